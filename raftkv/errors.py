@@ -1,0 +1,182 @@
+"""The error tree: what went wrong, and what a caller may do about it.
+
+Every error says two things besides its message:
+
+`retryable`
+    The same request, sent again as it stands, may succeed. The client library has already retried it until its
+    deadline before a caller sees it.
+`ambiguous`
+    A write may have taken effect, or may yet. It is safe to repeat only within its session (the client library does so
+    by itself); a caller who needs to know reads the key.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ErrorCode(IntEnum):
+    """Why a request failed; the numbers are those of `raftkv.v1.ErrorCode` on the wire."""
+
+    UNSPECIFIED = 0
+    INVALID_ARGUMENT = 1
+    NOT_LEADER = 2
+    NO_LEADER = 3
+    LEADER_CHANGED = 4
+    OVERLOADED = 5
+    DEADLINE_EXCEEDED = 6
+    SHUTTING_DOWN = 7
+    SESSION_EXPIRED = 8
+    SEQUENCE_OUT_OF_WINDOW = 9
+    FUTURE_REVISION = 10
+    COMPACTED = 11
+    LIMIT_EXCEEDED = 12
+    CLUSTER_MISMATCH = 13
+    FAILED_PRECONDITION = 14
+
+
+class RaftKVError(Exception):
+    """Base of everything that raftkv raises on purpose."""
+
+    code: ErrorCode = ErrorCode.UNSPECIFIED
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ambiguous: bool = False,
+        leader_id: int = 0,
+        leader_address: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.ambiguous = ambiguous
+        self.leader_id = leader_id
+        self.leader_address = leader_address
+
+
+class InvalidArgument(RaftKVError):
+    """The request breaks a limit or makes no sense. The message names the limit."""
+
+    code = ErrorCode.INVALID_ARGUMENT
+
+
+class NotLeader(RaftKVError):
+    """The node asked is not the leader. The request had no effect."""
+
+    code = ErrorCode.NOT_LEADER
+    retryable = True
+
+
+class NoLeader(RaftKVError):
+    """No leader is known: an election is under way, or a majority is out of reach. No effect."""
+
+    code = ErrorCode.NO_LEADER
+    retryable = True
+
+
+class LeaderChanged(RaftKVError):
+    """Leadership changed while a request was under way; a write is ambiguous."""
+
+    code = ErrorCode.LEADER_CHANGED
+    retryable = True
+
+
+class Overloaded(RaftKVError):
+    """A bounded queue of the node is full. No effect; try again later."""
+
+    code = ErrorCode.OVERLOADED
+    retryable = True
+
+
+class DeadlineExceeded(RaftKVError):
+    """No answer in time. A write that was sent is ambiguous."""
+
+    code = ErrorCode.DEADLINE_EXCEEDED
+
+
+class ShuttingDown(RaftKVError):
+    """The node is stopping. Another node will take the request."""
+
+    code = ErrorCode.SHUTTING_DOWN
+    retryable = True
+
+
+class SessionExpired(RaftKVError):
+    """The session ended, so the store can no longer tell a repeated write from a new one.
+
+    Ambiguous when the write had been sent before: an earlier attempt may have been applied.
+    """
+
+    code = ErrorCode.SESSION_EXPIRED
+
+
+class SequenceOutOfWindow(RaftKVError):
+    """A sequence below the acknowledged mark or too far above it. This attempt had no effect."""
+
+    code = ErrorCode.SEQUENCE_OUT_OF_WINDOW
+
+
+class FutureRevision(RaftKVError):
+    """The revision asked for lies above the store's."""
+
+    code = ErrorCode.FUTURE_REVISION
+
+
+class Compacted(RaftKVError):
+    """The revision asked for was compacted away."""
+
+    code = ErrorCode.COMPACTED
+
+
+class LimitExceeded(RaftKVError):
+    """One command would change more than it may; the message names the limit. No effect."""
+
+    code = ErrorCode.LIMIT_EXCEEDED
+
+
+class ClusterMismatch(RaftKVError):
+    """The two sides belong to different clusters, or speak different protocol versions."""
+
+    code = ErrorCode.CLUSTER_MISMATCH
+
+
+class FailedPrecondition(RaftKVError):
+    """A condition of the request does not hold. No effect."""
+
+    code = ErrorCode.FAILED_PRECONDITION
+
+
+class ConnectionFailed(RaftKVError):
+    """No endpoint could be reached."""
+
+    retryable = True
+
+
+class ConfigurationError(RaftKVError):
+    """A flag, setting, file or address is malformed or does not fit the others."""
+
+
+class StorageError(RaftKVError):
+    """The data directory cannot be used. The message names the file and the way out."""
+
+
+class CorruptLog(StorageError):
+    """The write-ahead log is damaged before its end: acknowledged data may be lost, so the node refuses to start."""
+
+
+class DataDirectoryMismatch(StorageError):
+    """The data directory belongs to another cluster or node, or another process holds it."""
+
+
+def _concrete(base: type[RaftKVError]) -> dict[ErrorCode, type[RaftKVError]]:
+    found = {}
+    for subclass in base.__subclasses__():
+        if subclass.code is not ErrorCode.UNSPECIFIED:
+            found[subclass.code] = subclass
+    return found
+
+
+ERROR_TYPES: dict[ErrorCode, type[RaftKVError]] = _concrete(RaftKVError)
+"""Which class stands for which code on the wire."""
