@@ -171,7 +171,7 @@ class DataDirectoryMismatch(StorageError):
 
 
 def _concrete(base: type[RaftKVError]) -> dict[ErrorCode, type[RaftKVError]]:
-    found = {}
+    found: dict[ErrorCode, type[RaftKVError]] = {}
     for subclass in base.__subclasses__():
         if subclass.code is not ErrorCode.UNSPECIFIED:
             found[subclass.code] = subclass

@@ -69,10 +69,12 @@ class Deleted(NamedTuple):
     """A delete's result: the store revision after it, and how many keys it removed."""
 
     revision: int
-    count: int
+    deleted: int
 
 
 class SessionRegistered(NamedTuple):
+    """The id of a new session."""
+
     session: int
 
 
