@@ -1,0 +1,37 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help demo test verify fix proto clean
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS="...")
+	@$(BIN)/raftkv demo $(DEMO_ARGS)
+
+test: $(INSTALLED) ## run all tests (PYTEST_ARGS="...")
+	@$(BIN)/python -m raftkv.testing.toxiproxy_install
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@scripts/check-generated
+	@$(BIN)/python -m pytest -q tests/test_import_direction.py
+
+fix: $(INSTALLED) ## apply ruff's fixes and format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+proto: $(INSTALLED) ## generate raftkv/v1 from proto/
+	@scripts/generate .
+
+clean: ## remove .venv and all caches
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find raftkv tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/venv
+	@PYTHON="$(PYTHON)" scripts/venv
