@@ -1,0 +1,38 @@
+"""What the core is told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raftkv.invariant import invariant
+from raftkv.raft.quorum import Configuration
+from raftkv.raft.types import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftConfig:
+    """Settings of one node's core. Times are in ticks; the driver decides how long a tick is."""
+
+    node_id: NodeId
+    configuration: Configuration
+    """The membership that the cluster was bootstrapped with."""
+    election_ticks: int = 25
+    """A follower that hears nothing for election_ticks..2 x election_ticks - 1 ticks (drawn anew each time) campaigns;
+    one that heard its leader within election_ticks refuses to vote."""
+    heartbeat_ticks: int = 5
+    """Ticks between two heartbeats; well below election_ticks (paper 5.6)."""
+    max_append_bytes: int = 1 << 20
+    """Entries in one AppendRequest stop at this size; a single larger entry still travels, alone."""
+    max_inflight_bytes: int = 8 << 20
+    """A follower may have this many bytes of entries unacknowledged before the leader waits for it."""
+    max_apply_bytes: int = 1 << 20
+    """One Ready hands out at most this much to apply (and at least one entry)."""
+
+    def __post_init__(self) -> None:
+        invariant(self.node_id > 0, "node ids start at 1; 0 means nobody")
+        invariant(self.heartbeat_ticks >= 1, "heartbeat_ticks must be at least 1")
+        invariant(
+            self.election_ticks > 2 * self.heartbeat_ticks,
+            f"election_ticks ({self.election_ticks}) must exceed two heartbeats ({2 * self.heartbeat_ticks}), "
+            "or one lost heartbeat starts an election",
+        )

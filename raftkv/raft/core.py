@@ -1,0 +1,356 @@
+"""The core's face: every input, the one output, and the dispatch of messages to the rules.
+
+How a driver must use it is in the package's docstring (raftkv/raft/__init__.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import assert_never
+
+from raftkv.invariant import invariant
+from raftkv.raft import checks, election, follower, heartbeat, read_index, replication, transfer
+from raftkv.raft.config import RaftConfig
+from raftkv.raft.log import Log
+from raftkv.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    Message,
+    PreVoteRequest,
+    PreVoteResponse,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
+)
+from raftkv.raft.progress import ProgressState
+from raftkv.raft.quorum import durable_on
+from raftkv.raft.ready import LogWrite, Ready
+from raftkv.raft.roles import become_follower
+from raftkv.raft.state import RaftState
+from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Role, Term
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a proposal stands in the log. It is committed if the entry applied at `index` is of `term`."""
+
+    term: Term
+    index: Index
+
+
+class Refusal(Enum):
+    """Why a proposal was not taken. It had no effect."""
+
+    NOT_LEADER = "not the leader"
+    TRANSFERRING = "leadership is being transferred"
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerStatus:
+    """One follower, as its leader sees it."""
+
+    match: Index
+    state: ProgressState
+    silent_ticks: int
+    """Ticks since its last answer."""
+
+
+class Raft:
+    """One node's consensus core: synchronous, deterministic, without a clock or a disk."""
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        *,
+        hard_state: HardState,
+        entries: Sequence[Entry],
+        applied: Index,
+        rng: random.Random,
+    ) -> None:
+        """Start as a follower, from what storage recovered.
+
+        `entries` is the whole log from index 1 on, `applied` the state machine's applied index (at most the last
+        entry's), `rng` the source of election timeouts.
+        """
+        log = Log(entries, commit=hard_state.commit, applied=applied)
+        self._state = RaftState(config, hard_state, log, rng)
+        self._state.restart_election_timer()
+        self._told: tuple[Role, Term, NodeId | None] = (Role.FOLLOWER, hard_state.term, None)
+        self._before = checks.Snapshot.of(self._state)
+        invariant(
+            log.last_term <= hard_state.term,
+            f"the log ends with an entry of term {log.last_term}, above the persisted term {hard_state.term}",
+        )
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One unit of time has passed. After a pause, call it once, not once for every unit missed."""
+        state = self._state
+        if state.role is Role.LEADER:
+            transfer.tick(state)
+            heartbeat.tick(state)
+            election.check_quorum(state)
+        else:
+            state.election_elapsed += 1
+            if state.election_elapsed >= state.election_timeout:
+                election.campaign(state)
+        self._check()
+
+    def step(self, message: Message) -> None:
+        """Take in one message. Late, repeated and reordered ones are harmless; those of foreign clusters are not:
+        the transport must refuse them.
+        """
+        invariant(message.receiver == self._state.id, f"a message for node {message.receiver} came to {self._state.id}")
+        if self._enter_term_of(message):
+            self._dispatch(message)
+        self._check()
+
+    def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMANDS) -> Position | Refusal:
+        """Append one entry to the leader's log. The caller batches: one entry may hold many commands."""
+        state = self._state
+        if state.role is not Role.LEADER:
+            return Refusal.NOT_LEADER
+        if state.transfer_target is not None:
+            return Refusal.TRANSFERRING
+        index = replication.append(state, kind, data)
+        self._check()
+        return Position(state.term, index)
+
+    def read_index(self, request: int) -> None:
+        """Ask for a linearizable read point. `request` comes back in Ready.reads or in Ready.reads_dropped.
+
+        All requests made before the next `ready` share one round of heartbeats. A retry must be a new request.
+        """
+        read_index.request(self._state, request)
+
+    def transfer(self, target: NodeId | None = None) -> str | None:
+        """Hand leadership to `target` (None: the most caught-up voter). Return None, or why that is not possible."""
+        if target is None:
+            target = transfer.best_target(self._state)
+            if target is None:
+                return "no other voter has answered this leader yet"
+        refusal = transfer.start(self._state, target)
+        self._check()
+        return refusal
+
+    def persisted(self, number: int) -> None:
+        """Write `number` and all before it are on stable storage."""
+        state = self._state
+        durable = state.pending_writes.confirm(number)
+        if durable is not None:
+            state.log.durable = Index(max(state.log.durable, durable))
+        election.own_vote_durable(state, number)
+        if state.role is Role.LEADER:
+            replication.advance_commit(state)
+            replication.finish_transfer(state)
+        self._check()
+
+    def applied(self, index: Index) -> None:
+        """The state machine has applied everything up to `index`."""
+        self._state.log.applied = index
+        self._check()
+
+    def unreachable(self, peer: NodeId) -> None:
+        """The connection to `peer` broke: messages may be lost. A hint; forgetting to give it costs only time."""
+        replication.on_unreachable(self._state, peer)
+
+    # --- output -------------------------------------------------------------------------------------------------------
+
+    def ready(self) -> Ready | None:
+        """Return what there is to do, once; None when there is nothing."""
+        state = self._state
+        read_index.start_round(state)
+        write = self._next_write()
+        committed = state.log.applicable(state.config.max_apply_bytes)
+        if committed:
+            state.log.handed_out = committed[-1].index
+        told = (state.role, state.term, state.leader)
+        reads = state.reads
+        if not (
+            write
+            or committed
+            or state.outbox
+            or reads.confirmed
+            or reads.dropped
+            or state.snapshots_needed
+            or told != self._told
+        ):
+            return None
+        self._told = told
+        ready = Ready(
+            messages=tuple(state.outbox),
+            write=write,
+            committed=committed,
+            reads=tuple(reads.confirmed),
+            reads_dropped=tuple(reads.dropped),
+            snapshots_needed=tuple(state.snapshots_needed),
+            role=state.role,
+            term=state.term,
+            leader=state.leader,
+            durable=self.durable_on(),
+        )
+        state.outbox.clear()
+        reads.confirmed.clear()
+        reads.dropped.clear()
+        state.snapshots_needed.clear()
+        self._check()
+        return ready
+
+    def _next_write(self) -> LogWrite | None:
+        state = self._state
+        entries = state.log.unwritten()
+        handed = state.handed_hard_state
+        needs_disk = bool(entries) or (state.term, state.vote) != (handed.term, handed.vote)
+        if not needs_disk and not state.promises:
+            return None
+        hard_state = HardState(state.term, state.vote, state.log.commit)
+        number = state.pending_writes.queue(state.log.last_index)
+        if state.role is Role.CANDIDATE and state.vote_write == 0:
+            state.vote_write = number
+        state.handed_hard_state = hard_state
+        state.log.handed_over = state.log.last_index
+        messages = tuple(state.promises)
+        state.promises.clear()
+        return LogWrite(number=number, hard_state=hard_state, entries=entries, messages=messages, needs_disk=needs_disk)
+
+    # --- what it is, for status reports and tests ---------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId:
+        return self._state.id
+
+    @property
+    def role(self) -> Role:
+        return self._state.role
+
+    @property
+    def term(self) -> Term:
+        return self._state.term
+
+    @property
+    def leader(self) -> NodeId | None:
+        return self._state.leader
+
+    @property
+    def log(self) -> Log:
+        """Read only."""
+        return self._state.log
+
+    @property
+    def transferring(self) -> bool:
+        return self._state.transfer_target is not None
+
+    @property
+    def voters(self) -> frozenset[NodeId]:
+        return self._state.configuration.voters
+
+    def durable_on(self) -> tuple[Index, ...]:
+        """Return, on the leader, for k = 1..N the highest index durable on at least k voters; elsewhere ()."""
+        state = self._state
+        if state.role is not Role.LEADER:
+            return ()
+        return durable_on(state.configuration, state.durable_match())
+
+    def followers(self) -> dict[NodeId, FollowerStatus]:
+        """Return each follower's progress on the leader, elsewhere nothing."""
+        return {
+            peer: FollowerStatus(progress.match, progress.state, progress.silent_ticks)
+            for peer, progress in self._state.progress.items()
+        }
+
+    # --- dispatch -----------------------------------------------------------------------------------------------------
+
+    def _enter_term_of(self, message: Message) -> bool:
+        """Bring the terms of message and node together (paper 5.1). Return whether the message is still of interest."""
+        state = self._state
+        if message.term > state.term:
+            match message:
+                case PreVoteRequest() | PreVoteResponse(granted=True):
+                    pass  # they speak of a term that nobody has entered
+                case VoteRequest(leadership_transfer=False) if election.hears_leader(state):
+                    return False  # stickiness (thesis 4.2.3): do not even take the term over
+                case AppendRequest() | HeartbeatRequest():
+                    become_follower(state, message.term, message.sender)
+                case _:
+                    become_follower(state, message.term, None)
+        elif message.term < state.term:
+            # Whoever asks in an old term learns of the new one: a deposed leader, and a node stuck behind stickiness
+            # or a pre-vote (raft-bugs 7, 9).
+            match message:
+                case PreVoteRequest():
+                    return True  # refused with our term
+                case VoteRequest():
+                    state.send(VoteResponse(sender=state.id, receiver=message.sender, term=state.term, granted=False))
+                case AppendRequest():
+                    state.send(
+                        AppendResponse(
+                            sender=state.id,
+                            receiver=message.sender,
+                            term=state.term,
+                            rejected=True,
+                            index=message.previous_index,
+                        )
+                    )
+                case HeartbeatRequest():
+                    state.send(
+                        HeartbeatResponse(sender=state.id, receiver=message.sender, term=state.term, read_sequence=0)
+                    )
+                case _:
+                    pass  # an answer to a question of an earlier term
+            return False
+        return True
+
+    def _dispatch(self, message: Message) -> None:
+        state = self._state
+        match message:
+            case AppendRequest():
+                self._follow(message.sender)
+                follower.on_append_request(state, message)
+            case HeartbeatRequest():
+                self._follow(message.sender)
+                follower.on_heartbeat_request(state, message)
+            case AppendResponse():
+                replication.on_append_response(state, message)
+            case HeartbeatResponse():
+                replication.on_heartbeat_response(state, message)
+            case PreVoteRequest():
+                election.on_pre_vote_request(state, message)
+            case PreVoteResponse():
+                election.on_pre_vote_response(state, message)
+            case VoteRequest():
+                election.on_vote_request(state, message)
+            case VoteResponse():
+                election.on_vote_response(state, message)
+            case TimeoutNow():
+                if state.role is Role.FOLLOWER and state.id in state.configuration.voters:
+                    election.stand(state, leadership_transfer=True)
+            case _:
+                assert_never(message)
+
+    def _follow(self, leader: NodeId) -> None:
+        """A message that only the leader of the current term can send has come from `leader`."""
+        state = self._state
+        invariant(
+            state.role is not Role.LEADER,
+            f"two leaders in term {state.term}: nodes {state.id} and {leader} (election safety, paper 5.2)",
+        )
+        if state.role is not Role.FOLLOWER:
+            become_follower(state, state.term, leader)
+        invariant(
+            state.leader is None or state.leader == leader,
+            f"two leaders in term {state.term}: nodes {state.leader} and {leader} (election safety, paper 5.2)",
+        )
+        state.leader = leader
+        state.election_elapsed = 0
+
+    def _check(self) -> None:
+        after = checks.Snapshot.of(self._state)
+        checks.check_step(self._before, after)
+        self._before = after
+        checks.check_state(self._state)

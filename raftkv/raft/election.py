@@ -1,0 +1,154 @@
+"""Elections: who may be voted for, and when one has won.
+
+The vote rule is `may_vote`. PreVote (thesis 9.6) asks first whether an election could be won, so that a node that was
+cut off does not raise the term when it comes back; stickiness (thesis 4.2.3) refuses while a leader is being heard, so
+that such a node cannot depose a working one. CheckQuorum (thesis 6.2) is the other half: a leader that hears no quorum
+steps down by itself.
+"""
+
+from __future__ import annotations
+
+from raftkv.raft import replication
+from raftkv.raft.messages import PreVoteRequest, PreVoteResponse, VoteRequest, VoteResponse
+from raftkv.raft.quorum import VoteResult, has_quorum, vote_result
+from raftkv.raft.roles import become_candidate, become_follower, become_leader, become_pre_candidate
+from raftkv.raft.state import RaftState
+from raftkv.raft.types import Role, Term
+
+
+def may_vote(state: RaftState, request: VoteRequest) -> bool:
+    """The vote rule (paper 5.2, 5.4.1): one vote a term, and only for a log that is at least as up-to-date.
+
+    The caller has brought `state.term` up to the request's.
+    """
+    free = state.vote is None or state.vote == request.sender
+    return free and state.log.is_up_to_date(request.last_index, request.last_term)
+
+
+def may_pre_vote(state: RaftState, request: PreVoteRequest) -> bool:
+    """Whether this node could vote for the sender in the term it would campaign in (thesis 9.6; raft-bugs 8)."""
+    if hears_leader(state):
+        return False
+    free = request.term > state.term or (
+        request.term == state.term and (state.vote is None or state.vote == request.sender)
+    )
+    return free and state.log.is_up_to_date(request.last_index, request.last_term)
+
+
+def hears_leader(state: RaftState) -> bool:
+    """Whether a leader is alive, as far as this node can tell: it has heard it within an election timeout.
+
+    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum.
+    """
+    return state.leader is not None and state.election_elapsed < state.config.election_ticks
+
+
+def campaign(state: RaftState) -> None:
+    """The election timer ran out: ask for pre-votes."""
+    if state.id not in state.configuration.voters:
+        state.restart_election_timer()
+        return
+    become_pre_candidate(state)
+    state.votes[state.id] = True
+    for peer in state.peers:
+        state.send(
+            PreVoteRequest(
+                sender=state.id,
+                receiver=peer,
+                term=Term(state.term + 1),
+                last_index=state.log.last_index,
+                last_term=state.log.last_term,
+            )
+        )
+    _count_pre_votes(state)
+
+
+def stand(state: RaftState, *, leadership_transfer: bool) -> None:
+    """Campaign for real. The requests wait until the new term and the own vote are durable.
+
+    Otherwise a candidate that crashes could win the same term twice, with two different logs.
+    """
+    become_candidate(state)
+    for peer in state.peers:
+        state.promise(
+            VoteRequest(
+                sender=state.id,
+                receiver=peer,
+                term=state.term,
+                last_index=state.log.last_index,
+                last_term=state.log.last_term,
+                leadership_transfer=leadership_transfer,
+            )
+        )
+
+
+def own_vote_durable(state: RaftState, number: int) -> None:
+    """Write `number` is durable: if it holds this candidate's own vote, count it."""
+    if state.role is Role.CANDIDATE and 0 < state.vote_write <= number:
+        state.votes[state.id] = True
+        _count_votes(state)
+
+
+def on_pre_vote_request(state: RaftState, request: PreVoteRequest) -> None:
+    granted = may_pre_vote(state, request)
+    # A refusal carries our own term: a sender that lags behind catches up and is not stuck for ever (raft-bugs 7).
+    term = request.term if granted else state.term
+    state.send(PreVoteResponse(sender=state.id, receiver=request.sender, term=term, granted=granted))
+
+
+def on_pre_vote_response(state: RaftState, response: PreVoteResponse) -> None:
+    if state.role is not Role.PRE_CANDIDATE:
+        return
+    if response.granted and response.term != state.term + 1:
+        return  # an answer to an earlier campaign
+    state.votes.setdefault(response.sender, response.granted)
+    _count_pre_votes(state)
+
+
+def on_vote_request(state: RaftState, request: VoteRequest) -> None:
+    if may_vote(state, request):
+        state.vote = request.sender
+        state.election_elapsed = 0
+        state.promise(VoteResponse(sender=state.id, receiver=request.sender, term=state.term, granted=True))
+    else:
+        state.send(VoteResponse(sender=state.id, receiver=request.sender, term=state.term, granted=False))
+
+
+def on_vote_response(state: RaftState, response: VoteResponse) -> None:
+    """The dispatcher has made sure that the response is of the current term (raft-bugs 4)."""
+    if state.role is not Role.CANDIDATE:
+        return
+    state.votes.setdefault(response.sender, response.granted)
+    _count_votes(state)
+
+
+def check_quorum(state: RaftState) -> None:
+    """CheckQuorum (thesis 6.2), every tick: a leader that no quorum has answered for an election timeout steps down."""
+    for progress in state.progress.values():
+        progress.silent_ticks += 1
+    active = {
+        peer for peer, progress in state.progress.items() if progress.silent_ticks < state.config.election_ticks
+    } | {state.id}
+    if not has_quorum(state.configuration, active):
+        become_follower(state, state.term, None)
+
+
+def _count_pre_votes(state: RaftState) -> None:
+    match vote_result(state.configuration, state.votes):
+        case VoteResult.WON:
+            stand(state, leadership_transfer=False)
+        case VoteResult.LOST:
+            become_follower(state, state.term, None)
+        case VoteResult.PENDING:
+            pass
+
+
+def _count_votes(state: RaftState) -> None:
+    match vote_result(state.configuration, state.votes):
+        case VoteResult.WON:
+            become_leader(state)
+            replication.start_term(state)
+        case VoteResult.LOST:
+            become_follower(state, state.term, None)
+        case VoteResult.PENDING:
+            pass

@@ -1,0 +1,174 @@
+"""The log as the core sees it: entries in memory, and how far each of them has come.
+
+    first_index        durable      last_index
+         |                |              |
+    [ ...|................|..............|
+                ^         ^
+             applied  commit (either side of durable)
+
+Invariants, checked by `validate`:
+  L1  indexes are contiguous and terms never decrease.
+  L2  applied <= handed_out <= min(commit, durable): only what is committed *and* on this node's own disk is applied,
+      so the state on disk is never ahead of the log on disk.
+  L3  commit <= last_index; durable <= last_index; handed_over <= last_index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raftkv.invariant import invariant
+from raftkv.raft.types import Entry, Index, Term
+
+ENTRY_OVERHEAD_BYTES = 24
+"""What an entry costs beside its data, roughly, on the wire and in the WAL."""
+
+
+def entry_bytes(entry: Entry) -> int:
+    """Return the size that limits and in-flight accounting use for `entry`."""
+    return len(entry.data) + ENTRY_OVERHEAD_BYTES
+
+
+class Log:
+    """One node's log. Mutable; knows nothing of roles, messages or quorums."""
+
+    __slots__ = (
+        "_base_index",
+        "_base_term",
+        "_entries",
+        "applied",
+        "commit",
+        "durable",
+        "handed_out",
+        "handed_over",
+    )
+
+    def __init__(self, entries: Sequence[Entry], *, commit: Index, applied: Index) -> None:
+        self._base_index = Index(0)
+        self._base_term = Term(0)
+        self._entries: list[Entry] = list(entries)
+        last = self.last_index
+        invariant(
+            applied <= last,
+            f"the state has applied entry {applied} but the log ends at {last}: they are not of the same node",
+        )
+        self.commit = Index(max(min(commit, last), applied))
+        """Highest index known to be committed."""
+        self.durable = last
+        """Highest index that this node's own disk has confirmed (and nothing queued will overwrite)."""
+        self.handed_over = last
+        """Highest index given to the driver to write."""
+        self.handed_out = applied
+        """Highest index given to the driver to apply."""
+        self.applied = applied
+        """Highest index that the driver has applied."""
+        self.validate()
+
+    @property
+    def first_index(self) -> Index:
+        """The lowest index whose entry is here (one above the compacted ones)."""
+        return Index(self._base_index + 1)
+
+    @property
+    def last_index(self) -> Index:
+        return Index(self._base_index + len(self._entries))
+
+    @property
+    def last_term(self) -> Term:
+        return self._entries[-1].term if self._entries else self._base_term
+
+    def term(self, index: Index) -> Term | None:
+        """Return the term at `index`; 0 at index 0; None where the log does not reach (or no longer)."""
+        position = index - self._base_index - 1
+        if position < 0:
+            return self._base_term if position == -1 else None
+        return self._entries[position].term if position < len(self._entries) else None
+
+    def matches(self, index: Index, term: Term) -> bool:
+        """Return whether this log holds an entry of `term` at `index` (paper 5.3, the consistency check)."""
+        return self.term(index) == term
+
+    def is_up_to_date(self, last_index: Index, last_term: Term) -> bool:
+        """Return whether a log ending at (last_term, last_index) is at least as up-to-date as this one (paper 5.4.1)."""
+        return (last_term, last_index) >= (self.last_term, self.last_index)
+
+    def slice(self, start: Index, stop: Index, max_bytes: int) -> tuple[Entry, ...]:
+        """Return the entries in [start, stop), ending after `max_bytes`, but at least one where there is one."""
+        invariant(
+            self.first_index <= start and stop <= self.last_index + 1,
+            f"entries [{start}, {stop}) are not all in [{self.first_index}, {self.last_index}]",
+        )
+        low = start - self._base_index - 1
+        high = stop - self._base_index - 1
+        taken = 0
+        for position in range(low, high):
+            taken += entry_bytes(self._entries[position])
+            if taken > max_bytes and position > low:
+                return tuple(self._entries[low:position])
+        return tuple(self._entries[low:high])
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add `entries`; where the first one's index is taken, it and all that follow are replaced.
+
+        Raises InvariantViolation for a gap, and for replacing what is committed (raft-bugs 16).
+        """
+        if not entries:
+            return
+        first = entries[0].index
+        invariant(
+            self.first_index <= first <= self.last_index + 1,
+            f"appending entry {first} to a log of [{self.first_index}, {self.last_index}] leaves a gap",
+        )
+        invariant(first > self.commit, f"entry {first} would replace a committed one (commit index {self.commit})")
+        if first <= self.last_index:
+            del self._entries[first - self._base_index - 1 :]
+            self.durable = Index(min(self.durable, first - 1))
+            self.handed_over = Index(min(self.handed_over, first - 1))
+        self._entries.extend(entries)
+
+    def new_entries(self, previous_index: Index, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the part of `entries` from the first one that this log lacks or contradicts.
+
+        A delayed request whose entries are all here thus truncates nothing (raft-bugs 15; paper figure 2,
+        AppendEntries step 3).
+        """
+        for offset, entry in enumerate(entries):
+            invariant(entry.index == previous_index + 1 + offset, "the entries of a request must be contiguous")
+            if not self.matches(entry.index, entry.term):
+                return entries[offset:]
+        return ()
+
+    def hint(self, index: Index, term: Term) -> tuple[Index, Term]:
+        """Return the highest index <= `index` whose term is <= `term`, and that term.
+
+        No index above it can match a log that has `term` at `index`: terms never decrease along a log. Both sides use
+        it, so that one refused request skips a whole term (paper 5.3).
+        """
+        probe = Index(min(index, self.last_index))
+        while probe > self._base_index:
+            found = self.term(probe)
+            if found is None or found <= term:
+                break
+            probe = Index(probe - 1)
+        return probe, self.term(probe) or Term(0)
+
+    def unwritten(self) -> tuple[Entry, ...]:
+        """Return the entries that the driver has not been given to write."""
+        return tuple(self._entries[self.handed_over - self._base_index :])
+
+    def applicable(self, max_bytes: int) -> tuple[Entry, ...]:
+        """Return the next entries to apply: committed and durable here (L2)."""
+        stop = Index(min(self.commit, self.durable) + 1)
+        start = Index(self.handed_out + 1)
+        return self.slice(start, stop, max_bytes) if start < stop else ()
+
+    def validate(self) -> None:
+        """Raise InvariantViolation unless L2 and L3 hold (L1 is checked where entries come in)."""
+        last = self.last_index
+        invariant(self.commit <= last, f"L3: commit {self.commit} is above the last index {last}")
+        invariant(self.durable <= last, f"L3: durable {self.durable} is above the last index {last}")
+        invariant(self.handed_over <= last, f"L3: handed_over {self.handed_over} is above the last index {last}")
+        invariant(
+            self.applied <= self.handed_out <= min(self.commit, self.durable),
+            f"L2: applied {self.applied}, handed out {self.handed_out}, commit {self.commit}, durable {self.durable}",
+        )
