@@ -1,0 +1,163 @@
+"""The values of the rows (`keys` says where each lives).
+
+Fixed binary headers where a row is read or written once per write, msgpack where it is read only at start. There is one
+format number for the whole store, in the META row: `read_meta` refuses a store of another format before anything else
+of it is read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+
+from raftkv.errors import ErrorCode, StorageError
+from raftkv.kv.commands import Deleted, Rejected, Result, SessionRegistered, Written
+from raftkv.kv.keys import META
+from raftkv.kv.store import Reader
+
+FORMAT: Final = 1
+
+
+class CorruptState(StorageError):
+    """A row of the ordered store does not decode.
+
+    Way out: discard the working store; the node rebuilds it from its checkpoint and log.
+    """
+
+
+class Meta(NamedTuple):
+    """Where the machine stands. Written in every transaction that changes any other row (raft-bugs 37)."""
+
+    applied_index: int
+    applied_term: int
+    revision: int
+    """The store's revision. Stored, not derived from the rows, so that removing rows cannot lower it (raft-bugs 48)."""
+    compacted_revision: int
+    """Reads below it fail. 0 until there is compaction."""
+    time_ms: int
+    """Cluster time."""
+    last_session: int
+    """Id of the session registered last; ids count up and are never used again."""
+
+
+EMPTY_META: Final = Meta(applied_index=0, applied_term=0, revision=1, compacted_revision=0, time_ms=0, last_session=0)
+"""An empty store. Its revision is 1 and the first write makes revision 2, exactly as in etcd."""
+
+_META = struct.Struct(">BQQQQQQ")
+
+
+def encode_meta(meta: Meta) -> bytes:
+    return _META.pack(FORMAT, *meta)
+
+
+def read_meta(reader: Reader) -> Meta:
+    """Return the META row, or EMPTY_META for a new store. Raises CorruptState."""
+    row = reader.get(META)
+    if row is None:
+        return EMPTY_META
+    if row[:1] != bytes((FORMAT,)):
+        raise CorruptState(f"state store of format {row[:1].hex()}; this build reads format {FORMAT:02x}")
+    try:
+        return Meta._make(_META.unpack(row)[1:])
+    except struct.error as error:
+        raise CorruptState(f"meta row of {len(row)} bytes: {error}") from error
+
+
+_VERSION = struct.Struct(">QQQB")
+VERSION_BYTES: Final = _VERSION.size
+"""Length of the header of a row of VERSIONS: create_revision, version, lease, flags. The value follows it."""
+_NO_FLAGS: Final = 0
+TOMBSTONE: Final = _VERSION.pack(0, 0, 0, _NO_FLAGS)
+"""The row that says that a key is deleted: its version is 0."""
+
+
+def encode_version(create_revision: int, version: int, lease: int, value: bytes) -> bytes:
+    return _VERSION.pack(create_revision, version, lease, _NO_FLAGS) + value
+
+
+def decode_version(row: bytes) -> tuple[int, int, int]:
+    """Return (create_revision, version, lease) of a row of VERSIONS. Raises CorruptState."""
+    try:
+        create_revision, version, lease, flags = _VERSION.unpack_from(row)
+    except struct.error as error:
+        raise CorruptState(f"version row of {len(row)} bytes: {error}") from error
+    if flags:
+        raise CorruptState(f"version row with unknown flags {flags:#x}")
+    return create_revision, version, lease
+
+
+class SessionHead(NamedTuple):
+    """A row of SESSIONS."""
+
+    last_active_ms: int
+    """Cluster time of the last write that named the session."""
+    low: int
+    """Sequences below it are acknowledged: never applied again, their results forgotten."""
+
+
+_HEAD = struct.Struct(">QQ")
+
+
+def encode_session_head(head: SessionHead) -> bytes:
+    return _HEAD.pack(*head)
+
+
+def decode_session_head(row: bytes) -> SessionHead:
+    """Raises CorruptState."""
+    try:
+        return SessionHead._make(_HEAD.unpack(row))
+    except struct.error as error:
+        raise CorruptState(f"session row of {len(row)} bytes: {error}") from error
+
+
+class _Tag(IntEnum):
+    WRITTEN = 1
+    DELETED = 2
+    SESSION_REGISTERED = 3
+    REJECTED = 4
+
+
+_RESULT_TAGS: Final[dict[type[Result], int]] = {
+    Written: _Tag.WRITTEN.value,
+    Deleted: _Tag.DELETED.value,
+    SessionRegistered: _Tag.SESSION_REGISTERED.value,
+    Rejected: _Tag.REJECTED.value,
+}
+
+
+def encode_results(results: Iterable[tuple[int, Result]]) -> bytes:
+    """Return a row of RESULTS: [[sequence, tag, *fields], ...]."""
+    tags = _RESULT_TAGS
+    row: bytes = msgpack.packb([(sequence, tags[type(result)], *result) for sequence, result in results])
+    return row
+
+
+def decode_results(row: bytes) -> list[tuple[int, Result]]:
+    """Return what `encode_results` was given. Raises CorruptState, and nothing else, on any other bytes."""
+    try:
+        return [(_unsigned(sequence), _result(tag, fields)) for sequence, tag, *fields in msgpack.unpackb(row)]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptState(f"results row of {len(row)} bytes: {error}") from error
+
+
+def _result(tag: Any, fields: list[Any]) -> Result:
+    match tag, fields:
+        case (_Tag.WRITTEN, [revision]):
+            return Written(_unsigned(revision))
+        case (_Tag.DELETED, [revision, deleted]):
+            return Deleted(_unsigned(revision), _unsigned(deleted))
+        case (_Tag.SESSION_REGISTERED, [session]):
+            return SessionRegistered(_unsigned(session))
+        case (_Tag.REJECTED, [code, str(message)]):
+            return Rejected(ErrorCode(code), message)
+    raise ValueError(f"unknown result {tag!r:.40} of {len(fields)} fields")
+
+
+def _unsigned(packed: Any) -> int:
+    if type(packed) is not int or packed < 0:
+        raise ValueError(f"{packed!r:.40} is not an unsigned number")
+    return packed

@@ -1,0 +1,53 @@
+"""Reading one snapshot of the state machine."""
+
+from __future__ import annotations
+
+from raftkv.kv.hashing import StateHasher
+from raftkv.kv.ranges import KeyValue, RangeQuery, RangeResult, RangeScan, get, resolve_revision
+from raftkv.kv.records import read_meta
+from raftkv.kv.store import Reader
+
+_ALL_AT_ONCE = 1 << 16
+
+
+class View:
+    """One consistent snapshot, as of one applied index. Cheap to open, cheaper to share: many gets, one view.
+
+    It may stay open over turns of the event loop (that is how a long range is read), but it pins the pages that it
+    sees: close it as soon as the page is read.
+    """
+
+    __slots__ = ("_reader", "meta")
+
+    def __init__(self, reader: Reader) -> None:
+        """Raises CorruptState."""
+        self._reader = reader
+        self.meta = read_meta(reader)
+        """Applied index and term, revision and cluster time of the snapshot."""
+
+    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
+        """Return the pair at `key`, now (0) or at a revision. Raises FutureRevision, Compacted."""
+        if revision == 0:
+            return get(self._reader, key)
+        return get(self._reader, key, resolve_revision(self.meta, revision))
+
+    def scan(self, query: RangeQuery) -> RangeScan:
+        """Begin to read a page: call `step` on the result until it returns True, giving way to others in between.
+
+        Raises FutureRevision, Compacted.
+        """
+        return RangeScan(self._reader, self.meta, query)
+
+    def range(self, query: RangeQuery) -> RangeResult:
+        """Read a page at one go, however long it takes: for single keys, tools and tests. Else `scan`.
+
+        Raises FutureRevision, Compacted.
+        """
+        scan = RangeScan(self._reader, self.meta, query)
+        while not scan.step(_ALL_AT_ONCE):
+            pass
+        return scan.result()
+
+    def hasher(self) -> StateHasher:
+        """Begin to hash the whole state of the snapshot."""
+        return StateHasher(self._reader)
