@@ -1,0 +1,74 @@
+"""A host for a state machine: keeps the log, applies, reopens."""
+
+from __future__ import annotations
+
+from raftkv.kv.codec import encode_batch
+from raftkv.kv.commands import Batch, Command, Delete, Group, Put, RegisterSession, Result, SessionRegistered
+from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
+from raftkv.kv.ranges import KeyValue, RangeQuery, RangeResult
+from raftkv.kv.store import OrderedStore
+
+from .dict_store import DictStore
+
+
+def put(key: bytes, value: bytes = b"v", sequence: int = 0) -> Put:
+    return Put(sequence, key, value)
+
+
+def delete(key: bytes, range_end: bytes = b"", sequence: int = 0) -> Delete:
+    return Delete(sequence, key, range_end)
+
+
+def entry(index: int, *groups: Group, time_ms: int = 0) -> AppliedEntry:
+    return AppliedEntry(index, 1, encode_batch(Batch(time_ms, groups)))
+
+
+def state_hash(machine: StateMachine, max_rows: int = 7) -> bytes:
+    with machine.view() as view:
+        hasher = view.hasher()
+        while not hasher.step(max_rows):
+            pass
+        assert (hasher.applied_index, hasher.applied_term) == (machine.applied_index, machine.applied_term)
+        return hasher.digest()
+
+
+class Host:
+    def __init__(self, store: OrderedStore | None = None) -> None:
+        self.store = DictStore() if store is None else store
+        self.machine = StateMachine(self.store)
+        self.now = 0
+        self.log: list[AppliedEntry] = []
+
+    def reopen(self) -> None:
+        self.machine = StateMachine(self.store)
+
+    def apply(self, *groups: Group) -> GroupResults:
+        new = entry(self.machine.applied_index + 1, *groups, time_ms=self.now)
+        self.log.append(new)
+        (results,) = self.machine.apply([new])
+        return results
+
+    def do(self, *commands: Command) -> list[Result]:
+        """Apply without a session."""
+        (results,) = self.apply(Group(0, 0, commands))
+        return results
+
+    def write(self, session: int, *commands: Command, low: int = 1) -> list[Result]:
+        (results,) = self.apply(Group(session, low, commands))
+        return results
+
+    def register(self) -> int:
+        (registered,) = self.do(RegisterSession(0))
+        assert isinstance(registered, SessionRegistered)
+        return registered.session
+
+    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
+        with self.machine.view() as view:
+            return view.get(key, revision)
+
+    def range(self, query: RangeQuery) -> RangeResult:
+        with self.machine.view() as view:
+            return view.range(query)
+
+    def hash(self) -> bytes:
+        return state_hash(self.machine)
