@@ -168,8 +168,8 @@ async def test_one_way_loses_only_what_goes_that_way(links: PeerLinks) -> None:
     await links.verify_blocked_one_way(1, 2)
     assert (
         await links.probe(1, 2, window_s=1.0) is Probe.ONE_WAY
-    )  # 1 dials 2: hears the server's settings, gets no answer
-    assert await links.probe(2, 1) is Probe.SILENT  # 2 dials 1: is heard, hears nothing
+    )  # hears the server's settings, gets no answer
+    assert await links.probe(2, 1) is Probe.SILENT  # is heard, hears nothing
     with pytest.raises(FaultNotProven, match="no such fault"):
         await links.verify_blocked(1, 2)
     with pytest.raises(FaultNotProven, match="no such fault"):
