@@ -24,10 +24,10 @@ MAX_REQUEST_BYTES = 3 << 19
 MAX_DELETED_KEYS = 5_000
 """Most keys that one Delete removes."""
 
-MAX_DELETE_WORK = 50_000
-"""Most work that one Delete spends on finding its keys, in units of `mvcc.row_cost`: history and tombstones cost too.
+MAX_DELETE_WORK = 30_000
+"""Most work that one Delete spends on finding its keys, in units of `ranges.row_cost`: the deleted ones cost too.
 
-What keeps apply short: the loop that applies is the one that sends heartbeats.
+It keeps apply below 50 ms: the loop that applies is the one that sends heartbeats.
 """
 
 PAGE_BYTES = 1 << 20

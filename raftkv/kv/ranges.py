@@ -2,8 +2,8 @@
 
 A range over a million keys must not hold up the loop that sends heartbeats, so a scan runs in steps of bounded work and
 keeps its place in between. Work is counted in rows; a row counts once more for every 4 KiB of its value
-(`row_cost`), because reading copies it. Old versions and tombstones on the way cost work too, though never more than a
-few rows a key: a long history is skipped by a seek.
+(`row_cost`), because reading copies it. Deleted keys on the way cost work too, and so do versions that are too new or
+too old, though never more than one of each a key: a seek skips the rest.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from raftkv.kv.keys import MAX_PREFIX_BYTES, OLDEST, range_bounds, revision_of, 
 from raftkv.kv.limits import PAGE_BYTES
 from raftkv.kv.records import VERSION_BYTES, Meta, decode_version
 from raftkv.kv.store import Reader
-
-_SEEK_AFTER = 6
-"""Rows of one key to step over before seeking past the rest: a seek costs about as much as this many rows."""
 
 
 class KeyValue(NamedTuple):
@@ -98,7 +95,7 @@ class LiveKeys:
     Set `work`, then call `next` until it returns None: either `done`, or out of work and ready for more.
     """
 
-    __slots__ = ("_at", "_reader", "_rows", "_settled", "_skipped", "_stop", "done", "work")
+    __slots__ = ("_at", "_reader", "_rows", "_settled", "_stop", "done", "work")
 
     def __init__(self, reader: Reader, start: bytes, stop: bytes, at: int | None = None) -> None:
         """Begin at stored key `start`, up to `stop`. `at` None: the newest versions."""
@@ -109,7 +106,6 @@ class LiveKeys:
         self._at = b"" if at is None else version_suffix(at)
         self._rows = reader.scan(start, stop)
         self._settled = b""
-        self._skipped = 0
 
     def next(self) -> tuple[bytes, bytes] | None:
         """Return (stored key, row) of the version that the next key has at the revision."""
@@ -122,22 +118,16 @@ class LiveKeys:
             self.work -= row_cost(row)
             prefix = stored_key[:-8]
             # Rows of a key come newest first: those before `_at` are too new, those after the first that fits too old.
+            # A seek costs no more than stepping over a row does, so no history is long enough to be walked.
             if prefix == self._settled:
-                self._skip_to(prefix + OLDEST)
+                self._rows = self._reader.scan(prefix + OLDEST, self._stop)
             elif stored_key[-8:] < self._at:
-                self._skip_to(prefix + self._at)
+                self._rows = self._reader.scan(prefix + self._at, self._stop)
             else:
                 self._settled = prefix
-                self._skipped = 0
                 if decode_version(row)[1]:
                     return found
         return None
-
-    def _skip_to(self, target: bytes) -> None:
-        self._skipped += 1
-        if self._skipped > _SEEK_AFTER:
-            self._skipped = 0
-            self._rows = self._reader.scan(target, self._stop)
 
 
 class RangeScan:

@@ -69,12 +69,15 @@ def within(key: bytes, start: bytes, end: bytes) -> bool:
 class StoreAgainstHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.host = Host()
+        self.host = self.make_host()
         self.history = History()
         self.sequence = 0
         self.low = 1
         self.answered: list[tuple[Command, Result]] = []
         """Commands of the session and their results; sequence n at n - 1."""
+
+    def make_host(self) -> Host:
+        return Host()
 
     @initialize()
     def open_session(self) -> None:
