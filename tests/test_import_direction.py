@@ -1,4 +1,4 @@
-"""The layers of docs/DESIGN section 2: who may import whom, and what the pure packages must do without.
+"""The layers of raftkv: who may import whom, and what the pure packages must do without.
 
 Every `import` in a package counts, wherever it stands: in a function, under `if TYPE_CHECKING`, relative or absolute.
 """
