@@ -1,0 +1,305 @@
+"""The data directory of a node: who owns it, whom it belongs to, and whether its state store can be trusted."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from raftkv.errors import DataDirectoryMismatch, StorageError
+from raftkv.raft.types import NodeId
+from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
+from raftkv.storage.protocols import WalPosition
+from raftkv.storage.wal_segments import describe_os_error
+
+FORMAT_VERSION: Final = 1
+LOCK_NAME: Final = "LOCK"
+IDENTITY_NAME: Final = "identity.json"
+BOOT_NAME: Final = "boot.json"
+WAL_NAME: Final = "wal"
+STORE_NAME: Final = "store"
+DISCARDED_NAME: Final = "store.discarded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose data a directory holds."""
+
+    cluster_id: int
+    node_id: NodeId
+    members: Mapping[NodeId, str]
+    """Peer addresses of the members the cluster began with; only the log knows later ones."""
+    created_at: float
+    """Seconds since 1970, for people to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanMark:
+    """A node was shut down in order: its store is flushed, and its log ends exactly at `wal_tail`."""
+
+    wal_tail: WalPosition
+
+
+def store_is_trustworthy(recorded_boot: str | None, current_boot: str | None, clean: CleanMark | None) -> bool:
+    """Decide whether the working state store is kept (DESIGN.md section 4).
+
+    It is not synced when it commits, so it survives the death of the process, but not that of the machine. A clean
+    shutdown has flushed it. After an unclean one it is sound only if the machine has not stopped since; an unknown
+    boot id proves nothing.
+    """
+    return clean is not None or (recorded_boot is not None and recorded_boot == current_boot)
+
+
+def read_boot_id() -> str | None:
+    """Return what the kernel drew at random when the machine booted; None where there is no such thing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except OSError:
+        return None
+
+
+class DataDir:
+    """An open data directory, locked for this process until `close`. `raftkv.storage` has the order of use."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        files: FileSystem,
+        lock_fd: int,
+        identity: Identity,
+        boot_id: str | None,
+        clean: CleanMark | None,
+        store_discarded: bool,
+    ) -> None:
+        self.path = path
+        self.identity = identity
+        self.clean_shutdown = clean
+        """How the last run ended; None after a crash, and in a new directory."""
+        self.store_discarded = store_discarded
+        """The state store was thrown away: rebuild it from the log."""
+        self._files = files
+        self._lock_fd = lock_fd
+        self._boot_id = boot_id
+
+    @property
+    def wal_path(self) -> Path:
+        return self.path / WAL_NAME
+
+    @property
+    def store_path(self) -> Path:
+        return self.path / STORE_NAME
+
+    @property
+    def clean_tail(self) -> WalPosition | None:
+        """What `WriteAheadLog.open` takes as `clean_tail`."""
+        return self.clean_shutdown.wal_tail if self.clean_shutdown else None
+
+    def mark_running(self) -> None:
+        """Record durably that from here on a stop is unclean, and on which boot. Raises StorageError.
+
+        Before the first write to log or store, and after the log was recovered: a log refused as corrupt has to be
+        refused at the next attempt as well, which takes the clean mark.
+        """
+        self._write_boot(None)
+
+    def mark_clean(self, wal_tail: WalPosition) -> None:
+        """Record durably that everything is flushed and the log ends at `wal_tail`. Raises StorageError.
+
+        Last of all: after the store's and the log's `close` returned without an error.
+        """
+        self._write_boot(CleanMark(wal_tail))
+
+    def close(self) -> None:
+        """Release the lock. Idempotent."""
+        if self._lock_fd >= 0:
+            fd, self._lock_fd = self._lock_fd, -1
+            os.close(fd)
+
+    def _write_boot(self, clean: CleanMark | None) -> None:
+        tail = clean.wal_tail if clean else None
+        _write_json(
+            self._files,
+            self.path / BOOT_NAME,
+            {
+                "format_version": FORMAT_VERSION,
+                "boot_id": self._boot_id,
+                "clean_tail": {"segment": tail.segment, "offset": tail.offset, "crc": tail.crc} if tail else None,
+            },
+        )
+
+
+def open_data_dir(
+    path: Path,
+    *,
+    cluster_id: int,
+    node_id: NodeId,
+    members: Mapping[NodeId, str],
+    boot_id: str | None = None,
+    now: Callable[[], float] = time.time,
+    files: FileSystem | None = None,
+) -> DataDir:
+    """Open the data directory of a node, or create it.
+
+    `members` is recorded when the directory is new and ignored afterwards. `boot_id` defaults to the machine's.
+    Raises DataDirectoryMismatch when another process holds the directory, or when it belongs to another cluster or
+    node; StorageError when it cannot be used for another reason.
+    """
+    files = files or OsFileSystem()
+    boot_id = boot_id if boot_id is not None else read_boot_id()
+    lock_fd = -1
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock_fd = _lock(path)
+        identity = _read_identity(path)
+        if identity is None:
+            identity = Identity(cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now())
+            _create_identity(files, path, identity)
+        _check_identity(path, identity, cluster_id, node_id)
+        recorded_boot, clean = _read_boot(path)
+        keep = store_is_trustworthy(recorded_boot, boot_id, clean)
+        discarded = False if keep else _discard_store(files, path)
+        _delete_discarded(path)
+    except BaseException as error:
+        if lock_fd >= 0:
+            os.close(lock_fd)
+        if isinstance(error, OSError):
+            raise StorageError(describe_os_error(path, error)) from error
+        raise
+    return DataDir(
+        path,
+        files=files,
+        lock_fd=lock_fd,
+        identity=identity,
+        boot_id=boot_id,
+        clean=clean,
+        store_discarded=discarded,
+    )
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise DataDirectoryMismatch(
+            f"the data directory {path} is held by process {holder}. The way out: stop that process, or give each "
+            "node a data directory of its own"
+        ) from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+    return fd
+
+
+def _check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
+    if (found.cluster_id, found.node_id) != (cluster_id, node_id):
+        raise DataDirectoryMismatch(
+            f"the data directory {path} belongs to node {found.node_id} of cluster {found.cluster_id:#x}, but this is "
+            f"node {node_id} of cluster {cluster_id:#x}. The way out: start it with its own data directory, or with "
+            "an empty one to join as a new node"
+        )
+
+
+def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
+    for name in (WAL_NAME, STORE_NAME):
+        if (path / name).exists():
+            raise StorageError(
+                f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. The way "
+                "out: restore the file, or start with an empty directory"
+            )
+    # The name of the directory itself must be durable too, before anything in it counts.
+    files.fsync_dir(path.parent)
+    _write_json(
+        files,
+        path / IDENTITY_NAME,
+        {
+            "format_version": FORMAT_VERSION,
+            "cluster_id": identity.cluster_id,
+            "node_id": identity.node_id,
+            "members": {str(member): address for member, address in identity.members.items()},
+            "created_at": identity.created_at,
+        },
+    )
+
+
+def _read_identity(path: Path) -> Identity | None:
+    stored = _read_json(path / IDENTITY_NAME)
+    if stored is None:
+        return None
+    try:
+        return Identity(
+            cluster_id=int(stored["cluster_id"]),
+            node_id=NodeId(int(stored["node_id"])),
+            members={NodeId(int(member)): str(address) for member, address in stored["members"].items()},
+            created_at=float(stored["created_at"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path / IDENTITY_NAME, error) from error
+
+
+def _read_boot(path: Path) -> tuple[str | None, CleanMark | None]:
+    stored = _read_json(path / BOOT_NAME)
+    if stored is None:
+        return None, None
+    try:
+        tail = stored["clean_tail"]
+        clean = CleanMark(WalPosition(int(tail["segment"]), int(tail["offset"]), int(tail["crc"]))) if tail else None
+        return stored["boot_id"], clean
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path / BOOT_NAME, error) from error
+
+
+def _write_json(files: FileSystem, path: Path, content: dict[str, Any]) -> None:
+    try:
+        publish_file(files, path, json.dumps(content, indent=2).encode() + b"\n").close()
+    except OSError as error:
+        raise StorageError(describe_os_error(path, error)) from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_bytes())
+        version = stored["format_version"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    if version != FORMAT_VERSION:
+        raise StorageError(
+            f"{path} has format version {version}; this raftkv reads version {FORMAT_VERSION}. The way out: start the "
+            "raftkv version that wrote it, or a newer one"
+        )
+    if not isinstance(stored, dict):
+        raise _damaged(path, "not an object")
+    return stored
+
+
+def _damaged(path: Path, problem: object) -> StorageError:
+    return StorageError(f"{path} is damaged ({problem!r}). The way out: restore the file from a backup of this node")
+
+
+def _discard_store(files: FileSystem, path: Path) -> bool:
+    """Take the store out of the way; say whether there was one.
+
+    Rename first: a store half deleted would look like a store.
+    """
+    store = path / STORE_NAME
+    if not store.exists():
+        return False
+    _delete_discarded(path)
+    files.rename(store, path / DISCARDED_NAME)
+    files.fsync_dir(path)
+    return True
+
+
+def _delete_discarded(path: Path) -> None:
+    if (path / DISCARDED_NAME).exists():
+        shutil.rmtree(path / DISCARDED_NAME)

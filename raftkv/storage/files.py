@@ -1,0 +1,187 @@
+"""The file operations that storage is built on: all that a disk can get wrong passes through here.
+
+Production uses `OsFileSystem`; tests put a simulated disk in its place, which loses, tears and reorders what was not
+synced, and fails on request. Every operation raises OSError as the kernel reports it; callers turn it into
+StorageError where they know what it means.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+
+_ZEROS = bytes(1 << 20)
+
+
+class File(Protocol):
+    """An open file. Nothing written is durable before the next `fdatasync` returns."""
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Read up to `size` bytes at `offset`; fewer are returned at the end of the file only."""
+        ...
+
+    def pwrite(self, data: bytes | memoryview, offset: int) -> int:
+        """Write at `offset` and return how many bytes were taken, which may be fewer than given."""
+        ...
+
+    def fallocate(self, size: int) -> None:
+        """Reserve the first `size` bytes; new ones read as zero. EOPNOTSUPP where the file system cannot."""
+        ...
+
+    def fdatasync(self) -> None:
+        """Flush the contents, and the size that is needed to read them. After a failure nothing is known of them."""
+        ...
+
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class FileSystem(Protocol):
+    """Directories and names. A name created, replaced or removed is durable only after `fsync_dir` (raft-bugs 33)."""
+
+    def open(self, path: Path) -> File:
+        """Open an existing file for reading and writing."""
+        ...
+
+    def create(self, path: Path) -> File:
+        """Create an empty file for reading and writing, or empty an existing one."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give `source` the name `target`, atomically replacing what had it."""
+        ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def mkdir(self, path: Path) -> None:
+        """Create a directory whose parent exists; it may be there already."""
+        ...
+
+    def names(self, directory: Path) -> list[str]:
+        """Return the names in `directory`, sorted."""
+        ...
+
+    def fsync_dir(self, directory: Path) -> None: ...
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def pread(self, size: int, offset: int) -> bytes:
+        parts = []
+        while size:
+            part = os.pread(self._fd, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+            offset += len(part)
+        return b"".join(parts)
+
+    def pwrite(self, data: bytes | memoryview, offset: int) -> int:
+        return os.pwrite(self._fd, data, offset)
+
+    def fallocate(self, size: int) -> None:
+        os.posix_fallocate(self._fd, 0, size)
+
+    def fdatasync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+class OsFileSystem:
+    """The file system of the operating system."""
+
+    def open(self, path: Path) -> File:
+        return OsFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def create(self, path: Path) -> File:
+        return OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.rename(target)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def mkdir(self, path: Path) -> None:
+        path.mkdir(mode=0o700, exist_ok=True)
+
+    def names(self, directory: Path) -> list[str]:
+        return sorted(entry.name for entry in directory.iterdir())
+
+    def fsync_dir(self, directory: Path) -> None:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_all(file: File, data: bytes, offset: int) -> None:
+    """Write all of `data`, going on after short writes."""
+    written = file.pwrite(data, offset)
+    while written < len(data):
+        more = file.pwrite(memoryview(data)[written:], offset + written)
+        if more == 0:
+            raise OSError(errno.EIO, "the disk took no more bytes")
+        written += more
+
+
+def preallocate(file: File, size: int) -> None:
+    """Reserve `size` zero bytes, so that appending changes no metadata and cannot run out of space.
+
+    Writes the zeros where the file system cannot reserve them (NFS, some FUSE and overlay file systems).
+    """
+    try:
+        file.fallocate(size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        write_zeros(file, 0, size)
+
+
+def write_zeros(file: File, start: int, stop: int) -> None:
+    """Overwrite [start, stop) with zeros."""
+    for offset in range(start, stop, len(_ZEROS)):
+        write_all(file, _ZEROS[: stop - offset], offset)
+
+
+def publish_file(files: FileSystem, path: Path, content: bytes, *, reserve_bytes: int = 0) -> File:
+    """Create or replace `path` so that a crash leaves the old file or the whole new one; return it open.
+
+    The order is the point: contents are durable before the name is, and the name before anybody relies on it
+    (raft-bugs 33). `reserve_bytes` preallocates beyond `content`.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    file = files.create(temporary)
+    try:
+        if reserve_bytes:
+            preallocate(file, reserve_bytes)
+        write_all(file, content, 0)
+        file.fdatasync()
+        files.rename(temporary, path)
+        files.fsync_dir(path.parent)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Marks a file that was never published; whoever opens the directory removes it."""

@@ -1,0 +1,227 @@
+"""In-memory twins of the stores, for the simulator and for tests of the layers above.
+
+They use no thread and no clock but the running event loop's, so they run under virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+from typing import Self
+
+from raftkv.errors import StorageError
+from raftkv.invariant import invariant
+from raftkv.kv.store import MAX_KEY_BYTES
+from raftkv.raft.types import Entry, HardState, Index
+from raftkv.storage.log_shape import LogShape
+from raftkv.storage.protocols import RecoveredLog
+
+_FIRST_INDEX = Index(1)
+_RECORD_BYTES = 64
+"""What an append costs besides its data, roughly as in the WAL."""
+
+
+class MemoryDisk:
+    """What a node's log store has made durable. It outlives the store: a crash, and opening it again.
+
+    Faults: `flush_seconds` is asked for the duration of every flush; `fail_next` holds the error of the next one.
+    """
+
+    def __init__(self, *, flush_seconds: Callable[[], float] | None = None) -> None:
+        self.hard_state = HardState()
+        self.entries: list[Entry] = []
+        self.flush_seconds = flush_seconds
+        self.fail_next: OSError | None = None
+        self.generation = 0
+        """Counts crashes and openings: a store of an earlier one cannot reach the disk any more."""
+        self._in_flight: tuple[HardState, Sequence[Entry]] | None = None
+
+    def begin(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        self._in_flight = (hard_state, entries)
+
+    def settle(self) -> None:
+        """Make the write in flight durable."""
+        if self._in_flight is not None:
+            (self.hard_state, entries), self._in_flight = self._in_flight, None
+            if entries:
+                del self.entries[entries[0].index - _FIRST_INDEX :]
+                self.entries.extend(entries)
+
+    def discard(self) -> None:
+        """Lose the write in flight."""
+        self._in_flight = None
+
+    def crash(self, random: Random) -> None:
+        """Lose power: of a write in flight, nothing, all, or the hard state and a prefix of the entries remain."""
+        self.generation += 1
+        if self._in_flight is None:
+            return
+        hard_state, entries = self._in_flight
+        fate = random.choice(("lost", "prefix", "whole"))
+        if fate == "prefix" and entries:
+            entries = entries[: random.randint(1, len(entries))]
+            commit = min(hard_state.commit, entries[-1].index)
+            self._in_flight = (HardState(term=hard_state.term, vote=hard_state.vote, commit=commit), entries)
+        if fate == "lost":
+            self.discard()
+        else:
+            self.settle()
+
+
+class MemoryLogStore:
+    """The `LogStore` on a `MemoryDisk`."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        disk.generation += 1
+        self._disk = disk
+        self._generation = disk.generation
+        self._shape = LogShape(_FIRST_INDEX)
+        self._shape.advance(disk.hard_state, disk.entries)
+        self._size_bytes = sum(_RECORD_BYTES + len(entry.data) for entry in disk.entries)
+        self._failure = ""
+
+    @classmethod
+    def open(cls, disk: MemoryDisk) -> tuple[Self, RecoveredLog]:
+        """Open what `disk` holds; a store opened on it before is cut off."""
+        return cls(disk), RecoveredLog(hard_state=disk.hard_state, entries=tuple(disk.entries))
+
+    async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        """See `LogStore.append`."""
+        self._require_alive()
+        batch = tuple(entries)
+        problem = self._shape.violation(hard_state, batch)
+        invariant(problem is None, f"the log store refuses an append: {problem}")
+        self._shape.advance(hard_state, batch)
+        disk = self._disk
+        error, disk.fail_next = disk.fail_next, None
+        if error is not None:
+            self._failure = str(error)
+        disk.begin(hard_state, batch)
+        try:
+            await asyncio.sleep(disk.flush_seconds() if disk.flush_seconds else 0)
+        finally:
+            # Also when cancelled: the real write goes on in its thread.
+            if disk.generation == self._generation:
+                disk.discard() if error else disk.settle()
+        self._require_alive()
+        self._size_bytes += _RECORD_BYTES + sum(len(entry.data) for entry in batch)
+
+    def size_bytes(self) -> int:
+        """Bytes appended since the disk was new, or held by it when it was opened."""
+        return self._size_bytes
+
+    async def close(self) -> None:
+        """See `LogStore.close`."""
+        self._failure = self._failure or "it is closed"
+
+    def _require_alive(self) -> None:
+        if self._failure:
+            raise StorageError(f"the log store is dead: {self._failure}")
+        if self._disk.generation != self._generation:
+            raise StorageError("the log store is dead: its node crashed")
+
+
+class _MemoryReader:
+    """A `Reader` of a dict and the sorted list of its keys."""
+
+    __slots__ = ("_keys", "_values")
+
+    def __init__(self, values: dict[bytes, bytes], keys: list[bytes]) -> None:
+        self._values = values
+        self._keys = keys
+
+    def get(self, key: bytes) -> bytes | None:
+        _check_key(key)
+        return self._values.get(key)
+
+    def first(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
+        return next(self.scan(start, stop), None)
+
+    def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        for position in range(bisect_left(self._keys, start), len(self._keys)):
+            key = self._keys[position]
+            if stop is not None and key >= stop:
+                return
+            yield key, self._values[key]
+
+
+class _MemoryWriter(_MemoryReader):
+    __slots__ = ("undo",)
+
+    def __init__(self, values: dict[bytes, bytes], keys: list[bytes]) -> None:
+        super().__init__(values, keys)
+        self.undo: dict[bytes, bytes | None] = {}
+        """What each key that was touched had before the block."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        _check_key(key)
+        before = self._values.get(key)
+        self.undo.setdefault(key, before)
+        if before is None:
+            insort(self._keys, key)
+        self._values[key] = value
+
+    def delete(self, key: bytes) -> None:
+        _check_key(key)
+        before = self._values.pop(key, None)
+        if before is not None:
+            self.undo.setdefault(key, before)
+            del self._keys[bisect_left(self._keys, key)]
+
+    def abort(self) -> None:
+        for key, value in tuple(self.undo.items()):
+            if value is None:
+                self.delete(key)
+            else:
+                self.put(key, value)
+
+
+class MemoryOrderedStore:
+    """The `OrderedStore` in memory. Writing copies the map only while a snapshot of it is open."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+        self._snapshots = 0
+        """Open snapshots of exactly this dict and list."""
+        self._writing = False
+
+    @contextmanager
+    def read(self) -> Iterator[_MemoryReader]:
+        """Open a snapshot. Not inside a write block, whose changes it would see."""
+        invariant(not self._writing, "the in-memory store opens no snapshot while its writer is open")
+        values, keys = self._values, self._keys
+        self._snapshots += 1
+        try:
+            yield _MemoryReader(values, keys)
+        finally:
+            if self._values is values:
+                self._snapshots -= 1
+
+    @contextmanager
+    def write(self) -> Iterator[_MemoryWriter]:
+        """Open the one writer."""
+        invariant(not self._writing, "a second writer was opened while the first one is open")
+        if self._snapshots:
+            self._values, self._keys, self._snapshots = self._values.copy(), self._keys.copy(), 0
+        self._writing = True
+        writer = _MemoryWriter(self._values, self._keys)
+        committed = False
+        try:
+            yield writer
+            committed = True
+        finally:
+            if not committed:
+                writer.abort()
+            self._writing = False
+
+    def close(self) -> None:
+        """Do nothing; the twin of `LmdbStore.close`."""
+
+
+def _check_key(key: bytes) -> None:
+    if not 0 < len(key) <= MAX_KEY_BYTES:
+        raise ValueError(f"a key must have 1 to {MAX_KEY_BYTES} bytes")

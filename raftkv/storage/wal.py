@@ -1,0 +1,120 @@
+"""The write-ahead log: the durable truth of a node. Format: docs/storage-format.md; reasons: docs/adr/0002."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+from raftkv.errors import StorageError
+from raftkv.invariant import invariant
+from raftkv.raft.types import Entry, HardState
+from raftkv.storage.files import FileSystem, OsFileSystem
+from raftkv.storage.log_shape import LogShape
+from raftkv.storage.protocols import RecoveredLog, WalPosition
+from raftkv.storage.wal_format import segment_name
+from raftkv.storage.wal_recovery import FIRST_INDEX, RecoveredSegments
+from raftkv.storage.wal_segments import SegmentWriter, open_segments
+from raftkv.storage.worker import Worker
+
+SEGMENT_BYTES: Final = 64 << 20
+"""Default size of a segment."""
+RECORD_LIMIT_BYTES: Final = 16 << 20
+"""Default bound of a record's payload; only a single entry may exceed it."""
+
+
+def _random_nonce() -> int:
+    return secrets.randbits(64)
+
+
+class WriteAheadLog:
+    """The `LogStore` on disk.
+
+    All file access happens in one dedicated thread; the event loop only checks, hands over and waits.
+    """
+
+    def __init__(self, writer: SegmentWriter, shape: LogShape) -> None:
+        self._writer = writer
+        self._shape = shape
+        self._worker = Worker("raftkv-wal")
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        record_limit_bytes: int = RECORD_LIMIT_BYTES,
+        clean_tail: WalPosition | None = None,
+        files: FileSystem | None = None,
+        make_nonce: Callable[[], int] = _random_nonce,
+    ) -> tuple[Self, RecoveredLog]:
+        """Recover the log in `directory`, or create an empty one (the parent must exist). Blocks.
+
+        A torn tail is removed and reported. With `clean_tail`, the `tail` at a clean shutdown, there is nothing that
+        could be torn, and a log that ends anywhere else is corrupt. What is returned is durable: it may be acted upon.
+
+        Raises CorruptLog when confirmed data is damaged; nothing is changed on the disk then. Raises StorageError when
+        the disk fails.
+        """
+        writer, found = open_segments(
+            files or OsFileSystem(),
+            directory,
+            segment_bytes=segment_bytes,
+            record_limit_bytes=record_limit_bytes,
+            make_nonce=make_nonce,
+            clean_tail=clean_tail,
+        )
+        if found is None:
+            return cls(writer, LogShape(FIRST_INDEX)), RecoveredLog(hard_state=HardState(), entries=())
+        return cls(writer, found.shape), _report(directory, found)
+
+    @property
+    def tail(self) -> WalPosition:
+        """Where the confirmed log ends; meaningful while no append is under way. It outlives `close`."""
+        return self._writer.tail
+
+    async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        """See `LogStore.append`."""
+        if self._closed:
+            raise StorageError("the write-ahead log is closed")
+        batch = tuple(entries)
+        problem = self._shape.violation(hard_state, batch)
+        invariant(problem is None, f"the write-ahead log refuses an append: {problem}")
+        self._shape.advance(hard_state, batch)
+        await self._worker.run(partial(self._writer.append, hard_state, batch))
+        if self._writer.wants_next() and not self._closed:
+            # Behind this append and ahead of the next one. A failure is not lost: it fails the next append.
+            self._worker.run(self._writer.prepare_next).add_done_callback(_retrieve)
+
+    def size_bytes(self) -> int:
+        """Bytes of all segments, preallocated room included."""
+        return self._writer.size_bytes()
+
+    async def close(self) -> None:
+        """See `LogStore.close`."""
+        if not self._closed:
+            self._closed = True
+            await self._worker.stop()
+            self._writer.close()
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _report(directory: Path, found: RecoveredSegments) -> RecoveredLog:
+    torn = found.torn
+    if torn is None:
+        return RecoveredLog(hard_state=found.hard_state, entries=tuple(found.entries))
+    return RecoveredLog(
+        hard_state=found.hard_state,
+        entries=tuple(found.entries),
+        torn_bytes=torn.stop - torn.start,
+        torn_at=f"{directory / segment_name(found.current.sequence)}, byte offset {torn.start}: {torn.flaw}",
+    )

@@ -1,0 +1,257 @@
+"""The bytes of the write-ahead log, as pure functions: docs/storage-format.md is their specification.
+
+A segment is a header followed by records; a record is what one fdatasync made durable (docs/adr/0002). Three things
+tie a record to its place, so that nothing else passes for one:
+
+- the checksum is seeded by the segment's random nonce: bytes inside a value that look like a record do not pass,
+  because their author cannot know the nonce, and neither does a record of another segment;
+- it covers the record's own offset: a misdirected write does not pass;
+- it covers the checksum of the record before it, across segments: no record can vanish from the middle.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Final
+
+import google_crc32c
+
+from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Term
+
+FORMAT_VERSION: Final = 1
+SEGMENT_SUFFIX: Final = ".wal"
+
+_MAGIC: Final = b"RAFTKVWL"
+_SEGMENT: Final = struct.Struct("<8sH6xQQQ")
+"""Magic, format version, sequence, nonce, size of the file."""
+_SEGMENT_CRC: Final = struct.Struct("<I20x")
+"""Checksum of the fields before it."""
+SEGMENT_HEADER_BYTES: Final = _SEGMENT.size + _SEGMENT_CRC.size
+
+_RECORD: Final = struct.Struct("<IIIIQB7x")
+"""Marker, checksum, previous checksum, payload length, offset, type."""
+_RECORD_CHECKED: Final = struct.Struct("<IIQB7x")
+"""The part of a record's header that the checksum covers: all after itself."""
+RECORD_HEADER_BYTES: Final = _RECORD.size
+ALIGNMENT: Final = 8
+
+_HARD_STATE: Final = struct.Struct("<QQQII")
+"""Term, vote (0: none), commit, number of entries, zero."""
+_ENTRY: Final = struct.Struct("<QQIB3x")
+"""Term, index, length of the data, kind."""
+BATCH_HEADER_BYTES: Final = _HARD_STATE.size
+ENTRY_HEADER_BYTES: Final = _ENTRY.size
+
+
+class RecordType(IntEnum):
+    """What a record holds."""
+
+    BATCH = 1
+    """A hard state and 0..n entries, made durable together (raft-bugs 2)."""
+
+
+class Flaw(StrEnum):
+    """Why the bytes at an offset are no record of this segment."""
+
+    MARKER = "no record marker"
+    OFFSET = "a record that belongs to another offset"
+    LENGTH = "a length that reaches beyond the segment"
+    CHECKSUM = "checksum mismatch"
+    CHAIN = "a valid record that does not follow the one before it: something between them is lost"
+    PAYLOAD = "valid checksum, but a payload this version cannot read"
+
+
+class FormatError(ValueError):
+    """Bytes with a valid checksum that make no sense: another format version, or a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The header of a segment file."""
+
+    sequence: int
+    """1, 2, 3, ... without gaps."""
+    nonce: int
+    """Random 64 bits, told to nobody."""
+    size: int
+    """Bytes of the whole file, fixed when it is created: a shorter one has lost something."""
+    seed: int = field(init=False, repr=False)
+    """What every checksum of the segment starts from: the header's own checksum."""
+    marker: int = field(init=False, repr=False)
+    """First four bytes of each record, never zero; finds records in a damaged segment at the speed of memchr."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", google_crc32c.value(self._fields()))
+        object.__setattr__(self, "marker", (self.nonce & 0xFFFFFFFF) or 1)
+
+    def _fields(self) -> bytes:
+        return _SEGMENT.pack(_MAGIC, FORMAT_VERSION, self.sequence, self.nonce, self.size)
+
+    def encode(self) -> bytes:
+        return self._fields() + _SEGMENT_CRC.pack(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record that is valid by itself; whether it follows its predecessor is for the caller to compare."""
+
+    start: int
+    end: int
+    crc: int
+    previous: int
+    type: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The payload of a BATCH record."""
+
+    hard_state: HardState
+    entries: tuple[Entry, ...]
+
+
+def segment_name(sequence: int) -> str:
+    return f"{sequence:016d}{SEGMENT_SUFFIX}"
+
+
+def segment_sequence(name: str) -> int:
+    """Invert `segment_name`. Raises FormatError for a name that it does not produce."""
+    stem = name.removesuffix(SEGMENT_SUFFIX)
+    if not stem.isdecimal() or segment_name(int(stem)) != name:
+        raise FormatError(f"{name!r} is no segment name")
+    return int(stem)
+
+
+def decode_segment(header: bytes) -> Segment:
+    """Decode a segment header. Raises FormatError."""
+    if len(header) < SEGMENT_HEADER_BYTES:
+        raise FormatError("the segment header is cut short")
+    magic, version, sequence, nonce, size = _SEGMENT.unpack_from(header)
+    if magic != _MAGIC:
+        raise FormatError("this is no raftkv log segment")
+    segment = Segment(sequence=sequence, nonce=nonce, size=size)
+    if version != FORMAT_VERSION:
+        raise FormatError(f"format version {version}; this raftkv reads version {FORMAT_VERSION}")
+    if header[:SEGMENT_HEADER_BYTES] != segment.encode():
+        raise FormatError("the segment header's checksum does not match")
+    return segment
+
+
+def record_bytes(payload_bytes: int) -> int:
+    """Return the room that a record with such a payload takes, padding included."""
+    return (RECORD_HEADER_BYTES + payload_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def encode_record(segment: Segment, offset: int, previous: int, kind: RecordType, payload: bytes) -> tuple[bytes, int]:
+    """Return the record's bytes and its checksum, which the next record names as its previous one."""
+    body = payload.ljust(record_bytes(len(payload)) - RECORD_HEADER_BYTES, b"\0")
+    crc = google_crc32c.extend(segment.seed, _RECORD_CHECKED.pack(previous, len(payload), offset, kind))
+    crc = google_crc32c.extend(crc, body)
+    return _RECORD.pack(segment.marker, crc, previous, len(payload), offset, kind) + body, crc
+
+
+def decode_record(image: bytes, offset: int, segment: Segment) -> Record | Flaw:
+    """Decode the record at `offset` of a segment's bytes, judged by itself."""
+    if offset + RECORD_HEADER_BYTES > len(image):
+        return Flaw.LENGTH
+    marker, crc, previous, length, own_offset, kind = _RECORD.unpack_from(image, offset)
+    if marker != segment.marker:
+        return Flaw.MARKER
+    if own_offset != offset:
+        return Flaw.OFFSET
+    end = offset + record_bytes(length)
+    if end > len(image):
+        return Flaw.LENGTH
+    # From the bytes, not from the fields: a flipped bit in the header's padding must not go unnoticed.
+    checked = image[offset + RECORD_HEADER_BYTES - _RECORD_CHECKED.size : end]
+    if google_crc32c.extend(segment.seed, checked) != crc:
+        return Flaw.CHECKSUM
+    payload_at = offset + RECORD_HEADER_BYTES
+    payload = image[payload_at : payload_at + length]
+    return Record(start=offset, end=end, crc=crc, previous=previous, type=kind, payload=payload)
+
+
+def record_end(image: bytes, offset: int) -> int:
+    """Return where the record at `offset` says that it ends; to be believed only if its marker and offset are right.
+
+    Those enclose the length, so a torn write that left both of them left the length too.
+    """
+    return offset + record_bytes(int(_RECORD.unpack_from(image, offset)[3]))
+
+
+def find_record(image: bytes, start: int, segment: Segment) -> Record | None:
+    """Return the first valid record at an aligned offset from `start` on, whatever lies in between."""
+    needle = segment.marker.to_bytes(4, "little")
+    found = image.find(needle, start)
+    while found >= 0:
+        if found % ALIGNMENT == 0:
+            record = decode_record(image, found, segment)
+            if isinstance(record, Record):
+                return record
+        found = image.find(needle, found + 1)
+    return None
+
+
+def encode_batch(hard_state: HardState, entries: Sequence[Entry]) -> bytes:
+    """Encode the payload of a BATCH record."""
+    parts = [_HARD_STATE.pack(hard_state.term, hard_state.vote or 0, hard_state.commit, len(entries), 0)]
+    for entry in entries:
+        parts.append(_ENTRY.pack(entry.term, entry.index, len(entry.data), entry.kind))
+        parts.append(entry.data)
+    return b"".join(parts)
+
+
+def decode_batch(payload: bytes) -> Batch:
+    """Decode the payload of a BATCH record. Raises FormatError."""
+    try:
+        term, vote, commit, count, _ = _HARD_STATE.unpack_from(payload)
+        entries = tuple(_entries(payload, count))
+    except (struct.error, ValueError) as error:
+        raise FormatError(str(error)) from error
+    hard_state = HardState(term=Term(term), vote=NodeId(vote) if vote else None, commit=Index(commit))
+    return Batch(hard_state=hard_state, entries=entries)
+
+
+def _entries(payload: bytes, count: int) -> Iterator[Entry]:
+    offset = BATCH_HEADER_BYTES
+    for _ in range(count):
+        term, index, length, kind = _ENTRY.unpack_from(payload, offset)
+        offset += ENTRY_HEADER_BYTES
+        if offset + length > len(payload):
+            raise FormatError("an entry reaches beyond its record")
+        data = payload[offset : offset + length]
+        yield Entry(term=Term(term), index=Index(index), kind=EntryKind(kind), data=data)
+        offset += length
+    if offset != len(payload):
+        raise FormatError(f"{len(payload) - offset} bytes follow the last entry")
+
+
+def split_batch(hard_state: HardState, entries: Sequence[Entry], limit_bytes: int) -> Iterator[Batch]:
+    """Cut a batch into record-sized ones that may be made durable one after the other.
+
+    A crash between two of them must leave a legal log: so term and vote come with the first, a prefix of the entries
+    is always legal, and the commit hint never names an entry of a later part. An entry larger than the limit is
+    not cut: it gets a record of its own.
+    """
+    first, size = 0, BATCH_HEADER_BYTES
+    for position, entry in enumerate(entries):
+        entry_bytes = ENTRY_HEADER_BYTES + len(entry.data)
+        if position > first and size + entry_bytes > limit_bytes:
+            yield _part(hard_state, entries[first:position])
+            first, size = position, BATCH_HEADER_BYTES
+        size += entry_bytes
+    if first == 0:
+        yield Batch(hard_state=hard_state, entries=tuple(entries))
+    else:
+        yield _part(hard_state, entries[first:])
+
+
+def _part(hard_state: HardState, entries: Sequence[Entry]) -> Batch:
+    commit = min(hard_state.commit, entries[-1].index)
+    return Batch(
+        hard_state=HardState(term=hard_state.term, vote=hard_state.vote, commit=commit), entries=tuple(entries)
+    )

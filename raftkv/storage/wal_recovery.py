@@ -1,0 +1,242 @@
+"""Reads a log back and judges what it finds. Decides only: it changes nothing on the disk.
+
+The rule (docs/adr/0002, raft-bugs 34 and 38): one record is one fdatasync, and the next is not begun before it
+returned. So a crash can damage the last record only. Damage with anything valid after it, or in front of the segment
+written last, is corruption of confirmed data: CorruptLog, never a truncation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from raftkv.errors import CorruptLog
+from raftkv.raft.types import Entry, HardState, Index
+from raftkv.storage.files import FileSystem
+from raftkv.storage.log_shape import LogShape
+from raftkv.storage.protocols import RESTORE_FROM_PEERS, WalPosition
+from raftkv.storage.wal_format import (
+    SEGMENT_HEADER_BYTES,
+    SEGMENT_SUFFIX,
+    Flaw,
+    FormatError,
+    Record,
+    RecordType,
+    Segment,
+    decode_batch,
+    decode_record,
+    decode_segment,
+    find_record,
+    record_end,
+    segment_name,
+    segment_sequence,
+)
+
+FIRST_SEQUENCE = 1
+"""Sequence of the oldest segment, for as long as the log is not compacted."""
+FIRST_INDEX = Index(1)
+"""Index of the oldest entry, likewise."""
+
+_ZERO_BLOCK = bytes(1 << 16)
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """An unconfirmed write that a crash left behind: [start, stop) of the segment written last."""
+
+    start: int
+    stop: int
+    flaw: Flaw
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredSegments:
+    """What the directory holds, and what is to be done before it is written again."""
+
+    segments: tuple[Segment, ...]
+    current: Segment
+    """The segment written last: appending goes on in it. At most one empty segment, prepared ahead, follows."""
+    tail: WalPosition
+    """Where appending goes on."""
+    last_record: tuple[int, bytes] | None
+    """Offset and bytes of the last record of `current`."""
+    torn: TornTail | None
+    shape: LogShape
+    entries: list[Entry]
+
+    @property
+    def hard_state(self) -> HardState:
+        return self.shape.hard_state
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """A segment file in memory."""
+
+    path: Path
+    segment: Segment
+    data: bytes
+    used: int
+    """Everything from here on is zero."""
+
+    @property
+    def empty(self) -> bool:
+        return self.used <= SEGMENT_HEADER_BYTES
+
+
+def recover(files: FileSystem, directory: Path, clean_tail: WalPosition | None = None) -> RecoveredSegments | None:
+    """Read the log in `directory`; None when it has no segment yet.
+
+    `clean_tail` is where a clean shutdown left the log: then every byte up to it was confirmed, and any other end is
+    corruption. Raises CorruptLog, naming segment, offset, what is wrong, what is lost and the way out; and OSError.
+    """
+    sequences = _sequences(files, directory)
+    if not sequences:
+        if clean_tail is not None:
+            _refuse(directory / segment_name(FIRST_SEQUENCE), 0, "the segment is missing", Index(0))
+        return None
+    return _Recovery(files, directory, sequences).run(clean_tail)
+
+
+def _sequences(files: FileSystem, directory: Path) -> list[int]:
+    found = []
+    for name in files.names(directory):
+        if name.endswith(SEGMENT_SUFFIX):
+            try:
+                found.append(segment_sequence(name))
+            except FormatError as error:
+                _refuse(directory / name, 0, str(error), Index(0))
+    return sorted(found)
+
+
+def _refuse(path: Path, offset: int, problem: str, last_good: Index) -> NoReturn:
+    raise CorruptLog(
+        f"the write-ahead log is corrupt: {path}, byte offset {offset}: {problem}. Entries up to {last_good} are "
+        f"readable; what follows may include acknowledged writes, so nothing was cut off. {RESTORE_FROM_PEERS}"
+    )
+
+
+class _Recovery:
+    def __init__(self, files: FileSystem, directory: Path, sequences: list[int]) -> None:
+        self._files = files
+        self._directory = directory
+        self._sequences = sequences
+        self._shape = LogShape(FIRST_INDEX)
+        self._entries: list[Entry] = []
+        self._crc = 0
+
+    def run(self, clean_tail: WalPosition | None) -> RecoveredSegments:
+        self._check_sequence()
+        segments: list[Segment] = []
+        before: _Image | None = None
+        written: _Image | None = None
+        last: Record | None = None
+        end, torn = SEGMENT_HEADER_BYTES, None
+        for sequence in self._sequences:
+            image = self._load(sequence)
+            segments.append(image.segment)
+            if before is not None and before.empty:
+                # One segment at most is prepared ahead, and only once the one before it holds something.
+                self._refuse(before.path, SEGMENT_HEADER_BYTES, f"no records, though {image.path.name} exists")
+            if before is None or not image.empty:
+                if before is not None and torn is not None:
+                    # The next segment was begun, so everything in this one had been confirmed (raft-bugs 35).
+                    self._refuse(before.path, torn.start, f"{torn.flaw}, in a segment that is not the last one")
+                written = image
+                last, end, torn = self._replay(image)
+            before = image
+        if written is None:
+            raise AssertionError("a log with sequences has a first segment")
+        tail = WalPosition(segment=written.segment.sequence, offset=end, crc=self._crc)
+        if clean_tail is not None and (torn is not None or tail != clean_tail):
+            self._refuse(
+                written.path, end, f"the log ends here, but a clean shutdown left its end at {_describe(clean_tail)}"
+            )
+        return RecoveredSegments(
+            segments=tuple(segments),
+            current=written.segment,
+            tail=tail,
+            last_record=(last.start, written.data[last.start : last.end]) if last else None,
+            torn=torn,
+            shape=self._shape,
+            entries=self._entries,
+        )
+
+    def _check_sequence(self) -> None:
+        for expected, sequence in enumerate(self._sequences, FIRST_SEQUENCE):
+            if sequence != expected:
+                self._refuse(self._path(expected), 0, f"the segment is missing, though {segment_name(sequence)} exists")
+
+    def _load(self, sequence: int) -> _Image:
+        path = self._path(sequence)
+        file = self._files.open(path)
+        try:
+            data = file.pread(file.size(), 0)
+        finally:
+            file.close()
+        try:
+            segment = decode_segment(data)
+        except FormatError as error:
+            self._refuse(path, 0, str(error))
+        if segment.sequence != sequence:
+            self._refuse(path, 0, f"the header is that of segment {segment.sequence}")
+        if segment.size != len(data):
+            self._refuse(path, len(data), f"the file has {len(data)} bytes, but was created with {segment.size}")
+        return _Image(path=path, segment=segment, data=data, used=_used(data))
+
+    def _replay(self, image: _Image) -> tuple[Record | None, int, TornTail | None]:
+        """Take over the segment's records; return the last one, where they end, and what is torn after them."""
+        last: Record | None = None
+        offset = SEGMENT_HEADER_BYTES
+        while offset < image.used:
+            record = decode_record(image.data, offset, image.segment)
+            if isinstance(record, Flaw):
+                later = find_record(image.data, offset + 1, image.segment)
+                if later is not None:
+                    self._refuse(image.path, offset, f"{record}, though a valid record follows at {later.start}")
+                if record is Flaw.CHECKSUM and image.used > record_end(image.data, offset):
+                    # A write does not reach beyond its own record: these bytes are of a later one.
+                    self._refuse(image.path, offset, f"{record}, though more was written after this record")
+                return last, offset, TornTail(start=offset, stop=image.used, flaw=record)
+            if record.previous != self._crc:
+                self._refuse(image.path, offset, Flaw.CHAIN)
+            self._take(image, record)
+            self._crc = record.crc
+            last, offset = record, record.end
+        return last, offset, None
+
+    def _take(self, image: _Image, record: Record) -> None:
+        if record.type != RecordType.BATCH:
+            self._refuse(image.path, record.start, f"{Flaw.PAYLOAD}: record type {record.type}")
+        try:
+            batch = decode_batch(record.payload)
+        except FormatError as error:
+            self._refuse(image.path, record.start, f"{Flaw.PAYLOAD}: {error}")
+        problem = self._shape.violation(batch.hard_state, batch.entries)
+        if problem is not None:
+            self._refuse(image.path, record.start, problem)
+        self._shape.advance(batch.hard_state, batch.entries)
+        if batch.entries:
+            # Truncation is logical: the later record wins (raft-bugs 36).
+            del self._entries[batch.entries[0].index - self._shape.first_index :]
+            self._entries.extend(batch.entries)
+
+    def _path(self, sequence: int) -> Path:
+        return self._directory / segment_name(sequence)
+
+    def _refuse(self, path: Path, offset: int, problem: str) -> NoReturn:
+        _refuse(path, offset, problem, self._shape.last_index)
+
+
+def _used(data: bytes) -> int:
+    """Return the length without the zeros at the end. Block by block: most of a segment may be unused."""
+    stop = len(data)
+    while stop >= len(_ZERO_BLOCK) and data.startswith(_ZERO_BLOCK, stop - len(_ZERO_BLOCK)):
+        stop -= len(_ZERO_BLOCK)
+    start = max(0, stop - len(_ZERO_BLOCK))
+    return start + len(data[start:stop].rstrip(b"\0"))
+
+
+def _describe(position: WalPosition) -> str:
+    return f"{segment_name(position.segment)}, byte offset {position.offset}, checksum {position.crc:08x}"
