@@ -64,14 +64,22 @@ async def test_the_server_outlives_the_loop_that_started_it(toxiproxy_server: To
         await server.__aexit__(None, None, None)
 
 
-def test_the_server_dies_with_its_parent_even_if_that_is_killed(toxiproxy_server: ToxiproxyServer) -> None:
+@pytest.mark.usefixtures("toxiproxy_server")
+def test_the_server_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import os, signal\n"
         "from raftkv.testing.toxiproxy import ToxiproxyServer\n"
         "server = ToxiproxyServer(); server.start(); print(server.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # a killed process leaves its files behind
+    )
     assert done.returncode == -9
     assert ended(int(done.stdout))
 
