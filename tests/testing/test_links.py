@@ -166,9 +166,7 @@ async def test_isolate_parts_a_node_from_all_others_but_not_from_its_clients(lin
 async def test_one_way_loses_only_what_goes_that_way(links: PeerLinks) -> None:
     await links.block_one_way(1, 2)
     await links.verify_blocked_one_way(1, 2)
-    assert (
-        await links.probe(1, 2, window_s=1.0) is Probe.ONE_WAY
-    )  # hears the server's settings, gets no answer
+    assert await links.probe(1, 2, window_s=1.0) is Probe.ONE_WAY  # hears the server's settings, gets no answer
     assert await links.probe(2, 1) is Probe.SILENT  # is heard, hears nothing
     with pytest.raises(FaultNotProven, match="no such fault"):
         await links.verify_blocked(1, 2)
