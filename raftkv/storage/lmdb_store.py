@@ -90,7 +90,7 @@ class LmdbStore:
             )
             # Slots of a killed process would keep the pages of their snapshots from ever being used again.
             environment.reader_check()
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise StorageError(f"the state store in {path} cannot be opened: {error}") from error
         return cls(environment, path)
 
@@ -111,6 +111,10 @@ class LmdbStore:
                 yield LmdbWriter(transaction)
         finally:
             self._writing = False
+
+    def size_bytes(self) -> int:
+        """Bytes of the pages in use and of those that were in use once."""
+        return int(self._environment.info()["last_pgno"] + 1) * int(self._environment.stat()["psize"])
 
     def close(self) -> None:
         """Flush everything and release the store. Idempotent; open snapshots become unusable.

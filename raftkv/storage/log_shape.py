@@ -33,7 +33,7 @@ class LogShape:
 
     def violation(self, hard_state: HardState, entries: Sequence[Entry]) -> str | None:
         """Return which invariant an append would break, or None."""
-        return self._hard_state_violation(hard_state, entries) or self._entries_violation(hard_state, entries)
+        return self._entries_violation(hard_state, entries) or self._hard_state_violation(hard_state, entries)
 
     def _hard_state_violation(self, new: HardState, entries: Sequence[Entry]) -> str | None:
         old = self.hard_state

@@ -82,6 +82,8 @@ class MemoryLogStore:
         self._shape.advance(disk.hard_state, disk.entries)
         self._size_bytes = sum(_RECORD_BYTES + len(entry.data) for entry in disk.entries)
         self._failure = ""
+        self._error: OSError | None = None
+        """What the write in flight will fail with."""
 
     @classmethod
     def open(cls, disk: MemoryDisk) -> tuple[Self, RecoveredLog]:
@@ -96,17 +98,16 @@ class MemoryLogStore:
         invariant(problem is None, f"the log store refuses an append: {problem}")
         self._shape.advance(hard_state, batch)
         disk = self._disk
-        error, disk.fail_next = disk.fail_next, None
-        if error is not None:
-            self._failure = str(error)
+        self._error, disk.fail_next = disk.fail_next, None
         disk.begin(hard_state, batch)
         try:
             await asyncio.sleep(disk.flush_seconds() if disk.flush_seconds else 0)
         finally:
             # Also when cancelled: the real write goes on in its thread.
-            if disk.generation == self._generation:
-                disk.discard() if error else disk.settle()
-        self._require_alive()
+            self._finish()
+        if self._error is not None:
+            raise StorageError(self._failure) from self._error
+        self._require_connected()
         self._size_bytes += _RECORD_BYTES + sum(len(entry.data) for entry in batch)
 
     def size_bytes(self) -> int:
@@ -115,11 +116,23 @@ class MemoryLogStore:
 
     async def close(self) -> None:
         """See `LogStore.close`."""
+        self._finish()
         self._failure = self._failure or "it is closed"
+
+    def _finish(self) -> None:
+        """End the write in flight, if there is one and the machine still runs."""
+        if self._disk.generation == self._generation:
+            if self._error is not None:
+                self._failure = str(self._error)
+                self._disk.discard()
+            self._disk.settle()
 
     def _require_alive(self) -> None:
         if self._failure:
             raise StorageError(f"the log store is dead: {self._failure}")
+        self._require_connected()
+
+    def _require_connected(self) -> None:
         if self._disk.generation != self._generation:
             raise StorageError("the log store is dead: its node crashed")
 

@@ -1,0 +1,159 @@
+"""What only the store on disk has: limits, other processes, sudden death."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raftkv.errors import StorageError
+from raftkv.storage.lmdb_store import LmdbStore
+
+VICTIM = """
+import sys
+from pathlib import Path
+from raftkv.storage.lmdb_store import LmdbStore
+
+store = LmdbStore.open(Path(sys.argv[1]), map_size=64 << 20)
+applied = 0
+while True:
+    with store.write() as writer:
+        applied += 1
+        writer.put(b"applied", b"%d" % applied)
+        for key in range(50):
+            writer.put(b"key %d" % key, b"%d" % applied)
+        if applied == 200:
+            print("in mid-transaction", flush=True)
+            sys.stdin.read()
+"""
+
+
+def test_bug_37_a_killed_process_keeps_the_last_commit_whole(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", VICTIM, str(tmp_path / "store")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in mid-transaction\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    store = LmdbStore.open(tmp_path / "store", map_size=64 << 20)
+    with store.read() as reader:
+        found = dict(reader.scan(b"", None))
+    assert found.pop(b"applied") == b"199"
+    assert found == {b"key %d" % key: b"199" for key in range(50)}
+    with store.write() as writer:
+        writer.put(b"applied", b"200")
+    store.close()
+
+
+def test_a_full_store_names_its_limit_and_the_flag_and_keeps_what_it_had(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store", map_size=1 << 20)
+    with store.write() as writer:
+        writer.put(b"applied", b"1")
+
+    def overfill() -> None:
+        with store.write() as writer:
+            writer.put(b"applied", b"2")
+            for key in range(10_000):
+                writer.put(b"%d" % key, b"x" * 1000)
+
+    with pytest.raises(StorageError, match=r"store has reached its limit of 1048576 bytes.*--store-map-size"):
+        overfill()
+    with store.read() as reader:
+        assert list(reader.scan(b"", None)) == [(b"applied", b"1")]
+    store.close()
+    larger = LmdbStore.open(tmp_path / "store", map_size=64 << 20)
+    with larger.write() as writer:
+        for key in range(10_000):
+            writer.put(b"%d" % key, b"x" * 1000)
+    larger.close()
+
+
+def test_what_was_written_is_there_after_close(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store")
+    with store.write() as writer:
+        writer.put(b"a", b"1")
+    store.close()
+    store.close()
+    store = LmdbStore.open(tmp_path / "store")
+    with store.read() as reader:
+        assert reader.get(b"a") == b"1"
+    store.close()
+
+
+def test_the_default_map_takes_no_disk_space(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store")
+    with store.write() as writer:
+        writer.put(b"a", b"1")
+    used = sum(path.stat().st_blocks * 512 for path in (tmp_path / "store").iterdir())
+    store.close()
+    assert used < 1 << 20
+
+
+async def test_a_snapshot_stays_open_across_awaits_while_the_writer_commits(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store", map_size=64 << 20)
+    with store.write() as writer:
+        for key in range(100):
+            writer.put(b"%02d" % key, b"old")
+    done = asyncio.Event()
+
+    async def scan() -> list[bytes]:
+        values = []
+        with store.read() as reader:
+            for _, value in reader.scan(b"", None):
+                values.append(value)
+                await asyncio.sleep(0)
+        done.set()
+        return values
+
+    scans = [asyncio.ensure_future(scan()) for _ in range(5)]
+    commits = 0
+    while not done.is_set():
+        await asyncio.sleep(0)
+        with store.write() as writer:
+            for key in range(100):
+                writer.put(b"%02d" % key, b"new %d" % commits)
+        commits += 1
+    assert commits > 50
+    for values in await asyncio.gather(*scans):
+        assert values == [b"old"] * 100
+    store.close()
+
+
+def test_more_snapshots_than_the_default_of_lmdb(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store", map_size=64 << 20)
+    blocks = [store.read() for _ in range(512)]
+    readers = [block.__enter__() for block in blocks]
+    assert [reader.get(b"a") for reader in readers] == [None] * 512
+    for block in blocks:
+        block.__exit__(None, None, None)
+    store.close()
+
+
+def test_a_store_out_of_readers_says_so(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store", map_size=64 << 20, max_readers=1)
+    with store.read(), pytest.raises(StorageError, match="READERS_FULL"), store.read():
+        pytest.fail("a reader too many")
+    store.close()
+
+
+def test_a_damaged_store_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "data.mdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageError, match=r"store in .* cannot be opened"):
+        LmdbStore.open(tmp_path / "store")
+    with pytest.raises(StorageError, match="cannot be opened"):
+        LmdbStore.open(tmp_path / "missing" / "store")
+
+
+def test_a_closed_store_is_a_storage_error(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "store")
+    store.close()
+    with pytest.raises(StorageError), store.write():
+        pytest.fail("closed")
+    with pytest.raises(StorageError), store.read():
+        pytest.fail("closed")
