@@ -247,6 +247,10 @@ class Raft:
         return self._state.transfer_target is not None
 
     @property
+    def election_ticks(self) -> int:
+        return self._state.config.election_ticks
+
+    @property
     def voters(self) -> frozenset[NodeId]:
         return self._state.configuration.voters
 

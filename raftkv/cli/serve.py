@@ -1,0 +1,84 @@
+"""`raftkv serve`: one node."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from raftkv.cli.exits import Exit, fail
+from raftkv.errors import ConfigurationError, RaftKVError
+from raftkv.invariant import InvariantViolation
+from raftkv.server.app import serve as run_node
+from raftkv.server.logs import configure_logging
+from raftkv.server.settings import ServerSettings, load_settings
+
+
+def serve(
+    id: Annotated[int | None, typer.Option("--id", help="This node's id, 1 or more, unique in the cluster.")] = None,  # noqa: A002
+    data_dir: Annotated[Path | None, typer.Option(help="Where this node keeps its log and state.")] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=HOST:PORT", help="A member's peer address, once for each member, this node included."),
+    ] = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="For clients [127.0.0.1:7001].")] = None,
+    advertise: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="What clients are told to use [--listen].")
+    ] = None,
+    peer_listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="For peers [this node's --member address].")
+    ] = None,
+    peer_dial: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=HOST:PORT", help="Dial a peer elsewhere than at its --member address."),
+    ] = None,
+    cluster_name: Annotated[
+        str | None, typer.Option(help="Part of the cluster's identity, equal on all members [raftkv].")
+    ] = None,
+    tick_ms: Annotated[int | None, typer.Option(help="Tick of the consensus clock [10].")] = None,
+    heartbeat_ms: Annotated[int | None, typer.Option(help="Time between heartbeats [50].")] = None,
+    election_ms: Annotated[
+        int | None, typer.Option(help="Silence after which an election starts, 1 to 2 times this [250].")
+    ] = None,
+    store_map_size: Annotated[
+        int | None, typer.Option(help="Upper bound of the state store in bytes [64 GiB of address space].")
+    ] = None,
+    wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
+    shutdown_timeout_s: Annotated[
+        float | None, typer.Option(help="How long a stopping node waits for a successor and open requests [5].")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with these settings by name.")] = None,
+) -> None:
+    """Run a node until SIGTERM or SIGINT; it hands over leadership before it goes.
+
+    Every setting can also come from the environment (RAFTKV_DATA_DIR, RAFTKV_MEMBER=1=h:p,2=h:p, ...) or from a TOML
+    file; flags win over the environment, the environment over the file.
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    try:
+        settings = load_settings(flags, config)
+    except ConfigurationError as error:
+        fail(error.message, Exit.USAGE)
+    configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
+    try:
+        uvloop.run(_serve(settings))
+    except ConfigurationError as error:
+        fail(error.message, Exit.USAGE)
+    except RaftKVError as error:
+        fail(error.message, Exit.ERROR)
+    except InvariantViolation as error:
+        fail(f"stopped: a safety invariant does not hold (please report this): {error}", Exit.ERROR)
+
+
+async def _serve(settings: ServerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run_node(settings, stop)

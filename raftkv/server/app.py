@@ -1,0 +1,178 @@
+"""A node as a process: builds the parts, serves, and stops in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from raftkv.errors import ConfigurationError
+from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig
+from raftkv.server.clock import MonotonicClock
+from raftkv.server.disk import Disk, open_disk
+from raftkv.server.forwarding import PeerForwarder
+from raftkv.server.node import Node, NodeLimits
+from raftkv.server.requests import RequestLimits, Requests
+from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
+from raftkv.server.services.kv import KvService
+from raftkv.server.services.peer import PeerService
+from raftkv.server.settings import ServerSettings
+from raftkv.transport.channel import SERVER_OPTIONS
+from raftkv.transport.grpc_peer import GrpcTransport, Identity
+from raftkv.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2_grpc
+
+log = structlog.get_logger("raftkv.app")
+
+KV_SERVICE = kv_pb2.DESCRIPTOR.services_by_name["KV"].full_name
+CLUSTER_SERVICE = cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:
+    """Run a node until `stop` is set, then hand over leadership and stop cleanly.
+
+    `started` is called once the node takes requests.
+
+    Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
+    the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
+    """
+    async with (
+        _listener(settings.own_peer_listen, "peers") as peer_server,
+        _listener(settings.listen, "clients") as client_server,
+        open_disk(settings) as disk,
+    ):
+        parts = _build(settings, disk, peer_server, client_server)
+        try:
+            parts.node.recover()
+            # Peers may call as soon as the port answers; clients only when the node runs.
+            await peer_server.start()
+            await parts.node.start()
+            await client_server.start()
+            health_task = asyncio.create_task(parts.report_health())
+            log.info("serving", clients=settings.listen, peers=settings.own_peer_listen)
+            started()
+            await _until(stop, parts.node.failure)
+            health_task.cancel()
+            await parts.hand_over(settings.shutdown_timeout_s)
+        finally:
+            # Both servers are silent before the node, and the node before the disk.
+            await client_server.stop(None)
+            await parts.node.stop()
+            await peer_server.stop(None)
+        log.info("stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    node: Node
+    kv: KvService
+    health: health.aio.HealthServicer
+
+    async def report_health(self) -> None:
+        """Keep grpc.health.v1 true: the process is alive; the KV service serves while a leader is known."""
+        await self.health.set("", _SERVING)
+        await self.health.set(CLUSTER_SERVICE, _SERVING)
+        while True:
+            changed = self.node.leadership_changed()
+            await self.health.set(KV_SERVICE, _NOT_SERVING if self.node.leader is None else _SERVING)
+            await changed
+
+    async def hand_over(self, timeout_s: float) -> None:
+        """Go in peace: say so, let another node lead, answer what was asked."""
+        await self.health.enter_graceful_shutdown()
+        if not await self.node.hand_over(timeout_s):
+            log.warning("stopping as the leader: no other node took over")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.kv.drain()
+        except TimeoutError:
+            log.warning("requests were still open after the shutdown timeout", timeout_s=timeout_s)
+
+
+def _build(
+    settings: ServerSettings, disk: Disk, peer_server: grpc.aio.Server, client_server: grpc.aio.Server
+) -> _Parts:
+    node_id = NodeId(settings.id)
+    raft = Raft(
+        RaftConfig(
+            node_id=node_id,
+            configuration=Configuration(frozenset(NodeId(node) for node in settings.member)),
+            election_ticks=settings.election_ticks,
+            heartbeat_ticks=settings.heartbeat_ticks,
+        ),
+        hard_state=disk.recovered.hard_state,
+        entries=disk.recovered.entries,
+        applied=Index(disk.machine.applied_index),
+        rng=random.Random(),
+    )
+    transport = GrpcTransport(
+        Identity(cluster_id=settings.cluster_id, node_id=node_id, client_address=settings.own_advertise),
+        {NodeId(node): address for node, address in settings.peer_addresses.items()},
+    )
+    node = Node(
+        raft=raft,
+        machine=disk.machine,
+        log_store=disk.wal,
+        transport=transport,
+        clock=MonotonicClock(),
+        limits=NodeLimits(tick_s=settings.tick_ms / 1000),
+    )
+    requests = Requests(node, disk.machine, PeerForwarder(transport), settings.cluster_id, RequestLimits())
+    transfers = LeadershipTransfers(node, requests, transport)
+    kv = KvService(requests, settings.id)
+    cluster = ClusterService(
+        node=node,
+        machine=disk.machine,
+        log_store=disk.wal,
+        store_bytes=disk.store.size_bytes,
+        requests=requests,
+        transport=transport,
+        transfers=transfers,
+        peer_addresses={NodeId(member): address for member, address in settings.member.items()},
+    )
+    health_service = health.aio.HealthServicer()
+    peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers), peer_server)
+    kv_pb2_grpc.add_KVServicer_to_server(kv, client_server)
+    cluster_pb2_grpc.add_ClusterServicer_to_server(cluster, client_server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
+    reflection.enable_server_reflection(
+        (KV_SERVICE, CLUSTER_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), client_server
+    )
+    return _Parts(node, kv, health_service)
+
+
+@asynccontextmanager
+async def _listener(address: str, purpose: str) -> AsyncIterator[grpc.aio.Server]:
+    server = grpc.aio.server(options=list(SERVER_OPTIONS))
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address} (for {purpose}): the port is in use, or the address is not this machine's"
+        ) from error
+    try:
+        yield server
+    finally:
+        await server.stop(None)
+
+
+async def _until(stop: asyncio.Event, failure: asyncio.Future[None]) -> None:
+    """Return when `stop` is set; raise what made the node fail."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        either: set[asyncio.Future[Any]] = {stopping, failure}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    if failure.done():
+        failure.result()

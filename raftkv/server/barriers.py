@@ -1,0 +1,74 @@
+"""Linearizable reads on their way: waiting for a ReadIndex round, then for the state to have applied its index.
+
+Everything that asks within one turn of the event loop shares one request to the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+
+from raftkv.errors import RaftKVError
+
+Barrier = asyncio.Future[None]
+
+
+class Barriers:
+    """Bookkeeping between the callers of `Node.read_barrier` and the core."""
+
+    def __init__(self) -> None:
+        self._next_request = count(1)
+        self._open: list[Barrier] = []
+        self._asked: dict[int, list[Barrier]] = {}
+        self._confirmed: list[tuple[int, int, list[Barrier]]] = []
+        """(index, request, barriers), a heap: confirmed, and waiting for the state to reach the index."""
+
+    def add(self) -> Barrier:
+        """Join the next request."""
+        barrier: Barrier = asyncio.get_running_loop().create_future()
+        self._open.append(barrier)
+        return barrier
+
+    def next_request(self) -> int | None:
+        """Return the number of a new request for the core, for all who joined since the last one; None for nobody.
+
+        A number is never used twice: a retry is a new request (raft-bugs 41).
+        """
+        if not self._open:
+            return None
+        request = next(self._next_request)
+        self._asked[request] = self._open
+        self._open = []
+        return request
+
+    def confirmed(self, request: int, index: int) -> None:
+        """The read may be served from any state that has applied `index`."""
+        heapq.heappush(self._confirmed, (index, request, self._asked.pop(request)))
+
+    def applied(self, index: int) -> None:
+        """The state has applied `index`: let go whoever waited for no more than that."""
+        while self._confirmed and self._confirmed[0][0] <= index:
+            for barrier in heapq.heappop(self._confirmed)[2]:
+                if not barrier.done():
+                    barrier.set_result(None)
+
+    def dropped(self, request: int, error: RaftKVError) -> None:
+        """The core could not confirm the request."""
+        _refuse(self._asked.pop(request), error)
+
+    def fail_all(self, error: RaftKVError) -> None:
+        """The node stops."""
+        _refuse(self._open, error)
+        for barriers in self._asked.values():
+            _refuse(barriers, error)
+        for _, _, barriers in self._confirmed:
+            _refuse(barriers, error)
+        self._open, self._asked, self._confirmed = [], {}, []
+
+
+def _refuse(barriers: list[Barrier], error: RaftKVError) -> None:
+    for barrier in barriers:
+        if not barrier.done():
+            barrier.set_exception(error)
+            barrier.exception()  # a caller that gave up never looks, and asyncio need not complain of that

@@ -1,0 +1,348 @@
+"""The driver: the only place where time, disk, network and the two pure packages meet.
+
+It feeds the core, does what each Ready says in the order that `raftkv.raft` prescribes, and tells whoever waits. It
+decides nothing about consensus and nothing about data. Everything that is not pure is given to it, so that the same
+driver runs in production and under a simulator's virtual time.
+
+Three tasks: one ticks, one writes the log, one turns the crank. Batching needs no timers: whatever arrives while the
+log is being written becomes the next entry (DESIGN.md section 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from raftkv.errors import NotLeader, RaftKVError, ShuttingDown
+from raftkv.invariant import InvariantViolation, invariant
+from raftkv.kv.codec import encode_batch
+from raftkv.kv.commands import Batch, Group
+from raftkv.kv.machine import AppliedEntry, StateMachine
+from raftkv.raft import Entry, EntryKind, Index, LogWrite, Message, NodeId, Position, Raft, Ready, Role
+from raftkv.server.barriers import Barrier, Barriers
+from raftkv.server.clock import Clock
+from raftkv.server.cluster_time import ClusterTime
+from raftkv.server.proposals import Outcome, Proposals
+from raftkv.storage.protocols import LogStore
+from raftkv.transport.protocols import Transport
+
+log = structlog.get_logger("raftkv.node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLimits:
+    """What bounds a node's queues."""
+
+    tick_s: float = 0.01
+    """Length of the core's tick, in seconds."""
+    max_entry_bytes: int = 1 << 20
+    """Writes are gathered into one entry up to this size; a larger single group makes an entry of its own."""
+    max_proposal_bytes: int = 64 << 20
+    max_proposal_commands: int = 100_000
+    """Writes that wait or are being replicated; what comes on top is refused as Overloaded."""
+
+
+class Node:
+    """One running node."""
+
+    def __init__(
+        self,
+        *,
+        raft: Raft,
+        machine: StateMachine,
+        log_store: LogStore,
+        transport: Transport,
+        clock: Clock,
+        limits: NodeLimits | None = None,
+    ) -> None:
+        self.raft = raft
+        self.machine = machine
+        self._log_store = log_store
+        self._transport = transport
+        self._limits = limits or NodeLimits()
+        self._time = ClusterTime(clock)
+        self._proposals = Proposals(
+            max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
+        )
+        self._barriers = Barriers()
+        self._writes: deque[LogWrite] = deque()
+        self._writing = False
+        self._wake = asyncio.Event()
+        self._wake_writer = asyncio.Event()
+        self._known = (raft.role, raft.term, raft.leader, raft.transferring)
+        self._leadership_changed: asyncio.Future[None] | None = None
+        self._stopped: RaftKVError | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets the exception that made the node stop by itself: a failed disk, a violated invariant."""
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Apply what is known to be committed, so that the node does not begin by serving an older state."""
+        while (ready := self.raft.ready()) is not None:
+            invariant(not ready.messages and ready.write is None, "a node that has heard nothing has nothing to say")
+            self._apply(ready.committed)
+
+    async def start(self) -> None:
+        """Join the cluster. Call `recover` before."""
+        await self._transport.start(self)
+        for name, coroutine in (("tick", self._tick()), ("write", self._write()), ("crank", self._crank())):
+            task = asyncio.create_task(coroutine, name=f"raftkv-{name}")
+            task.add_done_callback(self._task_ended)
+            self._tasks.append(task)
+
+    async def hand_over(self, timeout_s: float) -> bool:
+        """If this node leads, let another one take over. Return whether it does not lead any more.
+
+        Writes that arrive meanwhile wait and then go to the new leader. Gives up after `timeout_s` seconds.
+        """
+        if self.raft.role is not Role.LEADER or len(self.raft.voters) == 1:
+            return self.raft.role is not Role.LEADER
+        refusal = self.raft.transfer()
+        if refusal is not None:
+            log.warning("leadership not handed over", reason=refusal)
+            return False
+        self.wake()
+        return await self.transfer_finished(timeout_s)
+
+    async def stop(self) -> None:
+        """Stop at once: everybody who waits is told so. Does not close the log store. Idempotent."""
+        self._refuse_all(ShuttingDown("the node is shutting down"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._transport.close()
+
+    # --- what services ask for ----------------------------------------------------------------------------------------
+
+    def propose(self, group: Group, size_bytes: int, deadline: float) -> Outcome:
+        """Replicate and apply a group of commands; the future gets their results once they are applied here.
+
+        `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
+
+        Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
+        with `ambiguous` set.
+        """
+        if self._stopped is not None:
+            raise ShuttingDown("the node is shutting down")
+        if self.raft.role is not Role.LEADER:
+            raise NotLeader(f"node {self.raft.node_id} is not the leader")
+        outcome = self._proposals.add(group, size_bytes, deadline)
+        self.wake()
+        return outcome
+
+    def read_barrier(self) -> Barrier:
+        """Return a future that is done when a read of the local state is linearizable (ReadIndex).
+
+        Raises NotLeader, ShuttingDown; so may the future.
+        """
+        if self._stopped is not None:
+            raise ShuttingDown("the node is shutting down")
+        if self.raft.role is not Role.LEADER:
+            raise NotLeader(f"node {self.raft.node_id} is not the leader")
+        barrier = self._barriers.add()
+        self.wake()
+        return barrier
+
+    def transfer_leader(self, target: NodeId | None) -> str | None:
+        """Begin to hand leadership over. Return None, or why that cannot be done."""
+        refusal = self.raft.transfer(target)
+        self.wake()
+        return refusal
+
+    async def transfer_finished(self, timeout_s: float) -> bool:
+        """Wait until another node leads, or this one has given up handing over. Return whether another one leads."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.raft.transferring or self.leader is None:
+                    await self.leadership_changed()
+        return self.leader not in (None, self.raft.node_id)
+
+    def leadership_changed(self) -> asyncio.Future[None]:
+        """Return a future that is done at the next change of role, term, known leader or transfer."""
+        if self._leadership_changed is None:
+            self._leadership_changed = asyncio.get_running_loop().create_future()
+            if self._stopped is not None:
+                self._leadership_changed.set_result(None)
+        return asyncio.shield(self._leadership_changed)
+
+    @property
+    def leader(self) -> NodeId | None:
+        """The leader that this node knows of."""
+        return self.raft.leader
+
+    @property
+    def is_leader(self) -> bool:
+        return self.raft.role is Role.LEADER
+
+    # --- what the transport brings ------------------------------------------------------------------------------------
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        try:
+            for message in messages:
+                self.raft.step(message)
+        except InvariantViolation as error:
+            self._fail(error)
+        self.wake()
+
+    def on_unreachable(self, peer: NodeId) -> None:
+        self.raft.unreachable(peer)
+
+    def wake(self) -> None:
+        """There may be something to do. Many calls in one turn of the loop make one turn of the crank."""
+        self._wake.set()
+
+    # --- the tasks ----------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.tick_s)
+            self.raft.tick()
+            self.wake()
+
+    async def _crank(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._turn()
+            await asyncio.sleep(0)  # a backlog to apply must not keep heartbeats waiting
+
+    def _turn(self) -> None:
+        if (self.raft.role, self.raft.term, self.raft.leader, self.raft.transferring) != self._known:
+            self._note_leadership()
+        self._propose_waiting()
+        request = self._barriers.next_request()
+        if request is not None:
+            self.raft.read_index(request)
+        while (ready := self.raft.ready()) is not None:
+            self._act_on(ready)
+            if ready.committed:
+                self.wake()
+                return
+
+    def _propose_waiting(self) -> None:
+        if self._writing or not self._proposals or not self.is_leader or self.raft.transferring:
+            return
+        proposals = self._proposals.take(self._limits.max_entry_bytes, asyncio.get_running_loop().time())
+        if not proposals:
+            return
+        batch = Batch(self._time.stamp_ms(), tuple(proposal.group for proposal in proposals))
+        position = self.raft.propose(encode_batch(batch))
+        invariant(isinstance(position, Position), f"a leader refused a proposal: {position}")
+        assert isinstance(position, Position)
+        self._proposals.placed(position.term, position.index, proposals)
+
+    def _act_on(self, ready: Ready) -> None:
+        """Do what a Ready says, in the order that raftkv.raft prescribes."""
+        if ready.messages:
+            self._transport.send(ready.messages)
+        if ready.write is not None:
+            self._writes.append(ready.write)
+            self._writing = True
+            self._wake_writer.set()
+        if ready.committed:
+            self._apply(ready.committed)
+        for read in ready.reads:
+            self._barriers.confirmed(read.request, read.index)
+        for request in ready.reads_dropped:
+            self._barriers.dropped(request, NotLeader("leadership was lost before the read was confirmed"))
+        if ready.reads:
+            self._barriers.applied(self.machine.applied_index)
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        results = self.machine.apply(
+            [
+                AppliedEntry(entry.index, entry.term, entry.data if entry.kind is EntryKind.COMMANDS else None)
+                for entry in entries
+            ]
+        )
+        for entry, result in zip(entries, results, strict=True):
+            self._proposals.applied(entry.term, entry.index, result)
+        last = Index(entries[-1].index)
+        self.raft.applied(last)
+        self._barriers.applied(last)
+
+    async def _write(self) -> None:
+        while True:
+            while not self._writes:
+                self._writing = False
+                self._wake_writer.clear()
+                self.wake()
+                await self._wake_writer.wait()
+            writes = self._next_writes()
+            if any(write.needs_disk for write in writes):
+                entries = [entry for write in writes for entry in write.entries]
+                await self._log_store.append(writes[-1].hard_state, entries)
+            self.raft.persisted(writes[-1].number)
+            for write in writes:
+                self._transport.send(write.messages)
+            self.wake()
+
+    def _next_writes(self) -> list[LogWrite]:
+        """Take the writes that one append may store: all, up to one that replaces entries of those before it.
+
+        Entries that are replaced must have been on disk before what was promised about them leaves.
+        """
+        writes = [self._writes.popleft()]
+        last_index = writes[0].entries[-1].index if writes[0].entries else None
+        while self._writes:
+            entries = self._writes[0].entries
+            if entries:
+                if last_index is not None and entries[0].index <= last_index:
+                    break
+                last_index = entries[-1].index
+            writes.append(self._writes.popleft())
+        return writes
+
+    # --- changes of leadership, and the end ---------------------------------------------------------------------------
+
+    def _note_leadership(self) -> None:
+        raft = self.raft
+        old_role, old_term, old_leader, _ = self._known
+        self._known = (raft.role, raft.term, raft.leader, raft.transferring)
+        if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
+            log.info("no longer leading", term=old_term)
+            self._proposals.leadership_lost()
+        if (raft.leader, raft.term) != (old_leader, old_term):
+            if raft.role is Role.LEADER:
+                self._time.take_over(self.machine.time_ms)
+                log.info("leading", term=raft.term)
+            elif raft.leader is not None:
+                log.info("following", leader=raft.leader, term=raft.term)
+            elif old_leader is not None:
+                log.info("no leader known", role=raft.role.value, term=raft.term)
+        self._announce_leadership()
+
+    def _announce_leadership(self) -> None:
+        changed, self._leadership_changed = self._leadership_changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop serving at once: after a failed disk write or a violated invariant nothing here can be trusted."""
+        log.critical("the node stops", error=str(error), kind=type(error).__name__)
+        self._refuse_all(ShuttingDown("the node has failed"))
+        for task in self._tasks:
+            task.cancel()
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    def _refuse_all(self, reason: ShuttingDown) -> None:
+        if self._stopped is not None:
+            return
+        self._stopped = reason
+        self._proposals.fail_all(
+            queued=ShuttingDown(f"{reason.message}: no effect"), placed=ShuttingDown(reason.message, ambiguous=True)
+        )
+        self._barriers.fail_all(ShuttingDown(reason.message))
+        self._announce_leadership()

@@ -1,0 +1,130 @@
+"""Writes on their way: waiting for an entry, then in the log until the entry is applied.
+
+What a waiter is told when its leader loses leadership depends on what can be known:
+  - not in the log yet: no effect, so it may be tried elsewhere;
+  - in the log, with a session: the outcome is open, but a retry is safe and fast, so it is told at once;
+  - in the log, without a session: a retry would not be safe, so it waits until the entry's place in the log is decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, RaftKVError
+from raftkv.kv.commands import Group, Result
+
+Outcome = asyncio.Future[list[Result]]
+
+
+class Proposal:
+    """One group of commands and who waits for its results."""
+
+    __slots__ = ("deadline", "group", "outcome", "size_bytes")
+
+    def __init__(self, group: Group, size_bytes: int, deadline: float, outcome: Outcome) -> None:
+        self.group = group
+        self.size_bytes = size_bytes
+        self.deadline = deadline
+        self.outcome = outcome
+
+
+class Proposals:
+    """Bounded: what does not fit is refused at once, not queued without end."""
+
+    def __init__(self, *, max_bytes: int, max_commands: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_commands = max_commands
+        self._bytes = 0
+        self._commands = 0
+        self._queue: deque[Proposal] = deque()
+        self._placed: dict[int, tuple[int, list[Proposal]]] = {}
+        """By log index: the term of the entry, and the proposals in it, in the order of its groups."""
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, group: Group, size_bytes: int, deadline: float) -> Outcome:
+        """Queue a group. Raises Overloaded."""
+        if self._bytes + size_bytes > self._max_bytes or self._commands + len(group.commands) > self._max_commands:
+            raise Overloaded(
+                f"{self._commands} writes of {self._bytes} bytes are under way; at most {self._max_commands} writes "
+                f"and {self._max_bytes} bytes may be: try again later"
+            )
+        proposal = Proposal(group, size_bytes, deadline, asyncio.get_running_loop().create_future())
+        self._bytes += size_bytes
+        self._commands += len(group.commands)
+        self._queue.append(proposal)
+        return proposal.outcome
+
+    def take(self, max_bytes: int, now: float) -> list[Proposal]:
+        """Return the groups of the next entry: all that wait, up to `max_bytes` (and at least one).
+
+        Groups whose deadline has passed are refused here: nobody waits for them any more.
+        """
+        taken: list[Proposal] = []
+        size = 0
+        while self._queue:
+            proposal = self._queue[0]
+            if proposal.outcome.done() or proposal.deadline <= now:
+                self._queue.popleft()
+                self._fail(proposal, DeadlineExceeded("the deadline passed before the write was proposed: no effect"))
+                continue
+            if taken and size + proposal.size_bytes > max_bytes:
+                break
+            size += proposal.size_bytes
+            taken.append(self._queue.popleft())
+        return taken
+
+    def placed(self, term: int, index: int, proposals: list[Proposal]) -> None:
+        """The groups are in the log: entry `index` of `term` holds them."""
+        self._placed[index] = (term, proposals)
+
+    def applied(self, term: int, index: int, results: Sequence[list[Result]]) -> None:
+        """The entry at `index` was applied. Whoever waits for it gets its results, if it still is the same entry."""
+        placed = self._placed.pop(index, None)
+        if placed is None:
+            return
+        placed_term, proposals = placed
+        if placed_term != term:
+            for proposal in proposals:
+                self._fail(proposal, NotLeader("a new leader replaced the entry: no effect"))
+            return
+        for proposal, result in zip(proposals, results, strict=True):
+            self._release(proposal)
+            if not proposal.outcome.done():
+                proposal.outcome.set_result(result)
+
+    def leadership_lost(self) -> None:
+        """This node no longer leads."""
+        while self._queue:
+            self._fail(self._queue.popleft(), NotLeader("leadership was lost before the write was proposed: no effect"))
+        error = LeaderChanged("leadership was lost while the write was being replicated", ambiguous=True)
+        for _, proposals in self._placed.values():
+            for proposal in proposals:
+                if proposal.group.session != 0:
+                    _refuse(proposal.outcome, error)
+
+    def fail_all(self, queued: RaftKVError, placed: RaftKVError) -> None:
+        """The node stops."""
+        while self._queue:
+            self._fail(self._queue.popleft(), queued)
+        for _, proposals in self._placed.values():
+            for proposal in proposals:
+                self._fail(proposal, placed)
+        self._placed.clear()
+
+    def _fail(self, proposal: Proposal, error: RaftKVError) -> None:
+        self._release(proposal)
+        _refuse(proposal.outcome, error)
+
+    def _release(self, proposal: Proposal) -> None:
+        self._bytes -= proposal.size_bytes
+        self._commands -= len(proposal.group.commands)
+
+
+def _refuse(outcome: Outcome, error: RaftKVError) -> None:
+    if not outcome.done():
+        outcome.set_exception(error)
+        outcome.exception()  # a caller that gave up never looks, and asyncio need not complain of that

@@ -1,0 +1,1 @@
+"""The gRPC faces of a node, one file for each service of proto/raftkv/v1."""

@@ -1,0 +1,161 @@
+"""raftkv.v1.Cluster: what a node knows of itself and its cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+import raftkv
+from raftkv.errors import FailedPrecondition, NoLeader
+from raftkv.kv.machine import StateMachine
+from raftkv.raft import NodeId, Role
+from raftkv.server import wire
+from raftkv.server.node import Node
+from raftkv.server.requests import Requests
+from raftkv.server.services.status import abort
+from raftkv.storage.protocols import LogStore
+from raftkv.transport.grpc_peer import GrpcTransport
+from raftkv.v1 import cluster_pb2 as pb
+from raftkv.v1 import peer_pb2
+from raftkv.v1.cluster_pb2_grpc import ClusterServicer
+
+HASH_ROWS = 2_000
+"""Rows that are hashed in one go."""
+
+TRANSFER_TIMEOUT_S = 5.0
+
+_ROLES = {
+    Role.FOLLOWER: pb.FOLLOWER,
+    Role.PRE_CANDIDATE: pb.PRE_CANDIDATE,
+    Role.CANDIDATE: pb.CANDIDATE,
+    Role.LEADER: pb.LEADER,
+}
+
+
+class LeadershipTransfers:
+    """Handing leadership over, wherever the request comes in."""
+
+    def __init__(self, node: Node, requests: Requests, transport: GrpcTransport) -> None:
+        self._node = node
+        self._requests = requests
+        self._transport = transport
+
+    async def run(
+        self, request: pb.TransferLeaderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.TransferLeaderResponse:
+        """Run here when this node leads, else on the leader."""
+        leader = self._node.leader
+        if self._node.is_leader:
+            return await self.run_here(request, context)
+        if leader is None:
+            await abort(context, wire.to_error(NoLeader("no leader is known: an election, or no majority")))
+        forward = peer_pb2.ForwardTransferLeaderRequest(cluster_id=self._transport.identity.cluster_id, request=request)
+        setattr(forward, "from", self._transport.identity.node_id)
+        try:
+            answer = await self._transport.stub(leader).ForwardTransferLeader(forward, timeout=TRANSFER_TIMEOUT_S + 1)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                await abort(context, wire.to_error(FailedPrecondition(error.details() or "refused by the leader")))
+            await abort(context, wire.to_error(NoLeader(f"leader {leader} could not be reached: {error.details()}")))
+        return answer
+
+    async def run_here(
+        self, request: pb.TransferLeaderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.TransferLeaderResponse:
+        """Hand over; answer when this node follows another leader."""
+        node = self._node
+        me = node.raft.node_id
+        if request.target == me and node.is_leader:
+            return pb.TransferLeaderResponse(header=self._requests.header())
+        refusal = node.transfer_leader(NodeId(request.target) if request.target else None)
+        if refusal is not None:
+            await abort(context, wire.to_error(FailedPrecondition(refusal)))
+        if not await node.transfer_finished(TRANSFER_TIMEOUT_S):
+            await abort(
+                context, wire.to_error(FailedPrecondition("the target did not take over within an election timeout"))
+            )
+        return pb.TransferLeaderResponse(header=self._requests.header())
+
+
+class ClusterService(ClusterServicer):
+    """Answers from this node's own state; only the transfer needs a leader."""
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        machine: StateMachine,
+        log_store: LogStore,
+        store_bytes: Callable[[], int],
+        requests: Requests,
+        transport: GrpcTransport,
+        transfers: LeadershipTransfers,
+        peer_addresses: Mapping[NodeId, str],
+    ) -> None:
+        self._node = node
+        self._machine = machine
+        self._log_store = log_store
+        self._store_bytes = store_bytes
+        self._requests = requests
+        self._transport = transport
+        self._transfers = transfers
+        self._peer_addresses = peer_addresses
+
+    async def Status(  # noqa: N802 - the name in the proto
+        self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
+    ) -> pb.StatusResponse:
+        raft = self._node.raft
+        return pb.StatusResponse(
+            header=self._requests.header(),
+            version=raftkv.__version__,
+            role=_ROLES[raft.role],
+            commit_index=raft.log.commit,
+            applied_index=self._machine.applied_index,
+            last_index=raft.log.last_index,
+            durable_index=raft.log.durable,
+            store_bytes=self._store_bytes(),
+            log_bytes=self._log_store.size_bytes(),
+            members=[
+                pb.Member(
+                    id=member,
+                    peer_address=address,
+                    client_address=self._transport.client_addresses.get(member, ""),
+                )
+                for member, address in sorted(self._peer_addresses.items())
+            ],
+            progress=[
+                pb.PeerProgress(
+                    id=peer,
+                    match_index=status.match,
+                    state=status.state.value,
+                    recently_active=status.silent_ticks < raft.election_ticks,
+                )
+                for peer, status in sorted(raft.followers().items())
+            ],
+        )
+
+    async def TransferLeader(  # noqa: N802
+        self,
+        request: pb.TransferLeaderRequest,
+        context: grpc.aio.ServicerContext[pb.TransferLeaderRequest, pb.TransferLeaderResponse],
+    ) -> pb.TransferLeaderResponse:
+        return await self._transfers.run(request, context)
+
+    async def StateHash(  # noqa: N802
+        self,
+        request: pb.StateHashRequest,
+        context: grpc.aio.ServicerContext[pb.StateHashRequest, pb.StateHashResponse],
+    ) -> pb.StateHashResponse:
+        with self._machine.view() as view:
+            hasher = view.hasher()
+            while not hasher.step(HASH_ROWS):  # noqa: ASYNC110 - gives way to others, waits for nothing
+                await asyncio.sleep(0)
+        return pb.StateHashResponse(
+            header=self._requests.header(),
+            applied_index=hasher.applied_index,
+            applied_term=hasher.applied_term,
+            hash=hasher.digest(),
+        )

@@ -1,0 +1,65 @@
+"""raftkv.v1.Peer: what nodes call on each other, served on the peer address only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from raftkv.errors import ClusterMismatch
+from raftkv.server import wire
+from raftkv.server.requests import Requests
+from raftkv.server.services.cluster import LeadershipTransfers
+from raftkv.server.services.status import abort
+from raftkv.transport.grpc_peer import GrpcTransport, PeerStreams
+from raftkv.v1 import cluster_pb2, kv_pb2, peer_pb2
+from raftkv.v1.peer_pb2_grpc import PeerServicer
+
+
+class PeerService(PeerServicer):
+    """Raft messages, and what followers forward."""
+
+    def __init__(self, transport: GrpcTransport, requests: Requests, transfers: LeadershipTransfers) -> None:
+        self._transport = transport
+        self._streams = PeerStreams(transport)
+        self._requests = requests
+        self._transfers = transfers
+
+    async def Stream(  # noqa: N802 - the name in the proto
+        self,
+        request_iterator: AsyncIterator[peer_pb2.PeerFrame],
+        context: grpc.aio.ServicerContext[peer_pb2.PeerFrame, peer_pb2.HelloReply],
+    ) -> AsyncIterator[peer_pb2.HelloReply]:
+        async for reply in self._streams.serve(request_iterator, context):
+            yield reply
+
+    async def Forward(  # noqa: N802
+        self,
+        request: peer_pb2.ForwardRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.ForwardRequest, kv_pb2.BatchResponse],
+    ) -> kv_pb2.BatchResponse:
+        await self._check(request, context)
+        return await self._requests.run(request.batch, forwarded=True)
+
+    async def ForwardTransferLeader(  # noqa: N802
+        self,
+        request: peer_pb2.ForwardTransferLeaderRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.ForwardTransferLeaderRequest, cluster_pb2.TransferLeaderResponse],
+    ) -> cluster_pb2.TransferLeaderResponse:
+        await self._check(request, context)
+        return await self._transfers.run_here(request.request, context)
+
+    async def _check(
+        self,
+        request: peer_pb2.ForwardRequest | peer_pb2.ForwardTransferLeaderRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        identity = self._transport.identity
+        sender = getattr(request, "from")
+        if request.cluster_id != identity.cluster_id or sender not in self._transport.members:
+            mismatch = ClusterMismatch(
+                f"node {sender} of cluster {request.cluster_id:016x} is not a peer of node {identity.node_id} "
+                f"of cluster {identity.cluster_id:016x}"
+            )
+            await abort(context, wire.to_error(mismatch))

@@ -1,0 +1,47 @@
+"""Errors as gRPC statuses: the code that fits best, and the whole error as a detail."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from raftkv.errors import ErrorCode
+from raftkv.v1 import common_pb2
+
+# A write with an open outcome must never be answered with a status that a client takes for "safe to retry", as
+# UNAVAILABLE is taken by many (notes/etcd-wire.md; raft-bugs 44): those are UNKNOWN or DEADLINE_EXCEEDED.
+_STATUS = {
+    ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.NOT_LEADER: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.NO_LEADER: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.LEADER_CHANGED: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ErrorCode.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.SESSION_EXPIRED: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.SEQUENCE_OUT_OF_WINDOW: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.FUTURE_REVISION: grpc.StatusCode.OUT_OF_RANGE,
+    ErrorCode.COMPACTED: grpc.StatusCode.OUT_OF_RANGE,
+    ErrorCode.LIMIT_EXCEEDED: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.CLUSTER_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+def status_code(error: common_pb2.Error) -> grpc.StatusCode:
+    """Return the gRPC status code for `error`."""
+    code = _STATUS.get(ErrorCode(error.code), grpc.StatusCode.UNKNOWN)
+    return grpc.StatusCode.UNKNOWN if error.ambiguous and code is grpc.StatusCode.UNAVAILABLE else code
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: common_pb2.Error) -> NoReturn:
+    """End the call with `error`."""
+    detail = any_pb2.Any()
+    detail.Pack(error)
+    status = status_pb2.Status(code=status_code(error).value[0], message=error.message, details=[detail])
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status returned")

@@ -1,0 +1,190 @@
+"""What a node is told: flags > environment (RAFTKV_*) > TOML file > defaults."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from raftkv.errors import ConfigurationError
+
+_ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
+
+
+def check_address(text: str) -> str:
+    """Return `text` if it is HOST:PORT. Raises ValueError, which says what is wrong."""
+    found = _ADDRESS.match(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not HOST:PORT (for example 10.0.0.1:7001 or [::1]:7001)")
+    if not 1 <= int(found.group(2)) <= 65535:
+        raise ValueError(f"{text!r}: the port must be 1..65535")
+    return text
+
+
+def parse_addresses(value: object) -> object:
+    """Turn "1=host:port,2=host:port", a list of such, or a mapping into a mapping from node id to address."""
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if isinstance(value, list | tuple):
+        found: dict[int, str] = {}
+        for part in value:
+            node, separator, address = str(part).strip().partition("=")
+            if not separator or not node.isdigit() or int(node) == 0:
+                raise ValueError(f"{part!r} is not ID=HOST:PORT (for example 1=10.0.0.1:7101)")
+            if int(node) in found:
+                raise ValueError(f"node {node} is named twice")
+            found[int(node)] = address
+        value = found
+    if isinstance(value, Mapping):
+        return {int(node): check_address(str(address)) for node, address in value.items()}
+    return value
+
+
+AddressMap = Annotated[dict[int, str], NoDecode]
+
+
+class ServerSettings(BaseSettings):
+    """Everything that `raftkv serve` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="RAFTKV_", extra="forbid", frozen=True)
+
+    id: int = Field(ge=1, lt=2**64, description="This node's id, unique in the cluster and never used again.")
+    data_dir: Path = Field(description="Where this node keeps its log and state.")
+    member: AddressMap = Field(description="Every member's peer address, this node's included: ID=HOST:PORT.")
+    listen: str = Field("127.0.0.1:7001", description="HOST:PORT for clients.")
+    advertise: str | None = Field(None, description="HOST:PORT that clients are told to use; default: --listen.")
+    peer_listen: str | None = Field(None, description="HOST:PORT for peers; default: this node's own --member address.")
+    peer_dial: AddressMap = Field(
+        default_factory=dict,
+        description="Dial a peer at another address than its --member one (fault proxies, NAT): ID=HOST:PORT.",
+    )
+    cluster_name: str = Field(
+        "raftkv", min_length=1, description="Part of the cluster's identity; must be equal on all members."
+    )
+    tick_ms: int = Field(10, ge=1, le=1000, description="Length of the consensus clock's tick, in milliseconds.")
+    heartbeat_ms: int = Field(50, ge=1, description="Time between a leader's heartbeats, in milliseconds.")
+    election_ms: int = Field(
+        250, ge=1, description="A follower that hears no leader for 1 to 2 times this long starts an election."
+    )
+    store_map_size: int = Field(
+        64 << 30, ge=1 << 20, description="Upper bound of the state store, in bytes (address space, not disk)."
+    )
+    wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
+    shutdown_timeout_s: float = Field(
+        5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
+    log_format: Literal["text", "json"] = Field("text", description="How log lines look.")
+
+    @field_validator("member", "peer_dial", mode="before")
+    @classmethod
+    def _addresses(cls, value: object) -> object:
+        return parse_addresses(value)
+
+    @field_validator("listen", "advertise", "peer_listen")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return value if value is None else check_address(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.id not in self.member:
+            known = ", ".join(str(node) for node in sorted(self.member)) or "none"
+            raise ValueError(f"node {self.id} (id) is not among the members ({known})")
+        strangers = sorted(set(self.peer_dial) - (set(self.member) - {self.id}))
+        if strangers:
+            raise ValueError(f"peer_dial names node {strangers[0]}, which is not a peer of node {self.id}")
+        if len(set(self.member.values())) != len(self.member):
+            raise ValueError("two members have the same address")
+        if self.heartbeat_ticks * 2 >= self.election_ticks:
+            raise ValueError(
+                f"election_ms ({self.election_ms}) must exceed twice heartbeat_ms ({self.heartbeat_ms}), or one lost "
+                "heartbeat starts an election"
+            )
+        return self
+
+    @property
+    def heartbeat_ticks(self) -> int:
+        return max(1, self.heartbeat_ms // self.tick_ms)
+
+    @property
+    def election_ticks(self) -> int:
+        return max(1, self.election_ms // self.tick_ms)
+
+    @property
+    def own_peer_listen(self) -> str:
+        return self.peer_listen or self.member[self.id]
+
+    @property
+    def own_advertise(self) -> str:
+        return self.advertise or self.listen
+
+    @property
+    def peer_addresses(self) -> dict[int, str]:
+        """Where each peer is dialled."""
+        return {node: self.peer_dial.get(node, address) for node, address in self.member.items() if node != self.id}
+
+    @property
+    def cluster_id(self) -> int:
+        """The cluster's identity: the same on all nodes that are started with the same name and members."""
+        members = ",".join(f"{node}={address}" for node, address in sorted(self.member.items()))
+        digest = hashlib.blake2b(f"{self.cluster_name}\n{members}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big")
+
+
+def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> ServerSettings:
+    """Return the settings from flags (those that are not None), the environment, and a TOML file.
+
+    Raises ConfigurationError, in one line that names the setting.
+    """
+    from_file = _read_file(config_file) if config_file is not None else {}
+
+    class Settings(ServerSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
+
+    given = {name: value for name, value in flags.items() if value not in (None, [], ())}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"configuration file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"configuration file {path}: {error}") from error
+    return {name.replace("-", "_"): value for name, value in found.items()}
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"][:1])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{name} is missing: give --{name.replace('_', '-')} or RAFTKV_{name.upper()}"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}"
+    return f"{name.replace('_', '-')}: {message}" if name else message

@@ -1,0 +1,263 @@
+"""The transport over gRPC: one long-lived stream per direction between each two nodes.
+
+A node dials each of its peers and only sends on that stream; what the peers send comes in on streams that they dialled.
+The first frame introduces the caller. A node that belongs to another cluster, means another node, or is not a member is
+refused there, before one of its messages is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from raftkv.raft import Message, NodeId
+from raftkv.transport.channel import CHANNEL_OPTIONS
+from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
+from raftkv.transport.protocols import Receiver, Transport
+from raftkv.v1 import peer_pb2 as pb
+from raftkv.v1.peer_pb2_grpc import PeerStub
+
+if TYPE_CHECKING:
+    from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
+
+PROTOCOL_VERSION = 1
+"""Nodes of different versions do not talk."""
+
+QUEUE_BYTES = 32 << 20
+"""Messages waiting for one peer; what comes on top is dropped and reported."""
+
+FRAME_BYTES = 2 << 20
+"""A frame is closed once it holds this much."""
+
+HELLO_TIMEOUT_S = 2.0
+RETRY_S = 0.1
+
+log = structlog.get_logger("raftkv.transport")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this node is, to its peers."""
+
+    cluster_id: int
+    node_id: NodeId
+    client_address: str
+    """host:port under which clients reach this node."""
+
+
+class GrpcTransport(Transport):
+    """The sending half, and the book of who is who. The receiving half is `PeerStreams`."""
+
+    def __init__(self, identity: Identity, dial: Mapping[NodeId, str]) -> None:
+        """`dial` maps each peer to the host:port to connect to."""
+        self.identity = identity
+        self.members = frozenset(dial) | {identity.node_id}
+        self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
+        """Where clients reach each node, as far as it has been heard."""
+        self._links = {peer: _Link(self, peer, address) for peer, address in dial.items()}
+        self._receiver: Receiver | None = None
+
+    async def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        for link in self._links.values():
+            link.start()
+
+    def send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._links[message.receiver].send(message)
+
+    def stub(self, peer: NodeId) -> PeerAsyncStub:
+        """Return a stub on the channel to `peer`, for calls beside the stream (forwarding)."""
+        return self._links[peer].stub
+
+    def connected(self, peer: NodeId) -> bool:
+        """Return whether the stream to `peer` is up."""
+        return self._links[peer].connected
+
+    async def close(self) -> None:
+        self._receiver = None
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """Hand incoming messages to the driver; before `start` and after `close` they are dropped."""
+        if self._receiver is not None:
+            self._receiver.on_messages(messages)
+
+    def report_unreachable(self, peer: NodeId) -> None:
+        if self._receiver is not None:
+            self._receiver.on_unreachable(peer)
+
+
+class _Link:
+    """The stream to one peer: connects, sends what is queued, connects again."""
+
+    def __init__(self, transport: GrpcTransport, peer: NodeId, address: str) -> None:
+        self.connected = False
+        self._transport = transport
+        self._peer = peer
+        self._address = address
+        self._queue: deque[Message] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.stub = PeerStub(self._channel)
+        self._task: asyncio.Task[None] | None = None
+        self._last_complaint = ""
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"peer-link-{self._peer}")
+
+    def send(self, message: Message) -> None:
+        if not self.connected:
+            return  # the core repeats itself; a backlog from before a reconnect would only be stale
+        size = message_bytes(message)
+        if self._queued_bytes + size > QUEUE_BYTES:
+            log.warning("peer queue full, messages dropped", peer=self._peer, limit_bytes=QUEUE_BYTES)
+            self._drop_queue()
+            self._transport.report_unreachable(self._peer)
+            return
+        self._queue.append(message)
+        self._queued_bytes += size
+        self._wake.set()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._channel.close()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._stream()
+                self._disconnected("the peer ended the stream")
+            except grpc.aio.AioRpcError as error:
+                self._disconnected(f"{error.code().name}: {error.details()}")
+            except TimeoutError:
+                self._disconnected(f"no answer to the greeting within {HELLO_TIMEOUT_S} s")
+            # The channel has its own back-off for connecting; this one is for streams that end at once.
+            await asyncio.sleep(RETRY_S)
+
+    async def _stream(self) -> None:
+        identity = self._transport.identity
+        call = self.stub.Stream()
+        try:
+            hello = pb.Hello(
+                cluster_id=identity.cluster_id,
+                to=self._peer,
+                protocol_version=PROTOCOL_VERSION,
+                client_address=identity.client_address,
+            )
+            setattr(hello, "from", identity.node_id)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await call.write(pb.PeerFrame(hello=hello))
+                reply = await call.read()
+            if not isinstance(reply, pb.HelloReply):
+                return
+            self._transport.client_addresses[self._peer] = reply.client_address
+            log.info("connected to peer", peer=self._peer, address=self._address)
+            self._last_complaint = ""
+            self.connected = True
+            await self._pump(call)
+        finally:
+            call.cancel()
+
+    async def _pump(self, call: grpc.aio.StreamStreamCall[pb.PeerFrame, pb.HelloReply]) -> None:
+        """Send until the stream ends. The peer says nothing after its greeting, so a read returns only then."""
+        end = asyncio.ensure_future(call.read())
+        end.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not end.done():
+                if self._queue:
+                    await call.write(self._next_frame())
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+            end.result()
+        finally:
+            end.cancel()
+
+    def _next_frame(self) -> pb.PeerFrame:
+        messages = []
+        size = 0
+        while self._queue and size < FRAME_BYTES:
+            message = self._queue.popleft()
+            size += message_bytes(message)
+            messages.append(to_proto(message))
+        self._queued_bytes -= size
+        return pb.PeerFrame(messages=messages)
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self._queued_bytes = 0
+
+    def _disconnected(self, reason: str) -> None:
+        was_connected = self.connected
+        self.connected = False
+        self._drop_queue()
+        if was_connected:
+            self._transport.report_unreachable(self._peer)
+        if was_connected or reason != self._last_complaint:
+            log.warning("no connection to peer", peer=self._peer, address=self._address, reason=reason)
+            self._last_complaint = reason
+
+
+class PeerStreams:
+    """The receiving half: what `raftkv.v1.Peer.Stream` does."""
+
+    def __init__(self, transport: GrpcTransport) -> None:
+        self._transport = transport
+
+    async def serve(
+        self, requests: AsyncIterator[pb.PeerFrame], context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply]
+    ) -> AsyncIterator[pb.HelloReply]:
+        """Greet, then take in messages until the caller ends the stream."""
+        first = await anext(requests, None)
+        identity = self._transport.identity
+        if first is None or not first.HasField("hello"):
+            await self.refuse(context, "the stream does not begin with a greeting")
+            return
+        refusal = self.judge(first.hello)
+        if refusal is not None:
+            await self.refuse(context, refusal)
+            return
+        sender = NodeId(getattr(first.hello, "from"))
+        self._transport.client_addresses[sender] = first.hello.client_address
+        yield pb.HelloReply(client_address=identity.client_address)
+        async for frame in requests:
+            try:
+                messages = [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
+            except MalformedMessage as error:
+                await self.refuse(context, f"node {sender} sent {error}")
+                return
+            self._transport.deliver(messages)
+
+    def judge(self, hello: pb.Hello) -> str | None:
+        """Return why the caller is not to be listened to; None when it is."""
+        identity = self._transport.identity
+        sender = getattr(hello, "from")
+        if hello.protocol_version != PROTOCOL_VERSION:
+            return f"protocol version {hello.protocol_version}; this node speaks version {PROTOCOL_VERSION}"
+        if hello.cluster_id != identity.cluster_id:
+            return f"cluster {hello.cluster_id:016x}; this node is of cluster {identity.cluster_id:016x}"
+        if hello.to != identity.node_id:
+            return f"it looks for node {hello.to}; this is node {identity.node_id}"
+        if sender not in self._transport.members or sender == identity.node_id:
+            return f"node {sender} is not a peer of node {identity.node_id}"
+        return None
+
+    async def refuse(self, context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply], reason: str) -> None:
+        """Log and end the stream; nothing of it has reached the core."""
+        log.warning("refused a peer connection", peer=context.peer(), reason=reason)
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {reason}")
+
+
+__all__ = ["PROTOCOL_VERSION", "GrpcTransport", "Identity", "PeerStreams"]

@@ -1,0 +1,40 @@
+"""What the driver asks of a transport. Both implementations pass tests/transport/test_contract.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from raftkv.raft import Message, NodeId
+
+
+class Receiver(Protocol):
+    """The driver, as the transport sees it. Called on the event loop; must not block."""
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        """Messages have come from one member of this cluster, in the order in which it sent them."""
+        ...
+
+    def on_unreachable(self, peer: NodeId) -> None:
+        """Messages to `peer` may have been lost: a connection broke, or a queue overflowed."""
+        ...
+
+
+class Transport(Protocol):
+    """Best-effort delivery: messages may be lost (never silently while connected), but not altered or made up.
+
+    Messages to one peer that are delivered arrive in the order in which they were sent, within one connection. A slow
+    or dead peer never holds up the others.
+    """
+
+    async def start(self, receiver: Receiver) -> None:
+        """Begin to deliver to `receiver`, and to connect to peers."""
+        ...
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Queue messages for their receivers. Returns at once; what has no room or no connection is dropped."""
+        ...
+
+    async def close(self) -> None:
+        """Drop what is queued and release every connection. Idempotent."""
+        ...
