@@ -47,6 +47,7 @@ class Log:
         self._base_index = Index(0)
         self._base_term = Term(0)
         self._entries: list[Entry] = list(entries)
+        _check_order(self._base_index, self._base_term, self._entries)
         last = self.last_index
         invariant(
             applied <= last,
@@ -110,7 +111,7 @@ class Log:
     def append(self, entries: Sequence[Entry]) -> None:
         """Add `entries`; where the first one's index is taken, it and all that follow are replaced.
 
-        Raises InvariantViolation for a gap, and for replacing what is committed (raft-bugs 16).
+        Raises InvariantViolation for a gap, for replacing what is committed (raft-bugs 16), and for a breach of L1.
         """
         if not entries:
             return
@@ -120,6 +121,7 @@ class Log:
             f"appending entry {first} to a log of [{self.first_index}, {self.last_index}] leaves a gap",
         )
         invariant(first > self.commit, f"entry {first} would replace a committed one (commit index {self.commit})")
+        _check_order(Index(first - 1), self.term(Index(first - 1)) or Term(0), entries)
         if first <= self.last_index:
             del self._entries[first - self._base_index - 1 :]
             self.durable = Index(min(self.durable, first - 1))
@@ -163,7 +165,7 @@ class Log:
         return self.slice(start, stop, max_bytes) if start < stop else ()
 
     def validate(self) -> None:
-        """Raise InvariantViolation unless L2 and L3 hold (L1 is checked where entries come in)."""
+        """Raise InvariantViolation unless L2 and L3 hold (L1 is checked by `_check_order`, where entries come in)."""
         last = self.last_index
         invariant(self.commit <= last, f"L3: commit {self.commit} is above the last index {last}")
         invariant(self.durable <= last, f"L3: durable {self.durable} is above the last index {last}")
@@ -172,3 +174,11 @@ class Log:
             self.applied <= self.handed_out <= min(self.commit, self.durable),
             f"L2: applied {self.applied}, handed out {self.handed_out}, commit {self.commit}, durable {self.durable}",
         )
+
+
+def _check_order(index: Index, term: Term, entries: Sequence[Entry]) -> None:
+    """Raise InvariantViolation unless L1 holds for `entries` placed behind (index, term)."""
+    for entry in entries:
+        invariant(entry.index == index + 1, f"L1: entry {entry.index} stands behind entry {index}")
+        invariant(entry.term >= term, f"L1: entry {entry.index} of term {entry.term} stands behind one of term {term}")
+        index, term = entry.index, entry.term

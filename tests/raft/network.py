@@ -1,8 +1,10 @@
-"""Several cores joined by a fake network and instant or delayed disks: no clock, no I/O, every step chosen by the test."""
+"""Several cores joined by a fake network and instant or delayed disks: no clock, no I/O, every step chosen by the test.
+
+Every step is watched by the oracle, in every test that uses a Network.
+"""
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -12,59 +14,21 @@ from raftkv.raft import (
     EntryKind,
     HardState,
     Index,
-    LogWrite,
     Message,
     NodeId,
     Position,
     Raft,
     RaftConfig,
-    ReadState,
     Role,
+    Term,
 )
+from tests.raft.node import Node
+from tests.raft.oracle import Oracle
 
 
-class Node:
-    """A core, its disk, and what its state machine was given."""
-
-    def __init__(self, config: RaftConfig, seed: int) -> None:
-        self.config = config
-        self.seed = seed
-        self.disk_hard_state = HardState()
-        self.disk_log: list[Entry] = []
-        self.applied: list[Entry] = []
-        self.reads: list[ReadState] = []
-        self.reads_dropped: list[int] = []
-        self.writes: deque[LogWrite] = deque()
-        """Writes that the disk has not finished."""
-        self.disk_is_slow = False
-        self.up = True
-        self.raft = self._boot()
-
-    def _boot(self) -> Raft:
-        return Raft(
-            self.config,
-            hard_state=self.disk_hard_state,
-            entries=tuple(self.disk_log),
-            applied=Index(len(self.applied)),
-            rng=random.Random(self.seed),
-        )
-
-    def crash(self) -> None:
-        """Lose everything that is not on disk. The state machine keeps what it applied (LMDB survives a process)."""
-        self.up = False
-        self.writes.clear()
-        self.reads.clear()
-
-    def restart(self) -> None:
-        self.seed += 1000
-        self.up = True
-        self.raft = self._boot()
-
-    def store(self, write: LogWrite) -> None:
-        self.disk_hard_state = write.hard_state
-        if write.entries:
-            del self.disk_log[write.entries[0].index - 1 :]
-            self.disk_log.extend(write.entries)
+def entries_of(terms: Iterable[int]) -> list[Entry]:
+    """A log whose entry i has the i-th term; the data tells them apart."""
+    return [Entry(Term(t), Index(i), EntryKind.COMMANDS, b"%d@%d" % (i, t)) for i, t in enumerate(terms, start=1)]
 
 
 class Network:
@@ -79,6 +43,7 @@ class Network:
         heartbeat_ticks: int = 2,
         max_append_bytes: int = 1 << 20,
         max_inflight_bytes: int = 8 << 20,
+        watch_promises: bool = True,
     ) -> None:
         ids = [NodeId(i) for i in range(1, size + 1)]
         self.nodes = {
@@ -95,11 +60,13 @@ class Network:
             )
             for node_id in ids
         }
+        self.oracle = Oracle(self.nodes, watch_promises=watch_promises)
         self.queue: deque[Message] = deque()
         self.cut: set[tuple[int, int]] = set()
         """Ordered pairs (sender, receiver) between which everything is lost."""
         self.drop: Callable[[Message], bool] = lambda message: False
         self.delivered: list[Message] = []
+        self._next_read = 1
 
     def __getitem__(self, node_id: int) -> Raft:
         return self.nodes[NodeId(node_id)].raft
@@ -107,12 +74,30 @@ class Network:
     def node(self, node_id: int) -> Node:
         return self.nodes[NodeId(node_id)]
 
+    def start_with(
+        self, node_id: int, terms: Iterable[int], *, term: int | None = None, vote: int | None = None
+    ) -> None:
+        """Boot a node from a disk that holds a log of these terms (before anything has happened)."""
+        node = self.node(node_id)
+        node.disk_log = entries_of(terms)
+        last = node.disk_log[-1].term if node.disk_log else Term(0)
+        node.disk_hard_state = HardState(
+            Term(term) if term is not None else last, NodeId(vote) if vote is not None else None
+        )
+        node.restart()
+        self.oracle.starts_with(node)
+
     # --- faults ---
 
     def isolate(self, node_id: int) -> None:
         for other in self.nodes:
             if other != node_id:
                 self.cut |= {(node_id, other), (other, node_id)}
+
+    def partition(self, *groups: Iterable[int]) -> None:
+        """Cut every link between nodes of different groups."""
+        group_of = {node_id: number for number, group in enumerate(groups) for node_id in group}
+        self.cut = {(a, b) for a in group_of for b in group_of if group_of[a] != group_of[b]}
 
     def heal(self) -> None:
         self.cut.clear()
@@ -122,7 +107,10 @@ class Network:
         self.node(node_id).crash()
 
     def restart(self, node_id: int) -> None:
-        self.node(node_id).restart()
+        node = self.node(node_id)
+        node.restart()
+        self.oracle.restarted(node)
+        self.oracle.stepped(node)
 
     # --- steps ---
 
@@ -130,39 +118,62 @@ class Network:
         """Do everything that one node's core asks for; its disk only if it is not slow."""
         node = self.node(node_id)
         while node.up and (ready := node.raft.ready()) is not None:
-            self.queue.extend(ready.messages)
-            node.reads.extend(ready.reads)
-            node.reads_dropped.extend(ready.reads_dropped)
+            for message in ready.messages:
+                self._send(node, message)
             if ready.write is not None:
+                self.oracle.handed(node, ready.write)
                 node.writes.append(ready.write)
                 if not node.disk_is_slow:
                     self.flush(node_id, collect=False)
             if ready.committed:
+                self.oracle.applies(node, ready.committed)
                 node.applied.extend(ready.committed)
                 node.raft.applied(ready.committed[-1].index)
+            for read in ready.reads:
+                self.oracle.read_confirmed(node, read)
+                node.reads.append(read)
+            node.reads_dropped.extend(ready.reads_dropped)
+            self.oracle.stepped(node)
 
-    def flush(self, node_id: int, *, writes: int | None = None, collect: bool = True) -> None:
-        """The disk finishes its oldest `writes` (None: all)."""
+    def flush(self, node_id: int, *, writes: int | None = None, collect: bool = True, together: bool = False) -> None:
+        """The disk finishes its oldest `writes` (None: all); `together`: in one go, confirmed once."""
         node = self.node(node_id)
-        count = len(node.writes) if writes is None else writes
-        for _ in range(count):
-            write = node.writes.popleft()
-            node.store(write)
-            self.queue.extend(write.messages)
-            node.raft.persisted(write.number)
+        count = len(node.writes) if writes is None else min(writes, len(node.writes))
+        stored = [node.writes.popleft() for _ in range(count)]
+        if together:
+            before = node.disk_hard_state
+            for write in stored:
+                node.store(write)
+            self.oracle.stored(node, before)
+            for write in stored:
+                for message in write.messages:
+                    self._send(node, message)
+            if stored:
+                node.raft.persisted(stored[-1].number)
+        else:
+            for write in stored:
+                before = node.disk_hard_state
+                node.store(write)
+                self.oracle.stored(node, before)
+                for message in write.messages:
+                    self._send(node, message)
+                node.raft.persisted(write.number)
+        self.oracle.stepped(node)
         if collect:
             self.collect(node_id)
 
-    def deliver_one(self) -> bool:
-        """Deliver (or lose) the oldest message."""
-        if not self.queue:
-            return False
-        message = self.queue.popleft()
+    def _send(self, node: Node, message: Message) -> None:
+        self.oracle.sent(node, message)
+        self.queue.append(message)
+
+    def deliver(self, message: Message) -> bool:
+        """Deliver one message, unless it is lost on its way. Return whether it arrived."""
         target = self.nodes[message.receiver]
         if (message.sender, message.receiver) in self.cut or self.drop(message) or not target.up:
-            return True
+            return False
         self.delivered.append(message)
         target.raft.step(message)
+        self.oracle.stepped(target)
         self.collect(message.receiver)
         return True
 
@@ -171,15 +182,24 @@ class Network:
         for node_id in self.nodes:
             self.collect(node_id)
         for _ in range(limit):
-            if not self.deliver_one():
+            if not self.queue:
                 return
+            self.deliver(self.queue.popleft())
         raise AssertionError(f"the nodes were still talking after {limit} messages")
 
+    def tick_one(self, node_id: int) -> None:
+        """One tick of one node. Nothing is delivered."""
+        node = self.node(node_id)
+        node.raft.tick()
+        self.oracle.stepped(node)
+        self.collect(node_id)
+
     def tick(self, count: int = 1, only: Iterable[int] | None = None) -> None:
+        chosen = list(self.nodes if only is None else only)
         for _ in range(count):
-            for node_id in self.nodes if only is None else only:
+            for node_id in chosen:
                 if self.node(node_id).up:
-                    self.node(node_id).raft.tick()
+                    self.tick_one(node_id)
             self.settle()
 
     def elect(self, node_id: int) -> None:
@@ -190,22 +210,65 @@ class Network:
             self.tick(only=[node_id])
         raise AssertionError(f"node {node_id} was not elected")
 
+    def start_campaign(self, node_id: int) -> None:
+        """Tick one node, delivering nothing, until its election timer runs out."""
+        for _ in range(2 * self.node(node_id).config.election_ticks):
+            self.tick_one(node_id)
+            if self[node_id].role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+                return
+        raise AssertionError(f"node {node_id} did not campaign")
+
     def wait_for_leader(self, ticks: int = 200) -> int:
+        """Tick everybody until a node leads the highest term and can reach a quorum. Return it."""
         for _ in range(ticks):
             self.tick()
             leaders = [node_id for node_id, node in self.nodes.items() if node.up and node.raft.role is Role.LEADER]
             newest = max((self[node_id].term for node_id in leaders), default=0)
-            current = [node_id for node_id in leaders if self[node_id].term == newest]
-            others = [other for other in self.nodes if current and other != current[0]]
-            if current and not (others and all((current[0], other) in self.cut for other in others)):
-                return current[0]
+            for node_id in leaders:
+                reached = [
+                    other
+                    for other in self.nodes
+                    if self.node(other).up and (node_id, other) not in self.cut and (other, node_id) not in self.cut
+                ]
+                if self[node_id].term == newest and 2 * len(reached) > len(self.nodes):
+                    return node_id
         raise AssertionError("no leader was elected")
 
-    def propose(self, node_id: int, data: bytes) -> Position:
+    def propose(self, node_id: int, data: bytes, *, settle: bool = True) -> Position:
         position = self[node_id].propose(data, EntryKind.COMMANDS)
         assert isinstance(position, Position), position
-        self.settle()
+        self.collect(node_id)
+        if settle:
+            self.settle()
         return position
+
+    def read(self, node_id: int, *, settle: bool = True) -> int:
+        """Begin a linearizable read. Return its request number."""
+        request = self._next_read
+        self._next_read += 1
+        self.oracle.read_begins(self.node(node_id), request)
+        self[node_id].read_index(request)
+        self.collect(node_id)
+        if settle:
+            self.settle()
+        return request
+
+    def transfer(self, node_id: int, target: int | None, *, settle: bool = True) -> str | None:
+        refusal = self[node_id].transfer(None if target is None else NodeId(target))
+        self.collect(node_id)
+        if settle:
+            self.settle()
+        return refusal
+
+    # --- what came of it ---
+
+    def log_terms(self, node_id: int) -> list[int]:
+        log = self[node_id].log
+        return [entry.term for entry in log.slice(log.first_index, Index(log.last_index + 1), 1 << 40)]
 
     def applied_data(self, node_id: int) -> list[bytes]:
         return [entry.data for entry in self.node(node_id).applied if entry.kind is EntryKind.COMMANDS]
+
+    def sent_by(self, node_id: int, kind: type[Message]) -> list[Message]:
+        """Messages of one kind from one node that were delivered."""
+        return [message for message in self.delivered if message.sender == node_id and isinstance(message, kind)]
