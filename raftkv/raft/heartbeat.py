@@ -9,6 +9,8 @@ from raftkv.raft.types import Index, NodeId
 
 def tick(state: RaftState) -> None:
     """Send heartbeats when they are due; between them, only news of the commit index."""
+    for progress in state.progress.values():
+        progress.retry_ticks += 1
     state.heartbeat_elapsed += 1
     if state.heartbeat_elapsed >= state.config.heartbeat_ticks:
         broadcast(state)

@@ -90,7 +90,7 @@ class Log:
         return self.term(index) == term
 
     def is_up_to_date(self, last_index: Index, last_term: Term) -> bool:
-        """Return whether a log ending at (last_term, last_index) is at least as up-to-date as this one (paper 5.4.1)."""
+        """Return whether a log ending at (last_term, last_index) is as up-to-date as this one or more (paper 5.4.1)."""
         return (last_term, last_index) >= (self.last_term, self.last_index)
 
     def slice(self, start: Index, stop: Index, max_bytes: int) -> tuple[Entry, ...]:

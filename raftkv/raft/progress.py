@@ -36,6 +36,7 @@ class Progress:
         "next",
         "probe_sent",
         "read_sequence",
+        "retry_ticks",
         "silent_ticks",
         "snapshot_index",
         "state",
@@ -49,6 +50,8 @@ class Progress:
         self.probe_sent = False
         self.silent_ticks = 0
         """Ticks since the follower last answered, or since this leader took office."""
+        self.retry_ticks = 0
+        """Ticks since the last attempt to make good what may have been lost."""
         self.read_sequence = 0
         """The newest ReadIndex round that the follower has confirmed."""
         self.commit_sent = Index(0)

@@ -24,7 +24,7 @@ class ReadQueue:
 
     def __init__(self) -> None:
         self.sequence = 0
-        """Number of the newest round. It only grows: no confirmation can be taken for another round's (raft-bugs 41)."""
+        """Number of the newest round. It only grows: no confirmation is taken for another round's (raft-bugs 41)."""
         self.waiting: list[int] = []
         self.round: Round | None = None
         self.confirmed: list[ReadState] = []

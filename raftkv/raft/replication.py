@@ -74,9 +74,11 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
         return
     progress = state.progress[response.sender]
     progress.silent_ticks = 0
-    if progress.match < state.log.last_index:
+    if progress.match < state.log.last_index and progress.retry_ticks >= state.config.heartbeat_ticks:
         # Requests or answers may have been lost. Probing: ask again. Replicating: a request without entries behind all
-        # that is in flight is refused exactly when something before it is missing.
+        # that is in flight is refused exactly when something before it is missing. Once a heartbeat interval, not once
+        # a heartbeat: every ReadIndex round sends some, and a probe may carry max_append_bytes.
+        progress.retry_ticks = 0
         progress.probe_sent = False
         if progress.state is ProgressState.PROBE:
             send_appends(state, response.sender)

@@ -72,10 +72,7 @@ def test_new_entries_are_those_behind_the_first_difference(mine: list[int], data
 def test_up_to_date_compares_the_last_term_then_the_length(mine: list[int], theirs: list[int]) -> None:
     """Paper 5.4.1."""
     my_last, their_last = (mine or [0])[-1], (theirs or [0])[-1]
-    if my_last != their_last:
-        expected = their_last > my_last
-    else:
-        expected = len(theirs) >= len(mine)
+    expected = their_last > my_last if my_last != their_last else len(theirs) >= len(mine)
     assert log_of(mine).is_up_to_date(Index(len(theirs)), Term(their_last)) == expected
 
 
