@@ -1,0 +1,171 @@
+"""One operation on its way, and what to do when it is refused or out of time. Decisions only; no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from typing import Final
+
+from raftkv.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    ErrorCode,
+    NoLeader,
+    Overloaded,
+    RaftKVError,
+)
+from raftkv.v1 import kv_pb2
+
+
+class Kind(Enum):
+    """What sets operations apart on the way."""
+
+    WRITE = auto()
+    """Has a sequence of the session, which it keeps: however often it is sent, it applies once."""
+    READ = auto()
+    """Sent again under a new id: an answer to an earlier attempt may be older than the retry (raft-bugs 41)."""
+    LOCAL_READ = auto()
+    """A read that its node answers alone, so it says nothing about the leader."""
+    REGISTER = auto()
+    """Opens a session. Repeated freely: a session that nobody uses expires."""
+    PROBE = auto()
+    """Asks a silent node for a sign of life. Belongs to one stream and dies with it."""
+
+
+class Call:
+    """One operation: what to send, who waits for it, and what is known of its fate."""
+
+    __slots__ = (
+        "attempts",
+        "deadline",
+        "doubtful",
+        "future",
+        "id",
+        "in_flight",
+        "kind",
+        "last_error",
+        "operation",
+        "session",
+        "size_bytes",
+        "timeout",
+        "tried",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        operation: kv_pb2.Operation,
+        size_bytes: int,
+        *,
+        timeout: float,
+        deadline: float,
+        future: asyncio.Future[kv_pb2.OperationResult],
+    ) -> None:
+        """`timeout` in seconds, `deadline` on the loop's clock."""
+        self.kind = kind
+        self.operation = operation
+        self.size_bytes = size_bytes
+        self.timeout = timeout
+        self.deadline = deadline
+        self.future = future
+        self.id = 0
+        """Operation.id; 0 until it is first sent on its way."""
+        self.session = 0
+        """Session of a write, from its first attempt on."""
+        self.in_flight = False
+        """It was written to a stream that owes the answer."""
+        self.doubtful = False
+        """An earlier attempt may have taken effect, or may yet: its stream ended unanswered, or the answer said so."""
+        self.attempts = 0
+        """Refusals so far that asked for a wait."""
+        self.tried: tuple[str, ...] = ()
+        """Endpoints that refused it since it was last parked."""
+        self.last_error: RaftKVError | None = None
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it is subject to the session."""
+        return self.kind is Kind.WRITE
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether giving up now leaves it open if a write takes effect."""
+        return self.is_write and (self.in_flight or self.doubtful)
+
+    def unanswered(self) -> None:
+        """Its stream ended, or is given up, without an answer."""
+        if self.in_flight:
+            self.in_flight = False
+            self.doubtful = True
+
+
+class Verdict(Enum):
+    """What to do with an operation that was refused."""
+
+    ELSEWHERE = auto()
+    """Try another node at once; when all have refused, poll."""
+    LATER = auto()
+    """Try again after a growing wait."""
+    NEW_SESSION = auto()
+    """It provably had no effect: register a session and send it under that one."""
+    FAIL = auto()
+    """Tell the caller."""
+
+
+_ELSEWHERE: Final = frozenset(
+    {ErrorCode.NOT_LEADER, ErrorCode.NO_LEADER, ErrorCode.LEADER_CHANGED, ErrorCode.SHUTTING_DOWN}
+)
+# DEADLINE_EXCEEDED: the node was less patient than the caller, who has time left or would not be asking.
+_LATER: Final = frozenset({ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED})
+
+# Judged from the operation alone, so every attempt at a write is judged alike: if this one had no effect, none had.
+_CONCLUSIVE: Final = frozenset({ErrorCode.INVALID_ARGUMENT, ErrorCode.LIMIT_EXCEEDED})
+
+
+def judge(call: Call, error: RaftKVError) -> Verdict:
+    """Decide about a node's refusal. `call.doubtful` already includes `error.ambiguous`."""
+    code = error.code
+    if code is ErrorCode.SESSION_EXPIRED and call.is_write:
+        # Without its session the store cannot tell a repeat from a new write. Only a write of which every attempt was
+        # answered "no effect" may go on under another session.
+        return Verdict.FAIL if call.doubtful else Verdict.NEW_SESSION
+    if code in _ELSEWHERE:
+        return Verdict.ELSEWHERE
+    if code in _LATER or error.retryable:
+        return Verdict.LATER
+    return Verdict.FAIL
+
+
+def final_error(call: Call, error: RaftKVError) -> RaftKVError:
+    """Return what to raise for a refusal that is not retried: an earlier attempt may have left the outcome open."""
+    if error.code not in _CONCLUSIVE:
+        error.ambiguous = error.ambiguous or (call.is_write and call.doubtful)
+    return error
+
+
+def out_of_time(call: Call, unreachable: str) -> RaftKVError:
+    """Return what to raise at the deadline. `unreachable`: why no endpoint takes operations; empty: some do."""
+    last = call.last_error
+    after = f"no result after {call.timeout:g} s"
+    because = f"; last error: {last.message}" if last is not None else ""
+    if call.in_flight or call.ambiguous:
+        fate = "; the write may have taken effect, or may yet" if call.is_write else ""
+        return DeadlineExceeded(f"{after}{fate}{because}", ambiguous=call.is_write)
+    effect = ", and no effect" if call.is_write else ""
+    match last:
+        case Overloaded():
+            return Overloaded(f"{after}{effect}: {last.message}")
+        case DeadlineExceeded():
+            return DeadlineExceeded(f"{after}{effect}{because}")
+        case None | ConnectionFailed():
+            if unreachable:
+                return ConnectionFailed(f"{after}{effect}: no endpoint can be reached: {unreachable}")
+            return DeadlineExceeded(f"{after}{effect}{because or ': the operation was still queued'}")
+        case _:
+            return NoLeader(f"{after}{effect}: no leader took it: {last.message}")
+
+
+def closed(call: Call) -> RaftKVError:
+    """Return what to raise when the client is closed under a call."""
+    fate = "; the write may have taken effect, or may yet" if call.ambiguous else ""
+    return ConnectionFailed(f"the client was closed{fate}", ambiguous=call.ambiguous)

@@ -1,0 +1,68 @@
+"""Connections: one channel for each endpoint, made when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc
+
+from raftkv.v1 import cluster_pb2_grpc, kv_pb2_grpc
+
+OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # A node that comes back is found within half a second (by default it takes up to two minutes).
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # A new channel is a new connection: how to get away from one that is dead without having been closed.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A page of a range or a batch of answers may be larger than the 4 MiB that gRPC allows by default.
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+)
+
+
+class Connection:
+    """A channel to one endpoint, with its stubs."""
+
+    __slots__ = ("channel", "cluster", "kv")
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(f"dns:///{address}", options=OPTIONS)
+        self.kv = kv_pb2_grpc.KVStub(self.channel)
+        self.cluster = cluster_pb2_grpc.ClusterStub(self.channel)
+
+
+class Connections:
+    """The open connections of one client."""
+
+    __slots__ = ("_closing", "_open")
+
+    def __init__(self) -> None:
+        self._open: dict[str, Connection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def get(self, address: str) -> Connection:
+        """Return the connection to an endpoint. Making one does not wait for the network."""
+        connection = self._open.get(address)
+        if connection is None:
+            connection = self._open[address] = Connection(address)
+        return connection
+
+    def discard(self, address: str) -> None:
+        """Give up a connection, and all that goes on on it; the next `get` makes a new one."""
+        connection = self._open.pop(address, None)
+        if connection is not None:
+            task = asyncio.ensure_future(connection.channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close them all."""
+        for address in tuple(self._open):
+            self.discard(address)
+        await asyncio.gather(*self._closing)

@@ -1,0 +1,399 @@
+"""Gets every operation answered once: over whichever stream, however often it must be sent, until its deadline.
+
+Where a call is, from `start` until its future is done:
+
+    waiting       a write without a session, or beyond the session's window
+    a stream      queued or outstanding at one endpoint
+    parked        no reachable node has a leader, or no node is reachable: sent when that changes, and polled for
+    backing off   a node asked for patience
+
+This file moves calls between those places as routing, calls and session decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from raftkv.client.backoff import backoff_s, poll_s
+from raftkv.client.calls import Call, Kind, Verdict, closed, final_error, judge, out_of_time
+from raftkv.client.channels import Connections
+from raftkv.client.pipeline import Pipeline
+from raftkv.client.routing import Leader, Router
+from raftkv.client.session import Sequences, Session
+from raftkv.client.wire import size_estimate, to_error
+from raftkv.errors import ConnectionFailed, DeadlineExceeded, RaftKVError
+from raftkv.v1 import common_pb2, kv_pb2
+
+TICK_S: Final = 0.020
+"""How exactly deadlines, silence and reconnects are timed while calls are under way."""
+IDLE_TICK_S: Final = 0.500
+"""How often broken connections are tried while nobody waits."""
+POLL_CALLS: Final = 64
+"""How many parked calls ask for a leader at a time: an election must not be held up by the clients that wait for it."""
+_NEVER: Final = float("inf")
+
+
+class Dispatcher:
+    """The engine of one client, on one event loop. All methods are to be called on it."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        timeout: float,
+        attempt_timeout: float,
+        dial_learned: bool,
+    ) -> None:
+        self.loop = loop
+        self.connections = Connections()
+        self.router = Router(addresses, Random(), dial_learned=dial_learned)
+        self.random = Random()
+        self._timeout = timeout
+        self._attempt_timeout = attempt_timeout
+        self._sequences = Sequences()
+        self._session = Session()
+        self._registration: Call | None = None
+        self._streams: dict[str, Pipeline] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._live: set[Call] = set()
+        self._waiting: deque[Call] = deque()
+        self._parked: deque[Call] = deque()
+        self._target: Pipeline | None = None  # where `choose` points while nothing changes
+        self._newest_term = 0
+        self._next_deadline = _NEVER
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._tick_s = _NEVER
+        self._ready_waiters: set[asyncio.Future[None]] = set()
+        self._closed = False
+
+    def open(self) -> None:
+        """Connect to all endpoints; does not wait."""
+        self._keep_open(self.loop.time())
+        self._keep_ticking()
+
+    def start(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float) -> Call:
+        """Set an operation on its way. Its future gets the answer, or an error of `raftkv.errors`.
+
+        Raises ConnectionFailed when the client is closed.
+        """
+        if self._closed:
+            raise ConnectionFailed("the client is closed")
+        loop = self.loop
+        deadline = loop.time() + timeout
+        call = Call(kind, operation, size_bytes, timeout=timeout, deadline=deadline, future=loop.create_future())
+        self._live.add(call)
+        self._next_deadline = min(self._next_deadline, deadline)
+        if self._tick_s != TICK_S:
+            self._keep_ticking()
+        if kind is Kind.WRITE:
+            self._begin_write(call)
+        else:
+            self._dispatch(call)
+        return call
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for it any more. It is never sent again; a copy on its way may still take effect."""
+        if call in self._live:
+            self._retire(call)
+            self._fill_window()
+
+    async def wait_ready(self, deadline: float) -> str:
+        """Return the best endpoint, once one is reachable. Raises ConnectionFailed at the deadline."""
+        while (address := self.router.choose()) is None:
+            if self._closed:
+                raise ConnectionFailed("the client is closed")
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self._ready_waiters.add(waiter)
+            self._keep_ticking()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await waiter
+            except TimeoutError:
+                why = self.router.why_unreachable()
+                raise ConnectionFailed(f"no endpoint can be reached: {why}") from None
+            finally:
+                self._ready_waiters.discard(waiter)
+        return address
+
+    async def close(self) -> None:
+        """Fail what is under way with ConnectionFailed, and end all streams and connections. Idempotent."""
+        self._closed = True
+        for timer in (self._poll_timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
+        self._wake_ready_waiters()
+        for call in tuple(self._live):
+            self._fail(call, closed(call))
+        for stream in tuple(self._streams.values()):
+            self._drop(stream)
+        await asyncio.gather(*self._ending)
+        await self.connections.close()
+
+    # What streams tell (pipeline.Host).
+
+    def acknowledged_below(self) -> int:
+        """Return the mark for the next message."""
+        return self._sequences.acknowledged_below()
+
+    def next_id(self) -> int:
+        """Return an id for an operation of the stream's own."""
+        return self._sequences.next_id()
+
+    def ready(self, stream: Pipeline, member_id: int) -> None:
+        """An endpoint takes operations."""
+        self.router.ready(stream.address, member_id)
+        self._target = None
+        self._wake_ready_waiters()
+        self._release()
+
+    def answered(self, stream: Pipeline, response: kv_pb2.BatchResponse) -> None:
+        """Give every answer of a message to its call."""
+        header = response.header
+        leader = Leader(header.raft_term, header.leader_id, header.leader_address)
+        is_new_leader = self._heard(leader) and leader.term > self._newest_term
+        if is_new_leader:
+            self._newest_term = leader.term
+        outstanding = stream.outstanding
+        live = self._live
+        led = False
+        for result in response.results:
+            call = outstanding.pop(result.id, None)
+            if call is None:
+                continue
+            call.in_flight = False
+            if call not in live:
+                if call.kind is Kind.PROBE:
+                    call.future.cancel()
+            elif result.HasField("error"):
+                self._refused(call, stream, result.error, header.raft_term)
+            else:
+                led = led or call.kind is not Kind.LOCAL_READ
+                live.discard(call)
+                if call.kind is Kind.WRITE:
+                    self._sequences.done(call.id)
+                if not call.future.done():
+                    call.future.set_result(result)
+        self._fill_window()
+        # Answers that took a leader show that there is one. That a node names one counts once a term: a dead leader
+        # that everybody still names must not send all parked calls on their way again and again.
+        if (led or is_new_leader) and self._parked:
+            self._release()
+
+    def ended(self, stream: Pipeline, reason: str) -> None:
+        """A stream broke: its calls go elsewhere at once."""
+        self._lose(stream, reason)
+
+    # Ways of a call.
+
+    def _begin_write(self, call: Call) -> None:
+        if self._session.id and not self._waiting and self._sequences.has_room():
+            self._stamp(call)
+        else:
+            self._waiting.append(call)
+            self._fill_window()
+
+    def _fill_window(self) -> None:
+        """Send the writes that wait, as far as there is a session and room in it."""
+        waiting = self._waiting
+        while waiting:
+            call = waiting[0]
+            if call not in self._live:
+                waiting.popleft()
+            elif not self._session.id:
+                self._register()
+                return
+            elif call.id or self._sequences.has_room():
+                waiting.popleft()
+                self._stamp(call)
+            else:
+                return
+
+    def _stamp(self, call: Call) -> None:
+        call.session = self._session.id
+        if not call.id:
+            call.id = call.operation.id = self._sequences.begin()
+        self._dispatch(call)
+
+    def _dispatch(self, call: Call) -> None:
+        if call.tried or self._target is None:
+            address = self.router.choose(call.tried)
+            if address is None:
+                self._park(call)
+                return
+            stream = self._streams[address]
+            if not call.tried:
+                self._target = stream
+        else:
+            stream = self._target
+        if call.kind is not Kind.WRITE:
+            call.id = call.operation.id = self._sequences.next_id()
+        stream.submit(call)
+
+    def _park(self, call: Call) -> None:
+        call.tried = ()
+        self._parked.append(call)
+        # With nobody to ask, the next endpoint that becomes ready releases them.
+        if self._poll_timer is None and self.router.any_ready():
+            self._poll_timer = self.loop.call_later(poll_s(self.random), self._poll)
+
+    def _poll(self) -> None:
+        self._poll_timer = None
+        self.router.turn()
+        self._target = None
+        self._release(POLL_CALLS)
+        if self._parked and self._poll_timer is None and self.router.any_ready():
+            self._poll_timer = self.loop.call_later(poll_s(self.random), self._poll)
+
+    def _release(self, at_most: int | None = None) -> None:
+        count = len(self._parked) if at_most is None else min(at_most, len(self._parked))
+        for _ in range(count):
+            call = self._parked.popleft()
+            if call in self._live:
+                self._dispatch(call)
+
+    def _refused(self, call: Call, stream: Pipeline, error: common_pb2.Error, term: int) -> None:
+        call.doubtful = call.doubtful or error.ambiguous
+        failure = to_error(error)
+        call.last_error = failure
+        verdict = judge(call, failure)
+        if verdict is Verdict.FAIL:
+            self._fail(call, final_error(call, failure))
+        elif verdict is Verdict.NEW_SESSION:
+            self._session.expired(call.session)
+            # In front: it has a sequence already, and those behind it may be waiting for just that one to be done.
+            self._waiting.appendleft(call)
+        elif verdict is Verdict.LATER:
+            call.attempts += 1
+            self.loop.call_later(backoff_s(call.attempts, self.random), self._again, call)
+        else:
+            self.router.not_leader(stream.address)
+            self._heard(Leader(term, error.leader_id, error.leader_address))
+            self._target = None
+            call.tried = (*call.tried, stream.address)
+            self._dispatch(call)
+
+    def _again(self, call: Call) -> None:
+        if call in self._live:
+            self._dispatch(call)
+
+    def _fail(self, call: Call, error: RaftKVError) -> None:
+        self._retire(call)
+        if not call.future.done():
+            call.future.set_exception(error)
+
+    def _retire(self, call: Call) -> None:
+        self._live.discard(call)
+        if call.kind is Kind.WRITE and call.id:
+            self._sequences.done(call.id)
+
+    # The session.
+
+    def _register(self) -> None:
+        if self._registration is None and not self._closed:
+            operation = kv_pb2.Operation(register_session=kv_pb2.RegisterSessionRequest())
+            self._registration = call = self.start(Kind.REGISTER, operation, size_estimate(), self._timeout)
+            call.future.add_done_callback(self._registered)
+
+    def _registered(self, future: asyncio.Future[kv_pb2.OperationResult]) -> None:
+        self._registration = None
+        error = future.exception()
+        if error is None:
+            answer = future.result().register_session
+            self._session.id = answer.session
+            self._sequences.window = answer.window
+        elif isinstance(error, RaftKVError) and not (error.retryable or isinstance(error, DeadlineExceeded)):
+            for call in tuple(self._waiting):
+                if call in self._live:
+                    self._fail(call, type(error)(f"no session could be registered: {error.message}"))
+        self._fill_window()
+
+    # Streams.
+
+    def _heard(self, leader: Leader) -> bool:
+        changed = self.router.heard_leader(leader)
+        if changed:
+            self._target = None
+        return changed
+
+    def _keep_open(self, now: float) -> None:
+        for address in self.router.to_open(now):
+            self.router.opening(address)
+            self._streams[address] = Pipeline(address, self.connections.get(address), self, self.loop)
+
+    def _lose(self, stream: Pipeline, reason: str) -> None:
+        self.router.failed(stream.address, self.loop.time(), reason)
+        calls = self._drop(stream)
+        if self._target is stream:
+            self._target = None
+        failure = ConnectionFailed(reason)
+        for call in calls:
+            if call in self._live:
+                call.last_error = failure
+                self._again(call)
+        if not self._closed:
+            self._keep_ticking()
+
+    def _drop(self, stream: Pipeline) -> list[Call]:
+        del self._streams[stream.address]
+        stream.close()
+        task = self.loop.create_task(stream.wait_closed())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return stream.take_back()
+
+    # Time.
+
+    def _keep_ticking(self) -> None:
+        if self._live or self._ready_waiters:
+            wanted = TICK_S
+        elif not self.router.all_ready():
+            wanted = IDLE_TICK_S
+        else:
+            wanted = _NEVER
+        if wanted < self._tick_s:
+            if self._tick_timer is not None:
+                self._tick_timer.cancel()
+            self._tick_s = wanted
+            self._tick_timer = self.loop.call_later(wanted, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_timer = None
+        self._tick_s = _NEVER
+        now = self.loop.time()
+        if now >= self._next_deadline:
+            self._expire(now)
+        self._watch_silence(now)
+        self._keep_open(now)
+        self._keep_ticking()
+
+    def _expire(self, now: float) -> None:
+        why = "" if self.router.any_ready() else self.router.why_unreachable()
+        late = [call for call in self._live if call.deadline <= now]
+        for call in late:
+            if not call.id and self._registration is not None:
+                call.last_error = self._registration.last_error
+            self._fail(call, out_of_time(call, why))
+        self._parked = deque(call for call in self._parked if call in self._live)
+        self._waiting = deque(call for call in self._waiting if call in self._live)
+        self._next_deadline = min((call.deadline for call in self._live), default=_NEVER)
+        self._fill_window()
+
+    def _watch_silence(self, now: float) -> None:
+        for stream in tuple(self._streams.values()):
+            silent_s = now - stream.silent_since()
+            if silent_s > self._attempt_timeout:
+                self.connections.discard(stream.address)
+                self._lose(stream, f"{stream.address}: connected, but no answer for {self._attempt_timeout:g} s")
+            elif silent_s > self._attempt_timeout / 2 and stream.is_ready:
+                stream.probe()
+
+    def _wake_ready_waiters(self) -> None:
+        for waiter in self._ready_waiters:
+            if not waiter.done():
+                waiter.set_result(None)

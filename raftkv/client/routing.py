@@ -1,0 +1,196 @@
+"""Where to send the next operation: the state of every endpoint, and who leads. Pure: time and chance are injected.
+
+    IDLE ---opening--> CONNECTING ---ready--> READY
+      ^                    |                    |
+      +---- `retry_at` ----+------ failed ------+        (DOWN until then)
+
+Operations go to READY endpoints only: nodes that have themselves answered since the stream was opened. So an operation
+that was never sent provably had no effect, and an endpoint that is dead or hangs is tried again without risking one.
+
+All configured endpoints are kept open. The others are what a failover goes to without connecting first, and their
+answers tell which node each one is: a leader named by id is reached through the endpoint that the user configured
+(a proxy, a NAT'd address), and by the address it announces only when no configured endpoint can be it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from random import Random
+from typing import Final
+
+from raftkv.client.backoff import backoff_s
+from raftkv.client.urls import parse_endpoint
+from raftkv.errors import ConfigurationError
+
+
+class Health(Enum):
+    """What is known of an endpoint."""
+
+    IDLE = auto()
+    CONNECTING = auto()
+    READY = auto()
+    DOWN = auto()
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One address and what is known of it."""
+
+    address: str
+    configured: bool
+    """The user named it. Otherwise the leader announced it."""
+    health: Health = Health.IDLE
+    member_id: int = 0
+    """Which node answers there; 0 until it has said so. Kept while the endpoint is down."""
+    failures: int = 0
+    """In a row."""
+    retry_at: float = 0.0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, as far as this client knows."""
+
+    term: int
+    id: int
+    address: str
+
+
+NO_LEADER: Final = Leader(0, 0, "")
+
+
+class Router:
+    """Endpoint states and the leader cache."""
+
+    __slots__ = ("_dial_learned", "_endpoints", "_random", "_turn", "leader")
+
+    def __init__(self, addresses: Sequence[str], random: Random, *, dial_learned: bool = True) -> None:
+        """`dial_learned` False: only configured endpoints are ever connected to."""
+        self.leader = NO_LEADER
+        self._random = random
+        self._dial_learned = dial_learned
+        self._endpoints = {address: Endpoint(address, configured=True) for address in addresses}
+        self._turn = 0
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints, configured ones first."""
+        return tuple(self._endpoints.values())
+
+    def health(self, address: str) -> Health:
+        """Return the health of an endpoint, DOWN if there is none of that address."""
+        endpoint = self._endpoints.get(address)
+        return Health.DOWN if endpoint is None else endpoint.health
+
+    def any_ready(self) -> bool:
+        """Whether some endpoint takes operations."""
+        return any(endpoint.health is Health.READY for endpoint in self._endpoints.values())
+
+    def all_ready(self) -> bool:
+        """Whether no endpoint needs to be opened or waited for."""
+        return all(endpoint.health is Health.READY for endpoint in self._endpoints.values())
+
+    def to_open(self, now: float) -> tuple[str, ...]:
+        """Return the endpoints to connect to at `now`. Answer with `opening` for each."""
+        self._learn_address()
+        return tuple(
+            endpoint.address
+            for endpoint in self._endpoints.values()
+            if endpoint.health is Health.IDLE or (endpoint.health is Health.DOWN and endpoint.retry_at <= now)
+        )
+
+    def opening(self, address: str) -> None:
+        """A stream to it is being opened."""
+        self._endpoints[address].health = Health.CONNECTING
+
+    def ready(self, address: str, member_id: int) -> None:
+        """The node at the other end has answered; `member_id` 0: it did not say who it is."""
+        endpoint = self._endpoints[address]
+        endpoint.health = Health.READY
+        endpoint.failures = 0
+        endpoint.member_id = member_id
+
+    def failed(self, address: str, now: float, error: str) -> None:
+        """The stream broke, could not be opened, or was given up. A learned endpoint that fails is forgotten."""
+        endpoint = self._endpoints[address]
+        endpoint.last_error = error
+        if not endpoint.configured and self.leader.address != address:
+            # It comes back when a leader announces it again. That of the leader believed in stays, with its back-off:
+            # every answer names it, and forgetting it would dial it anew each time.
+            del self._endpoints[address]
+            return
+        endpoint.failures += 1
+        endpoint.health = Health.DOWN
+        endpoint.retry_at = now + backoff_s(endpoint.failures, self._random)
+
+    def heard_leader(self, leader: Leader) -> bool:
+        """Take a node's word on who leads; return True when that changes what this client believes.
+
+        A node that was cut off names an old one: while a leader is believed in, lower terms are not listened to.
+        """
+        if leader.id == 0 or leader.term < self.leader.term or leader == self.leader:
+            return False
+        self.leader = leader
+        return True
+
+    def not_leader(self, address: str) -> None:
+        """The node there does not lead: stop believing so."""
+        found = self._leader_endpoint()
+        if found is not None and found.address == address:
+            self.leader = NO_LEADER
+
+    def choose(self, avoid: Collection[str] = ()) -> str | None:
+        """Return where to send the next operation: the leader, else any READY endpoint; None: there is none.
+
+        Endpoints in `avoid` are left out. Without a leader the choice is the same until something changes, so that
+        calls keep together in messages; `turn` moves it on.
+        """
+        leader = self._leader_endpoint()
+        if leader is not None and leader.health is Health.READY and leader.address not in avoid:
+            return leader.address
+        ready = [
+            address
+            for address, endpoint in self._endpoints.items()
+            if endpoint.health is Health.READY and address not in avoid
+        ]
+        return ready[self._turn % len(ready)] if ready else None
+
+    def turn(self) -> None:
+        """Let the next choice without a leader begin at another endpoint."""
+        self._turn += 1
+
+    def why_unreachable(self) -> str:
+        """Say of each endpoint why it takes no operations."""
+        return "; ".join(
+            endpoint.last_error or f"{endpoint.address}: no answer yet"
+            for endpoint in self._endpoints.values()
+            if endpoint.health is not Health.READY
+        )
+
+    def _leader_endpoint(self) -> Endpoint | None:
+        leader = self.leader
+        if leader.id == 0:
+            return None
+        for endpoint in self._endpoints.values():
+            if endpoint.member_id == leader.id:
+                return endpoint
+        by_address = self._endpoints.get(leader.address)
+        return by_address if by_address is not None and by_address.member_id == 0 else None
+
+    def _learn_address(self) -> None:
+        """Add the leader's own address, once it is sure that no configured endpoint is that leader."""
+        leader = self.leader
+        if not (self._dial_learned and leader.id and leader.address) or leader.address in self._endpoints:
+            return
+        for endpoint in self._endpoints.values():
+            unknown = endpoint.member_id == 0 and endpoint.health in (Health.IDLE, Health.CONNECTING)
+            if endpoint.member_id == leader.id or unknown:
+                return
+        try:
+            address = parse_endpoint(leader.address)
+        except ConfigurationError:
+            return  # what a node announces is its administrator's mistake, not the caller's
+        self._endpoints.setdefault(address, Endpoint(address, configured=False))

@@ -1,0 +1,85 @@
+"""Which keys a request covers, as the wire says it: [key, range_end), with one zero byte for "no upper bound"."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from raftkv.client.results import KeyValue, RangeResult
+from raftkv.errors import InvalidArgument
+
+FIRST_KEY: Final = b"\0"
+NO_UPPER_BOUND: Final = b"\0"
+
+
+class Span(NamedTuple):
+    """Keys from `key` on, up to but without `range_end` (empty: the one key; one zero byte: no upper bound)."""
+
+    key: bytes
+    range_end: bytes = b""
+
+
+def to_bytes(text: bytes | str) -> bytes:
+    """Return a key or value as bytes; a str is encoded as UTF-8. Raises InvalidArgument for other types."""
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        return text.encode()
+    raise InvalidArgument(f"keys and values are bytes or str, not {type(text).__name__}")
+
+
+def one_key(key: bytes | str) -> Span:
+    """Return the span of one key."""
+    return Span(to_bytes(key))
+
+
+def between(start: bytes | str, end: bytes | str | None) -> Span:
+    """Return the span [start, end); `end` None: every key from `start` on. An empty `start` is the first key.
+
+    Raises InvalidArgument when no key can lie in it: on the wire such bounds may mean something else, up to the
+    whole store, so they are never sent.
+    """
+    key = to_bytes(start) or FIRST_KEY
+    if end is None:
+        return Span(key, NO_UPPER_BOUND)
+    range_end = to_bytes(end)
+    if range_end <= key:
+        raise InvalidArgument(f"the range is empty: its end {range_end!r} does not lie after its start {key!r}")
+    return Span(key, range_end)
+
+
+def under(prefix: bytes | str) -> Span:
+    """Return the span of all keys that begin with `prefix`; an empty prefix is every key."""
+    key = to_bytes(prefix)
+    # The first key behind them: the prefix with its last byte that can be raised, raised.
+    stem = key.rstrip(b"\xff")
+    range_end = stem[:-1] + bytes((stem[-1] + 1,)) if stem else NO_UPPER_BOUND
+    return Span(key or FIRST_KEY, range_end)
+
+
+class Pages:
+    """Walks the keys under a prefix page by page at one revision.
+
+    Ask for `size` pairs of [`start`, `end`) at `revision`, `take` the page, until `done`.
+    """
+
+    __slots__ = ("done", "end", "revision", "size", "start")
+
+    def __init__(self, prefix: bytes | str, size: int, revision: int) -> None:
+        """`size`: pairs in a page, at least 1. `revision` 0: the newest when the first page is read."""
+        if size < 1:
+            raise InvalidArgument(f"page is {size}, not at least 1")
+        span = under(prefix)
+        self.start = span.key
+        self.end = None if span.range_end == NO_UPPER_BOUND else span.range_end
+        self.size = size
+        self.revision = revision
+        """From the second page on that of the first, so that all pages show one moment."""
+        self.done = False
+
+    def take(self, page: RangeResult) -> tuple[KeyValue, ...]:
+        """Account for a page and return its pairs."""
+        self.revision = page.revision
+        self.done = not (page.more and page.pairs)
+        if not self.done:
+            self.start = page.pairs[-1].key + b"\0"
+        return page.pairs

@@ -1,0 +1,228 @@
+"""Between messages and values: requests out of arguments, results and errors out of answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.rpc import status_pb2
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+
+from raftkv.client.results import (
+    DeleteResult,
+    Guarantee,
+    KeyValue,
+    Member,
+    PeerProgress,
+    PutResult,
+    RangeResult,
+    ReadLevel,
+    Role,
+    StateHash,
+    Status,
+)
+from raftkv.client.spans import Span
+from raftkv.errors import ERROR_TYPES, ConnectionFailed, DeadlineExceeded, ErrorCode, InvalidArgument, RaftKVError
+from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
+
+MEMBER_ID_KEY: Final = "raftkv-member-id"
+"""In a node's initial metadata on Pipeline: its id, in decimal."""
+
+MAX_OPERATION_BYTES: Final = 8 << 20
+"""Larger ones are refused before they are sent: above the limits of any server, below that of a gRPC message (16 MiB),
+which would break the stream for every other call on it."""
+
+_STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+_OPERATION_OVERHEAD_BYTES: Final = 32
+_MAX_U64: Final = 2**64 - 1
+_READ_LEVELS: Final = {
+    ReadLevel.LINEARIZABLE: kv_pb2.ReadLevel.LINEARIZABLE,
+    ReadLevel.LOCAL: kv_pb2.ReadLevel.LOCAL,
+}
+
+
+def put_operation(key: bytes, value: bytes) -> kv_pb2.Operation:
+    """Return a put, without its id. Raises InvalidArgument where it could never be sent."""
+    check_size(len(key) + len(value))
+    operation = kv_pb2.Operation()
+    put = operation.put
+    put.key = key
+    put.value = value
+    return operation
+
+
+def delete_operation(span: Span) -> kv_pb2.Operation:
+    """Return a delete, without its id. Raises InvalidArgument where it could never be sent."""
+    check_size(len(span.key) + len(span.range_end))
+    return kv_pb2.Operation(delete=kv_pb2.DeleteRequest(key=span.key, range_end=span.range_end))
+
+
+def range_request(
+    span: Span,
+    *,
+    limit: int = 0,
+    revision: int = 0,
+    keys_only: bool = False,
+    count_only: bool = False,
+    level: ReadLevel = ReadLevel.LINEARIZABLE,
+) -> kv_pb2.RangeRequest:
+    """Return a read. Raises InvalidArgument where it could never be sent."""
+    check_size(len(span.key) + len(span.range_end))
+    check_u64("limit", limit)
+    check_u64("revision", revision)
+    if level not in _READ_LEVELS:
+        raise InvalidArgument(f"level is {level!r}, not one of ReadLevel")
+    return kv_pb2.RangeRequest(
+        key=span.key,
+        range_end=span.range_end,
+        limit=limit,
+        revision=revision,
+        keys_only=keys_only,
+        count_only=count_only,
+        level=_READ_LEVELS[level],
+    )
+
+
+def check_size(size_bytes: int) -> None:
+    """Raise InvalidArgument for an operation that no server takes."""
+    if size_bytes > MAX_OPERATION_BYTES:
+        raise InvalidArgument(f"the request is too large: {size_bytes} bytes, at most {MAX_OPERATION_BYTES}")
+
+
+def check_u64(name: str, value: int) -> None:
+    """Raise InvalidArgument unless `value` fits the wire's unsigned 64 bits."""
+    if not 0 <= value <= _MAX_U64:
+        raise InvalidArgument(f"{name} is {value}, not a number from 0 to 2**64 - 1")
+
+
+def size_estimate(*parts: bytes) -> int:
+    """Return about how many bytes an operation with these parts takes in a message; never too few."""
+    return sum(map(len, parts)) + _OPERATION_OVERHEAD_BYTES
+
+
+def to_put_result(answer: kv_pb2.PutResponse) -> PutResult:
+    """Decode the answer to a put."""
+    return PutResult(answer.revision)
+
+
+def to_delete_result(answer: kv_pb2.DeleteResponse) -> DeleteResult:
+    """Decode the answer to a delete."""
+    return DeleteResult(answer.revision, answer.deleted)
+
+
+def to_range_result(answer: kv_pb2.RangeResponse) -> RangeResult:
+    """Decode the answer to a read."""
+    guarantee = to_guarantee(answer.guarantee)
+    return RangeResult(
+        tuple(_to_key_value(pair, guarantee) for pair in answer.kvs),
+        answer.more,
+        answer.count,
+        answer.revision,
+        guarantee,
+    )
+
+
+def to_guarantee(number: int) -> Guarantee:
+    """Decode a guarantee; one that this client does not know is UNSPECIFIED: it promises nothing."""
+    try:
+        return Guarantee(number)
+    except ValueError:
+        return Guarantee.UNSPECIFIED
+
+
+def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
+    """Decode the answer to a Status request."""
+    header = answer.header
+    try:
+        role = Role(answer.role)
+    except ValueError:
+        role = Role.UNSPECIFIED
+    return Status(
+        endpoint=endpoint,
+        cluster_id=header.cluster_id,
+        member_id=header.member_id,
+        version=answer.version,
+        role=role,
+        term=header.raft_term,
+        leader_id=header.leader_id,
+        leader_address=header.leader_address,
+        revision=header.revision,
+        commit_index=answer.commit_index,
+        applied_index=answer.applied_index,
+        last_index=answer.last_index,
+        durable_index=answer.durable_index,
+        store_bytes=answer.store_bytes,
+        log_bytes=answer.log_bytes,
+        members=tuple(Member(one.id, one.peer_address, one.client_address) for one in answer.members),
+        progress=tuple(
+            PeerProgress(one.id, one.match_index, one.state, one.recently_active) for one in answer.progress
+        ),
+    )
+
+
+def to_state_hash(endpoint: str, answer: cluster_pb2.StateHashResponse) -> StateHash:
+    """Decode the answer to a StateHash request."""
+    return StateHash(
+        endpoint=endpoint,
+        member_id=answer.header.member_id,
+        applied_index=answer.applied_index,
+        applied_term=answer.applied_term,
+        hash=answer.hash,
+    )
+
+
+def to_error(error: common_pb2.Error) -> RaftKVError:
+    """Decode an error. A code that this client does not know becomes a plain RaftKVError."""
+    try:
+        code = ErrorCode(error.code)
+    except ValueError:
+        code = ErrorCode.UNSPECIFIED
+    failure = ERROR_TYPES.get(code, RaftKVError)(
+        error.message,
+        ambiguous=error.ambiguous,
+        leader_id=error.leader_id,
+        leader_address=error.leader_address,
+    )
+    failure.retryable = error.retryable
+    return failure
+
+
+def to_rpc_error(endpoint: str, error: AioRpcError) -> RaftKVError:
+    """Decode a failed unary call: the node's own error where it sent one, else what gRPC says.
+
+    Without details nothing is known of the request's fate, so the error is ambiguous.
+    """
+    detail = _error_detail(error.trailing_metadata())
+    if detail is not None:
+        return to_error(detail)
+    text = describe(endpoint, error)
+    if error.code() is StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(text, ambiguous=True)
+    return ConnectionFailed(text, ambiguous=True)
+
+
+def describe(endpoint: str, error: AioRpcError) -> str:
+    """Say in one line what failed and where."""
+    details = " ".join((error.details() or "").split())
+    return f"{endpoint}: {error.code().name}{': ' if details else ''}{details}"
+
+
+def member_id(metadata: Metadata) -> int:
+    """Return the id that a node gave in its initial metadata, 0 where it gave none that makes sense."""
+    value = metadata.get(MEMBER_ID_KEY)
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else 0
+
+
+def _to_key_value(pair: kv_pb2.KeyValue, guarantee: Guarantee) -> KeyValue:
+    return KeyValue(pair.key, pair.value, pair.create_revision, pair.mod_revision, pair.version, guarantee)
+
+
+def _error_detail(metadata: Metadata | None) -> common_pb2.Error | None:
+    raw = None if metadata is None else metadata.get(_STATUS_DETAILS_KEY)
+    if not isinstance(raw, bytes):
+        return None
+    found = common_pb2.Error()
+    for detail in status_pb2.Status.FromString(raw).details:
+        if detail.Unpack(found):
+            return found
+    return None
