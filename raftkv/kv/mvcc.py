@@ -79,7 +79,7 @@ def _live_prefixes(reader: Reader, key: bytes, range_end: bytes) -> list[bytes] 
         return found
     return Rejected(
         ErrorCode.LIMIT_EXCEEDED,
-        f"finding the keys of the range takes more than {MAX_DELETE_WORK} steps, the most that one delete may take (one "
-        "for each version read, deleted keys included, and one for every 4 KiB of it); delete it in parts: read a page "
-        "of keys, delete up to the last of them, repeat, or delete key by key",
+        f"finding the keys of the range takes more than {MAX_DELETE_WORK} steps, the most that one delete may take "
+        "(one for each version read, deleted keys included, and one for every 4 KiB of it); delete it in parts: read a "
+        "page of keys, delete up to the last of them, repeat, or delete key by key",
     )
