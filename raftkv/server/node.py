@@ -102,14 +102,17 @@ class Node:
 
         Writes that arrive meanwhile wait and then go to the new leader. Gives up after `timeout_s` seconds.
         """
-        if self.raft.role is not Role.LEADER or len(self.raft.voters) == 1:
-            return self.raft.role is not Role.LEADER
-        refusal = self.raft.transfer()
-        if refusal is not None:
-            log.warning("leadership not handed over", reason=refusal)
-            return False
-        self.wake()
-        return await self.transfer_finished(timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.is_leader and len(self.raft.voters) > 1:
+                    refusal = self.raft.transfer()
+                    self.wake()
+                    if refusal is not None:
+                        log.warning("leadership not handed over", reason=refusal)
+                        break
+                    while self.raft.transferring:
+                        await self.leadership_changed()
+        return not self.is_leader
 
     async def stop(self) -> None:
         """Stop at once: everybody who waits is told so. Does not close the log store. Idempotent."""

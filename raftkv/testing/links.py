@@ -26,16 +26,8 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from raftkv.errors import RaftKVError
-from raftkv.testing.toxiproxy import (
-    HEALTHY,
-    LOOPBACK,
-    ProxyState,
-    Stream,
-    Toxic,
-    ToxiproxyError,
-    ToxiproxyServer,
-    free_port,
-)
+from raftkv.testing.processes import LOOPBACK, free_port
+from raftkv.testing.toxiproxy import HEALTHY, ProxyState, Stream, Toxic, ToxiproxyError, ToxiproxyServer
 
 PROBE_S = 0.2
 

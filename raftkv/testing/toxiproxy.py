@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import secrets
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,9 +27,9 @@ import toxiproxy as library
 from toxiproxy import api as library_api
 
 from raftkv.errors import RaftKVError
+from raftkv.testing.processes import LOOPBACK, bound_to_parent, free_port
 from raftkv.testing.toxiproxy_install import ToxiproxyBinary, ToxiproxyImage, find_toxiproxy
 
-LOOPBACK = "127.0.0.1"
 API_TIMEOUT_S = 15.0  # the server itself may take 5 s to flush a connection from which a toxic is removed
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
@@ -42,36 +39,6 @@ Stream = Literal["upstream", "downstream"]
 
 class ToxiproxyError(RaftKVError):
     """The Toxiproxy server did not do what it was asked. The state of the network under test is unknown."""
-
-
-# Becomes the server, after asking the kernel to kill it when its parent dies.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    if ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
-        sys.exit("prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the parent is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def free_port() -> int:
-    """Return a loopback TCP port on which nothing listens, below the range from which the kernel takes client ports.
-
-    A port of that range could be taken by any outgoing connection while a proxy is switched off, or be connected to
-    itself by a client that keeps trying. The caller must still expect to lose the port to another process.
-    """
-    for _ in range(1000):
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as candidate:
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                candidate.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    raise ToxiproxyError("no free port found between 15000 and 32000")
 
 
 class ToxiproxyServer:
@@ -168,7 +135,7 @@ class ToxiproxyServer:
                 self._remove = lambda: _remove_container(docker, name)
             case None:
                 raise ToxiproxyError("no program to start")
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+        launcher = bound_to_parent(command)
         started: list[subprocess.Popen[bytes] | OSError] = []
         ready = threading.Event()
         self._ended = ended = threading.Event()

@@ -14,7 +14,8 @@ import requests
 
 from raftkv.testing import toxiproxy
 from raftkv.testing.links import FaultNotProven, How, PeerLinks, Probe, probe
-from raftkv.testing.toxiproxy import ToxiproxyServer, free_port
+from raftkv.testing.processes import free_port
+from raftkv.testing.toxiproxy import ToxiproxyServer
 
 pytestmark = pytest.mark.toxiproxy
 

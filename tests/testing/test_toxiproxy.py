@@ -17,7 +17,8 @@ import requests
 from toxiproxy import api as library_api
 
 from raftkv.testing import toxiproxy
-from raftkv.testing.toxiproxy import HEALTHY, ProxyState, Toxic, Toxiproxy, ToxiproxyError, ToxiproxyServer, free_port
+from raftkv.testing.processes import free_port
+from raftkv.testing.toxiproxy import HEALTHY, ProxyState, Toxic, Toxiproxy, ToxiproxyError, ToxiproxyServer
 from raftkv.testing.toxiproxy_install import Origin, ToxiproxyBinary, find_toxiproxy
 from tests.testing.test_toxiproxy_install import ended
 

@@ -1,0 +1,5 @@
+"""`python -m raftkv.cli`."""
+
+from raftkv.cli import main
+
+main()

@@ -1,0 +1,259 @@
+"""A real cluster on this machine: one operating-system process a node, on free loopback ports.
+
+    async with LocalCluster(3) as cluster, AsyncClient(cluster.url) as client:
+        await client.put("k", "v")
+        await cluster.node(await cluster.leader()).kill()
+
+Nodes can be killed, stopped, paused and started again; their data stays in the cluster's directory until it is closed.
+They die with this process, however that ends (Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from raftkv.client import AsyncClient, Status
+from raftkv.client.results import Role
+from raftkv.errors import RaftKVError
+from raftkv.testing.processes import LOOPBACK, bound_to_parent, free_port
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+POLL_S = 0.02
+
+
+class ClusterError(RaftKVError):
+    """A node did not do what it was told: it did not start, or ended by itself. The message ends with its log."""
+
+
+class NodeProcess:
+    """One node. Its addresses and its data directory stay the same over restarts."""
+
+    def __init__(self, cluster: LocalCluster, node_id: int) -> None:
+        self.id = node_id
+        self.client_address = f"{LOOPBACK}:{free_port()}"
+        self.peer_address = f"{LOOPBACK}:{free_port()}"
+        self.data_dir = cluster.directory / f"node-{node_id}"
+        self.log_path = cluster.directory / f"node-{node_id}.log"
+        self.extra_arguments: list[str] = []
+        """Further flags of `raftkv serve`, from the next start on."""
+        self._cluster = cluster
+        self._process: asyncio.subprocess.Process | None = None
+        self._paused = False
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise ClusterError(f"node {self.id} was never started")
+        return self._process.pid
+
+    def command(self) -> list[str]:
+        """Return the command line that runs this node."""
+        arguments = ["--id", str(self.id), "--data-dir", str(self.data_dir), "--listen", self.client_address]
+        for node in self._cluster.nodes:
+            arguments += ["--member", f"{node.id}={node.peer_address}"]
+            dialled = self._cluster.dial_address(self.id, node.id)
+            if node.id != self.id and dialled is not None:
+                arguments += ["--peer-dial", f"{node.id}={dialled}"]
+        return [sys.executable, "-m", "raftkv.cli", "serve", *arguments, *self.extra_arguments]
+
+    async def start(self) -> None:
+        """Start the process and return when it answers. Raises ClusterError."""
+        if self.running:
+            raise ClusterError(f"node {self.id} is running already")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTKV_")}
+        with self.log_path.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *bound_to_parent(self.command()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C at the terminal is for the parent, which then ends its nodes
+                env=environment,
+            )
+        self._paused = False
+        await self.answers()
+
+    async def answers(self, timeout_s: float = START_TIMEOUT_S) -> Status:
+        """Wait until the node answers a status request. Raises ClusterError when it ends, or after `timeout_s`."""
+        async with AsyncClient([self.client_address]) as client:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    while self.running:
+                        if (status := await _ask(client, self.client_address)) is not None:
+                            return status
+                        await asyncio.sleep(POLL_S)
+        state = "does not answer" if self.running else f"ended with code {self._returncode()}"
+        raise ClusterError(f"node {self.id} {state}: {self.log_tail()}")
+
+    async def kill(self) -> None:
+        """SIGKILL: gone between two instructions."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM: hand over, flush, go. Return the exit code. Escalates to SIGKILL when that takes too long."""
+        return await self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: alive for the kernel, dead for everybody else; its connections stay open."""
+        self._signal(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on, believing that no time has passed."""
+        self._signal(signal.SIGCONT)
+        self._paused = False
+
+    async def restart(self) -> None:
+        """Stop if running, and start."""
+        if self.running:
+            await self.stop()
+        await self.start()
+
+    async def wait_ended(self) -> int:
+        """Wait until the process is gone. Return its exit code."""
+        if self._process is None:
+            raise ClusterError(f"node {self.id} was never started")
+        return await self._process.wait()
+
+    def log_tail(self, lines: int = 3) -> str:
+        """Return the end of the node's log."""
+        with contextlib.suppress(FileNotFoundError):
+            return " | ".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+        return "(no log)"
+
+    async def _end(self, how: signal.Signals) -> int:
+        if self._process is None or self._process.returncode is not None:
+            return self._returncode()
+        self._signal(how)
+        if self._paused and how is not signal.SIGKILL:
+            self.resume()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                return await self._process.wait()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            return await self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.running or self._process is None:
+            raise ClusterError(f"node {self.id} is not running")
+        self._process.send_signal(number)
+
+    def _returncode(self) -> int:
+        return self._process.returncode or 0 if self._process is not None else 0
+
+
+class LocalCluster:
+    """Some nodes that form one cluster."""
+
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        directory: Path | None = None,
+        arguments: Sequence[str] = (),
+        dial: Callable[[int, int], str] | None = None,
+    ) -> None:
+        """Prepare `size` nodes; nothing runs until `start`.
+
+        `directory` holds data and logs and is kept; without it a temporary one is used and removed. `arguments` are
+        further flags of `raftkv serve` for every node. `dial(source, target)` gives the address at which one node dials
+        another one (fault proxies); it may be set later, as `dial`, but before `start`.
+        """
+        self._temporary = directory is None
+        self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="raftkv-"))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.dial = dial
+        self.nodes = [NodeProcess(self, node_id) for node_id in range(1, size + 1)]
+        for node in self.nodes:
+            node.extra_arguments += arguments
+
+    def node(self, node_id: int) -> NodeProcess:
+        return self.nodes[node_id - 1]
+
+    def dial_address(self, source: int, target: int) -> str | None:
+        """Return where `source` dials `target`; None: at its own address."""
+        return self.dial(source, target) if self.dial is not None and source != target else None
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The nodes' own client addresses."""
+        return [node.client_address for node in self.nodes]
+
+    @property
+    def url(self) -> str:
+        return "raftkv://" + ",".join(self.endpoints)
+
+    async def start(self) -> None:
+        """Start every node; return when all answer. Raises ClusterError, with nothing left running."""
+        try:
+            await asyncio.gather(*(node.start() for node in self.nodes))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def leader(self, timeout_s: float = 30.0, *, other_than: int = 0) -> int:
+        """Wait until a leader leads that a majority follows, and that is not node `other_than`. Return its id."""
+        async with AsyncClient(self.endpoints) as client:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while True:
+                        found = _agreed_leader(
+                            await asyncio.gather(*(_ask(client, endpoint) for endpoint in self.endpoints))
+                        )
+                        if found not in (None, other_than):
+                            assert found is not None
+                            return found
+                        await asyncio.sleep(POLL_S)
+            except TimeoutError:
+                logs = "; ".join(f"node {node.id}: {node.log_tail(1)}" for node in self.nodes)
+                raise ClusterError(f"no leader after {timeout_s} s. {logs}") from None
+
+    async def close(self) -> None:
+        """Kill what runs and remove the temporary directory. Idempotent."""
+        for node in self.nodes:
+            if node.running:
+                await node.kill()
+        if self._temporary:
+            await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(self.close())
+
+
+async def _ask(client: AsyncClient, endpoint: str) -> Status | None:
+    try:
+        return await client.status(endpoint, timeout=1.0)
+    except RaftKVError:
+        return None
+
+
+def _agreed_leader(statuses: Sequence[Status | None]) -> int | None:
+    found = [status for status in statuses if status is not None]
+    leaders = {status.member_id: status.term for status in found if status.role is Role.LEADER}
+    for leader, term in leaders.items():
+        followers = sum(1 for status in found if (status.leader_id, status.term) == (leader, term))
+        if 2 * followers > len(statuses):
+            return leader
+    return None
