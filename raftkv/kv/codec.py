@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from raftkv.errors import RaftKVError
 from raftkv.kv.commands import Batch, Command, Delete, Group, Put, RegisterSession

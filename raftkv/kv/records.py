@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from raftkv.errors import ErrorCode, StorageError
 from raftkv.kv.commands import Deleted, Rejected, Result, SessionRegistered, Written
