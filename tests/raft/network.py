@@ -22,6 +22,7 @@ from raftkv.raft import (
     Role,
     Term,
 )
+from raftkv.raft.messages import PreVoteRequest, VoteRequest
 from tests.raft.node import Node
 from tests.raft.oracle import Oracle
 
@@ -203,11 +204,18 @@ class Network:
             self.settle()
 
     def elect(self, node_id: int) -> None:
-        """Tick one node alone until it leads (the others' timers must not protect another leader)."""
+        """Let time pass until `node_id` leads: for it alone, and for the others while they still hear another leader.
+        Their own campaigns are lost.
+        """
+        keep = self.drop
+        rivals = (PreVoteRequest, VoteRequest)
+        self.drop = lambda message: keep(message) or (isinstance(message, rivals) and message.sender != node_id)
         for _ in range(10 * self.node(node_id).config.election_ticks):
             if self[node_id].role is Role.LEADER:
+                self.drop = keep
                 return
-            self.tick(only=[node_id])
+            others_hear = any(n.up and n.raft.leader not in (None, node_id) for n in self.nodes.values())
+            self.tick(only=None if others_hear else [node_id])
         raise AssertionError(f"node {node_id} was not elected")
 
     def start_campaign(self, node_id: int) -> None:
