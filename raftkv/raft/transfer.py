@@ -24,8 +24,9 @@ def start(state: RaftState, target: NodeId) -> str | None:
         return f"node {target} has not answered the leader for an election timeout"
     if state.transfer_target is not None and state.transfer_target != target:
         return f"leadership is being transferred to node {state.transfer_target} already"
-    state.transfer_target = target
-    state.transfer_elapsed = 0
+    if state.transfer_target is None:  # asking again must not prolong the pause of proposals
+        state.transfer_target = target
+        state.transfer_elapsed = 0
     replication.send_appends(state, target)
     replication.finish_transfer(state)
     return None

@@ -75,6 +75,9 @@ class Network:
     def node(self, node_id: int) -> Node:
         return self.nodes[NodeId(node_id)]
 
+    def role(self, node_id: int) -> Role:
+        return self[node_id].role
+
     def start_with(
         self, node_id: int, terms: Iterable[int], *, term: int | None = None, vote: int | None = None
     ) -> None:
@@ -210,12 +213,14 @@ class Network:
         keep = self.drop
         rivals = (PreVoteRequest, VoteRequest)
         self.drop = lambda message: keep(message) or (isinstance(message, rivals) and message.sender != node_id)
-        for _ in range(10 * self.node(node_id).config.election_ticks):
-            if self[node_id].role is Role.LEADER:
-                self.drop = keep
-                return
-            others_hear = any(n.up and n.raft.leader not in (None, node_id) for n in self.nodes.values())
-            self.tick(only=None if others_hear else [node_id])
+        try:
+            for _ in range(10 * self.node(node_id).config.election_ticks):
+                if self[node_id].role is Role.LEADER:
+                    return
+                others_hear = any(n.up and n.raft.leader not in (None, node_id) for n in self.nodes.values())
+                self.tick(only=None if others_hear else [node_id])
+        finally:
+            self.drop = keep
         raise AssertionError(f"node {node_id} was not elected")
 
     def start_campaign(self, node_id: int) -> None:
