@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from raftkv.errors import ConfigurationError
+from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.disk import Disk, open_disk
@@ -33,6 +34,9 @@ log = structlog.get_logger("raftkv.app")
 
 KV_SERVICE = kv_pb2.DESCRIPTOR.services_by_name["KV"].full_name
 CLUSTER_SERVICE = cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name
+
+GRACE_S = 1.0
+"""Single calls get this long to end once leadership is handed over and the pipelines are drained."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -64,6 +68,7 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await _until(stop, parts.node.failure)
             health_task.cancel()
             await parts.hand_over(settings.shutdown_timeout_s)
+            await client_server.stop(min(GRACE_S, settings.shutdown_timeout_s))
         finally:
             # Both servers are silent before the node, and the node before the disk.
             await client_server.stop(None)
@@ -82,15 +87,16 @@ class _Parts:
         """Keep grpc.health.v1 true: the process is alive; the KV service serves while a leader is known."""
         await self.health.set("", _SERVING)
         await self.health.set(CLUSTER_SERVICE, _SERVING)
-        while True:
-            changed = self.node.leadership_changed()
-            await self.health.set(KV_SERVICE, _NOT_SERVING if self.node.leader is None else _SERVING)
-            await changed
+        with contextlib.suppress(ShuttingDown):
+            while True:
+                changed = self.node.leadership_changed()
+                await self.health.set(KV_SERVICE, _NOT_SERVING if self.node.leader is None else _SERVING)
+                await changed
 
     async def hand_over(self, timeout_s: float) -> None:
         """Go in peace: say so, let another node lead, answer what was asked."""
         await self.health.enter_graceful_shutdown()
-        if not await self.node.hand_over(timeout_s):
+        if not await self.node.hand_over(timeout_s) and len(self.node.raft.voters) > 1:
             log.warning("stopping as the leader: no other node took over")
         try:
             async with asyncio.timeout(timeout_s):

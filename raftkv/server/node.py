@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from raftkv.errors import NotLeader, RaftKVError, ShuttingDown
+from raftkv.errors import NotLeader, ShuttingDown
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
@@ -76,7 +76,7 @@ class Node:
         self._wake_writer = asyncio.Event()
         self._known = (raft.role, raft.term, raft.leader, raft.transferring)
         self._leadership_changed: asyncio.Future[None] | None = None
-        self._stopped: RaftKVError | None = None
+        self._stopped: ShuttingDown | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception that made the node stop by itself: a failed disk, a violated invariant."""
@@ -133,7 +133,7 @@ class Node:
         with `ambiguous` set.
         """
         if self._stopped is not None:
-            raise ShuttingDown("the node is shutting down")
+            raise ShuttingDown(self._stopped.message)
         if self.raft.role is not Role.LEADER:
             raise NotLeader(f"node {self.raft.node_id} is not the leader")
         outcome = self._proposals.add(group, size_bytes, deadline)
@@ -146,7 +146,7 @@ class Node:
         Raises NotLeader, ShuttingDown; so may the future.
         """
         if self._stopped is not None:
-            raise ShuttingDown("the node is shutting down")
+            raise ShuttingDown(self._stopped.message)
         if self.raft.role is not Role.LEADER:
             raise NotLeader(f"node {self.raft.node_id} is not the leader")
         barrier = self._barriers.add()
@@ -168,11 +168,14 @@ class Node:
         return self.leader not in (None, self.raft.node_id)
 
     def leadership_changed(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next change of role, term, known leader or transfer."""
+        """Return a future that is done at the next change of role, term, known leader or transfer.
+
+        Raises ShuttingDown when there will be none.
+        """
+        if self._stopped is not None:
+            raise ShuttingDown(self._stopped.message)
         if self._leadership_changed is None:
             self._leadership_changed = asyncio.get_running_loop().create_future()
-            if self._stopped is not None:
-                self._leadership_changed.set_result(None)
         return asyncio.shield(self._leadership_changed)
 
     @property

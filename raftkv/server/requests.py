@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from raftkv.errors import DeadlineExceeded, LeaderChanged, NoLeader, NotLeader, Overloaded, RaftKVError
+from raftkv.errors import DeadlineExceeded, LeaderChanged, NoLeader, NotLeader, Overloaded, RaftKVError, ShuttingDown
 from raftkv.kv.commands import Group
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.ranges import RangeQuery
@@ -29,6 +29,9 @@ from raftkv.v1 import common_pb2, kv_pb2
 
 SCAN_ROWS = 500
 """Rows of a range that are read in one go, a millisecond or so: then everybody else gets a turn."""
+
+
+_VERDICTS = frozenset({common_pb2.INVALID_ARGUMENT, common_pb2.LIMIT_EXCEEDED})
 
 
 class Forwarder(Protocol):
@@ -59,7 +62,7 @@ class RequestLimits:
 class Attempt:
     """A batch under way: what is answered, and what is still to be done."""
 
-    __slots__ = ("answered", "batch", "deadline", "response", "work")
+    __slots__ = ("answered", "batch", "deadline", "response", "uncertain", "work")
 
     def __init__(self, batch: kv_pb2.BatchRequest, deadline: float) -> None:
         self.batch = batch
@@ -67,6 +70,8 @@ class Attempt:
         self.work = wire.decode(batch)
         self.response = kv_pb2.BatchResponse()
         self.answered: set[int] = set()
+        self.uncertain = False
+        """An attempt ended with an open outcome, so no later failure may claim that a write had no effect."""
         for operation_id, error in self.work.malformed:
             wire.add_error(self.response, operation_id, error)
             self.answered.add(operation_id)
@@ -80,6 +85,18 @@ class Attempt:
     def repeatable(self) -> bool:
         """Whether a second attempt is safe after one with an open outcome."""
         return self.batch.session != 0 or not self.work.commands
+
+    def admit_uncertainty(self) -> None:
+        """Mark every failed write as ambiguous, if an attempt at it ended with an open outcome.
+
+        Except for what was decided by the command itself: the same verdict would meet every attempt.
+        """
+        if not self.uncertain:
+            return
+        reads = {operation.id for operation in self.batch.operations if operation.HasField("range")}
+        for result in self.response.results:
+            if result.HasField("error") and result.id not in reads and result.error.code not in _VERDICTS:
+                result.error.ambiguous = True
 
     def fail(self, error: RaftKVError) -> None:
         """Answer everything that is still open."""
@@ -126,6 +143,15 @@ class Requests:
         attempt = Attempt(batch, now + timeout_s)
         if attempt.work.local_reads:
             await self._read(attempt, attempt.work.local_reads, kv_pb2.GUARANTEE_STALE_PREFIX)
+        try:
+            await self._run_on_leader(attempt, forwarded=forwarded)
+        except ShuttingDown as error:
+            attempt.fail(self._explain(ShuttingDown(error.message, ambiguous=True)))
+        attempt.admit_uncertainty()
+        self._fill_header(attempt.response)
+        return attempt.response
+
+    async def _run_on_leader(self, attempt: Attempt, *, forwarded: bool) -> None:
         while attempt.open:
             leader, term = self._node.leader, self._node.raft.term
             if self._node.is_leader:
@@ -141,8 +167,6 @@ class Requests:
                 continue
             if not await self._wait_for_change(leader, term, attempt.deadline):
                 attempt.fail(self._explain(self._give_up(attempt, leader)))
-        self._fill_header(attempt.response)
-        return attempt.response
 
     def header(self) -> common_pb2.ResponseHeader:
         """Return the head of an answer of this node."""
@@ -185,6 +209,7 @@ class Requests:
             return False
         except LeaderChanged as error:
             if attempt.repeatable:
+                attempt.uncertain = True
                 return False
             attempt.fail_commands(self._explain(error))
             return True
@@ -251,6 +276,7 @@ class Requests:
             answer = await self._call(leader, batch, left_s, watch=attempt.repeatable)
         except grpc.aio.AioRpcError as error:
             if attempt.repeatable:
+                attempt.uncertain = True
                 return False
             attempt.fail_reads(NoLeader(f"leader {leader} did not answer: {error.code().name}"))
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -261,6 +287,7 @@ class Requests:
                 )
             return True
         if answer is None:
+            attempt.uncertain = True
             return False
         return self._merge(attempt, answer)
 
