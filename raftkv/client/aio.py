@@ -119,8 +119,9 @@ class AsyncClient:
         await self.close()
 
     def __del__(self) -> None:
-        # The constructor may have failed before it set anything.
-        if getattr(self, "_dispatcher", None) is not None and not self._closed:
+        # The constructor may have failed before it set anything. A forked child has a copy that was never its own.
+        dispatcher = getattr(self, "_dispatcher", None)
+        if dispatcher is not None and not self._closed and dispatcher.pid == os.getpid():
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     async def close(self) -> None:
@@ -391,20 +392,17 @@ class AsyncClient:
 
     def _open(self) -> Dispatcher:
         dispatcher = self._dispatcher
-        loop = asyncio.get_running_loop()
         if self._closed:
             raise ConnectionFailed("the client is closed")
         if dispatcher is None:
             dispatcher = self._dispatcher = Dispatcher(
                 self._endpoints,
-                loop,
+                asyncio.get_running_loop(),
                 timeout=self._timeout,
                 attempt_timeout=self._attempt_timeout,
                 dial_learned=self._dial_learned,
             )
             dispatcher.open()
-        elif dispatcher.loop is not loop:
-            raise InvalidArgument("this AsyncClient belongs to another event loop; use one for each loop")
         return dispatcher
 
 

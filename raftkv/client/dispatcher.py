@@ -13,6 +13,7 @@ This file moves calls between those places as routing, calls and session decide.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Sequence
 from random import Random
@@ -50,6 +51,7 @@ class Dispatcher:
         dial_learned: bool,
     ) -> None:
         self.loop = loop
+        self.pid = os.getpid()
         self.connections = Connections()
         self.router = Router(addresses, Random(), dial_learned=dial_learned)
         self.random = Random()

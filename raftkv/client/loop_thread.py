@@ -1,7 +1,9 @@
 """The event loop on which all synchronous clients of a process run: one daemon thread, begun by the first of them.
 
-At exit the clients that are still open are closed before the loop stops. A forked child has no such thread: it begins
-its own when it needs one, and the clients of its parent are dead to it.
+At exit the clients that are still open are closed before the loop stops.
+
+A child forked before its parent made a client makes its own as usual. Forked later, it has neither this thread nor a
+gRPC that works (grpcio's poller does not survive a fork; calls would hang until their deadline): it is told so at once.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
-from raftkv.errors import InvalidArgument
+from raftkv.errors import ConfigurationError, InvalidArgument
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -24,6 +26,11 @@ except ImportError:
     new_event_loop = asyncio.new_event_loop
 
 T = TypeVar("T")
+
+FORKED: Final = (
+    "gRPC does not work in a child forked after its parent made a Client; "
+    "make clients only after the fork, or start children by spawn or exec"
+)
 
 _EXIT_PATIENCE_S: Final = 2.0
 
@@ -74,7 +81,9 @@ class Closable(Protocol):
 class _Process:
     """The thread of this process, and what runs on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spoilt: bool = False) -> None:
+        self.spoilt = spoilt
+        """Forked from a process that had such a thread."""
         self.lock = threading.Lock()
         self.thread: LoopThread | None = None
         self.open: WeakSet[Closable] = WeakSet()
@@ -84,7 +93,12 @@ _process = _Process()
 
 
 def shared(client: Closable) -> LoopThread:
-    """Return the process's loop thread, on which `client` will be closed at exit by its `close()` coroutine."""
+    """Return the process's loop thread, on which `client` will be closed at exit.
+
+    Raises ConfigurationError in a process that was forked too late.
+    """
+    if _process.spoilt:
+        raise ConfigurationError(FORKED)
     with _process.lock:
         if _process.thread is None:
             _process.thread = LoopThread()
@@ -105,7 +119,7 @@ def _at_exit() -> None:
 
 def _after_fork_in_child() -> None:
     global _process  # noqa: PLW0603 - the lock may be held by a thread that the child does not have
-    _process = _Process()
+    _process = _Process(spoilt=_process.spoilt or _process.thread is not None)
 
 
 atexit.register(_at_exit)

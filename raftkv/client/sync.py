@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from raftkv.client.aio import DEFAULT_ATTEMPT_TIMEOUT_S, DEFAULT_TIMEOUT_S, AsyncClient
-from raftkv.client.loop_thread import LoopThread, shared
+from raftkv.client.loop_thread import FORKED, LoopThread, shared
 from raftkv.client.results import (
     DeleteResult,
     EndpointFailure,
@@ -22,7 +22,7 @@ from raftkv.client.results import (
 )
 from raftkv.client.spans import Pages
 from raftkv.client.urls import endpoints_from_environment
-from raftkv.errors import ConnectionFailed
+from raftkv.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ class Client:
     """A client of one cluster, for any number of threads. Everything is as AsyncClient says, but blocks.
 
     All clients of a process share one background thread. Calls made by several threads at a time share messages.
-    Ctrl-C abandons the call it interrupts. What is still open at exit is closed. A client does not survive a fork: its
-    calls raise ConnectionFailed in the child, which makes one of its own.
+    Ctrl-C abandons the call it interrupts. What is still open at exit is closed. Neither a client
+    nor gRPC survives a fork: make clients after it. In a child forked later, calls raise ConfigurationError.
     """
 
     def __init__(
@@ -232,5 +232,5 @@ class Client:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._thread.pid != os.getpid():
             work.close()
-            raise ConnectionFailed("this Client was made before a fork; make one in the child")
+            raise ConfigurationError(FORKED)
         return self._thread.run(work)

@@ -1,0 +1,312 @@
+# ruff: noqa: N802 - the methods are named by the protocol
+"""A scripted cluster: real gRPC servers in this loop, over one store that applies by (session, sequence)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from raftkv.errors import ErrorCode
+from raftkv.v1 import cluster_pb2, cluster_pb2_grpc, common_pb2, kv_pb2, kv_pb2_grpc
+
+Reply = kv_pb2.OperationResult | None
+"""None: no answer, ever."""
+
+
+def refusal(code: ErrorCode, *, leader_id: int = 0, leader_address: str = "", ambiguous: bool = False) -> Any:
+    """Return a script that answers every operation with an error."""
+
+    def refuse(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
+        return kv_pb2.OperationResult(
+            id=operation.id,
+            error=common_pb2.Error(
+                code=common_pb2.ErrorCode.ValueType(code),
+                message=f"scripted {code.name} at node {node.id}",
+                retryable=code in {ErrorCode.NO_LEADER, ErrorCode.NOT_LEADER, ErrorCode.LEADER_CHANGED},
+                ambiguous=ambiguous,
+                leader_id=leader_id,
+                leader_address=leader_address,
+            ),
+        )
+
+    return refuse
+
+
+class FakeStore:
+    """The replicated state: applies a write of a session once, and counts how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.pairs: dict[bytes, kv_pb2.KeyValue] = {}
+        self.applied: list[tuple[int, int]] = []
+        """(session, sequence) of every write that really changed the store, in order."""
+        self.sessions: dict[int, dict[int, kv_pb2.OperationResult]] = {}
+        self.low: dict[int, int] = {}
+        self.window = 16_384
+        self.registered = 0
+
+    def register(self) -> kv_pb2.RegisterSessionResponse:
+        self.registered += 1
+        session = 100 + self.registered
+        self.sessions[session] = {}
+        self.low[session] = 1
+        return kv_pb2.RegisterSessionResponse(session=session, ttl_ms=3_600_000, window=self.window)
+
+    def execute(self, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> kv_pb2.OperationResult:
+        match operation.WhichOneof("operation"):
+            case "register_session":
+                return kv_pb2.OperationResult(id=operation.id, register_session=self.register())
+            case "range":
+                return kv_pb2.OperationResult(id=operation.id, range=self.range(operation.range))
+        session, sequence = batch.session, operation.id
+        if session not in self.sessions:
+            return self._error(operation, ErrorCode.SESSION_EXPIRED)
+        self.low[session] = max(self.low[session], batch.acknowledged_below)
+        if not self.low[session] <= sequence < self.low[session] + self.window:
+            return self._error(operation, ErrorCode.SEQUENCE_OUT_OF_WINDOW)
+        results = self.sessions[session]
+        if sequence not in results:
+            self.applied.append((session, sequence))
+            results[sequence] = self._apply(operation)
+        return results[sequence]
+
+    def range(self, request: kv_pb2.RangeRequest) -> kv_pb2.RangeResponse:
+        end = request.range_end
+        keys = [
+            key
+            for key in sorted(self.pairs)
+            if (key == request.key if not end else key >= request.key and (end == b"\0" or key < end))
+        ]
+        held = keys[: request.limit] if request.limit else keys
+        local = request.level == kv_pb2.ReadLevel.LOCAL
+        return kv_pb2.RangeResponse(
+            kvs=[] if request.count_only else [self.pairs[key] for key in held],
+            more=not request.count_only and len(held) < len(keys),
+            count=len(keys) if request.count_only else len(held),
+            revision=request.revision or self.revision,
+            guarantee=kv_pb2.GUARANTEE_STALE_PREFIX if local else kv_pb2.GUARANTEE_LINEARIZABLE,
+        )
+
+    def _apply(self, operation: kv_pb2.Operation) -> kv_pb2.OperationResult:
+        self.revision += 1
+        if operation.HasField("put"):
+            key = operation.put.key
+            self.pairs[key] = kv_pb2.KeyValue(key=key, value=operation.put.value, mod_revision=self.revision)
+            return kv_pb2.OperationResult(id=operation.id, put=kv_pb2.PutResponse(revision=self.revision))
+        request = operation.delete
+        found = [pair.key for pair in self.range(kv_pb2.RangeRequest(key=request.key, range_end=request.range_end)).kvs]
+        for key in found:
+            del self.pairs[key]
+        answer = kv_pb2.DeleteResponse(revision=self.revision, deleted=len(found))
+        return kv_pb2.OperationResult(id=operation.id, delete=answer)
+
+    @staticmethod
+    def _error(operation: kv_pb2.Operation, code: ErrorCode) -> kv_pb2.OperationResult:
+        error = common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=code.name)
+        return kv_pb2.OperationResult(id=operation.id, error=error)
+
+
+class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
+    """One node. `script` answers each operation; by default it executes it."""
+
+    def __init__(self, cluster: FakeCluster, node_id: int) -> None:
+        self.cluster = cluster
+        self.id = node_id
+        self.address = ""
+        self.batches: list[kv_pb2.BatchRequest] = []
+        """Every message that came."""
+        self.script: Callable[[FakeNode, kv_pb2.BatchRequest, kv_pb2.Operation], Reply | Awaitable[Reply]] = execute
+        self.silent = False
+        """Takes everything and answers nothing, not even to who opens a stream."""
+        self.break_code = grpc.StatusCode.UNAVAILABLE
+        """What a stream that is broken ends with."""
+        self.arrived = asyncio.Condition()
+        self._breaks: set[asyncio.Event] = set()
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def operations(self) -> list[kv_pb2.Operation]:
+        """Every operation that came, but for the client's probes."""
+        return [operation for batch in self.batches for operation in batch.operations if not is_probe(operation)]
+
+    def ids(self, kind: str) -> list[int]:
+        """Return the ids of the operations of a kind ("put", "range", ...), as they came."""
+        return [operation.id for operation in self.operations if operation.WhichOneof("operation") == kind]
+
+    async def start(self, port: int = 0) -> None:
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        kv_pb2_grpc.add_KVServicer_to_server(self, self._server)
+        cluster_pb2_grpc.add_ClusterServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """As if killed: no goodbye to anyone."""
+        self.break_streams()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(None)
+
+    async def restart(self) -> None:
+        await self.start(int(self.address.rpartition(":")[2]))
+
+    def break_streams(self) -> None:
+        for event in self._breaks:
+            event.set()
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it is looked at with every message that comes."""
+        async with self.arrived:
+            await self.arrived.wait_for(condition)
+
+    def header(self) -> common_pb2.ResponseHeader:
+        cluster = self.cluster
+        leader = cluster.nodes.get(cluster.leader_id)
+        return common_pb2.ResponseHeader(
+            cluster_id=7,
+            member_id=self.id,
+            revision=cluster.store.revision,
+            raft_term=cluster.term,
+            leader_id=cluster.leader_id,
+            leader_address=cluster.announced.get(cluster.leader_id, leader.address if leader else ""),
+        )
+
+    async def Pipeline(self, request_iterator: Any, context: Any) -> AsyncIterator[kv_pb2.BatchResponse]:
+        if self.silent:
+            await asyncio.Event().wait()
+        await context.send_initial_metadata((("raftkv-member-id", str(self.id)),))
+        broken = asyncio.Event()
+        self._breaks.add(broken)
+        stop = asyncio.ensure_future(broken.wait())
+        requests = aiter(request_iterator)
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(requests, None))
+                await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    await asyncio.wait({following})
+                    await context.abort(self.break_code, f"node {self.id} dropped the stream")
+                batch = following.result()
+                if batch is None:
+                    return
+                self.batches.append(batch)
+                response = await self._respond(batch)
+                async with self.arrived:
+                    self.arrived.notify_all()
+                if response.results:
+                    yield response
+        finally:
+            stop.cancel()
+            self._breaks.discard(broken)
+
+    async def _respond(self, batch: kv_pb2.BatchRequest) -> kv_pb2.BatchResponse:
+        response = kv_pb2.BatchResponse(header=self.header())
+        for operation in batch.operations:
+            reply = self.script(self, batch, operation)
+            result = await reply if isinstance(reply, Awaitable) else reply
+            if result is not None and not self.silent:
+                response.results.append(result)
+        return response
+
+    async def Range(self, request: kv_pb2.RangeRequest, context: Any) -> kv_pb2.RangeResponse:
+        response = self.cluster.store.range(request)
+        response.header.CopyFrom(self.header())
+        return response
+
+    async def Put(self, request: kv_pb2.PutRequest, context: Any) -> kv_pb2.PutResponse:
+        raise NotImplementedError
+
+    async def Delete(self, request: kv_pb2.DeleteRequest, context: Any) -> kv_pb2.DeleteResponse:
+        raise NotImplementedError
+
+    async def RegisterSession(self, request: Any, context: Any) -> kv_pb2.RegisterSessionResponse:
+        raise NotImplementedError
+
+    async def Status(self, request: cluster_pb2.StatusRequest, context: Any) -> cluster_pb2.StatusResponse:
+        cluster = self.cluster
+        role = cluster_pb2.LEADER if self.id == cluster.leader_id else cluster_pb2.FOLLOWER
+        members = [
+            cluster_pb2.Member(id=node.id, peer_address="peer:1", client_address=node.address)
+            for node in cluster.nodes.values()
+        ]
+        return cluster_pb2.StatusResponse(header=self.header(), version="fake", role=role, members=members)
+
+    async def StateHash(self, request: Any, context: Any) -> cluster_pb2.StateHashResponse:
+        return cluster_pb2.StateHashResponse(header=self.header(), applied_index=self.id, applied_term=1, hash=b"hash")
+
+    async def TransferLeader(self, request: cluster_pb2.TransferLeaderRequest, context: Any) -> Any:
+        if request.target not in {0, *self.cluster.nodes}:
+            await abort(context, ErrorCode.FAILED_PRECONDITION, f"{request.target} is no voter")
+        self.cluster.elect(request.target)
+        return cluster_pb2.TransferLeaderResponse(header=self.header())
+
+
+def execute(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
+    """Answer as a healthy node does (which forwards to the leader where it must)."""
+    return node.cluster.store.execute(batch, operation)
+
+
+def ignore(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
+    """Answer nothing."""
+    return None
+
+
+def apply_and_ignore(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
+    """Execute, and lose the answer."""
+    node.cluster.store.execute(batch, operation)
+    return None
+
+
+def is_probe(operation: kv_pb2.Operation) -> bool:
+    return operation.HasField("range") and operation.range.key == b"\0" and not operation.range.range_end
+
+
+async def abort(context: Any, code: ErrorCode, message: str) -> None:
+    from google.protobuf import any_pb2
+    from google.rpc import status_pb2
+    from grpc_status import rpc_status
+
+    detail = any_pb2.Any()
+    detail.Pack(common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=message))
+    status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message=message, details=[detail])
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+class FakeCluster:
+    """Nodes 1 to n over one store. Node 1 leads at first, in term 1."""
+
+    def __init__(self, size: int) -> None:
+        self.store = FakeStore()
+        self.leader_id = 1
+        self.term = 1
+        self.announced: dict[int, str] = {}
+        """What the headers say of a member's address, where that is not its real one."""
+        self.nodes = {node_id: FakeNode(self, node_id) for node_id in range(1, size + 1)}
+
+    def __getitem__(self, node_id: int) -> FakeNode:
+        return self.nodes[node_id]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.address for node in self.nodes.values()]
+
+    def elect(self, leader_id: int) -> None:
+        self.term += 1
+        self.leader_id = leader_id
+
+
+@asynccontextmanager
+async def fake_cluster(size: int) -> AsyncIterator[FakeCluster]:
+    cluster = FakeCluster(size)
+    for node in cluster.nodes.values():
+        await node.start()
+    try:
+        yield cluster
+    finally:
+        for node in cluster.nodes.values():
+            await node.stop()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+
+from raftkv.client.batches import MAX_BATCH_BYTES, MAX_BATCH_OPERATIONS, cut_batch
+from raftkv.client.calls import Call, Kind, Verdict, final_error, judge, out_of_time
+from raftkv.client.wire import put_operation
+from raftkv.errors import (
+    ERROR_TYPES,
+    ConnectionFailed,
+    DeadlineExceeded,
+    ErrorCode,
+    NoLeader,
+    NotLeader,
+    Overloaded,
+    RaftKVError,
+)
+
+
+@pytest.fixture(name="loop")
+def _loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def make_call(
+    loop: asyncio.AbstractEventLoop, kind: Kind = Kind.WRITE, *, number: int = 1, session: int = 0, size: int = 10
+) -> Call:
+    operation = put_operation(b"k", b"v")
+    call = Call(kind, operation, size, timeout=2.0, deadline=100.0, future=loop.create_future())
+    call.id = operation.id = number
+    call.session = session
+    return call
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        (ErrorCode.NO_LEADER, Verdict.ELSEWHERE),
+        (ErrorCode.NOT_LEADER, Verdict.ELSEWHERE),
+        (ErrorCode.LEADER_CHANGED, Verdict.ELSEWHERE),
+        (ErrorCode.SHUTTING_DOWN, Verdict.ELSEWHERE),
+        (ErrorCode.OVERLOADED, Verdict.LATER),
+        (ErrorCode.DEADLINE_EXCEEDED, Verdict.LATER),
+        (ErrorCode.INVALID_ARGUMENT, Verdict.FAIL),
+        (ErrorCode.SEQUENCE_OUT_OF_WINDOW, Verdict.FAIL),
+        (ErrorCode.COMPACTED, Verdict.FAIL),
+        (ErrorCode.CLUSTER_MISMATCH, Verdict.FAIL),
+    ],
+)
+def test_verdicts(loop: asyncio.AbstractEventLoop, code: ErrorCode, verdict: Verdict) -> None:
+    assert judge(make_call(loop), ERROR_TYPES[code]("")) is verdict
+
+
+def test_an_error_that_this_client_does_not_know_is_retried_when_it_says_so(loop: asyncio.AbstractEventLoop) -> None:
+    error = RaftKVError("new in 9.0")
+    assert judge(make_call(loop), error) is Verdict.FAIL
+    error.retryable = True
+    assert judge(make_call(loop), error) is Verdict.LATER
+
+
+def test_only_a_write_without_doubt_goes_on_under_a_new_session(loop: asyncio.AbstractEventLoop) -> None:
+    expired = ERROR_TYPES[ErrorCode.SESSION_EXPIRED]("")
+    call = make_call(loop)
+    assert judge(call, expired) is Verdict.NEW_SESSION
+    call.in_flight = True
+    call.unanswered()
+    assert judge(call, expired) is Verdict.FAIL
+    assert final_error(call, expired).ambiguous
+
+
+def test_a_refusal_that_every_attempt_gets_alike_is_not_ambiguous(loop: asyncio.AbstractEventLoop) -> None:
+    call = make_call(loop)
+    call.doubtful = True
+    assert not final_error(call, ERROR_TYPES[ErrorCode.LIMIT_EXCEEDED]("")).ambiguous
+    assert final_error(call, ERROR_TYPES[ErrorCode.SEQUENCE_OUT_OF_WINDOW]("")).ambiguous
+    read = make_call(loop, Kind.READ)
+    read.doubtful = True
+    assert not final_error(read, ERROR_TYPES[ErrorCode.COMPACTED]("")).ambiguous
+
+
+def test_a_call_that_only_waited_in_a_queue_is_not_in_doubt(loop: asyncio.AbstractEventLoop) -> None:
+    call = make_call(loop)
+    call.unanswered()
+    assert not call.ambiguous
+
+
+@pytest.mark.parametrize(
+    ("last", "unreachable", "expected"),
+    [
+        (None, "a:1: refused", ConnectionFailed),
+        (ConnectionFailed("reset"), "a:1: refused", ConnectionFailed),
+        (None, "", DeadlineExceeded),
+        (NoLeader("electing"), "", NoLeader),
+        (NotLeader("ask another"), "", NoLeader),
+        (Overloaded("full"), "", Overloaded),
+        (DeadlineExceeded("the node gave up"), "", DeadlineExceeded),
+    ],
+)
+def test_a_write_without_effect_says_so_at_its_deadline(
+    loop: asyncio.AbstractEventLoop, last: RaftKVError | None, unreachable: str, expected: type[RaftKVError]
+) -> None:
+    call = make_call(loop)
+    call.last_error = last
+    error = out_of_time(call, unreachable)
+    assert type(error) is expected
+    assert not error.ambiguous
+    assert "no effect" in error.message
+    assert (last.message if last and not unreachable else unreachable) in error.message
+
+
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_a_write_that_was_sent_and_not_answered_is_ambiguous_at_its_deadline(
+    loop: asyncio.AbstractEventLoop, in_flight: bool
+) -> None:
+    call = make_call(loop)
+    call.in_flight, call.doubtful = in_flight, not in_flight
+    call.last_error = NoLeader("electing")
+    error = out_of_time(call, "a:1: refused")
+    assert isinstance(error, DeadlineExceeded)
+    assert error.ambiguous
+    assert "electing" in error.message
+    read = make_call(loop, Kind.READ)
+    read.in_flight = True
+    assert not out_of_time(read, "").ambiguous
+
+
+def test_a_message_is_bounded_in_operations_and_bytes(loop: asyncio.AbstractEventLoop) -> None:
+    queue = deque(make_call(loop, number=number) for number in range(1, MAX_BATCH_OPERATIONS + 3))
+    request, calls = cut_batch(queue, 1, 0.0)
+    assert len(calls) == len(request.operations) == MAX_BATCH_OPERATIONS
+    assert len(queue) == 2
+    half = MAX_BATCH_BYTES // 2
+    queue = deque(make_call(loop, number=number, size=half + 1) for number in (1, 2))
+    assert [call.id for call in cut_batch(queue, 1, 0.0)[1]] == [1]
+    queue = deque([make_call(loop, size=5 * MAX_BATCH_BYTES)])
+    assert len(cut_batch(queue, 1, 0.0)[1]) == 1, "one operation always fits, or it would never leave"
+
+
+def test_a_message_holds_writes_of_one_session_and_any_reads(loop: asyncio.AbstractEventLoop) -> None:
+    read = Kind.READ
+    queue = deque(
+        [
+            make_call(loop, read, number=1),
+            make_call(loop, number=2, session=7),
+            make_call(loop, read, number=3),
+            make_call(loop, number=4, session=8),
+        ]
+    )
+    request, _ = cut_batch(queue, 2, 0.0)
+    assert (request.session, [one.id for one in request.operations]) == (7, [1, 2, 3])
+    request, _ = cut_batch(queue, 2, 0.0)
+    assert (request.session, [one.id for one in request.operations]) == (8, [4])
+
+
+def test_a_message_leaves_out_what_nobody_waits_for_and_gives_the_most_patient_its_time(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    gone, patient, hasty = make_call(loop, number=1), make_call(loop, number=2), make_call(loop, number=3)
+    gone.future.cancel()
+    hasty.deadline = 99.0
+    request, calls = cut_batch(deque([gone, patient, hasty]), 2, 98.5)
+    assert calls == [patient, hasty]
+    assert 1500 <= request.timeout_ms <= 1501
+    assert cut_batch(deque([gone]), 2, 98.5)[1] == []

@@ -1,0 +1,162 @@
+"""The synchronous client, in processes of its own: it must behave with threads, forks, signals and at exit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import textwrap
+
+import pytest
+
+from tests.client.fake import FakeCluster, ignore
+
+
+async def run(cluster: FakeCluster, script: str, *, returncode: int = 0) -> str:
+    """Run a script in another Python; return its output. Fails on anything on stderr: a library makes no noise."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        textwrap.dedent(script),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"RAFTKV_ENDPOINTS": ",".join(cluster.addresses), "GRPC_VERBOSITY": "NONE"},
+    )
+    out, err = await process.communicate()
+    assert err.decode() == ""
+    assert process.returncode == returncode
+    return out.decode()
+
+
+async def test_all_calls(cluster: FakeCluster) -> None:
+    output = await run(
+        cluster,
+        """
+        from raftkv.client import Client, Guarantee, ReadLevel
+        from raftkv.errors import ConnectionFailed
+        with Client.from_env() as client:
+            for number in range(5):
+                assert client.put(f"k{number}", "v").revision == number + 1
+            assert client.get("k1").value == b"v"
+            pair = client.get("k1", level=ReadLevel.LOCAL, endpoint=client.endpoints[1])
+            assert pair.guarantee is Guarantee.STALE_PREFIX
+            assert client.range("k1", "k3").count == client.prefix("k", limit=2).count == 2
+            assert [pair.key for pair in client.scan("k", page=2)] == [b"k0", b"k1", b"k2", b"k3", b"k4"]
+            assert client.count("k") == 5
+            assert client.delete("k0").deleted == 1
+            assert client.delete_range("k1", "k3").deleted == 2
+            assert client.delete_prefix("k").deleted == 2
+            assert len(client.members()) == len(client.statuses()) == 3
+            client.transfer_leader(2)
+            assert client.status().leader_id == 2
+            assert client.state_hash(client.endpoints[2]).member_id == 3
+        client.close()
+        try:
+            client.put("k", "v")
+        except ConnectionFailed as error:
+            print(error.message)
+        """,
+    )
+    assert output == "the client is closed\n"
+
+
+async def test_threads_share_one_client(single: FakeCluster) -> None:
+    output = await run(
+        single,
+        """
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+        from raftkv.client import Client
+        with Client.from_env() as client, Client.from_env() as other, ThreadPoolExecutor(8) as pool:
+            def work(thread):
+                for number in range(25):
+                    (client if number % 2 else other).put(f"{thread}/{number}", "v")
+            list(pool.map(work, range(8)))
+            print(client.count(), sum(thread.name == "raftkv-client" for thread in threading.enumerate()))
+        """,
+    )
+    assert output == "200 1\n"
+    assert len(single.store.applied) == len(set(single.store.applied)) == 200
+
+
+async def test_exit_without_close_is_quick_and_quiet(single: FakeCluster) -> None:
+    async with asyncio.timeout(20):
+        output = await run(
+            single,
+            """
+            from raftkv.client import Client
+            client = Client.from_env()
+            print(client.put("k", "v").revision)
+            """,
+        )
+    assert output == "1\n"
+
+
+async def test_ctrl_c_ends_the_call_and_leaves_the_client_usable(single: FakeCluster) -> None:
+    single[1].script = ignore
+    output = await run(
+        single,
+        """
+        import signal
+        from raftkv.client import Client, ReadLevel
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        client = Client.from_env()
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
+            client.put("k", "v")
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(client.get("k", level=ReadLevel.LOCAL, endpoint=client.endpoints[0]))
+        """,
+    )
+    assert output == "interrupted\nNone\n"
+
+
+async def test_a_child_forked_before_the_first_client_makes_its_own(single: FakeCluster) -> None:
+    output = await run(
+        single,
+        """
+        import os, sys
+        from raftkv.client import Client
+        child = os.fork()
+        if child == 0:
+            print(Client.from_env().put("k", "v").revision, flush=True)
+            sys.exit(3)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Client.from_env().put("k", "v").revision)
+        """,
+    )
+    assert output == "1\n3 2\n"
+
+
+@pytest.mark.parametrize("fork_support", ["0", "1"])
+async def test_a_child_forked_too_late_is_told_so_and_exits_cleanly(
+    single: FakeCluster, fork_support: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", fork_support)
+    output = await run(
+        single,
+        """
+        import os, sys
+        from raftkv.client import Client
+        from raftkv.errors import ConfigurationError
+        client = Client.from_env()
+        client.put("k", "v")
+        child = os.fork()
+        if child == 0:
+            for attempt in (lambda: client.put("k", "v"), Client.from_env):
+                try:
+                    attempt()
+                except ConfigurationError as error:
+                    print(error.message, flush=True)
+            client.close()
+            sys.exit(3)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), client.put("k", "v").revision)
+        """,
+    )
+    told = (
+        "gRPC does not work in a child forked after its parent made a Client; "
+        "make clients only after the fork, or start children by spawn or exec\n"
+    )
+    assert output == f"{told}{told}3 2\n"
