@@ -1,0 +1,11 @@
+"""Options of the whole test suite. They must be here: pytest reads options only from the conftest of its arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write what the golden scripts print now into tests/raft/golden"
+    )
