@@ -15,6 +15,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -48,12 +49,12 @@ class NodeProcess:
         self.extra_arguments: list[str] = []
         """Further flags of `raftkv serve`, from the next start on."""
         self._cluster = cluster
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -75,18 +76,23 @@ class NodeProcess:
         """Start the process and return when it answers. Raises ClusterError."""
         if self.running:
             raise ClusterError(f"node {self.id} is running already")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTKV_")}
-        with self.log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *bound_to_parent(self.command()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a Ctrl-C at the terminal is for the parent, which then ends its nodes
-                env=environment,
-            )
+        self._process = self._spawn()
         self._paused = False
         await self.answers()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTKV_")}
+        with self.log_path.open("ab") as log:
+            # Not the event loop's way of starting a process: uvloop forks, and gRPC's fork handlers have crashed the
+            # child before it became a node. Popen uses vfork, which runs no handlers.
+            return subprocess.Popen(
+                bound_to_parent(self.command()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # a Ctrl-C at the terminal is for the parent, which then ends its nodes
+                env=environment,
+            )
 
     async def answers(self, timeout_s: float = START_TIMEOUT_S) -> Status:
         """Wait until the node answers a status request. Raises ClusterError when it ends, or after `timeout_s`."""
@@ -128,7 +134,7 @@ class NodeProcess:
         """Wait until the process is gone. Return its exit code."""
         if self._process is None:
             raise ClusterError(f"node {self.id} was never started")
-        return await self._process.wait()
+        return await asyncio.to_thread(self._process.wait)
 
     def log_tail(self, lines: int = 3) -> str:
         """Return the end of the node's log."""
@@ -137,17 +143,16 @@ class NodeProcess:
         return "(no log)"
 
     async def _end(self, how: signal.Signals) -> int:
-        if self._process is None or self._process.returncode is not None:
+        if self._process is None or self._process.poll() is not None:
             return self._returncode()
         self._signal(how)
         if self._paused and how is not signal.SIGKILL:
             self.resume()
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                return await self._process.wait()
-        except TimeoutError:
+            return await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
-            return await self._process.wait()
+            return await asyncio.to_thread(self._process.wait)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.running or self._process is None:
