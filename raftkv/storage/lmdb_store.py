@@ -88,8 +88,6 @@ class LmdbStore:
                 max_readers=max_readers,
                 max_spare_txns=SPARE_TRANSACTIONS,
             )
-            # Slots of a killed process would keep the pages of their snapshots from ever being used again.
-            environment.reader_check()
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"the state store in {path} cannot be opened: {error}") from error
         return cls(environment, path)

@@ -107,7 +107,7 @@ class SimFile:
 
 
 class SimDisk:
-    """Implements FileSystem for one flat set of paths."""
+    """Implements FileSystem, with directories as far as a log needs them."""
 
     def __init__(self) -> None:
         self.trace: list[str] = []
@@ -123,6 +123,8 @@ class SimDisk:
         self._durable_names: dict[Path, Inode] = {}
         self._moves: list[tuple[Path | None, Path, Inode | None]] = []
         """Changes of names since the last directory sync: (name to go, name to set, its inode)."""
+        self._durable_directories: set[Path] = set()
+        self._new_directories: set[Path] = set()
 
     # FileSystem
 
@@ -148,18 +150,22 @@ class SimDisk:
         self.step("unlink")
 
     def mkdir(self, path: Path) -> None:
-        del path
+        if path not in self._durable_directories:
+            self._new_directories.add(path)
 
     def names(self, directory: Path) -> list[str]:
         return sorted(path.name for path in self._names if path.parent == directory)
 
     def fsync_dir(self, directory: Path) -> None:
-        del directory
         self.step("fsync_dir")
         self.fault("fsync_dir")
         for move in self._moves:
-            self._apply_move(self._durable_names, move)
-        self._moves.clear()
+            if move[1].parent == directory:
+                self._apply_move(self._durable_names, move)
+        self._moves = [move for move in self._moves if move[1].parent != directory]
+        synced = {path for path in self._new_directories if path.parent == directory}
+        self._durable_directories |= synced
+        self._new_directories -= synced
 
     # Faults
 
@@ -168,6 +174,10 @@ class SimDisk:
         for move in self._moves[: random.randint(0, len(self._moves))]:
             self._apply_move(self._durable_names, move)
         self._moves.clear()
+        for path in list(self._durable_names):
+            if path.parent in self._new_directories:
+                del self._durable_names[path]
+        self._new_directories.clear()
         self._names = dict(self._durable_names)
         for inode in self._names.values():
             inode.lose_power(random)

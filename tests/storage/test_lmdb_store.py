@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
+import lmdb
 import pytest
 
 from raftkv.errors import StorageError
@@ -148,6 +150,37 @@ def test_a_damaged_store_is_a_storage_error(tmp_path: Path) -> None:
         LmdbStore.open(tmp_path / "store")
     with pytest.raises(StorageError, match="cannot be opened"):
         LmdbStore.open(tmp_path / "missing" / "store")
+
+
+class SpyEnvironment:
+    def __init__(self, error: lmdb.Error | None = None) -> None:
+        self.calls: list[str] = []
+        self._error = error
+
+    def sync(self, force: bool) -> None:
+        self.calls.append(f"sync {force}")
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_close_flushes_first() -> None:
+    """The clean-shutdown mark that follows promises a store that survives a power loss."""
+    spy = SpyEnvironment()
+    store = LmdbStore(cast(lmdb.Environment, spy), Path("store"))
+    store.close()
+    store.close()
+    assert spy.calls == ["sync True", "close"]
+
+
+def test_a_close_that_cannot_flush_says_so_and_lets_go() -> None:
+    spy = SpyEnvironment(lmdb.DiskError("mdb_env_sync: Input/output error"))
+    store = LmdbStore(cast(lmdb.Environment, spy), Path("store"))
+    with pytest.raises(StorageError, match="Input/output error"):
+        store.close()
+    assert spy.calls == ["sync True", "close"]
 
 
 def test_a_closed_store_is_a_storage_error(tmp_path: Path) -> None:

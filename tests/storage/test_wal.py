@@ -144,6 +144,23 @@ async def test_a_clean_tail_is_accepted_and_compared(tmp_path: Path) -> None:
         WriteAheadLog.open(tmp_path, segment_bytes=4096, clean_tail=tail)
 
 
+@pytest.mark.parametrize("error", [None, OSError(errno.EIO, "Input/output error")])
+async def test_a_cancelled_append_raises_nothing_in_the_loop(tmp_path: Path, error: OSError | None) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    wal, gate = await open_gated(tmp_path)
+    gate.error = error
+    gate.shut()
+    append = asyncio.ensure_future(wal.append(hard(1), ()))
+    await asyncio.to_thread(gate.wait_until_reached)
+    append.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await append
+    gate.open()
+    await wal.close()
+    assert problems == []
+
+
 async def test_no_thread_is_left_behind(tmp_path: Path) -> None:
     before = threading.active_count()
     for _ in range(3):

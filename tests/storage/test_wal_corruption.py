@@ -115,6 +115,12 @@ def test_after_a_clean_shutdown_a_log_that_ends_earlier_is_refused() -> None:
     assert len(found.entries) == 8
 
 
+def test_after_a_clean_shutdown_bytes_behind_the_end_are_refused() -> None:
+    disk, writer = three_segments()
+    disk.overwrite(segment_path(3), writer.tail.offset + 16, b"stray")
+    assert_refused(disk, f"0003.wal, byte offset {writer.tail.offset}: .*clean shutdown", writer.tail)
+
+
 def test_after_a_clean_shutdown_an_empty_directory_is_refused() -> None:
     disk = SimDisk()
     assert_refused(disk, "the segment is missing", WalPosition(segment=1, offset=SEGMENT_HEADER_BYTES, crc=0))

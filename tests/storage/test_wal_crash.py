@@ -102,22 +102,24 @@ def live(
 @settings(max_examples=250, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    lives=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 60)), min_size=1, max_size=4),
+    lives=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 60), st.booleans()), min_size=1, max_size=4),
     segment_bytes=st.sampled_from((512, 2048, 8192)),
     record_limit_bytes=st.sampled_from((100, 1000, 1 << 20)),
 )
 def test_every_crash_leaves_a_legal_log_with_all_that_was_confirmed(
-    seed: int, lives: list[tuple[int, int]], segment_bytes: int, record_limit_bytes: int
+    seed: int, lives: list[tuple[int, int, bool]], segment_bytes: int, record_limit_bytes: int
 ) -> None:
     random = Random(seed)
     disk = SimDisk()
     model = Model((HardState(), ()))
-    for appends, operations in lives:
+    for appends, operations, power_fails in lives:
         disk.crash_at = len(disk.trace) + operations
         in_flight = live(
             disk, random, model, appends, segment_bytes=segment_bytes, record_limit_bytes=record_limit_bytes
         )
-        disk.lose_power(random)
+        disk.crash_at = None
+        if power_fails:
+            disk.lose_power(random)
         outcomes = legal_outcomes(model.state, in_flight)
         _, found = open_log(disk, seed=seed, segment_bytes=segment_bytes)
         assert found_state(found) in outcomes
@@ -209,20 +211,44 @@ def test_the_torn_tail_is_gone_for_good_and_reported() -> None:
 
 
 def test_recovery_makes_durable_what_it_returns() -> None:
+    for seed in range(20):
+        disk = SimDisk()
+        writer, _ = open_log(disk)
+        writer.append(hard(1), run(1, 1, 1))
+        disk.crash_at = len(disk.trace) + 1
+        with pytest.raises(PowerLoss):
+            writer.append(hard(2, 3), ())
+        # Only the process died: the vote is in the page cache, so the restarted node sees it and may repeat it.
+        disk.crash_at = None
+        _, found = open_log(disk)
+        assert found.hard_state == hard(2, 3)
+        disk.lose_power(Random(seed))
+        assert open_log(disk)[1].hard_state == hard(2, 3)
+
+
+def test_recovery_makes_durable_the_names_it_finds() -> None:
+    for seed in range(20):
+        disk = SimDisk()
+        writer, _ = open_log(disk, segment_bytes=1024)
+        writer.append(hard(1), run(1, 1, 1, b"x" * 700))
+        disk.crash_at = len(disk.trace) + 5
+        with pytest.raises(PowerLoss):
+            writer.prepare_next()
+        assert disk.trace[-1] == "rename"
+        # Only the process died: the next segment has its name, but no directory sync.
+        disk.crash_at = None
+        writer, _ = open_log(disk, segment_bytes=1024)
+        writer.append(hard(1), run(1, 2, 2, b"x" * 700))
+        disk.lose_power(Random(seed))
+        assert len(open_log(disk, segment_bytes=1024)[1].entries) == 2
+
+
+def test_bug_33_the_log_directory_itself_is_durable() -> None:
     disk = SimDisk()
     writer, _ = open_log(disk)
-    writer.append(hard(1), run(1, 1, 1))
-    disk.crash_at = len(disk.trace) + 1
-    with pytest.raises(PowerLoss):
-        writer.append(hard(2, 3), ())
-    # Only the process died: the vote is in the page cache, so the restarted node sees it and may repeat it.
-    disk.crash_at = None
-    _, found = open_log(disk)
-    assert found.hard_state == hard(2, 3)
-    for seed in range(20):
-        disk.lose_power(Random(seed))
-    _, found = open_log(disk)
-    assert found.hard_state == hard(2, 3)
+    writer.append(hard(1, 1), ())
+    disk.lose_power(Random(0))
+    assert open_log(disk)[1].hard_state == hard(1, 1)
 
 
 def test_bug_36_a_crash_in_a_suffix_overwrite_leaves_the_old_or_the_new_log() -> None:

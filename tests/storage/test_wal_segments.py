@@ -164,16 +164,17 @@ def test_bug_39_failed_fsync_kills_the_store(operation: str) -> None:
 
 
 def test_bug_39_what_a_failed_fsync_left_in_the_page_cache_is_written_again() -> None:
-    disk = SimDisk()
-    writer, _ = open_log(disk)
-    writer.append(hard(1), run(1, 1, 1))
-    disk.fail_next("fdatasync", errno.EIO)
-    with pytest.raises(StorageError):
-        writer.append(hard(2, 3), run(2, 2, 2))
-    # The node is started again on the same machine: it reads its vote from pages that no sync will ever write.
-    _, found = open_log(disk)
-    assert found.hard_state == hard(2, 3)
     for seed in range(20):
+        disk = SimDisk()
+        writer, _ = open_log(disk)
+        writer.append(hard(1), run(1, 1, 1))
+        disk.fail_next("fdatasync", errno.EIO)
+        with pytest.raises(StorageError):
+            writer.append(hard(2, 3), run(2, 2, 2))
+        assert disk.unsynced() == []
+        # The node is started again on the same machine: it reads its vote from pages that no sync will ever write.
+        _, found = open_log(disk)
+        assert found.hard_state == hard(2, 3)
         disk.lose_power(Random(seed))
         assert open_log(disk)[1].hard_state == hard(2, 3)
 
