@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from raftkv.errors import CorruptLog
+from raftkv.invariant import InvariantViolation
 from raftkv.raft.types import Entry, HardState, Index
 from raftkv.storage.files import FileSystem
 from raftkv.storage.log_shape import LogShape
@@ -147,7 +148,7 @@ class _Recovery:
                 last, end, torn = self._replay(image)
             before = image
         if written is None:
-            raise AssertionError("a log with sequences has a first segment")
+            raise InvariantViolation("a log that has a segment has a first one")
         tail = WalPosition(segment=written.segment.sequence, offset=end, crc=self._crc)
         if clean_tail is not None and (torn is not None or tail != clean_tail):
             self._refuse(

@@ -62,8 +62,11 @@ class SegmentWriter:
         return WalPosition(segment=self._segment.sequence, offset=self._offset, crc=self._crc)
 
     def wants_next(self) -> bool:
-        """Whether `prepare_next` has something to do."""
-        return self._next is None and not self._failure
+        """Whether `prepare_next` has something to do.
+
+        Not while this segment is empty: recovery takes an empty segment with another one after it for a lost one.
+        """
+        return self._next is None and self._offset > SEGMENT_HEADER_BYTES and not self._failure
 
     def size_bytes(self) -> int:
         return self._size_bytes
@@ -76,8 +79,9 @@ class SegmentWriter:
 
     def prepare_next(self) -> None:
         """Create the segment after this one ahead of need, so that no append waits for it. Raises StorageError."""
+        due = self.wants_next()
         with self._fatal():
-            if self._next is None:
+            if due:
                 self._next = self._create(self._segment.sequence + 1, self._segment_bytes)
 
     def close(self) -> None:

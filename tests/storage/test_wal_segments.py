@@ -60,6 +60,18 @@ def test_rolling_into_a_prepared_segment_touches_no_metadata() -> None:
     assert writer.wants_next()
 
 
+def test_nothing_is_prepared_behind_an_empty_segment() -> None:
+    disk = SimDisk()
+    writer, _ = open_log(disk, segment_bytes=1024)
+    assert not writer.wants_next()
+    writer.prepare_next()
+    assert disk.names(LOG) == [segment_path(1).name]
+    # The first record does not fit: the empty segment is replaced, not left behind.
+    writer.append(hard(1), run(1, 1, 1, b"x" * 2000))
+    assert disk.names(LOG) == [segment_path(1).name]
+    assert len(open_log(disk)[1].entries) == 1
+
+
 def test_a_record_larger_than_a_segment_gets_one_of_its_size() -> None:
     disk = SimDisk()
     writer, _ = open_log(disk, segment_bytes=1024)
@@ -208,6 +220,7 @@ def test_a_failure_at_open_is_a_storage_error(operation: str) -> None:
 def test_a_closed_log_is_dead() -> None:
     disk = SimDisk()
     writer, _ = open_log(disk)
+    writer.append(hard(1), ())
     writer.prepare_next()
     writer.close()
     with pytest.raises(StorageError, match="closed"):
