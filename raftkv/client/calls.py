@@ -112,6 +112,9 @@ class Verdict(Enum):
     """Tell the caller."""
 
 
+LAST_ATTEMPT_S: Final = 0.050
+"""Attempts at an operation that provably had no effect so far end this long before its deadline."""
+
 _ELSEWHERE: Final = frozenset(
     {ErrorCode.NOT_LEADER, ErrorCode.NO_LEADER, ErrorCode.LEADER_CHANGED, ErrorCode.SHUTTING_DOWN}
 )
@@ -134,6 +137,15 @@ def judge(call: Call, error: RaftKVError) -> Verdict:
     if code in _LATER or error.retryable:
         return Verdict.LATER
     return Verdict.FAIL
+
+
+def worth_retrying(call: Call, now: float) -> bool:
+    """Whether to send a refused operation again with the time that it has left.
+
+    A last attempt that is still under way at the deadline would turn "no effect" into "unknown", for next to no chance
+    of success. An operation that is in doubt already has nothing to lose.
+    """
+    return call.doubtful or call.last_error is None or call.deadline - now > LAST_ATTEMPT_S
 
 
 def final_error(call: Call, error: RaftKVError) -> RaftKVError:

@@ -20,7 +20,7 @@ from random import Random
 from typing import Final
 
 from raftkv.client.backoff import backoff_s, poll_s
-from raftkv.client.calls import Call, Kind, Verdict, closed, final_error, judge, out_of_time
+from raftkv.client.calls import Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
 from raftkv.client.channels import Connections
 from raftkv.client.pipeline import Pipeline
 from raftkv.client.routing import Leader, Router
@@ -255,9 +255,7 @@ class Dispatcher:
     def _release(self, at_most: int | None = None) -> None:
         count = len(self._parked) if at_most is None else min(at_most, len(self._parked))
         for _ in range(count):
-            call = self._parked.popleft()
-            if call in self._live:
-                self._dispatch(call)
+            self._again(self._parked.popleft())
 
     def _refused(self, call: Call, stream: Pipeline, error: common_pb2.Error, term: int) -> None:
         call.doubtful = call.doubtful or error.ambiguous
@@ -281,7 +279,8 @@ class Dispatcher:
             self._dispatch(call)
 
     def _again(self, call: Call) -> None:
-        if call in self._live:
+        # What is not worth it stays where it is, in no queue: its deadline is near.
+        if call in self._live and worth_retrying(call, self.loop.time()):
             self._dispatch(call)
 
     def _fail(self, call: Call, error: RaftKVError) -> None:
@@ -308,7 +307,7 @@ class Dispatcher:
         if error is None:
             answer = future.result().register_session
             self._session.id = answer.session
-            self._sequences.window = answer.window
+            self._sequences.window = max(1, answer.window)
         elif isinstance(error, RaftKVError) and not (error.retryable or isinstance(error, DeadlineExceeded)):
             for call in tuple(self._waiting):
                 if call in self._live:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from raftkv.client.batches import MAX_BATCH_BYTES, MAX_BATCH_OPERATIONS, cut_batch
-from raftkv.client.calls import Call, Kind, Verdict, final_error, judge, out_of_time
+from raftkv.client.calls import Call, Kind, Verdict, final_error, judge, out_of_time, worth_retrying
 from raftkv.client.wire import put_operation
 from raftkv.errors import (
     ERROR_TYPES,
@@ -128,6 +128,18 @@ def test_a_write_that_was_sent_and_not_answered_is_ambiguous_at_its_deadline(
     read = make_call(loop, Kind.READ)
     read.in_flight = True
     assert not out_of_time(read, "").ambiguous
+
+
+def test_the_last_moments_before_the_deadline_are_not_spent_on_losing_certainty(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    call = make_call(loop)
+    assert worth_retrying(call, 99.99), "the first attempt is always worth it"
+    call.last_error = NoLeader("electing")
+    assert worth_retrying(call, 99.9)
+    assert not worth_retrying(call, 99.96)
+    call.doubtful = True
+    assert worth_retrying(call, 99.99)
 
 
 def test_a_message_is_bounded_in_operations_and_bytes(loop: asyncio.AbstractEventLoop) -> None:
