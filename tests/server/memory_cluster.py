@@ -1,0 +1,166 @@
+"""Whole nodes in one process: the real driver and state machine on in-memory disks, stores and links."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from raftkv.kv.machine import StateMachine
+from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role
+from raftkv.server.clock import MonotonicClock
+from raftkv.server.node import Node, NodeLimits
+from raftkv.server.requests import RequestLimits, Requests
+from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
+from raftkv.transport.memory import MemoryHub
+from raftkv.v1 import kv_pb2
+
+T = TypeVar("T")
+
+CLUSTER_ID = 7
+TICK_S = 0.002
+
+
+class Gate:
+    """A disk's pace: as fast as the loop, or closed until a test opens it."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+    def flush_seconds(self) -> float:
+        return 0.0 if self.open else 3600.0
+
+
+class MemoryNode:
+    """One node, and what it keeps over a restart."""
+
+    def __init__(self, cluster: MemoryCluster, node_id: NodeId) -> None:
+        self.id = node_id
+        self.cluster = cluster
+        self.gate = Gate()
+        self.disk = MemoryDisk(flush_seconds=self.gate.flush_seconds)
+        self.store = MemoryOrderedStore()
+        self.node: Node
+        self.requests: Requests
+
+    async def start(self) -> None:
+        log_store, recovered = MemoryLogStore.open(self.disk)
+        machine = StateMachine(self.store)
+        raft = Raft(
+            RaftConfig(node_id=self.id, configuration=Configuration(frozenset(self.cluster.ids))),
+            hard_state=recovered.hard_state,
+            entries=recovered.entries,
+            applied=Index(machine.applied_index),
+            rng=random.Random(self.id),
+        )
+        self.node = Node(
+            raft=raft,
+            machine=machine,
+            log_store=log_store,
+            transport=self.cluster.hub.transport(self.id),
+            clock=MonotonicClock(),
+            limits=self.cluster.limits,
+        )
+        self.requests = Requests(
+            self.node, machine, self.cluster, CLUSTER_ID, RequestLimits(default_timeout_s=2.0, leader_wait_s=0.5)
+        )
+        self.node.recover()
+        await self.node.start()
+
+    async def put(self, key: bytes, value: bytes, *, session: int = 0, sequence: int = 1) -> kv_pb2.OperationResult:
+        return await self.run(kv_pb2.Operation(id=sequence, put=kv_pb2.PutRequest(key=key, value=value)), session)
+
+    async def get(self, key: bytes, level: kv_pb2.ReadLevel.ValueType = kv_pb2.LINEARIZABLE) -> kv_pb2.OperationResult:
+        return await self.run(kv_pb2.Operation(id=1, range=kv_pb2.RangeRequest(key=key, level=level)))
+
+    async def run(self, operation: kv_pb2.Operation, session: int = 0, timeout_ms: int = 0) -> kv_pb2.OperationResult:
+        batch = kv_pb2.BatchRequest(session=session, timeout_ms=timeout_ms, operations=[operation])
+        response = await self.requests.run(batch, forwarded=False)
+        assert len(response.results) == 1
+        return response.results[0]
+
+    async def register(self) -> int:
+        result = await self.run(
+            kv_pb2.Operation(id=1, register_session=kv_pb2.RegisterSessionRequest()), timeout_ms=2000
+        )
+        assert result.HasField("register_session"), result
+        return result.register_session.session
+
+
+class MemoryCluster:
+    """Some nodes, their links, and the way from one to another for forwarded requests (the `Forwarder`)."""
+
+    def __init__(self, size: int = 3, limits: NodeLimits | None = None) -> None:
+        self.ids = [NodeId(number) for number in range(1, size + 1)]
+        self.limits = limits or NodeLimits(tick_s=TICK_S)
+        self.hub = MemoryHub()
+        self.nodes = {node_id: MemoryNode(self, node_id) for node_id in self.ids}
+        self.forwarded = 0
+        self.cut_off: set[int] = set()
+
+    def __getitem__(self, node_id: int) -> MemoryNode:
+        return self.nodes[NodeId(node_id)]
+
+    async def __aenter__(self) -> Self:
+        for member in self.nodes.values():
+            await member.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self.nodes.values():
+            await member.node.stop()
+
+    async def forward(self, leader: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
+        self.forwarded += 1
+        if leader in self.cut_off:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details="cut off"
+            )
+        return await self[leader].requests.run(batch, forwarded=True)
+
+    def client_address(self, node: NodeId) -> str:
+        return f"node-{node}:1"
+
+    def isolate(self, node_id: int) -> None:
+        self.cut_off.add(node_id)
+        for other in self.ids:
+            if other != node_id:
+                self.hub.cut(NodeId(node_id), other)
+                self.hub.cut(other, NodeId(node_id))
+
+    def heal(self) -> None:
+        self.cut_off.clear()
+        self.hub.heal()
+
+    async def leader(self, *, other_than: int = 0) -> MemoryNode:
+        """Wait for a leader that is ready to serve: an entry of its term is applied."""
+
+        def found() -> MemoryNode | None:
+            for member in self.nodes.values():
+                raft = member.node.raft
+                if (
+                    member.id != other_than
+                    and raft.role is Role.LEADER
+                    and member.node.machine.applied_term == raft.term
+                ):
+                    return member
+            return None
+
+        return await until(found)
+
+    def follower(self, leader: MemoryNode) -> MemoryNode:
+        return next(member for member in self.nodes.values() if member is not leader)
+
+
+async def until(probe: Callable[[], T | None], timeout_s: float = 10.0) -> T:
+    """Return what `probe` returns, once that is neither None nor False."""
+    async with asyncio.timeout(timeout_s):
+        while not (found := probe()):  # noqa: ASYNC110 - probes look at plain state
+            await asyncio.sleep(TICK_S)
+    return found

@@ -1,0 +1,310 @@
+"""The driver and the request runner, on whole in-memory nodes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from raftkv.errors import LeaderChanged, NotLeader, Overloaded, ShuttingDown, StorageError
+from raftkv.kv.commands import Group, Put
+from raftkv.raft import Index
+from raftkv.server.node import NodeLimits
+from raftkv.server.proposals import Outcome
+from raftkv.v1 import common_pb2, kv_pb2
+from tests.server.memory_cluster import TICK_S, MemoryCluster, MemoryNode, until
+
+
+def puts(count: int, *, start: int = 1) -> tuple[Put, ...]:
+    return tuple(Put(number, b"key-%d" % number, b"value") for number in range(start, start + count))
+
+
+def deadline(seconds: float = 10.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_a_write_is_readable_through_every_node() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        written = await cluster.follower(leader).put(b"k", b"v")
+        assert written.put.revision == 2
+        for member in cluster.nodes.values():
+            read = await member.get(b"k")
+            assert [pair.value for pair in read.range.kvs] == [b"v"]
+            assert read.range.guarantee == kv_pb2.GUARANTEE_LINEARIZABLE
+
+
+async def test_a_local_read_says_that_it_may_be_stale() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        follower = cluster.follower(leader)
+        await leader.put(b"k", b"v")
+        await until(lambda: follower.node.machine.revision == 2)
+        forwarded = cluster.forwarded
+        read = await follower.get(b"k", kv_pb2.LOCAL)
+        assert read.range.kvs[0].value == b"v"
+        assert read.range.guarantee == kv_pb2.GUARANTEE_STALE_PREFIX
+        assert cluster.forwarded == forwarded
+
+
+async def test_what_arrives_while_the_log_is_written_becomes_one_entry() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        before = leader.node.raft.log.last_index
+        groups = [leader.node.propose(Group(0, 0, puts(3, start=10 * number)), 100, deadline()) for number in range(8)]
+        results = await asyncio.gather(*groups)
+        assert leader.node.raft.log.last_index == before + 1
+        assert [len(group) for group in results] == [3] * 8
+
+
+async def test_a_large_backlog_is_cut_into_entries_of_bounded_size() -> None:
+    async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, max_entry_bytes=250)) as cluster:
+        leader = await cluster.leader()
+        before = leader.node.raft.log.last_index
+        await asyncio.gather(*(leader.node.propose(Group(0, 0, puts(1)), 100, deadline()) for _ in range(8)))
+        assert leader.node.raft.log.last_index == before + 4
+
+
+async def test_bug_32_nothing_is_acknowledged_before_a_majority_has_it_on_disk() -> None:
+    """A single node acknowledged before its own fsync (etcd#14370). Here: with one disk of three, and with none."""
+    async with MemoryCluster(1) as alone:
+        leader = await alone.leader()
+        leader.gate.open = False
+        outcome = leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        assert not await answered(outcome, leader)
+    async with MemoryCluster(3) as cluster:
+        leader = await cluster.leader()
+        for member in cluster.nodes.values():
+            member.gate.open = member is leader
+        outcome = leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        # The leader's own disk has it, and everybody has been sent it.
+        await until(lambda: leader.node.raft.log.durable == leader.node.raft.log.last_index)
+        assert not await answered(outcome, leader)
+        assert leader.node.raft.log.commit < leader.node.raft.log.last_index
+
+
+async def answered(outcome: Outcome, leader: MemoryNode) -> bool:
+    """Whether a write is answered within some heartbeats; the leader itself must go on leading meanwhile."""
+    await asyncio.wait([outcome], timeout=20 * TICK_S)
+    assert leader.node.is_leader
+    return outcome.done()
+
+
+async def test_bug_42_a_leader_without_a_quorum_confirms_no_read() -> None:
+    """A leader that had lost its followers went on answering (go-dqlite#207)."""
+    async with MemoryCluster() as cluster:
+        old = await cluster.leader()
+        await old.put(b"k", b"old")
+        cluster.isolate(old.id)
+        barrier = old.node.read_barrier()
+        assert old.node.is_leader
+        new = await cluster.leader(other_than=old.id)
+        await new.put(b"k", b"new")
+        with pytest.raises(NotLeader):
+            await asyncio.wait_for(barrier, 10)
+        cluster.heal()
+        read = await old.get(b"k")
+        assert read.range.kvs[0].value == b"new"
+
+
+async def test_bug_41_every_read_that_is_tried_again_is_a_new_request() -> None:
+    """A retried ReadIndex reused its id, so an old confirmation answered it (etcd#20418)."""
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        asked: list[int] = []
+        ask = leader.node.raft.read_index
+
+        def recording(request: int) -> None:
+            asked.append(request)
+            ask(request)
+
+        leader.node.raft.read_index = recording  # type: ignore[method-assign]
+        for _ in range(20):
+            await asyncio.gather(*(leader.get(b"k") for _ in range(5)))
+        assert len(asked) >= 20
+        assert len(set(asked)) == len(asked)
+
+
+async def test_losing_leadership_tells_sessions_at_once_and_others_when_it_is_decided() -> None:
+    async with MemoryCluster() as cluster:
+        old = await cluster.leader()
+        session = await old.register()
+        cluster.isolate(old.id)
+        with_session = old.node.propose(Group(session, 1, puts(1)), 100, deadline())
+        without = old.node.propose(Group(0, 0, puts(1, start=50)), 100, deadline())
+        new = await cluster.leader(other_than=old.id)
+        with pytest.raises(LeaderChanged) as changed:
+            await asyncio.wait_for(with_session, 10)
+        assert changed.value.ambiguous
+        assert not without.done()
+        await new.put(b"k", b"v")
+        cluster.heal()
+        with pytest.raises(NotLeader, match="no effect"):
+            await asyncio.wait_for(without, 10)
+        assert (await old.get(b"key-50")).range.count == 0
+
+
+async def test_bug_44_a_write_of_a_session_is_carried_over_to_the_new_leader_and_applied_once() -> None:
+    """Retries applied twice (rabbitmq/ra#145) and proxies went in circles (redisraft#13)."""
+    async with MemoryCluster() as cluster:
+        old = await cluster.leader()
+        session = await old.register()
+        first = await old.put(b"k", b"1", session=session, sequence=5)
+        cluster.isolate(old.id)
+        pending = asyncio.create_task(old.put(b"k", b"2", session=session, sequence=6))
+        await cluster.leader(other_than=old.id)
+        cluster.heal()
+        second = await asyncio.wait_for(pending, 10)
+        assert second.HasField("put"), second
+        again = await cluster.follower(old).put(b"k", b"2", session=session, sequence=6)
+        repeated = await cluster.follower(old).put(b"k", b"1", session=session, sequence=5)
+        assert (again.put.revision, repeated.put.revision) == (second.put.revision, first.put.revision)
+        read = await old.get(b"k")
+        assert (read.range.kvs[0].value, read.range.kvs[0].version) == (b"2", 2)
+
+
+async def test_a_forwarded_request_is_never_forwarded_again() -> None:
+    async with MemoryCluster() as cluster:
+        follower = cluster.follower(await cluster.leader())
+        batch = kv_pb2.BatchRequest(operations=[kv_pb2.Operation(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v"))])
+        forwarded = cluster.forwarded
+        response = await follower.requests.run(batch, forwarded=True)
+        assert response.results[0].error.code == common_pb2.NOT_LEADER
+        assert response.results[0].error.leader_address.startswith("node-")
+        assert cluster.forwarded == forwarded
+
+
+async def test_a_write_without_a_session_is_ambiguous_when_the_leader_cannot_be_reached() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        cluster.cut_off.add(leader.id)  # the leader leads on, but requests do not reach it
+        result = await cluster.follower(leader).put(b"k", b"v")
+        assert result.error.code == common_pb2.LEADER_CHANGED
+        assert result.error.ambiguous
+
+
+async def test_an_attempt_with_an_open_outcome_is_admitted_even_if_a_later_one_had_no_effect() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        session = await leader.register()
+        for member in cluster.nodes:
+            cluster.isolate(member)
+        result = await leader.run(
+            kv_pb2.Operation(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v")), session, timeout_ms=1500
+        )
+        assert result.error.ambiguous, result
+
+
+async def test_without_a_leader_a_request_ends_with_no_leader() -> None:
+    async with MemoryCluster() as cluster:
+        for member in cluster.nodes:
+            cluster.isolate(member)
+        await until(lambda: all(member.node.leader is None for member in cluster.nodes.values()))
+        result = await cluster[1].put(b"k", b"v")
+        assert result.error.code == common_pb2.NO_LEADER
+        assert not result.error.ambiguous
+        assert result.error.retryable
+
+
+async def test_overload_is_refused_and_passes() -> None:
+    async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, max_proposal_commands=10)) as cluster:
+        leader = await cluster.leader()
+        leader.gate.open = cluster.follower(leader).gate.open = True
+        first = leader.node.propose(Group(0, 0, puts(10)), 100, deadline())
+        with pytest.raises(Overloaded, match="at most 10 writes"):
+            leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        await first
+        await leader.node.propose(Group(0, 0, puts(10)), 100, deadline())
+
+
+async def test_a_write_whose_deadline_passed_is_not_proposed() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        last = leader.node.raft.log.last_index
+        late = leader.node.propose(Group(0, 0, puts(1)), 100, deadline(-1))
+        await leader.node.propose(Group(0, 0, puts(1, start=9)), 100, deadline())
+        with pytest.raises(Exception, match="no effect"):
+            await late
+        assert leader.node.raft.log.last_index == last + 1
+
+
+async def test_bug_39_a_failed_disk_stops_the_node_and_says_so_to_everybody() -> None:
+    """A retry after a failed fsync would lie (Rebello et al., ATC'20)."""
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        leader.disk.fail_next = OSError(5, "Input/output error")
+        outcome = leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        with pytest.raises(ShuttingDown) as refused:
+            await asyncio.wait_for(outcome, 10)
+        assert refused.value.ambiguous
+        with pytest.raises(StorageError):
+            await asyncio.wait_for(leader.node.failure, 10)
+        with pytest.raises(ShuttingDown):
+            leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        await cluster.leader(other_than=leader.id)
+
+
+async def test_handing_over_loses_no_request() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        session = await leader.register()
+        writes = [
+            asyncio.create_task(leader.put(b"k%d" % number, b"v", session=session, sequence=number))
+            for number in range(1, 40)
+        ]
+        assert await leader.node.hand_over(10.0)
+        results = await asyncio.gather(*writes)
+        assert all(result.HasField("put") for result in results), results
+        assert not leader.node.is_leader
+
+
+async def test_a_restarted_node_serves_what_it_knew_to_be_committed() -> None:
+    """An empty read after a restart (redisraft#18, raft-bugs 30): the log's commit index is applied before serving."""
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        await member.put(b"a", b"1")
+        await member.put(b"b", b"2")  # its write carries the commit index of the first one
+        await member.node.stop()
+        member.store = type(member.store)()  # the state store is lost with the machine
+        await member.start()
+        assert member.node.machine.applied_index >= Index(2)
+        read = await member.get(b"a", kv_pb2.LOCAL)
+        assert read.range.kvs[0].value == b"1"
+        await cluster.leader()
+        assert (await member.get(b"b")).range.kvs[0].value == b"2"
+
+
+async def test_a_stopped_node_answers_what_waits() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        follower = cluster.follower(leader)
+        for member in cluster.nodes:
+            cluster.isolate(member)
+        waiting = asyncio.create_task(follower.put(b"k", b"v"))
+        await until(lambda: follower.node.leader is None)
+        await follower.node.stop()
+        result = await asyncio.wait_for(waiting, 10)
+        assert result.error.code in (common_pb2.SHUTTING_DOWN, common_pb2.NO_LEADER, common_pb2.LEADER_CHANGED)
+
+
+async def test_a_long_range_lets_others_in() -> None:
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        await member.node.propose(Group(0, 0, puts(5000)), 100, deadline())
+        turns = 0
+        done = False
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while not done:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counter = asyncio.create_task(count_turns())
+        result = await member.run(
+            kv_pb2.Operation(id=1, range=kv_pb2.RangeRequest(key=b"\0", range_end=b"\0", count_only=True))
+        )
+        done = True
+        await counter
+        assert result.range.count == 5000
+        assert turns >= 10

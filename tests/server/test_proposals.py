@@ -1,0 +1,100 @@
+"""Who waits for a write is told what is known, no more and no less."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, ShuttingDown
+from raftkv.kv.commands import Group, Put, Written
+from raftkv.server.proposals import Proposals
+
+GROUP = Group(0, 0, (Put(1, b"k", b"v"),))
+WITH_SESSION = Group(9, 0, (Put(1, b"k", b"v"),))
+FOREVER = float("inf")
+
+
+def proposals(max_bytes: int = 1000, max_commands: int = 10) -> Proposals:
+    return Proposals(max_bytes=max_bytes, max_commands=max_commands)
+
+
+async def test_results_go_to_those_who_proposed_them() -> None:
+    queue = proposals()
+    outcomes = [queue.add(GROUP, 10, FOREVER) for _ in range(2)]
+    queue.placed(3, 7, queue.take(1000, 0.0))
+    queue.applied(3, 7, [[Written(5)], [Written(6)]])
+    assert [await outcome for outcome in outcomes] == [[Written(5)], [Written(6)]]
+
+
+async def test_an_entry_of_another_leader_in_its_place_means_no_effect() -> None:
+    queue = proposals()
+    outcome = queue.add(GROUP, 10, FOREVER)
+    queue.placed(3, 7, queue.take(1000, 0.0))
+    queue.applied(4, 7, [[Written(5)]])
+    with pytest.raises(NotLeader) as refused:
+        await outcome
+    assert not refused.value.ambiguous
+
+
+async def test_a_queued_write_had_no_effect_when_leadership_is_lost() -> None:
+    queue = proposals()
+    outcome = queue.add(WITH_SESSION, 10, FOREVER)
+    queue.leadership_lost()
+    with pytest.raises(NotLeader):
+        await outcome
+
+
+async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
+    queue = proposals()
+    with_session, without = queue.add(WITH_SESSION, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
+    queue.placed(3, 7, queue.take(1000, 0.0))
+    queue.leadership_lost()
+    with pytest.raises(LeaderChanged) as changed:
+        await with_session
+    assert changed.value.ambiguous
+    assert not without.done()
+    queue.applied(3, 7, [[Written(5)], [Written(6)]])
+    assert await without == [Written(6)]
+
+
+async def test_room_is_given_back_when_a_write_is_decided() -> None:
+    queue = proposals(max_bytes=20, max_commands=2)
+    first, _ = queue.add(GROUP, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
+    with pytest.raises(Overloaded):
+        queue.add(GROUP, 1, FOREVER)
+    queue.placed(1, 1, queue.take(10, 0.0))
+    with pytest.raises(Overloaded):
+        queue.add(GROUP, 1, FOREVER)
+    queue.applied(1, 1, [[Written(2)]])
+    assert first.done()
+    queue.add(GROUP, 10, FOREVER)
+
+
+async def test_nobody_is_proposed_for_who_no_longer_waits() -> None:
+    queue = proposals()
+    late, cancelled, waiting = (queue.add(GROUP, 10, deadline) for deadline in (1.0, FOREVER, FOREVER))
+    cancelled.cancel()
+    taken = queue.take(1000, 2.0)
+    assert [proposal.outcome for proposal in taken] == [waiting]
+    with pytest.raises(DeadlineExceeded) as refused:
+        await late
+    assert not refused.value.ambiguous
+
+
+async def test_an_entry_holds_at_least_one_group_and_else_stays_within_its_bound() -> None:
+    queue = proposals()
+    for size in (50, 10, 10, 10):
+        queue.add(GROUP, size, FOREVER)
+    assert [len(queue.take(20, 0.0)) for _ in range(3)] == [1, 2, 1]
+
+
+async def test_a_stopping_node_says_what_may_have_happened() -> None:
+    queue = proposals()
+    placed = queue.add(GROUP, 10, FOREVER)
+    queue.placed(1, 1, queue.take(1000, 0.0))
+    queued = queue.add(GROUP, 10, FOREVER)
+    queue.fail_all(queued=ShuttingDown("no effect"), placed=ShuttingDown("open", ambiguous=True))
+    with pytest.raises(ShuttingDown) as first:
+        await placed
+    with pytest.raises(ShuttingDown) as second:
+        await queued
+    assert (first.value.ambiguous, second.value.ambiguous) == (True, False)

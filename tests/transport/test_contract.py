@@ -1,0 +1,192 @@
+"""One suite for both transports: in memory, and gRPC streams between real ports of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from raftkv.raft import Entry, EntryKind, Index, Message, NodeId, Term
+from raftkv.raft.messages import AppendRequest, HeartbeatResponse
+from raftkv.testing.processes import free_port
+from raftkv.transport.channel import SERVER_OPTIONS
+from raftkv.transport.grpc_peer import PROTOCOL_VERSION, GrpcTransport, Identity, PeerStreams
+from raftkv.transport.memory import MemoryHub
+from raftkv.transport.protocols import Transport
+from raftkv.v1 import peer_pb2, peer_pb2_grpc
+
+IDS = [NodeId(1), NodeId(2), NodeId(3)]
+CLUSTER = 42
+
+
+class Recorder:
+    """A driver that only writes down what comes."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.unreachable: list[NodeId] = []
+        self.changed = asyncio.Event()
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        self.messages += messages
+        self.changed.set()
+
+    def on_unreachable(self, peer: NodeId) -> None:
+        self.unreachable.append(peer)
+        self.changed.set()
+
+    async def until(self, condition: Callable[[Recorder], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition(self):
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Nodes:
+    """Three transports and their recorders."""
+
+    def __init__(self, transports: dict[NodeId, Transport], cut: Callable[[NodeId], None]) -> None:
+        self.transports = transports
+        self.recorders = {node: Recorder() for node in transports}
+        self.cut = cut
+        """Make one node unreachable for the others."""
+
+    async def connect(self) -> None:
+        """Start, and talk until every message gets through: connections need a moment."""
+        for node, transport in self.transports.items():
+            await transport.start(self.recorders[node])
+        async with asyncio.timeout(10):
+            while any(len({message.sender for message in r.messages}) < 2 for r in self.recorders.values()):
+                for sender in IDS:
+                    self.transports[sender].send([reply(sender, other, 0) for other in IDS if other != sender])
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        for recorder in self.recorders.values():
+            recorder.messages.clear()
+
+
+def reply(sender: NodeId, receiver: NodeId, number: int) -> HeartbeatResponse:
+    return HeartbeatResponse(sender=sender, receiver=receiver, term=Term(1), read_sequence=number)
+
+
+class Streams(peer_pb2_grpc.PeerServicer):
+    def __init__(self, transport: GrpcTransport) -> None:
+        self.streams = PeerStreams(transport)
+
+    async def Stream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[peer_pb2.PeerFrame],
+        context: grpc.aio.ServicerContext[peer_pb2.PeerFrame, peer_pb2.HelloReply],
+    ) -> AsyncIterator[peer_pb2.HelloReply]:
+        async for answer in self.streams.serve(request_iterator, context):
+            yield answer
+
+
+@asynccontextmanager
+async def memory_nodes() -> AsyncIterator[Nodes]:
+    hub = MemoryHub()
+
+    def cut(node: NodeId) -> None:
+        for other in IDS:
+            if other != node:
+                hub.cut(other, node)
+
+    nodes = Nodes({node: hub.transport(node) for node in IDS}, cut)
+    yield nodes
+    for transport in nodes.transports.values():
+        await transport.close()
+
+
+@asynccontextmanager
+async def grpc_nodes() -> AsyncIterator[Nodes]:
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = {node: f"127.0.0.1:{free_port()}" for node in IDS}
+        servers: dict[NodeId, grpc.aio.Server] = {}
+        transports: dict[NodeId, Transport] = {}
+        for node in IDS:
+            transport = GrpcTransport(
+                Identity(cluster_id=CLUSTER, node_id=node, client_address=f"client-{node}:1"),
+                {peer: address for peer, address in addresses.items() if peer != node},
+            )
+            server = grpc.aio.server(options=list(SERVER_OPTIONS))
+            server.add_insecure_port(addresses[node])
+            peer_pb2_grpc.add_PeerServicer_to_server(Streams(transport), server)  # type: ignore[abstract]
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            stack.push_async_callback(transport.close)
+            servers[node], transports[node] = server, transport
+        cuts: list[asyncio.Task[None]] = []
+        yield Nodes(transports, lambda node: cuts.append(asyncio.ensure_future(servers[node].stop(None))))
+        await asyncio.gather(*cuts)
+
+
+@pytest.fixture(params=[memory_nodes, grpc_nodes], ids=["memory", "grpc"])
+async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
+    async with request.param() as found:
+        await found.connect()
+        yield found
+
+
+async def test_messages_arrive_whole_and_in_order(nodes: Nodes) -> None:
+    entries = tuple(Entry(Term(1), Index(i), EntryKind.COMMANDS, bytes([i]) * 50_000) for i in range(1, 40))
+    sent: list[Message] = []
+    for number in range(200):
+        sent.append(reply(IDS[0], IDS[1], number))
+        if number % 50 == 0:
+            sent.append(
+                AppendRequest(
+                    sender=IDS[0],
+                    receiver=IDS[1],
+                    term=Term(1),
+                    previous_index=Index(0),
+                    previous_term=Term(0),
+                    commit=Index(0),
+                    entries=entries,
+                )
+            )
+    for message in sent:
+        nodes.transports[IDS[0]].send([message])
+    receiver = nodes.recorders[IDS[1]]
+    await receiver.until(lambda recorder: len([m for m in recorder.messages if m.sender == IDS[0]]) >= len(sent))
+    assert [message for message in receiver.messages if message.sender == IDS[0]] == sent
+
+
+async def test_a_lost_peer_is_reported_and_holds_up_nobody(nodes: Nodes) -> None:
+    nodes.cut(IDS[2])
+    sender = nodes.recorders[IDS[0]]
+    await sender.until(lambda recorder: IDS[2] in recorder.unreachable)
+    nodes.transports[IDS[0]].send([reply(IDS[0], IDS[2], 1), reply(IDS[0], IDS[1], 2)])
+    await nodes.recorders[IDS[1]].until(lambda recorder: reply(IDS[0], IDS[1], 2) in recorder.messages)
+    assert reply(IDS[0], IDS[2], 1) not in nodes.recorders[IDS[2]].messages
+
+
+async def test_nothing_is_delivered_after_close(nodes: Nodes) -> None:
+    await nodes.transports[IDS[1]].close()
+    nodes.transports[IDS[0]].send([reply(IDS[0], IDS[1], 1), reply(IDS[0], IDS[2], 1)])
+    await nodes.recorders[IDS[2]].until(lambda recorder: reply(IDS[0], IDS[2], 1) in recorder.messages)
+    assert nodes.recorders[IDS[1]].messages == []
+    await nodes.transports[IDS[1]].close()
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"cluster_id": 43}, "cluster 000000000000002b; this node is of cluster 000000000000002a"),
+        ({"to": 3}, "it looks for node 3; this is node 1"),
+        ({"from": 9}, "node 9 is not a peer of node 1"),
+        ({"from": 1}, "node 1 is not a peer of node 1"),
+        ({"protocol_version": 99}, "protocol version 99; this node speaks version 1"),
+    ],
+)
+def test_strangers_are_refused(changed: dict[str, int], complaint: str) -> None:
+    transport = object.__new__(GrpcTransport)
+    transport.identity = Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address="")
+    transport.members = frozenset(IDS)
+    streams = PeerStreams(transport)
+    greeting = {"cluster_id": CLUSTER, "from": 2, "to": 1, "protocol_version": PROTOCOL_VERSION}
+    assert streams.judge(peer_pb2.Hello(**greeting)) is None  # type: ignore[arg-type]
+    assert streams.judge(peer_pb2.Hello(**{**greeting, **changed})) == complaint  # type: ignore[arg-type]

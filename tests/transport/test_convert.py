@@ -1,0 +1,95 @@
+"""Messages survive the wire; what no node sends is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftkv.raft import Entry, EntryKind, Index, Message, NodeId, Term
+from raftkv.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    PreVoteRequest,
+    PreVoteResponse,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
+)
+from raftkv.transport.convert import MalformedMessage, from_proto, to_proto
+from raftkv.v1 import peer_pb2 as pb
+
+A, B = NodeId(1), NodeId(2)
+numbers = st.integers(0, 2**64 - 1)
+indexes = numbers.map(Index)
+terms = numbers.map(Term)
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> AppendRequest:
+    previous = draw(st.integers(0, 2**62))
+    in_order = sorted(draw(st.lists(st.integers(0, 2**62), min_size=2, max_size=6)))
+    entries = tuple(
+        Entry(Term(term), Index(previous + offset), draw(st.sampled_from(EntryKind)), draw(st.binary(max_size=20)))
+        for offset, term in enumerate(in_order[1:-1], start=1)
+    )
+    return AppendRequest(
+        sender=A,
+        receiver=B,
+        term=Term(in_order[-1]),
+        previous_index=Index(previous),
+        previous_term=Term(in_order[0]),
+        commit=draw(indexes),
+        entries=entries,
+    )
+
+
+def build(kind: type[Message], **fields: st.SearchStrategy[object]) -> st.SearchStrategy[Message]:
+    return st.builds(kind, sender=st.just(A), receiver=st.just(B), term=terms, **fields)
+
+
+messages = st.one_of(
+    appends(),
+    build(AppendResponse, rejected=st.booleans(), index=indexes, hint_index=indexes, hint_term=terms),
+    build(HeartbeatRequest, commit=indexes, read_sequence=numbers),
+    build(HeartbeatResponse, read_sequence=numbers),
+    build(PreVoteRequest, last_index=indexes, last_term=terms),
+    build(PreVoteResponse, granted=st.booleans()),
+    build(VoteRequest, last_index=indexes, last_term=terms, leadership_transfer=st.booleans()),
+    build(VoteResponse, granted=st.booleans()),
+    build(TimeoutNow),
+)
+
+
+@given(messages)
+def test_round_trip(message: Message) -> None:
+    wire = pb.RaftMessage.FromString(to_proto(message).SerializeToString())
+    assert from_proto(wire, sender=A, receiver=B) == message
+
+
+@pytest.mark.parametrize(
+    ("wire", "complaint"),
+    [
+        (pb.RaftMessage(term=1), "without a known body"),
+        (pb.RaftMessage(term=1, append_request=pb.AppendRequest(entries=[pb.Entry(term=1, index=2)])), "follow"),
+        (
+            pb.RaftMessage(term=1, append_request=pb.AppendRequest(entries=[pb.Entry(term=2, index=1)])),
+            "outside 0..1",
+        ),
+        (
+            pb.RaftMessage(
+                term=5, append_request=pb.AppendRequest(previous_term=4, entries=[pb.Entry(term=3, index=1)])
+            ),
+            "outside 4..5",
+        ),
+        (
+            pb.RaftMessage(term=1, append_request=pb.AppendRequest(entries=[pb.Entry(term=1, index=1, kind=77)])),
+            "unknown kind 77",
+        ),
+    ],
+)
+def test_what_no_node_sends_is_refused(wire: pb.RaftMessage, complaint: str) -> None:
+    with pytest.raises(MalformedMessage, match=complaint):
+        from_proto(wire, sender=A, receiver=B)
