@@ -23,8 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from raftkv.client import AsyncClient, Status
-from raftkv.client.results import Role
+from raftkv.client import AsyncClient, KeyValue, ReadLevel, Role, StateHash, Status
 from raftkv.errors import RaftKVError
 from raftkv.testing.processes import LOOPBACK, bound_to_parent, free_port
 
@@ -136,11 +135,15 @@ class NodeProcess:
             raise ClusterError(f"node {self.id} was never started")
         return await asyncio.to_thread(self._process.wait)
 
+    def log(self) -> str:
+        """Return what the node has written to stdout and stderr, over all its runs; empty before the first."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.log_path.read_text(errors="replace")
+        return ""
+
     def log_tail(self, lines: int = 3) -> str:
         """Return the end of the node's log."""
-        with contextlib.suppress(FileNotFoundError):
-            return " | ".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
-        return "(no log)"
+        return " | ".join(self.log().splitlines()[-lines:]) or "(no log)"
 
     async def _end(self, how: signal.Signals) -> int:
         if self._process is None or self._process.poll() is not None:
@@ -229,6 +232,43 @@ class LocalCluster:
                 logs = "; ".join(f"node {node.id}: {node.log_tail(1)}" for node in self.nodes)
                 raise ClusterError(f"no leader after {timeout_s} s. {logs}") from None
 
+    async def converged(self, timeout_s: float = 60.0) -> StateHash:
+        """Wait until every node has applied the leader's whole log; return the state that all of them hold.
+
+        Ask when nobody writes any more. Raises ClusterError when that takes too long, and at once when two nodes
+        hold different states at the same index.
+        """
+        async with AsyncClient(self.endpoints) as client:
+            statuses: Sequence[Status | None] = ()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while True:
+                        statuses = await asyncio.gather(*(_ask(client, endpoint) for endpoint in self.endpoints))
+                        if _all_applied(statuses) and (state := await self._common_state(client)) is not None:
+                            return state
+                        await asyncio.sleep(POLL_S)
+            except TimeoutError:
+                known = "; ".join(
+                    f"node {node.id}: {_describe(status)}" for node, status in zip(self.nodes, statuses, strict=False)
+                )
+                raise ClusterError(f"the nodes have not converged after {timeout_s} s: {known}") from None
+
+    async def contents(self, node_id: int, prefix: bytes | str = b"") -> dict[bytes, KeyValue]:
+        """Return the pairs under `prefix` as this node holds them itself (LOCAL reads, at one revision)."""
+        start = prefix.encode() if isinstance(prefix, str) else prefix
+        endpoint = self.node(node_id).client_address
+        found: dict[bytes, KeyValue] = {}
+        async with AsyncClient([endpoint]) as client:
+            page = await client.prefix(start, level=ReadLevel.LOCAL, endpoint=endpoint)
+            while True:
+                in_range = [pair for pair in page.pairs if pair.key.startswith(start)]
+                found.update((pair.key, pair) for pair in in_range)
+                if not page.more or len(in_range) < len(page.pairs):
+                    return found
+                page = await client.range(
+                    page.pairs[-1].key + b"\0", None, revision=page.revision, level=ReadLevel.LOCAL, endpoint=endpoint
+                )
+
     async def close(self) -> None:
         """Kill what runs and remove the temporary directory. Idempotent."""
         for node in self.nodes:
@@ -236,6 +276,20 @@ class LocalCluster:
                 await node.kill()
         if self._temporary:
             await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+
+    async def _common_state(self, client: AsyncClient) -> StateHash | None:
+        """Return the state of all nodes; None while they are not at the same index. Raises ClusterError."""
+        try:
+            states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in self.endpoints))
+        except RaftKVError:
+            return None
+        first = states[0]
+        if any(state.applied_index != first.applied_index for state in states):
+            return None
+        if any((state.applied_term, state.hash) != (first.applied_term, first.hash) for state in states):
+            hashes = ", ".join(f"node {state.member_id}: {state.hash.hex()}" for state in states)
+            raise ClusterError(f"the nodes diverged: different states at index {first.applied_index}: {hashes}")
+        return first
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -262,3 +316,20 @@ def _agreed_leader(statuses: Sequence[Status | None]) -> int | None:
         if 2 * followers > len(statuses):
             return leader
     return None
+
+
+def _all_applied(statuses: Sequence[Status | None]) -> bool:
+    leader = _agreed_leader(statuses)
+    last_index = next((status.last_index for status in statuses if status and status.member_id == leader), None)
+    return all(
+        status is not None and status.leader_id == leader and status.applied_index == last_index for status in statuses
+    )
+
+
+def _describe(status: Status | None) -> str:
+    if status is None:
+        return "no answer"
+    return (
+        f"{status.role.name.lower()} of term {status.term} under {status.leader_id}, "
+        f"applied {status.applied_index} of {status.last_index}"
+    )

@@ -1,0 +1,39 @@
+"""SIGTERM under load: the node hands over, answers what it was asked, and goes; nobody sees an error."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftkv.client import AsyncClient
+from raftkv.testing.cluster import LocalCluster
+from tests.integration.load import CounterLoad
+
+pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
+
+
+async def test_the_leader_stops_under_load(cluster: LocalCluster, client: AsyncClient, prefix: str) -> None:
+    leader = cluster.node(await cluster.leader())
+    mark = len(leader.log())
+    async with CounterLoad(client, prefix) as load:
+        await load.progress()
+        assert await leader.stop() == 0
+        await load.progress()
+        assert await cluster.leader() != leader.id
+        await leader.start()
+        await load.progress()
+    await load.verify_on_every_node(cluster)
+    assert "clean_shutdown=True" in leader.log()[mark:]
+
+
+async def test_every_node_is_restarted_in_turn_under_load(
+    cluster: LocalCluster, client: AsyncClient, prefix: str
+) -> None:
+    async with CounterLoad(client, prefix) as load:
+        for node in cluster.nodes:
+            await load.progress()
+            assert await node.stop() == 0
+            await load.progress()
+            await node.start()
+            await cluster.leader()
+        await load.progress()
+    await load.verify_on_every_node(cluster)
