@@ -263,6 +263,21 @@ def test_bug_17_whoever_waits_for_a_proposal_learns_its_fate() -> None:
     assert told[-1][1] > position.term
 
 
+# --- storage, the core's half -----------------------------------------------------------------------------------------
+
+
+def test_bug_32_a_single_node_commits_nothing_before_its_disk_has_it() -> None:
+    """The bug: on a single node, where no follower is waited for, a write was acknowledged before it was durable."""
+    network = Network(size=1)
+    network.elect(1)
+    network.node(1).disk_is_slow = True
+    position = network.propose(1, b"x")
+    assert network[1].log.commit < position.index
+    assert network.applied_data(1) == []
+    network.flush(1)
+    assert network.applied_data(1) == [b"x"]
+
+
 # --- reads and leases -------------------------------------------------------------------------------------------------
 
 

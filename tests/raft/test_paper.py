@@ -160,6 +160,19 @@ def test_5_2_one_vote_a_term_first_come_first_served() -> None:
     assert again.granted, "the answer may have been lost"
 
 
+def test_5_2_granting_a_vote_restarts_the_election_timer() -> None:
+    """Figure 2, followers: only if the timeout elapses "without receiving AppendEntries RPC from current leader or
+    granting vote to candidate" does a follower campaign; so voters give the one they chose time to win.
+    """
+    for seed in range(20):
+        raft = boot([1], seed=seed)
+        hear(raft, vote_request(2, 3, last=(0, 0)))  # its log is too old, but the term counts
+        tick(raft, ELECTION_TICKS - 1)
+        hear(raft, vote_request(3, 3, last=(1, 1)))
+        tick(raft, ELECTION_TICKS - 1)
+        assert raft.role is Role.FOLLOWER
+
+
 def test_5_2_a_candidate_recognizes_a_leader_of_its_own_term() -> None:
     """5.2: "If the leader's term is at least as large as the candidate's current term, then the candidate recognizes
     the leader as legitimate and returns to follower state".
