@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
-import typer
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
 
-from raftkv.cli import serve
+import typer
+from typer.exceptions import TyperException
+
+import raftkv
+from raftkv.cli import demo, endpoint, kv, leader, serve
+from raftkv.cli.exits import BROKEN_PIPE, INTERRUPTED, Exit, say, usage_error
 
 app = typer.Typer(
     name="raftkv",
     help="A Raft-based replicated key-value store.",
+    epilog="Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 unreachable or no leader, 6 timeout with "
+    "unknown outcome, 130 interrupted. Data goes to stdout, everything said about it to stderr.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("put")(kv.put)
+app.command("get")(kv.get)
+app.command("del")(kv.delete)
+app.command("ls")(kv.ls)
+app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(leader.app, name="leader")
+app.command("demo")(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"raftkv {raftkv.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     pass
 
 
-def run() -> None:
-    """Run the command line and exit."""
-    app()
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line in `arguments`, or that of the process. Return the exit code.
+
+    Whatever goes wrong is one line on stderr. RAFTKV_DEBUG=1 shows the stack trace of an error that is ours.
+    """
+    try:
+        code = app(args=arguments, prog_name="raftkv", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except TyperException as error:
+        return usage_error(error)
+    except BrokenPipeError:
+        # Whoever read our output has gone. Nor can Python flush it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        say(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
+        return Exit.ERROR
+    except Exception as error:
+        # The last line of defence: people get no stack traces.
+        if os.environ.get("RAFTKV_DEBUG"):
+            raise
+        say(f"internal error, please report it: {type(error).__name__}: {error} (RAFTKV_DEBUG=1 shows where)")
+        return Exit.ERROR
+    return code if isinstance(code, int) else Exit.OK

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from raftkv.errors import ConfigurationError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NoLeader, RaftKVError
 
@@ -19,23 +20,46 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     CONFLICT = 4
     UNREACHABLE = 5
-    """No endpoint could be reached, or there is no leader: nothing has happened."""
+    """No endpoint answered in time, or there is no leader: nothing has happened."""
     UNKNOWN_OUTCOME = 6
     """The time ran out; a write may have taken effect."""
 
 
-def exit_code(error: RaftKVError) -> Exit:
-    """Return the exit code that fits `error`."""
+INTERRUPTED: Final = 130
+"""Ctrl-C, as shells say it."""
+BROKEN_PIPE: Final = 141
+"""The reader of our output went away, as shells say it."""
+
+
+def exit_code(error: RaftKVError, *, writes: bool) -> Exit:
+    """Return the exit code that fits `error`. Without `writes` nothing can have happened."""
     if isinstance(error, ConfigurationError | InvalidArgument):
         return Exit.USAGE
-    if error.ambiguous or isinstance(error, DeadlineExceeded):
+    if writes and error.ambiguous:
         return Exit.UNKNOWN_OUTCOME
-    if isinstance(error, ConnectionFailed | NoLeader):
+    if isinstance(error, ConnectionFailed | NoLeader | DeadlineExceeded):
         return Exit.UNREACHABLE
     return Exit.ERROR
 
 
+def say(message: str) -> None:
+    """Write a message to stderr, in one line."""
+    typer.echo(f"raftkv: {' '.join(message.split())}", err=True)
+
+
 def fail(message: str, code: Exit) -> NoReturn:
     """Say what went wrong, in one line, and exit."""
-    typer.echo(f"raftkv: {message}", err=True)
+    say(message)
     raise typer.Exit(code)
+
+
+def usage_error(error: TyperException) -> int:
+    """Say what is wrong with the command line, and where to read more. Return the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help is out already
+        return Exit.USAGE
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    say(message[:1].lower() + message[1:])
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        typer.echo(f"Try '{context.command_path} --help'.", err=True)
+    return error.exit_code

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
-
-from raftkv.cli.exits import Exit, fail
-from raftkv.errors import ConfigurationError, RaftKVError
-from raftkv.invariant import InvariantViolation
-from raftkv.server.app import serve as run_node
-from raftkv.server.logs import configure_logging
-from raftkv.server.settings import ServerSettings, load_settings
 
 
 def serve(
+    *,
     id: Annotated[int | None, typer.Option("--id", help="This node's id, 1 or more, unique in the cluster.")] = None,  # noqa: A002
     data_dir: Annotated[Path | None, typer.Option(help="Where this node keeps its log and state.")] = None,
     member: Annotated[
@@ -61,24 +52,6 @@ def serve(
     file; flags win over the environment, the environment over the file.
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
-    try:
-        settings = load_settings(flags, config)
-    except ConfigurationError as error:
-        fail(error.message, Exit.USAGE)
-    configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
-    try:
-        uvloop.run(_serve(settings))
-    except ConfigurationError as error:
-        fail(error.message, Exit.USAGE)
-    except RaftKVError as error:
-        fail(error.message, Exit.ERROR)
-    except InvariantViolation as error:
-        fail(f"stopped: a safety invariant does not hold (please report this): {error}", Exit.ERROR)
+    from raftkv.cli.node import run_node  # noqa: PLC0415 - what a node is made of takes long to load
 
-
-async def _serve(settings: ServerSettings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run_node(settings, stop)
+    run_node(flags, config)

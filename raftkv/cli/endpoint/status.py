@@ -1,0 +1,72 @@
+"""`raftkv endpoint status`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from raftkv.cli.endpoint.verdict import fail_unless_all_answered
+from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, Format, Output, Timeout
+from raftkv.cli.output import megabytes, print_json, print_table
+from raftkv.cli.session import run_with_client
+from raftkv.cli.view import MemberView, leader_of, look
+
+
+def status(
+    *,
+    endpoints: Endpoints = DEFAULT_ENDPOINTS,
+    output: Format = Output.TABLE,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Show what each member knows. Exit code 1 when some do not answer, 5 when none does."""
+    views = run_with_client(endpoints, timeout, lambda client: look(client, timeout))
+    leader = leader_of(views)
+    if output is Output.JSON:
+        print_json({"leader": leader.member_id if leader else None, "members": [_described(view) for view in views]})
+    else:
+        print_table(
+            ("ID", "ENDPOINT", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "STORE", "LOG"),
+            (_row(view) for view in views),
+            right=("ID", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "STORE", "LOG"),
+        )
+    fail_unless_all_answered(views)
+
+
+def _row(view: MemberView) -> tuple[object, ...]:
+    found = view.status
+    if found is None:
+        return (view.id, view.endpoint, "unreachable", *[None] * 7)
+    return (
+        view.id,
+        view.endpoint,
+        found.role.name.lower().replace("_", "-"),
+        found.leader_id or None,
+        found.term,
+        found.commit_index,
+        found.applied_index,
+        found.revision,
+        megabytes(found.store_bytes),
+        megabytes(found.log_bytes),
+    )
+
+
+def _described(view: MemberView) -> dict[str, object]:
+    described: dict[str, object] = {"id": view.id, "endpoint": view.endpoint, "error": view.error}
+    found = view.status
+    if found is None:
+        return described
+    return described | {
+        "role": found.role.name.lower(),
+        "leader_id": found.leader_id or None,
+        "leader_address": found.leader_address or None,
+        "term": found.term,
+        "revision": found.revision,
+        "commit_index": found.commit_index,
+        "applied_index": found.applied_index,
+        "last_index": found.last_index,
+        "durable_index": found.durable_index,
+        "store_bytes": found.store_bytes,
+        "log_bytes": found.log_bytes,
+        "cluster_id": f"{found.cluster_id:016x}",
+        "version": found.version,
+        "followers": [asdict(one) for one in found.progress],
+    }

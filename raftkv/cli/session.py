@@ -1,0 +1,56 @@
+"""Running a command's coroutine: with a client, with errors as exit codes, and so that signals unwind it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import typer
+import uvloop
+
+from raftkv.cli.exits import exit_code, fail
+from raftkv.client import AsyncClient
+from raftkv.errors import RaftKVError
+
+T = TypeVar("T")
+
+
+def run_with_client(
+    endpoints: str, timeout: float, work: Callable[[AsyncClient], Awaitable[T]], *, writes: bool = False
+) -> T:
+    """Return what `work` returns. An error ends the command; `writes` says that its outcome may matter."""
+
+    async def connected() -> T:
+        async with AsyncClient(endpoints, timeout=timeout) as client:
+            return await work(client)
+
+    return run_to_end(connected(), writes=writes)
+
+
+def run_to_end(work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
+    """Return what `work` returns; an error ends the command. SIGTERM and SIGHUP cancel it, as Ctrl-C does."""
+    try:
+        return uvloop.run(_cancelled_by_signals(work))
+    except RaftKVError as error:
+        fail(error.message, exit_code(error, writes=writes))
+
+
+async def _cancelled_by_signals(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(work)
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if received:
+            raise typer.Exit(128 + received[0]) from None
+        raise

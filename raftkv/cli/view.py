@@ -1,0 +1,60 @@
+"""The cluster as seen through some of its endpoints: one row for each member, reachable or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from raftkv.client import AsyncClient, EndpointFailure, Role, Status
+
+MAX_ASK_S: Final = 2.0
+"""How long one node's answer is waited for: a node that is down must not hide the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """What is known of one member, or of an endpoint that did not say which member it is."""
+
+    id: int | None
+    endpoint: str | None
+    """None: no node that answered knows where clients reach it."""
+    status: Status | None
+    error: str | None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.endpoint) if self.id is None else f"node {self.id}"
+
+
+async def look(client: AsyncClient, timeout: float) -> list[MemberView]:
+    """Ask every member that any endpoint names. In the order of ids; strangers come last."""
+    answers = await client.statuses(timeout=min(timeout, MAX_ASK_S))
+    statuses = {one.member_id: one for one in reversed(answers) if isinstance(one, Status)}
+    failures = {one.endpoint: one.error.message for one in answers if isinstance(one, EndpointFailure)}
+    addresses = _client_addresses(list(statuses.values()))
+    views: list[MemberView] = []
+    for member in sorted(addresses | dict.fromkeys(statuses, "")):
+        status = statuses.get(member)
+        if status is not None:
+            views.append(MemberView(member, status.endpoint, status, None))
+            continue
+        address = addresses[member]
+        error = failures.pop(address, "not asked") if address else "no node that answered has heard from it"
+        views.append(MemberView(member, address or None, None, error))
+    return views + [MemberView(None, endpoint, None, error) for endpoint, error in failures.items()]
+
+
+def leader_of(views: Sequence[MemberView]) -> Status | None:
+    """Return the status of the leader of the highest term, if it answered."""
+    leaders = [view.status for view in views if view.status is not None and view.status.role is Role.LEADER]
+    return max(leaders, key=lambda status: status.term, default=None)
+
+
+def _client_addresses(statuses: Sequence[Status]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for status in statuses:
+        for member in status.members:
+            found[member.id] = found.get(member.id) or member.client_address.lower()
+    return found
