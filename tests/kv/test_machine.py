@@ -11,12 +11,13 @@ from raftkv.errors import StorageError
 from raftkv.invariant import InvariantViolation
 from raftkv.kv.codec import CorruptCommand
 from raftkv.kv.commands import Group, RegisterSession, Written
+from raftkv.kv.hashing import StateHasher
 from raftkv.kv.keys import META
 from raftkv.kv.machine import AppliedEntry, StateMachine
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.records import CorruptState
 
-from .dict_store import DictStore, DictWriter
+from .dict_store import DictStore, DictView, DictWriter
 from .host import Host, delete, entry, put, state_hash
 
 
@@ -117,6 +118,16 @@ def test_the_state_hash_tells_states_apart_and_nothing_else() -> None:
         assert not hasher.step(1)
         with pytest.raises(InvariantViolation):
             hasher.digest()
+
+
+def test_the_state_hash_knows_where_a_row_ends() -> None:
+    def hash_of(rows: dict[bytes, bytes]) -> bytes:
+        hasher = StateHasher(DictView(rows, sorted(rows)))
+        assert hasher.step(100)
+        return hasher.digest()
+
+    one_string = [{b"\x02ab": b"cd"}, {b"\x02abc": b"d"}, {b"\x02ab": b"", b"c": b"d"}, {b"\x02": b"ab", b"c": b"d"}]
+    assert len({hash_of(rows) for rows in one_string}) == len(one_string)
 
 
 COMMANDS = st.one_of(
