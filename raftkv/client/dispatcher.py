@@ -66,7 +66,6 @@ class Dispatcher:
         self._waiting: deque[Call] = deque()
         self._parked: deque[Call] = deque()
         self._target: Pipeline | None = None  # where `choose` points while nothing changes
-        self._newest_term = 0
         self._next_deadline = _NEVER
         self._poll_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -158,9 +157,7 @@ class Dispatcher:
         """Give every answer of a message to its call."""
         header = response.header
         leader = Leader(header.raft_term, header.leader_id, header.leader_address)
-        is_new_leader = self._heard(leader) and leader.term > self._newest_term
-        if is_new_leader:
-            self._newest_term = leader.term
+        self._heard(leader)
         outstanding = stream.outstanding
         live = self._live
         led = False
@@ -182,9 +179,9 @@ class Dispatcher:
                 if not call.future.done():
                     call.future.set_result(result)
         self._fill_window()
-        # Answers that took a leader show that there is one. That a node names one counts once a term: a dead leader
-        # that everybody still names must not send all parked calls on their way again and again.
-        if (led or is_new_leader) and self._parked:
+        # What a leader answered shows that there is one. That a node names one shows nothing: a dead leader that all
+        # still name would send the parked calls on their way again and again.
+        if led and self._parked:
             self._release()
 
     def ended(self, stream: Pipeline, reason: str) -> None:
@@ -316,11 +313,9 @@ class Dispatcher:
 
     # Streams.
 
-    def _heard(self, leader: Leader) -> bool:
-        changed = self.router.heard_leader(leader)
-        if changed:
+    def _heard(self, leader: Leader) -> None:
+        if self.router.heard_leader(leader):
             self._target = None
-        return changed
 
     def _keep_open(self, now: float) -> None:
         for address in self.router.to_open(now):

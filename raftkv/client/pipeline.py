@@ -162,8 +162,8 @@ class Pipeline:
             self._host.answered(self, response)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        # gRPC reports a stream that the *server* cancelled as CancelledError, in a task that nobody cancelled. Judged
-        # here, outside of the task, the two cannot be confused and no CancelledError is swallowed.
+        # Judged out here, so that the tasks let every exception through: a gRPC call whose task swallows CancelledError
+        # leaks.
         error = None if task.cancelled() else task.exception()
         if self._closed:
             return

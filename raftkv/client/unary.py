@@ -24,9 +24,11 @@ async def answer_of(endpoint: str, rpc: Awaitable[T]) -> T:
     except AioRpcError as error:
         raise to_rpc_error(endpoint, error) from None
     except asyncio.CancelledError:
-        # gRPC raises it too when the server or the closing of the connection cancelled the call. Only when this task
-        # is being cancelled is it meant for us.
+        # gRPC raises it too in a call whose connection is closed, as that of a node that fell silent. It is meant for
+        # this task only if this task is being cancelled.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise ConnectionFailed(f"{endpoint}: the call was cancelled by the other side", ambiguous=True) from None
+        raise ConnectionFailed(
+            f"{endpoint}: the connection was given up while the call was under way", ambiguous=True
+        ) from None

@@ -228,6 +228,8 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         raise NotImplementedError
 
     async def Status(self, request: cluster_pb2.StatusRequest, context: Any) -> cluster_pb2.StatusResponse:
+        if self.silent:
+            await asyncio.Event().wait()
         cluster = self.cluster
         role = cluster_pb2.LEADER if self.id == cluster.leader_id else cluster_pb2.FOLLOWER
         members = [

@@ -7,7 +7,7 @@ import pytest
 
 from raftkv.client import AsyncClient
 from raftkv.client.dispatcher import POLL_CALLS
-from raftkv.errors import DeadlineExceeded, ErrorCode
+from raftkv.errors import ConnectionFailed, DeadlineExceeded, ErrorCode
 from raftkv.v1 import kv_pb2
 from tests.client.fake import FakeCluster, FakeNode, Reply, execute, fake_cluster, ignore, refusal
 
@@ -101,9 +101,12 @@ async def test_clients_that_wait_for_a_leader_do_not_flood_the_nodes_that_elect_
         await cluster[3].wait_for(lambda: len(cluster[3].batches) >= before[3] + 5)
         later = [batch for node_id, node in cluster.nodes.items() for batch in node.batches[before[node_id] :]]
         assert 0 < max(len(batch.operations) for batch in later) <= POLL_CALLS
+        before = {node_id: len(node.batches) for node_id, node in cluster.nodes.items()}
         for node in cluster.nodes.values():
             node.script = execute
         await asyncio.gather(*puts)
+        later = [batch for node_id, node in cluster.nodes.items() for batch in node.batches[before[node_id] :]]
+        assert max(len(batch.operations) for batch in later) > POLL_CALLS, "the first success lets all others go"
 
 
 async def test_a_black_hole_is_left_with_the_same_session_and_sequence(cluster: FakeCluster) -> None:
@@ -161,3 +164,15 @@ async def test_a_stream_that_the_server_cancels_is_a_broken_stream_and_cancels_n
         single[1].script = execute
         single[1].break_streams()
         assert (await put).revision == 2
+
+
+async def test_giving_up_a_connection_fails_single_calls_on_it_and_cancels_no_caller(cluster: FakeCluster) -> None:
+    async with AsyncClient(cluster.addresses, attempt_timeout=0.2) as client:
+        await put_until(client, cluster[1])
+        cluster[1].silent = True
+        cluster[1].script = ignore
+        status = asyncio.ensure_future(client.status(cluster[1].address))
+        await client.put("k", "v")
+        with pytest.raises(ConnectionFailed, match="given up") as raised:
+            await status
+        assert raised.value.ambiguous
