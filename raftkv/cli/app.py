@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 import raftkv
-from raftkv.cli import demo, endpoint, kv, leader, serve
+from raftkv.cli import bench, demo, endpoint, kv, leader, serve
 from raftkv.cli.exits import BROKEN_PIPE, INTERRUPTED, Exit, say, usage_error
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("ls")(kv.ls)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(leader.app, name="leader")
 app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

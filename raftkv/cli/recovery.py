@@ -17,22 +17,22 @@ async def caught_up(cluster: LocalCluster, client: AsyncClient, node_id: int, pa
 
     Raises ClusterError when it takes longer than `patience_s`.
     """
+    node = cluster.node(node_id)
+    target, applied, trouble = 0, 0, "no answer"
     try:
         async with asyncio.timeout(patience_s):
             leader = await cluster.leader(patience_s)
             target = (await client.status(cluster.node(leader).client_address)).commit_index
             while True:
-                if await _applied(client, cluster.node(node_id).client_address) >= target:
+                try:
+                    applied, trouble = (await client.status(node.client_address, timeout=1.0)).applied_index, ""
+                except RaftKVError as error:
+                    trouble = error.message
+                if applied >= target > 0:
                     return target
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
+        where = f"it has applied {applied} of {target} entries" + (f" ({trouble})" if trouble else "")
         raise ClusterError(
-            f"node {node_id} has not caught up after {patience_s:g} s: {cluster.node(node_id).log_tail()}"
+            f"node {node_id} has not caught up after {patience_s:g} s: {where}; {node.log_tail()}"
         ) from None
-
-
-async def _applied(client: AsyncClient, endpoint: str) -> int:
-    try:
-        return (await client.status(endpoint, timeout=1.0)).applied_index
-    except RaftKVError:
-        return -1

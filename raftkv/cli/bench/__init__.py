@@ -1,0 +1,20 @@
+"""`raftkv bench`: how fast a cluster is, and how soon it writes again without its leader.
+
+operations   what is done: puts, gets
+load         does it: so many at a time, each one timed
+failover     kills the leader, many times
+target       the cluster under test: somebody's, or one of our own
+figures      percentiles, and the result
+progress     a bar on a terminal
+"""
+
+from __future__ import annotations
+
+import typer
+
+from raftkv.cli.bench.commands import failover, get, put
+
+app = typer.Typer(help="Measure throughput, latency and failover.", no_args_is_help=True)
+app.command("put")(put)
+app.command("get")(get)
+app.command("failover")(failover)

@@ -1,0 +1,36 @@
+"""The cluster under test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from raftkv.cli.exits import say
+from raftkv.testing.cluster import LocalCluster
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where it is."""
+
+    endpoints: str
+    nodes: int | None
+    """How many of our own; None: somebody's cluster."""
+
+
+@asynccontextmanager
+async def existing_cluster(endpoints: str) -> AsyncIterator[Target]:
+    """A cluster that runs already."""
+    yield Target(endpoints, None)
+
+
+@asynccontextmanager
+async def own_cluster(nodes: int, directory: Path | None) -> AsyncIterator[Target]:
+    """Node processes on this machine, with default settings: every write is synced to disk."""
+    cluster = LocalCluster(nodes, directory=directory)
+    say(f"starting {nodes} nodes in {cluster.directory}")
+    async with cluster:
+        await cluster.leader()
+        yield Target(cluster.url, nodes)
