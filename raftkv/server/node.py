@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
 from raftkv.kv.machine import AppliedEntry, StateMachine
-from raftkv.raft import Entry, EntryKind, Index, LogWrite, Message, NodeId, Position, Raft, Ready, Role
+from raftkv.raft import Entry, EntryKind, LogWrite, Message, NodeId, Position, Raft, Ready, Role
 from raftkv.server.barriers import Barrier, Barriers
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
@@ -42,6 +43,10 @@ class NodeLimits:
     """Length of the core's tick, in seconds."""
     max_entry_bytes: int = 1 << 20
     """Writes are gathered into one entry up to this size; a larger single group makes an entry of its own."""
+    max_entry_commands: int = 1024
+    """The same by number: an entry is applied in one go, a command takes some 10 us, and heartbeats wait meanwhile."""
+    apply_slice_s: float = 0.005
+    """Entries are applied for this long, in seconds, before everybody else gets a turn."""
     max_proposal_bytes: int = 64 << 20
     max_proposal_commands: int = 100_000
     """Writes that wait or are being replicated; what comes on top is refused as Overloaded."""
@@ -70,6 +75,7 @@ class Node:
             max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
         )
         self._barriers = Barriers()
+        self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
         self._writing = False
         self._wake = asyncio.Event()
@@ -87,7 +93,8 @@ class Node:
         """Apply what is known to be committed, so that the node does not begin by serving an older state."""
         while (ready := self.raft.ready()) is not None:
             invariant(not ready.messages and ready.write is None, "a node that has heard nothing has nothing to say")
-            self._apply(ready.committed)
+            self._unapplied.extend(ready.committed)
+        self._apply(until=math.inf)
 
     async def start(self) -> None:
         """Join the cluster. Call `recover` before."""
@@ -124,10 +131,11 @@ class Node:
 
     # --- what services ask for ----------------------------------------------------------------------------------------
 
-    def propose(self, group: Group, size_bytes: int, deadline: float) -> Outcome:
+    def propose(self, group: Group, size_bytes: int, deadline: float, *, alone: bool = False) -> Outcome:
         """Replicate and apply a group of commands; the future gets their results once they are applied here.
 
         `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
+        `alone` keeps other groups out of the entry.
 
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.
@@ -136,7 +144,7 @@ class Node:
             raise ShuttingDown(self._stopped.message)
         if self.raft.role is not Role.LEADER:
             raise NotLeader(f"node {self.raft.node_id} is not the leader")
-        outcome = self._proposals.add(group, size_bytes, deadline)
+        outcome = self._proposals.add(group, size_bytes, deadline, alone=alone)
         self.wake()
         return outcome
 
@@ -228,14 +236,14 @@ class Node:
             self.raft.read_index(request)
         while (ready := self.raft.ready()) is not None:
             self._act_on(ready)
-            if ready.committed:
-                self.wake()
-                return
+        self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
 
     def _propose_waiting(self) -> None:
         if self._writing or not self._proposals or not self.is_leader or self.raft.transferring:
             return
-        proposals = self._proposals.take(self._limits.max_entry_bytes, asyncio.get_running_loop().time())
+        limits = self._limits
+        now = asyncio.get_running_loop().time()
+        proposals = self._proposals.take(limits.max_entry_bytes, limits.max_entry_commands, now)
         if not proposals:
             return
         batch = Batch(self._time.stamp_ms(), tuple(proposal.group for proposal in proposals))
@@ -252,8 +260,7 @@ class Node:
             self._writes.append(ready.write)
             self._writing = True
             self._wake_writer.set()
-        if ready.committed:
-            self._apply(ready.committed)
+        self._unapplied.extend(ready.committed)
         for read in ready.reads:
             self._barriers.confirmed(read.request, read.index)
         for request in ready.reads_dropped:
@@ -261,18 +268,18 @@ class Node:
         if ready.reads:
             self._barriers.applied(self.machine.applied_index)
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
-        results = self.machine.apply(
-            [
-                AppliedEntry(entry.index, entry.term, entry.data if entry.kind is EntryKind.COMMANDS else None)
-                for entry in entries
-            ]
-        )
-        for entry, result in zip(entries, results, strict=True):
-            self._proposals.applied(entry.term, entry.index, result)
-        last = Index(entries[-1].index)
-        self.raft.applied(last)
-        self._barriers.applied(last)
+    def _apply(self, until: float) -> None:
+        """Apply what is committed, entry by entry, until there is no more or it is `until` (event loop time)."""
+        while self._unapplied:
+            entry = self._unapplied.popleft()
+            payload = entry.data if entry.kind is EntryKind.COMMANDS else None
+            (results,) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
+            self._proposals.applied(entry.term, entry.index, results)
+            self.raft.applied(entry.index)
+            self._barriers.applied(entry.index)
+            if asyncio.get_running_loop().time() >= until:
+                self.wake()
+                return
 
     async def _write(self) -> None:
         while True:

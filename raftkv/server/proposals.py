@@ -21,13 +21,14 @@ Outcome = asyncio.Future[list[Result]]
 class Proposal:
     """One group of commands and who waits for its results."""
 
-    __slots__ = ("deadline", "group", "outcome", "size_bytes")
+    __slots__ = ("alone", "deadline", "group", "outcome", "size_bytes")
 
-    def __init__(self, group: Group, size_bytes: int, deadline: float, outcome: Outcome) -> None:
+    def __init__(self, group: Group, size_bytes: int, deadline: float, outcome: Outcome, *, alone: bool) -> None:
         self.group = group
         self.size_bytes = size_bytes
         self.deadline = deadline
         self.outcome = outcome
+        self.alone = alone
 
 
 class Proposals:
@@ -45,35 +46,36 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, group: Group, size_bytes: int, deadline: float) -> Outcome:
-        """Queue a group. Raises Overloaded."""
+    def add(self, group: Group, size_bytes: int, deadline: float, *, alone: bool = False) -> Outcome:
+        """Queue a group; `alone`: for an entry of its own. Raises Overloaded."""
         if self._bytes + size_bytes > self._max_bytes or self._commands + len(group.commands) > self._max_commands:
             raise Overloaded(
                 f"{self._commands} writes of {self._bytes} bytes are under way; at most {self._max_commands} writes "
                 f"and {self._max_bytes} bytes may be: try again later"
             )
-        proposal = Proposal(group, size_bytes, deadline, asyncio.get_running_loop().create_future())
+        proposal = Proposal(group, size_bytes, deadline, asyncio.get_running_loop().create_future(), alone=alone)
         self._bytes += size_bytes
         self._commands += len(group.commands)
         self._queue.append(proposal)
         return proposal.outcome
 
-    def take(self, max_bytes: int, now: float) -> list[Proposal]:
-        """Return the groups of the next entry: all that wait, up to `max_bytes` (and at least one).
+    def take(self, max_bytes: int, max_commands: int, now: float) -> list[Proposal]:
+        """Return the groups of the next entry: all that wait, up to either limit (and at least one).
 
         Groups whose deadline has passed are refused here: nobody waits for them any more.
         """
         taken: list[Proposal] = []
-        size = 0
+        size = commands = 0
         while self._queue:
             proposal = self._queue[0]
             if proposal.outcome.done() or proposal.deadline <= now:
                 self._queue.popleft()
                 self._fail(proposal, DeadlineExceeded("the deadline passed before the write was proposed: no effect"))
                 continue
-            if taken and size + proposal.size_bytes > max_bytes:
-                break
             size += proposal.size_bytes
+            commands += len(proposal.group.commands)
+            if taken and (proposal.alone or taken[-1].alone or size > max_bytes or commands > max_commands):
+                break
             taken.append(self._queue.popleft())
         return taken
 

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 import grpc
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NoLeader, NotLeader, Overloaded, RaftKVError, ShuttingDown
-from raftkv.kv.commands import Group
+from raftkv.kv.commands import Command, Group, Result
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.view import View
 from raftkv.raft import NodeId
 from raftkv.server import wire
 from raftkv.server.node import Node
+from raftkv.server.proposals import Outcome
 from raftkv.v1 import common_pb2, kv_pb2
 
 SCAN_ROWS = 500
@@ -115,6 +116,16 @@ class Attempt:
             wire.add_error(self.response, operation_id, error)
         self.close_reads()
 
+    def take_results(self, commands: tuple[Command, ...], results: list[Result]) -> None:
+        """Answer `commands`."""
+        for command, result in zip(commands, results, strict=True):
+            wire.add_result(self.response, command.sequence, result)
+        if len(commands) == len(self.work.commands):
+            self.close_commands()
+        else:
+            self.answered.update(command.sequence for command in commands)
+            self.work.commands = [command for command in self.work.commands if command not in commands]
+
     def close_commands(self) -> None:
         self.answered.update(command.sequence for command in self.work.commands)
         self.work.commands = []
@@ -184,19 +195,20 @@ class Requests:
 
     async def _lead(self, attempt: Attempt) -> bool:
         """Run what is open here. Return False when leadership was lost and another node has to be found."""
-        outcome = barrier = None
+        work, batch = attempt.work, attempt.batch
+        outcomes: list[tuple[tuple[Command, ...], Outcome]] = []
+        barrier = None
         try:
-            if attempt.work.commands:
-                batch = attempt.batch
-                group = Group(batch.session, batch.acknowledged_below, tuple(attempt.work.commands))
-                outcome = self._node.propose(group, attempt.work.size_bytes, attempt.deadline)
-            if attempt.work.reads:
+            if work.commands:
+                for commands, alone in wire.portions(work):
+                    group = Group(batch.session, batch.acknowledged_below, commands)
+                    outcome = self._node.propose(group, work.size_bytes, attempt.deadline, alone=alone)
+                    outcomes.append((commands, outcome))
+            if work.reads:
                 barrier = self._node.read_barrier()
             async with asyncio.timeout_at(attempt.deadline):
-                if outcome is not None:
-                    for command, result in zip(attempt.work.commands, await outcome, strict=True):
-                        wire.add_result(attempt.response, command.sequence, result)
-                    attempt.close_commands()
+                for commands, outcome in outcomes:
+                    attempt.take_results(commands, await outcome)
                 if barrier is not None:
                     await barrier
         except TimeoutError:

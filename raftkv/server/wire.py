@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, RaftKVError
 from raftkv.kv.commands import (
     Command,
@@ -24,12 +26,13 @@ COMMAND_OVERHEAD_BYTES = 24
 class Work:
     """The operations of one batch, sorted by what has to happen to them."""
 
-    __slots__ = ("commands", "local_reads", "malformed", "reads", "size_bytes")
+    __slots__ = ("commands", "has_range_deletes", "local_reads", "malformed", "reads", "size_bytes")
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
         self.size_bytes = 0
         """What the commands take in the log, roughly."""
+        self.has_range_deletes = False
         self.reads: list[tuple[int, RangeQuery]] = []
         """(operation id, query): to be answered linearizably."""
         self.local_reads: list[tuple[int, RangeQuery]] = []
@@ -58,6 +61,7 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
             fault = range_fault(delete.key, delete.range_end)
             if fault is None:
                 commands.append(Delete(operation.id, delete.key, delete.range_end))
+                work.has_range_deletes = work.has_range_deletes or bool(delete.range_end)
                 work.size_bytes += len(delete.key) + len(delete.range_end) + COMMAND_OVERHEAD_BYTES
             else:
                 work.malformed.append((operation.id, InvalidArgument(fault)))
@@ -69,6 +73,26 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
                 (operation.id, InvalidArgument("an operation of a kind that this node does not know"))
             )
     return work
+
+
+def portions(work: Work) -> Iterator[tuple[tuple[Command, ...], bool]]:
+    """Yield the commands that may share an entry, and whether they need one for themselves.
+
+    A range delete may take tens of milliseconds to apply, and an entry is applied in one go: each gets its own.
+    """
+    if not work.has_range_deletes:
+        yield tuple(work.commands), False
+        return
+    light = tuple(command for command in work.commands if not _is_range_delete(command))
+    if light:
+        yield light, False
+    for command in work.commands:
+        if _is_range_delete(command):
+            yield (command,), True
+
+
+def _is_range_delete(command: Command) -> bool:
+    return isinstance(command, Delete) and bool(command.range_end)
 
 
 def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:

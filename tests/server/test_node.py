@@ -287,6 +287,23 @@ async def test_a_stopped_node_answers_what_waits() -> None:
         assert result.error.code in (common_pb2.SHUTTING_DOWN, common_pb2.NO_LEADER, common_pb2.LEADER_CHANGED)
 
 
+async def test_range_deletes_do_not_share_an_entry() -> None:
+    """Applying one may take tens of milliseconds, and heartbeats wait while an entry is applied."""
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        await member.node.propose(Group(0, 0, puts(9)), 100, deadline())
+        before = member.node.raft.log.last_index
+        batch = kv_pb2.BatchRequest()
+        for number in range(1, 4):
+            delete = kv_pb2.DeleteRequest(key=b"key-%d" % number, range_end=b"key-%d\0" % number)
+            batch.operations.add(id=number, delete=delete)
+            batch.operations.add(id=number + 10, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
+        response = await member.requests.run(batch, forwarded=False)
+        assert sorted(result.id for result in response.results) == [1, 2, 3, 11, 12, 13]
+        assert sum(result.delete.deleted for result in response.results) == 3
+        assert member.node.raft.log.last_index == before + 4
+
+
 async def test_a_long_range_lets_others_in() -> None:
     async with MemoryCluster(1) as cluster:
         member = await cluster.leader()

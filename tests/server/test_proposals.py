@@ -20,7 +20,7 @@ def proposals(max_bytes: int = 1000, max_commands: int = 10) -> Proposals:
 async def test_results_go_to_those_who_proposed_them() -> None:
     queue = proposals()
     outcomes = [queue.add(GROUP, 10, FOREVER) for _ in range(2)]
-    queue.placed(3, 7, queue.take(1000, 0.0))
+    queue.placed(3, 7, queue.take(1000, 100, 0.0))
     queue.applied(3, 7, [[Written(5)], [Written(6)]])
     assert [await outcome for outcome in outcomes] == [[Written(5)], [Written(6)]]
 
@@ -28,7 +28,7 @@ async def test_results_go_to_those_who_proposed_them() -> None:
 async def test_an_entry_of_another_leader_in_its_place_means_no_effect() -> None:
     queue = proposals()
     outcome = queue.add(GROUP, 10, FOREVER)
-    queue.placed(3, 7, queue.take(1000, 0.0))
+    queue.placed(3, 7, queue.take(1000, 100, 0.0))
     queue.applied(4, 7, [[Written(5)]])
     with pytest.raises(NotLeader) as refused:
         await outcome
@@ -46,7 +46,7 @@ async def test_a_queued_write_had_no_effect_when_leadership_is_lost() -> None:
 async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
     queue = proposals()
     with_session, without = queue.add(WITH_SESSION, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
-    queue.placed(3, 7, queue.take(1000, 0.0))
+    queue.placed(3, 7, queue.take(1000, 100, 0.0))
     queue.leadership_lost()
     with pytest.raises(LeaderChanged) as changed:
         await with_session
@@ -61,7 +61,7 @@ async def test_room_is_given_back_when_a_write_is_decided() -> None:
     first, _ = queue.add(GROUP, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
     with pytest.raises(Overloaded):
         queue.add(GROUP, 1, FOREVER)
-    queue.placed(1, 1, queue.take(10, 0.0))
+    queue.placed(1, 1, queue.take(10, 100, 0.0))
     with pytest.raises(Overloaded):
         queue.add(GROUP, 1, FOREVER)
     queue.applied(1, 1, [[Written(2)]])
@@ -73,7 +73,7 @@ async def test_nobody_is_proposed_for_who_no_longer_waits() -> None:
     queue = proposals()
     late, cancelled, waiting = (queue.add(GROUP, 10, deadline) for deadline in (1.0, FOREVER, FOREVER))
     cancelled.cancel()
-    taken = queue.take(1000, 2.0)
+    taken = queue.take(1000, 100, 2.0)
     assert [proposal.outcome for proposal in taken] == [waiting]
     with pytest.raises(DeadlineExceeded) as refused:
         await late
@@ -84,13 +84,27 @@ async def test_an_entry_holds_at_least_one_group_and_else_stays_within_its_bound
     queue = proposals()
     for size in (50, 10, 10, 10):
         queue.add(GROUP, size, FOREVER)
-    assert [len(queue.take(20, 0.0)) for _ in range(3)] == [1, 2, 1]
+    assert [len(queue.take(20, 100, 0.0)) for _ in range(3)] == [1, 2, 1]
+
+
+async def test_an_entry_holds_a_bounded_number_of_commands() -> None:
+    queue = proposals()
+    for _ in range(5):
+        queue.add(GROUP, 1, FOREVER)
+    assert [len(queue.take(1000, 2, 0.0)) for _ in range(3)] == [2, 2, 1]
+
+
+async def test_a_group_that_wants_an_entry_for_itself_gets_one() -> None:
+    queue = proposals()
+    for alone in (False, True, True, False, False):
+        queue.add(GROUP, 1, FOREVER, alone=alone)
+    assert [len(queue.take(1000, 100, 0.0)) for _ in range(4)] == [1, 1, 1, 2]
 
 
 async def test_a_stopping_node_says_what_may_have_happened() -> None:
     queue = proposals()
     placed = queue.add(GROUP, 10, FOREVER)
-    queue.placed(1, 1, queue.take(1000, 0.0))
+    queue.placed(1, 1, queue.take(1000, 100, 0.0))
     queued = queue.add(GROUP, 10, FOREVER)
     queue.fail_all(queued=ShuttingDown("no effect"), placed=ShuttingDown("open", ambiguous=True))
     with pytest.raises(ShuttingDown) as first:
