@@ -10,7 +10,11 @@ class InvariantViolation(AssertionError):
     """
 
 
-def invariant(holds: bool, message: str) -> None:
-    """Raise InvariantViolation unless `holds`. Unlike `assert`, it stays on under `python -O`."""
+def invariant(holds: bool, message: str, *values: object) -> None:
+    """Raise InvariantViolation unless `holds`. Unlike `assert`, it stays on under `python -O`.
+
+    `message` is a `str.format` template for `values`: these checks run for every message, so the text is only made when
+    one fails.
+    """
     if not holds:
-        raise InvariantViolation(message)
+        raise InvariantViolation(message.format(*values))

@@ -48,7 +48,7 @@ class Sequences:
 
     def done(self, sequence: int) -> None:
         """The client will never send this write again. Once for each `begin`."""
-        invariant(sequence in self._open, f"write {sequence} is done twice, or was never begun")
+        invariant(sequence in self._open, "write {} is done twice, or was never begun", sequence)
         del self._open[sequence]
 
     def acknowledged_below(self) -> int:

@@ -109,7 +109,7 @@ class StateMachine:
         if not entries:
             return []
         for position, entry in enumerate(entries, self._meta.applied_index + 1):
-            invariant(entry.index == position, f"entry {entry.index} to apply where {position} is next")
+            invariant(entry.index == position, "entry {} to apply where {} is next", entry.index, position)
         batches = [_decode(entry) for entry in entries]
         self._failed = True
         with self._store.write() as writer:

@@ -6,7 +6,7 @@ are checked by the tests that see all nodes at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from raftkv.invariant import invariant
 from raftkv.raft.quorum import committed_index
@@ -14,9 +14,8 @@ from raftkv.raft.state import RaftState
 from raftkv.raft.types import Index, NodeId, Role, Term
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What must never go back."""
+class Snapshot(NamedTuple):
+    """What must never go back. A NamedTuple, because one is made for every input."""
 
     term: Term
     vote: NodeId | None
@@ -53,12 +52,17 @@ def check_state(state: RaftState) -> None:
 
 def check_step(before: Snapshot, after: Snapshot) -> None:
     """Raise InvariantViolation unless one step may lead from `before` to `after`."""
-    invariant(after.term >= before.term, f"N1: the term went back from {before.term} to {after.term}")
+    invariant(after.term >= before.term, "N1: the term went back from {} to {}", before.term, after.term)
     invariant(
         after.term > before.term or before.vote is None or after.vote == before.vote,
-        f"N2: the vote of term {before.term} changed from {before.vote} to {after.vote}",
+        "N2: the vote of term {} changed from {} to {}",
+        before.term,
+        before.vote,
+        after.vote,
     )
-    invariant(after.commit >= before.commit, f"N3: the commit index went back from {before.commit} to {after.commit}")
+    invariant(
+        after.commit >= before.commit, "N3: the commit index went back from {} to {}", before.commit, after.commit
+    )
     invariant(after.applied >= before.applied, "N3: the applied index went back")
     if before.role is Role.LEADER and after.role is Role.LEADER:
         invariant(after.term == before.term, "N7: a leader does not enter another term without stepping down")

@@ -33,6 +33,7 @@ class RaftConfig:
         invariant(self.heartbeat_ticks >= 1, "heartbeat_ticks must be at least 1")
         invariant(
             self.election_ticks > 2 * self.heartbeat_ticks,
-            f"election_ticks ({self.election_ticks}) must exceed two heartbeats ({2 * self.heartbeat_ticks}), "
-            "or one lost heartbeat starts an election",
+            "election_ticks ({}) must exceed two heartbeats ({}), or one lost heartbeat starts an election",
+            self.election_ticks,
+            2 * self.heartbeat_ticks,
         )

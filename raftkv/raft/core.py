@@ -84,7 +84,9 @@ class Raft:
         self._before = checks.Snapshot.of(self._state)
         invariant(
             log.last_term <= hard_state.term,
-            f"the log ends with an entry of term {log.last_term}, above the persisted term {hard_state.term}",
+            "the log ends with an entry of term {}, above the persisted term {}",
+            log.last_term,
+            hard_state.term,
         )
 
     # --- inputs -------------------------------------------------------------------------------------------------------
@@ -106,7 +108,9 @@ class Raft:
         """Take in one message. Late, repeated and reordered ones are harmless; those of foreign clusters are not:
         the transport must refuse them.
         """
-        invariant(message.receiver == self._state.id, f"a message for node {message.receiver} came to {self._state.id}")
+        invariant(
+            message.receiver == self._state.id, "a message for node {} came to {}", message.receiver, self._state.id
+        )
         if self._enter_term_of(message):
             self._dispatch(message)
         self._check()
@@ -342,13 +346,19 @@ class Raft:
         state = self._state
         invariant(
             state.role is not Role.LEADER,
-            f"two leaders in term {state.term}: nodes {state.id} and {leader} (election safety, paper 5.2)",
+            "two leaders in term {}: nodes {} and {} (election safety, paper 5.2)",
+            state.term,
+            state.id,
+            leader,
         )
         if state.role is not Role.FOLLOWER:
             become_follower(state, state.term, leader)
         invariant(
             state.leader is None or state.leader == leader,
-            f"two leaders in term {state.term}: nodes {state.leader} and {leader} (election safety, paper 5.2)",
+            "two leaders in term {}: nodes {} and {} (election safety, paper 5.2)",
+            state.term,
+            state.leader,
+            leader,
         )
         state.leader = leader
         state.election_elapsed = 0

@@ -40,8 +40,10 @@ def on_heartbeat_request(state: RaftState, request: HeartbeatRequest) -> None:
     log = state.log
     invariant(
         request.commit <= log.last_index,
-        f"node {request.sender} knows entry {request.commit} to be durable here, but this log ends at {log.last_index}:"
-        " acknowledged data is gone",
+        "node {} knows entry {} to be durable here, but this log ends at {}: acknowledged data is gone",
+        request.sender,
+        request.commit,
+        log.last_index,
     )
     log.commit = Index(max(log.commit, request.commit))
     state.send(

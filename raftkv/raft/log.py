@@ -51,7 +51,9 @@ class Log:
         last = self.last_index
         invariant(
             applied <= last,
-            f"the state has applied entry {applied} but the log ends at {last}: they are not of the same node",
+            "the state has applied entry {} but the log ends at {}: they are not of the same node",
+            applied,
+            last,
         )
         self.commit = Index(max(min(commit, last), applied))
         """Highest index known to be committed."""
@@ -97,7 +99,11 @@ class Log:
         """Return the entries in [start, stop), ending after `max_bytes`, but at least one where there is one."""
         invariant(
             self.first_index <= start and stop <= self.last_index + 1,
-            f"entries [{start}, {stop}) are not all in [{self.first_index}, {self.last_index}]",
+            "entries [{}, {}) are not all in [{}, {}]",
+            start,
+            stop,
+            self.first_index,
+            self.last_index,
         )
         low = start - self._base_index - 1
         high = stop - self._base_index - 1
@@ -118,9 +124,12 @@ class Log:
         first = entries[0].index
         invariant(
             self.first_index <= first <= self.last_index + 1,
-            f"appending entry {first} to a log of [{self.first_index}, {self.last_index}] leaves a gap",
+            "appending entry {} to a log of [{}, {}] leaves a gap",
+            first,
+            self.first_index,
+            self.last_index,
         )
-        invariant(first > self.commit, f"entry {first} would replace a committed one (commit index {self.commit})")
+        invariant(first > self.commit, "entry {} would replace a committed one (commit index {})", first, self.commit)
         _check_order(Index(first - 1), self.term(Index(first - 1)) or Term(0), entries)
         if first <= self.last_index:
             del self._entries[first - self._base_index - 1 :]
@@ -167,18 +176,24 @@ class Log:
     def validate(self) -> None:
         """Raise InvariantViolation unless L2 and L3 hold (L1 is checked by `_check_order`, where entries come in)."""
         last = self.last_index
-        invariant(self.commit <= last, f"L3: commit {self.commit} is above the last index {last}")
-        invariant(self.durable <= last, f"L3: durable {self.durable} is above the last index {last}")
-        invariant(self.handed_over <= last, f"L3: handed_over {self.handed_over} is above the last index {last}")
+        invariant(self.commit <= last, "L3: commit {} is above the last index {}", self.commit, last)
+        invariant(self.durable <= last, "L3: durable {} is above the last index {}", self.durable, last)
+        invariant(self.handed_over <= last, "L3: handed_over {} is above the last index {}", self.handed_over, last)
         invariant(
             self.applied <= self.handed_out <= min(self.commit, self.durable),
-            f"L2: applied {self.applied}, handed out {self.handed_out}, commit {self.commit}, durable {self.durable}",
+            "L2: applied {}, handed out {}, commit {}, durable {}",
+            self.applied,
+            self.handed_out,
+            self.commit,
+            self.durable,
         )
 
 
 def _check_order(index: Index, term: Term, entries: Sequence[Entry]) -> None:
     """Raise InvariantViolation unless L1 holds for `entries` placed behind (index, term)."""
     for entry in entries:
-        invariant(entry.index == index + 1, f"L1: entry {entry.index} stands behind entry {index}")
-        invariant(entry.term >= term, f"L1: entry {entry.index} of term {entry.term} stands behind one of term {term}")
+        invariant(entry.index == index + 1, "L1: entry {} stands behind entry {}", entry.index, index)
+        invariant(
+            entry.term >= term, "L1: entry {} of term {} stands behind one of term {}", entry.index, entry.term, term
+        )
         index, term = entry.index, entry.term

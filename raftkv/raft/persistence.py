@@ -37,7 +37,7 @@ class PendingWrites:
 
     def confirm(self, number: int) -> Index | None:
         """Return the index up to which the log is durable once write `number` is; None when that was known before."""
-        invariant(number <= self.newest, f"write {number} was confirmed but only {self.newest} were handed out")
+        invariant(number <= self.newest, "write {} was confirmed but only {} were handed out", number, self.newest)
         durable: Index | None = None
         while self._queue and self._queue[0][0] <= number:
             durable = self._queue.popleft()[1]

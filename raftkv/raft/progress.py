@@ -124,10 +124,12 @@ class Progress:
 
     def validate(self) -> None:
         """Raise InvariantViolation unless match < next and the accounting adds up."""
-        invariant(self.match < self.next, f"next {self.next} must be above match {self.match}")
+        invariant(self.match < self.next, "next {} must be above match {}", self.next, self.match)
         invariant(
             self.inflight_bytes >= 0 and (self.inflight_bytes > 0) == bool(self._inflight),
-            f"{self.inflight_bytes} bytes are in flight in {len(self._inflight)} requests",
+            "{} bytes are in flight in {} requests",
+            self.inflight_bytes,
+            len(self._inflight),
         )
 
     def _enter(self, state: ProgressState) -> None:

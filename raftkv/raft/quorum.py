@@ -62,7 +62,7 @@ def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> V
 
 def durable_on(configuration: Configuration, match: Mapping[NodeId, Index]) -> tuple[Index, ...]:
     """Return, for k = 1..N, the highest index that is durable on at least k voters (element k - 1)."""
-    return tuple(sorted((match.get(voter, Index(0)) for voter in configuration.voters), reverse=True))
+    return tuple(sorted([match.get(voter, Index(0)) for voter in configuration.voters], reverse=True))
 
 
 def committed_index(configuration: Configuration, match: Mapping[NodeId, Index]) -> Index:

@@ -61,7 +61,10 @@ def on_append_response(state: RaftState, response: AppendResponse) -> None:
         return
     invariant(
         response.index <= state.log.last_index,
-        f"node {response.sender} acknowledged entry {response.index} of a log that ends at {state.log.last_index}",
+        "node {} acknowledged entry {} of a log that ends at {}",
+        response.sender,
+        response.index,
+        state.log.last_index,
     )
     if progress.accepted(response.index):
         advance_commit(state)

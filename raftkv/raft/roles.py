@@ -10,7 +10,7 @@ from raftkv.raft.types import Index, NodeId, Role, Term
 
 def become_follower(state: RaftState, term: Term, leader: NodeId | None) -> None:
     """Follow in `term`. The vote is forgotten only when the term is new (raft-bugs 3)."""
-    invariant(term >= state.term, f"the term may not go back from {state.term} to {term}")
+    invariant(term >= state.term, "the term may not go back from {} to {}", state.term, term)
     if term > state.term:
         state.term = term
         state.vote = None
@@ -42,7 +42,7 @@ def become_candidate(state: RaftState) -> None:
 
 def become_leader(state: RaftState) -> None:
     """Lead the current term. What followers hold is learned anew in every term."""
-    invariant(state.role is Role.CANDIDATE, f"only a candidate can become leader, not a {state.role.value}")
+    invariant(state.role is Role.CANDIDATE, "only a candidate can become leader, not a {}", state.role.value)
     _leave_role(state)
     state.role = Role.LEADER
     state.leader = state.id

@@ -248,7 +248,7 @@ class Node:
             return
         batch = Batch(self._time.stamp_ms(), tuple(proposal.group for proposal in proposals))
         position = self.raft.propose(encode_batch(batch))
-        invariant(isinstance(position, Position), f"a leader refused a proposal: {position}")
+        invariant(isinstance(position, Position), "a leader refused a proposal: {}", position)
         assert isinstance(position, Position)
         self._proposals.placed(position.term, position.index, proposals)
 

@@ -95,7 +95,7 @@ class MemoryLogStore:
         self._require_alive()
         batch = tuple(entries)
         problem = self._shape.violation(hard_state, batch)
-        invariant(problem is None, f"the log store refuses an append: {problem}")
+        invariant(problem is None, "the log store refuses an append: {}", problem)
         self._shape.advance(hard_state, batch)
         disk = self._disk
         self._error, disk.fail_next = disk.fail_next, None

@@ -84,7 +84,7 @@ class WriteAheadLog:
             raise StorageError("the write-ahead log is closed")
         batch = tuple(entries)
         problem = self._shape.violation(hard_state, batch)
-        invariant(problem is None, f"the write-ahead log refuses an append: {problem}")
+        invariant(problem is None, "the write-ahead log refuses an append: {}", problem)
         self._shape.advance(hard_state, batch)
         await self._worker.run(partial(self._writer.append, hard_state, batch))
         if self._writer.wants_next() and not self._closed:
