@@ -32,20 +32,22 @@ class Chaos:
         self.duplication = rng.choice([0.0, 0.05, 0.3])
         self.reordering = rng.choice([0.0, 0.05, 0.5])
         self.together = rng.choice([0.0, 0.5])
+        self.clock_speed = {node_id: rng.choice([1.0, 1.0, 0.2]) for node_id in self.network.nodes}
         self.counts: Counter[str] = Counter()
         self._numbers = itertools.count(1)
-        stormy = rng.choice([0.3, 1.0, 3.0])
+        stormy = rng.choice([0.1, 0.5, 2.0])
         self._weights: dict[Callable[[], None], float] = {
             self._deliver: 60,
             self._tick: rng.choice([8, 15, 30]),
             self._propose: rng.choice([2, 6]),
             self._read: 3,
             self._flush: rng.choice([2, 8]),
-            self._turn_disk: 0.8,
+            self._turn_disk: rng.choice([0.1, 0.8]),
             self._partition: 0.4 * stormy,
-            self._heal: 0.6,
+            self._heal: rng.choice([0.1, 0.5]),
             self._crash: 0.3 * stormy,
             self._restart: 1.0,
+            self._bounce: 0.15 * stormy,
             self._transfer: rng.choice([0.1, 0.6]),
             self._unreachable: 0.2,
         }
@@ -118,7 +120,9 @@ class Chaos:
             queue.popleft()
 
     def _tick(self) -> None:
-        if (node_id := self._up()) is not None:
+        up = [node.id for node in self.network.nodes.values() if node.up]
+        if up:
+            (node_id,) = self.random.choices(up, [self.clock_speed[node_id] for node_id in up])
             self.network.tick_one(node_id)
 
     def _propose(self) -> None:
@@ -178,6 +182,14 @@ class Chaos:
         down = [node.id for node in self.network.nodes.values() if not node.up]
         if down:
             self.network.restart(self.random.choice(down))
+
+    def _bounce(self) -> None:
+        """A process dies and is back at once, before anybody could notice."""
+        if (node_id := self._up()) is not None:
+            self.counts["crashes"] += 1
+            self.counts["writes lost"] += len(self.network.node(node_id).writes)
+            self.network.crash(node_id)
+            self.network.restart(node_id)
 
     def _transfer(self) -> None:
         for leader in self._leaders():

@@ -63,6 +63,10 @@ class Oracle:
         self._on_disk[node.id] = node.disk_hard_state
         self.restarted(node)
 
+    def state_lost(self, node: Node) -> None:
+        """A test has emptied the state machine of `node`: it will apply its log anew."""
+        self._applied[node.id] = 0
+
     # --- events, in the order in which they happen to a node ---
 
     def handed(self, node: Node, write: LogWrite) -> None:

@@ -23,7 +23,7 @@ from tests.raft.chaos import Chaos
 from tests.raft.oracle import SafetyViolation
 
 EVENTS = 3000
-SEEDS = 100
+SEEDS = 60
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -104,20 +104,20 @@ CONTROLS = [
     Control(sabotage.promises_leave_at_once, "C7", seeds=1),
     Control(sabotage.promises_leave_at_once, "C[4568]", damage=True),
     Control(sabotage.vote_is_not_persisted, "C7", seeds=1),
-    Control(sabotage.vote_is_not_persisted, "C[18]", seeds=60, damage=True),
+    Control(sabotage.vote_is_not_persisted, "C[18]", seeds=100, damage=True),
     Control(sabotage.a_restart_forgets_the_term, "C9"),
     Control(sabotage.stepping_down_forgets_the_vote, "C8"),
     Control(sabotage.votes_are_given_twice, "C8"),
     Control(sabotage.any_log_may_lead, "C4"),
     Control(sabotage.half_is_a_majority, "C6"),
     Control(sabotage.the_leader_counts_its_memory, "C6"),
-    Control(sabotage.late_confirmations_count, "C5", seeds=60),
+    Control(sabotage.late_confirmations_count, "C5", seeds=100),
     Control(sabotage.old_requests_truncate, "C7|would replace a committed one"),
     Control(sabotage.logs_always_match, "C[357]"),
     Control(sabotage.heartbeats_commit_what_may_not_match, "C5|acknowledged data is gone"),
     Control(sabotage.reads_do_not_wait_for_the_term, "C10"),
-    Control(sabotage.reads_share_an_old_round, "C10", seeds=60),
-    Control(sabotage.reads_need_no_quorum, "C10", seeds=60),
+    Control(sabotage.reads_share_an_old_round, "C10", seeds=100),
+    Control(sabotage.reads_need_no_quorum, "C10", seeds=100),
 ]
 
 

@@ -556,6 +556,25 @@ def test_thesis_3_10_a_silent_node_is_no_target() -> None:
     assert network.wait_for_leader() in (2, 4, 5)
 
 
+def test_thesis_3_10_without_a_target_the_most_caught_up_node_that_answers_takes_over() -> None:
+    network = Network(size=5)
+    network.elect(1)
+    network.crash(5)
+    network.tick(2 * HEARTBEAT_TICKS + 1)
+    network.cut |= {(1, 4), (1, 3)}
+    network.propose(1, b"x")  # only node 2 has it; node 5 has been silent for two heartbeats
+    network.heal()
+    assert network.transfer(1, None) is None
+    assert network.role(2) is Role.LEADER
+
+    network = Network(size=3)
+    network.elect(1)
+    network.crash(3)
+    network.tick(2 * HEARTBEAT_TICKS + 2)
+    assert network.transfer(1, None) is None
+    assert network.role(2) is Role.LEADER, "node 3 has as much, but does not answer"
+
+
 # --- thesis 4.2.3: disruptive servers ---------------------------------------------------------------------------------
 
 

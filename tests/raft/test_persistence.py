@@ -24,7 +24,7 @@ from raftkv.raft import (
 )
 from raftkv.raft.messages import AppendRequest, AppendResponse, VoteRequest, VoteResponse
 from raftkv.raft.persistence import PendingWrites
-from tests.raft.network import entries_of
+from tests.raft.network import Network, entries_of
 
 ME, OLD, NEW = NodeId(1), NodeId(2), NodeId(3)
 
@@ -170,6 +170,22 @@ def test_bug_02_term_and_vote_are_one_value_and_the_promise_waits_for_it() -> No
     assert ready.write is not None
     assert (ready.write.hard_state.term, ready.write.hard_state.vote) == (7, NEW)
     assert [type(message) for message in ready.write.messages] == [VoteResponse]
+
+
+def test_the_commit_index_on_disk_lets_a_restarted_node_apply_before_it_hears_a_leader() -> None:
+    """A hint: it is written along with what must be written anyway, and never above the entries beside it."""
+    network = Network()
+    network.elect(1)
+    network.propose(1, b"x")
+    network.propose(1, b"y")
+    commit = network.node(2).disk_hard_state.commit
+    assert 2 <= commit <= len(network.node(2).disk_log)
+    network.node(2).applied.clear()  # the state machine was lost, as after a power loss
+    network.oracle.state_lost(network.node(2))
+    network.crash(2)
+    network.restart(2)
+    network.collect(2)
+    assert network.applied_data(2) == [b"x"]
 
 
 # --- against a model disk ---------------------------------------------------------------------------------------------
