@@ -12,8 +12,8 @@ from collections.abc import Callable
 from raftkv.raft import EntryKind, Position, Role
 from tests.raft.network import Network
 
-CONVERGENCE_TICKS = 150
-"""Fifteen election timeouts: how long a healed cluster may take to agree on everything."""
+CONVERGENCE_TICKS = 60
+"""Six election timeouts: how long a healed cluster may take to agree on everything."""
 
 
 class Chaos:
