@@ -8,9 +8,7 @@ from typing import Self
 
 from raftkv.client import AsyncClient
 from raftkv.testing.cluster import LocalCluster
-
-POLL_S = 0.01
-PROGRESS_TIMEOUT_S = 60.0
+from tests.integration.waiting import until
 
 
 class CounterLoad:
@@ -37,10 +35,12 @@ class CounterLoad:
         """Wait until each task has got at least one more answer, and all of them `puts` more."""
         before = dict(self._acknowledged)
         target = self.acknowledged + puts
-        async with asyncio.timeout(PROGRESS_TIMEOUT_S):
-            while self.acknowledged < target or any(self._acknowledged[key] == old for key, old in before.items()):
-                self._raise_errors()
-                await asyncio.sleep(POLL_S)
+
+        def made() -> bool:
+            self._raise_errors()
+            return self.acknowledged >= target and all(self._acknowledged[key] > old for key, old in before.items())
+
+        await until(f"{puts} more puts", made)
 
     async def verify_on_every_node(self, cluster: LocalCluster, *, at_least: int = 500) -> None:
         """Every acknowledged put is on every node, and was applied exactly once. Call it after the end."""

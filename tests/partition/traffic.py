@@ -1,0 +1,102 @@
+"""Clients that write and read without a pause, and remember all they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from raftkv.client import AsyncClient, Guarantee
+from raftkv.testing.cluster import LocalCluster
+from tests.integration.waiting import until
+from tests.partition.history import Operation, violations
+
+
+class Traffic:
+    """Tasks that each write keys of their own, and write and read one register that all of them share.
+
+    Use it as an asynchronous context manager. No operation may fail: callers see a pause, not an error.
+    """
+
+    def __init__(self, client: AsyncClient, prefix: str, *, tasks: int = 8) -> None:
+        self.register = f"{prefix}register"
+        self.operations: list[Operation] = []
+        """On the register."""
+        self._client = client
+        self._prefix = f"{prefix}unique/"
+        self._acknowledged: dict[bytes, tuple[bytes, int]] = {}
+        self._count = tasks
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def acknowledged(self) -> int:
+        """Number of writes to keys of their own that were acknowledged so far."""
+        return len(self._acknowledged)
+
+    async def progress(self, writes: int = 100) -> None:
+        """Wait until so many further writes, and reads, were answered that were asked for from now on."""
+        now = time.monotonic()
+        target = self.acknowledged + writes + self._count  # those under way were asked for before
+
+        def made() -> bool:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return self.acknowledged >= target and self._read_since(now)
+
+        await until(f"{writes} more writes, and reads", made)
+
+    async def verify(self, cluster: LocalCluster, *, at_least: int = 300) -> None:
+        """Everything acknowledged is on every node as it was, and the register behaved like one. After the end."""
+        assert self._stopping
+        assert self.acknowledged >= at_least, "too few writes to prove anything"
+        for node in cluster.nodes:
+            held = await cluster.contents(node.id, self._prefix)
+            assert {key: (pair.value, pair.mod_revision) for key, pair in held.items()} == self._acknowledged
+            assert {pair.version for pair in held.values()} == {1}, f"node {node.id} applied a write twice"
+        writes = sum(operation.is_write for operation in self.operations)
+        assert writes >= at_least
+        assert len(self.operations) - writes >= at_least
+        assert violations(self.operations, unknown=set()) == []
+
+    def _read_since(self, moment: float) -> bool:
+        return any(not one.is_write and one.began > moment for one in self.operations[-10 * self._count :])
+
+    async def _run(self, task: int) -> None:
+        for number in count():
+            if self._stopping:
+                return
+            key, value = f"{self._prefix}{task}/{number}".encode(), f"{task}/{number}".encode()
+            written = await self._client.put(key, value)
+            self._acknowledged[key] = (value, written.revision)
+
+            began = time.monotonic()
+            written = await self._client.put(self.register, value)
+            self.operations.append(Operation(began, time.monotonic(), written.revision, value, is_write=True))
+
+            began = time.monotonic()
+            pair = await self._client.get(self.register)
+            assert pair is not None, "the register has lost its value"
+            assert pair.guarantee is Guarantee.LINEARIZABLE
+            self.operations.append(Operation(began, time.monotonic(), pair.mod_revision, pair.value, is_write=False))
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._run(task)) for task in range(self._count)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the operations under way end. The client's timeout bounds the wait."""
+        self._stopping = True
+        if error is not None:
+            for task in self._tasks:
+                task.cancel()
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        if error is None:
+            for result in ended:
+                if isinstance(result, BaseException):
+                    raise result
