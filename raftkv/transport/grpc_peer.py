@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from raftkv.raft import Message, NodeId
 from raftkv.transport.channel import CHANNEL_OPTIONS
@@ -220,25 +221,28 @@ class PeerStreams:
         self, requests: AsyncIterator[pb.PeerFrame], context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply]
     ) -> AsyncIterator[pb.HelloReply]:
         """Greet, then take in messages until the caller ends the stream."""
-        first = await anext(requests, None)
+        frames = _decoded(requests)
         identity = self._transport.identity
-        if first is None or not first.HasField("hello"):
-            await self.refuse(context, "the stream does not begin with a greeting")
-            return
-        refusal = self.judge(first.hello)
-        if refusal is not None:
-            await self.refuse(context, refusal)
-            return
-        sender = NodeId(getattr(first.hello, "from"))
-        self._transport.client_addresses[sender] = first.hello.client_address
-        yield pb.HelloReply(client_address=identity.client_address)
-        async for frame in requests:
-            try:
-                messages = [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
-            except MalformedMessage as error:
-                await self.refuse(context, f"node {sender} sent {error}")
+        who = "it"
+        try:
+            first = await anext(frames, None)
+            if first is None or not first.HasField("hello"):
+                await self.refuse(context, "the stream does not begin with a greeting")
                 return
-            self._transport.deliver(messages)
+            refusal = self.judge(first.hello)
+            if refusal is not None:
+                await self.refuse(context, refusal)
+                return
+            sender = NodeId(getattr(first.hello, "from"))
+            who = f"node {sender}"
+            self._transport.client_addresses[sender] = first.hello.client_address
+            yield pb.HelloReply(client_address=identity.client_address)
+            async for frame in frames:
+                self._transport.deliver(
+                    [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
+                )
+        except MalformedMessage as error:
+            await self.refuse(context, f"{who} sent {error}")
 
     def judge(self, hello: pb.Hello) -> str | None:
         """Return why the caller is not to be listened to; None when it is."""
@@ -258,6 +262,15 @@ class PeerStreams:
         """Log and end the stream; nothing of it has reached the core."""
         log.warning("refused a peer connection", peer=context.peer(), reason=reason)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {reason}")
+
+
+async def _decoded(requests: AsyncIterator[pb.PeerFrame]) -> AsyncIterator[pb.PeerFrame]:
+    """Yield the frames of a stream. Raises MalformedMessage for bytes that are none."""
+    try:
+        async for frame in requests:
+            yield frame
+    except DecodeError as error:
+        raise MalformedMessage("bytes that are no frame") from error
 
 
 __all__ = ["PROTOCOL_VERSION", "GrpcTransport", "Identity", "PeerStreams"]
