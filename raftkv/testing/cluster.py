@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from typing import Self
 
 from raftkv.client import AsyncClient, KeyValue, ReadLevel, Role, StateHash, Status
 from raftkv.errors import RaftKVError
-from raftkv.testing.processes import LOOPBACK, bound_to_parent, free_port
+from raftkv.testing.processes import LOOPBACK, bound_to_parent, port_of, reserve_port
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -41,8 +42,8 @@ class NodeProcess:
 
     def __init__(self, cluster: LocalCluster, node_id: int) -> None:
         self.id = node_id
-        self.client_address = f"{LOOPBACK}:{free_port()}"
-        self.peer_address = f"{LOOPBACK}:{free_port()}"
+        self.client_address = self._reserve_address()
+        self.peer_address = self._reserve_address()
         self.data_dir = cluster.directory / f"node-{node_id}"
         self.log_path = cluster.directory / f"node-{node_id}.log"
         self.extra_arguments: list[str] = []
@@ -144,6 +145,14 @@ class NodeProcess:
     def log_tail(self, lines: int = 3) -> str:
         """Return the end of the node's log."""
         return " | ".join(self.log().splitlines()[-lines:]) or "(no log)"
+
+    def _reserve_address(self) -> str:
+        reservation = reserve_port()
+        if sys.platform == "linux":
+            weakref.finalize(self, reservation.close)
+        else:
+            reservation.close()
+        return f"{LOOPBACK}:{port_of(reservation)}"
 
     async def _end(self, how: signal.Signals) -> int:
         if self._process is None or self._process.poll() is not None:

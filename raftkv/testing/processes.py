@@ -39,13 +39,30 @@ def free_port() -> int:
     A port of that range could be taken by any outgoing connection while its server is down, or be connected to itself
     by a client that keeps trying. The caller must still expect to lose the port to another process.
     """
+    with reserve_port() as reservation:
+        return port_of(reservation)
+
+
+def reserve_port() -> socket.socket:
+    """Return a socket that holds such a port: until it is closed, nobody else is given that one by this function.
+
+    A server may listen on the port all the same (Linux).
+    """
     for _ in range(1000):
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as candidate:
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                candidate.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
+        candidate = socket.socket()
+        try:
+            candidate.bind((LOOPBACK, random.randrange(15_000, 32_000)))
+        except OSError:
+            candidate.close()
+            continue
+        # Both sockets must allow it, and neither may be listening, for another one to bind the port: so servers, which
+        # allow it, can, and the line above, which comes before this one, cannot.
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return candidate
     raise RaftKVError("no free port found between 15000 and 32000")
+
+
+def port_of(bound: socket.socket) -> int:
+    """Return the port to which a socket is bound."""
+    port: int = bound.getsockname()[1]
+    return port
