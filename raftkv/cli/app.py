@@ -12,7 +12,8 @@ from typer.exceptions import TyperException
 
 import raftkv
 from raftkv.cli import bench, demo, endpoint, kv, leader, serve
-from raftkv.cli.exits import BROKEN_PIPE, INTERRUPTED, Exit, say, usage_error
+from raftkv.cli.exits import INTERRUPTED, Exit, exit_code, say, usage_error
+from raftkv.errors import RaftKVError
 
 app = typer.Typer(
     name="raftkv",
@@ -61,10 +62,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except TyperException as error:
         return usage_error(error)
+    except RaftKVError as error:
+        say(error.message)
+        return exit_code(error, writes=True)
     except BrokenPipeError:
         # Whoever read our output has gone. Nor can Python flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return Exit.ERROR
     except OSError as error:
         say(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
         return Exit.ERROR

@@ -27,8 +27,6 @@ class Exit(IntEnum):
 
 INTERRUPTED: Final = 130
 """Ctrl-C, as shells say it."""
-BROKEN_PIPE: Final = 141
-"""The reader of our output went away, as shells say it."""
 
 
 def exit_code(error: RaftKVError, *, writes: bool) -> Exit:

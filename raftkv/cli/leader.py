@@ -48,6 +48,4 @@ def transfer(
     elif done["leader_after"] == done["leader_before"]:
         print_line(f"node {done['leader_after']} leads, as before (term {done['term']})")
     else:
-        print_line(
-            f"node {done['leader_after']} leads now, before it was {done['leader_before']} (term {done['term']})"
-        )
+        print_line(f"node {done['leader_after']} leads now, after node {done['leader_before']} (term {done['term']})")

@@ -68,7 +68,7 @@ def print_table(
             name,
             justify="right" if name in right else "left",
             no_wrap=True,
-            overflow="ellipsis" if name == cut else "ignore",
+            overflow="ellipsis",
         )
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,9 @@ from raftkv.client import AsyncClient, EndpointFailure, Role, Status
 
 MAX_ASK_S: Final = 2.0
 """How long one node's answer is waited for: a node that is down must not hide the others."""
+
+ASK_AGAIN_S: Final = 0.5
+POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class MemberView:
 
 async def look(client: AsyncClient, timeout: float) -> list[MemberView]:
     """Ask every member that any endpoint names. In the order of ids; strangers come last."""
-    answers = await client.statuses(timeout=min(timeout, MAX_ASK_S))
+    answers = await _ask_all(client, min(timeout, MAX_ASK_S))
     statuses = {one.member_id: one for one in reversed(answers) if isinstance(one, Status)}
     failures = {one.endpoint: one.error.message for one in answers if isinstance(one, EndpointFailure)}
     addresses = _client_addresses(list(statuses.values()))
@@ -44,6 +48,17 @@ async def look(client: AsyncClient, timeout: float) -> list[MemberView]:
         error = failures.pop(address, "not asked") if address else "no node that answered has heard from it"
         views.append(MemberView(member, address or None, None, error))
     return views + [MemberView(None, endpoint, None, error) for endpoint, error in failures.items()]
+
+
+async def _ask_all(client: AsyncClient, patience_s: float) -> Sequence[Status | EndpointFailure]:
+    """Ask until all have answered, or for half a second: a busy node may let a first connection time out."""
+    loop = asyncio.get_running_loop()
+    last_start = loop.time() + min(patience_s, ASK_AGAIN_S)
+    while True:
+        answers = await client.statuses(timeout=patience_s)
+        if loop.time() >= last_start or not any(isinstance(one, EndpointFailure) for one in answers):
+            return answers
+        await asyncio.sleep(POLL_S)
 
 
 def leader_of(views: Sequence[MemberView]) -> Status | None:

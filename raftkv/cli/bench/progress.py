@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and nothing elsewhere."""
+"""A progress bar on a terminal, one line elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from raftkv.cli.exits import say
+
 REFRESH_S: Final = 0.25
 
 
@@ -17,7 +19,11 @@ REFRESH_S: Final = 0.25
 def progress(what: str, total: int, done: Callable[[], int]) -> Iterator[None]:
     """Show how much is done while the block runs; four times a second, so that it costs the load nothing."""
     console = Console(stderr=True)
-    if not console.is_terminal or not total:
+    if not total:
+        yield
+        return
+    if not console.is_terminal:
+        say(f"{what}: {total:,}")
         yield
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -25,6 +25,10 @@ class Narrator:
         """Write a line."""
         self._console.print(Text.assemble((f"{self.elapsed_s:6.1f}s  ", "dim"), (text, style)))
 
+    def show(self, text: str) -> None:
+        """Write a line that people may copy."""
+        self._console.print(Text(text, "bold"))
+
     @contextmanager
     def live(self, text: Callable[[], str]) -> Iterator[None]:
         """Show `text()` while the block runs, and keep it up to date; on a terminal only."""

@@ -146,6 +146,6 @@ class Demo:
             "raftkv ls demo/ --count",
             "raftkv leader transfer",
         ):
-            say(f"  {line}", "bold")
+            self._narrator.show(line)
         say(f"the logs of the nodes: {cluster.directory}/node-*.log")
         await asyncio.get_running_loop().create_future()

@@ -15,7 +15,7 @@ def fail_unless_all_answered(views: Iterable[MemberView]) -> None:
 
 def fail_unless_all(quality: str, members: list[tuple[str, str | None]]) -> None:
     """End the command unless no member (its name, what is wrong with it) has something wrong with it."""
-    wrong = [f"{name}: {error}" for name, error in members if error is not None]
+    wrong = [error if error.startswith(name) else f"{name}: {error}" for name, error in members if error is not None]
     if wrong:
         good = len(members) - len(wrong)
         fail(f"{good} of {len(members)} {quality}; {'; '.join(wrong)}", Exit.ERROR if good else Exit.UNREACHABLE)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+
+from raftkv.cli.app import run
+from tests.cli.cluster_process import RunningCluster, running_cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        """The output, which must be one JSON value and nothing else."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong."""
+        assert not self.out
+        lines = self.err.splitlines()
+        assert lines[0].startswith("raftkv: ")
+        assert all(line.startswith("Try '") for line in lines[1:]), self.err
+        assert len(lines) <= 2
+        return lines[0].removeprefix("raftkv: ")
+
+
+class Cli(Protocol):
+    def __call__(self, *arguments: str, stdin: bytes = b"") -> Result: ...
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("RAFTKV_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def cli(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command line in this process."""
+
+    def call(*arguments: str, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = run(arguments)
+        out, err = capsysbinary.readouterr()
+        return Result(code, out, err.decode())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def started_cluster() -> Iterator[RunningCluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(started_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
+    """Three running nodes, at which the command line points."""
+    monkeypatch.setenv("RAFTKV_ENDPOINTS", started_cluster.url)
+    return started_cluster

@@ -1,0 +1,102 @@
+"""`raftkv bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftkv.cli.bench.figures import milliseconds, percentile
+from raftkv.cli.bench.operations import key_template
+from raftkv.errors import ConfigurationError
+from tests.cli.cluster_process import RunningCluster
+from tests.cli.conftest import Cli
+from tests.cli.processes import finished, processes_naming
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "first", "last"),
+    [
+        (16, 100_000, b"bench/0000000000", b"bench/0000099999"),
+        (11, 100_000, b"bench/00000", b"bench/99999"),
+        (10, 100_000, b"0000000000", b"0000099999"),
+        (5, 100_000, b"00000", b"99999"),
+        (1, 1, b"0", b"0"),
+    ],
+)
+def test_keys_have_the_size_that_was_asked_for(size: int, count: int, first: bytes, last: bytes) -> None:
+    template = key_template(size, count)
+    assert template % 0 == first
+    assert template % (count - 1) == last
+    assert len(first) == len(last) == size
+
+
+def test_keys_that_are_too_short_to_differ() -> None:
+    with pytest.raises(ConfigurationError, match="at least 5"):
+        key_template(4, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("samples", "percent", "expected"),
+    [([], 50, None), ([7.0], 99, 7.0), ([1, 2, 3, 4], 50, 2), ([1, 2, 3, 4], 99, 4), (range(1, 101), 99, 99)],
+)
+def test_percentile(samples: list[float], percent: float, expected: float | None) -> None:
+    assert percentile(samples, percent) == expected
+
+
+def test_milliseconds() -> None:
+    assert milliseconds(0.0012345) == 1.23
+    assert milliseconds(None) is None
+
+
+def plausible(figures: dict[str, Any]) -> bool:
+    return bool(
+        figures["errors"] == 0
+        and figures["ops_per_s"] > 0
+        and 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
+    )
+
+
+@pytest.mark.processes
+def test_its_own_cluster(tmp_path: Path) -> None:
+    result = finished(tmp_path, "bench", "put", "--local", "1", "--total", "2000", "-o", "json")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert plausible(figures), figures
+    asked = {"operation": "put", "nodes": 1, "total": 2000, "clients": 1, "inflight": 256}
+    assert {name: figures[name] for name in asked} == asked
+    assert processes_naming(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.processes
+def test_a_cluster_that_runs(cli: Cli, cluster: RunningCluster) -> None:
+    shape = ("--inflight", "20", "--clients", "2", "--key-size", "20", "--value-size", "5")
+    put = cli("bench", "put", "--total", "300", *shape, "-o", "json")
+    assert put.code == 0, put.err
+    assert plausible(put.json)
+    assert (put.json["nodes"], put.json["endpoints"]) == (None, ",".join(cluster.endpoints))
+    assert cli("ls", "bench/", "--count").text == "300\n"
+    key = cli("ls", "bench/", "--limit", "1", "--values", "-o", "json")
+    assert [len(one["key"]) for one in key.json] == [20]
+    for flags in ((), ("--local-reads",)):
+        got = cli("bench", "get", "--total", "300", "-o", "json", *flags)
+        assert got.code == 0, got.err
+        assert plausible(got.json)
+    table = cli("bench", "get", "--total", "100")
+    assert table.code == 0
+    assert "gets/s" in table.text
+    assert "p99" in table.text
+
+
+@pytest.mark.processes
+def test_failover(tmp_path: Path) -> None:
+    result = finished(tmp_path, "bench", "failover", "--times", "1", "-o", "json")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert (figures["nodes"], figures["times"]) == (3, 1)
+    assert figures["samples_ms"] == [figures["median_ms"]] == [figures["p95_ms"]] == [figures["max_ms"]]
+    assert figures["max_ms"] > 10
+    assert processes_naming(tmp_path) == []

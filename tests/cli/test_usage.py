@@ -1,0 +1,209 @@
+"""Whatever is wrong with a command line: one line, and the exit code that scripts rely on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+import raftkv
+from raftkv.cli import app, exits
+from raftkv.cli.exits import Exit, exit_code
+from raftkv.errors import (
+    Compacted,
+    ConfigurationError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    NoLeader,
+    Overloaded,
+    RaftKVError,
+)
+from tests.cli.conftest import Cli
+
+NOBODY = "127.0.0.1:1"
+
+
+def test_version(cli: Cli) -> None:
+    result = cli("--version")
+    assert (result.code, result.text) == (0, f"raftkv {raftkv.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        *(
+            (one,)
+            for one in ("serve", "put", "get", "del", "ls", "endpoint", "leader", "demo", "bench")
+        ),
+        *(("endpoint", one) for one in ("status", "health", "hash")),
+        ("leader", "transfer"),
+        *(("bench", one) for one in ("put", "get", "failover")),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
+    result = cli(*command, "--help")
+    assert result.code == 0
+    assert " ".join(["raftkv", *command]) in result.text
+    assert not result.err
+
+
+CLIENT_COMMANDS = (
+    ("put", "k", "v"), ("get", "k"), ("del", "k"), ("ls",), ("endpoint", "status"), ("endpoint", "health"),
+    ("endpoint", "hash"), ("leader", "transfer"), ("bench", "put"), ("bench", "get"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", CLIENT_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--bogus",), "--bogus"),
+        (("--output", "xml"), "'xml' is not one of 'table', 'json'"),
+        (("--timeout", "soon"), "'--timeout'"),
+        (("--timeout", "0"), "'--timeout'"),
+        (("--timeout", "nan"), ""),
+        (("--endpoints", "http://h:1"), "raftkv://host1:7001,host2:7001"),
+        (("--endpoints", "raftkv://"), "raftkv://host1:7001,host2:7001"),
+        (("--endpoints", "host"), "'host' has no port"),
+        (("--endpoints", "host:99999"), "99999"),
+        (("--endpoints", "a:1,,b:2"), "an endpoint is empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_flags_of_client_commands(cli: Cli, command: tuple[str, ...], flags: tuple[str, ...], said: str) -> None:
+    result = cli(*command, *flags)
+    assert said in result.error
+    assert result.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gte", "k"], "'get'"),
+        (["get"], "missing argument 'KEY'"),
+        (["put", "k"], "missing argument 'VALUE'"),
+        (["get", "k", "v"], "unexpected extra argument"),
+        (["get", "k", "--revision", "-1"], "'--revision'"),
+        (["get", "xyz", "--hex"], "'xyz' is not hexadecimal"),
+        (["ls", "--limit", "-1"], "'--limit'"),
+        (["del", "--prefix", ""], "--force"),
+        (["leader", "transfer", "two"], "'[ID]'"),
+        (["demo", "--nodes", "4"], "'4' is not one of '3', '5'"),
+        (["demo", "--seconds", "0"], "'--seconds'"),
+        (["demo", "--directory", "/etc/passwd"], "/etc/passwd is not an empty directory"),
+        (["bench", "put", "--total", "0"], "'--total'"),
+        (["bench", "put", "--inflight", "many"], "'--inflight'"),
+        (["bench", "put", "--total", "1001", "--key-size", "3"], "at least 4"),
+        (["bench", "put", "--directory", "x"], "--local"),
+        (["bench", "failover", "--local", "2"], "'--local'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_command_lines(cli: Cli, arguments: list[str], said: str) -> None:
+    result = cli(*arguments)
+    assert said in result.error
+    assert result.code == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("bench",)])
+def test_a_command_without_its_subcommand_shows_help(cli: Cli, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments)
+    assert result.code == 2
+    assert "--help" in result.text
+    assert not result.err
+
+
+def test_a_bad_url_in_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAFTKV_ENDPOINTS", "etcd://h:2379")
+    result = cli("get", "k")
+    assert result.code == 2
+    assert "etcd" in result.error
+
+
+@pytest.mark.parametrize("command", [*CLIENT_COMMANDS[:4], *CLIENT_COMMANDS[7:]], ids=" ".join)
+def test_nobody_there(cli: Cli, command: tuple[str, ...]) -> None:
+    result = cli(*command, "--endpoints", NOBODY, "--timeout", "0.2", "-o", "json")
+    assert NOBODY in result.error
+    assert result.code == 5
+
+
+@pytest.mark.parametrize("command", CLIENT_COMMANDS[4:7], ids=" ".join)
+def test_nobody_there_is_a_row_of_a_table_too(cli: Cli, command: tuple[str, ...]) -> None:
+    result = cli(*command, "--endpoints", NOBODY, "--timeout", "0.2")
+    assert result.code == 5
+    assert NOBODY in result.text
+    assert result.err.startswith("raftkv: 0 of 1 ")
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "writes", "expected"),
+    [
+        (ConfigurationError("x"), True, Exit.USAGE),
+        (InvalidArgument("x"), True, Exit.USAGE),
+        (NoLeader("x"), True, Exit.UNREACHABLE),
+        (ConnectionFailed("x"), True, Exit.UNREACHABLE),
+        (ConnectionFailed("x", ambiguous=True), True, Exit.UNKNOWN_OUTCOME),
+        (ConnectionFailed("x", ambiguous=True), False, Exit.UNREACHABLE),
+        (DeadlineExceeded("x", ambiguous=True), True, Exit.UNKNOWN_OUTCOME),
+        (DeadlineExceeded("x"), True, Exit.UNREACHABLE),
+        (DeadlineExceeded("x", ambiguous=True), False, Exit.UNREACHABLE),
+        (Overloaded("x"), True, Exit.ERROR),
+        (Compacted("x"), False, Exit.ERROR),
+    ],
+)
+def test_exit_codes(error: RaftKVError, writes: bool, expected: Exit) -> None:
+    assert exit_code(error, writes=writes) is expected
+
+
+def test_exit_codes_are_promised() -> None:
+    assert {code.name: int(code) for code in exits.Exit} == {
+        "OK": 0, "ERROR": 1, "USAGE": 2, "NOT_FOUND": 3, "CONFLICT": 4, "UNREACHABLE": 5, "UNKNOWN_OUTCOME": 6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (ZeroDivisionError("by\nzero"), 1, "raftkv: internal error, please report it: ZeroDivisionError: by zero "),
+        (PermissionError(13, "Permission denied", "/x"), 1, "raftkv: /x: Permission denied\n"),
+        (OSError(28, "No space left on device"), 1, "raftkv: cannot write the output: No space left on device\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_nothing_ends_in_a_stack_trace(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, said: str
+) -> None:
+    broken = typer.Typer(pretty_exceptions_enable=False)
+
+    @broken.command()
+    def command() -> None:
+        raise raised
+
+    monkeypatch.setattr(app, "app", broken)
+    result = cli()
+    assert result.code == code
+    assert result.err.startswith(said)
+    assert "Traceback" not in result.err
+    assert len(result.err.splitlines()) == (1 if said else 0)
+
+
+def test_the_entry_point_reports_exit_codes() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "raftkv.cli", "get", "k", "--endpoints", NOBODY, "--timeout", "0.2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LANG": "C"},
+    )
+    assert found.returncode == 5
+    assert found.stdout == ""
+    assert found.stderr.startswith("raftkv: ")
+    assert len(found.stderr.splitlines()) == 1
