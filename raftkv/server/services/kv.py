@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from raftkv.errors import InvalidArgument
-from raftkv.kv.limits import MAX_REQUEST_BYTES, validate_request_bytes
+from raftkv.kv.limits import validate_request_bytes
 from raftkv.server import wire
 from raftkv.server.requests import Requests
 from raftkv.server.services.status import abort
@@ -90,6 +91,8 @@ class KvService(KVServicer):
         try:
             async for answer in pipeline.run():
                 yield answer
+        except InvalidArgument as error:
+            await abort(context, wire.to_error(error))
         finally:
             self._pipelines.discard(pipeline)
             pipeline.ended.set_result(None)
@@ -101,8 +104,10 @@ class KvService(KVServicer):
             await abort(
                 context, wire.to_error(InvalidArgument("stamp.sequence is 0; sequences of a session start at 1"))
             )
-        if operation.ByteSize() > MAX_REQUEST_BYTES:
-            await abort(context, wire.to_error(_too_large(operation.ByteSize())))
+        try:
+            validate_request_bytes(operation.ByteSize())
+        except InvalidArgument as error:
+            await abort(context, wire.to_error(error))
         left_s = context.time_remaining()
         batch = kv_pb2.BatchRequest(
             session=stamp.session,
@@ -124,16 +129,21 @@ class _Pipeline:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests = requests
         self._incoming = incoming
-        self._answers: asyncio.Queue[kv_pb2.BatchResponse | None] = asyncio.Queue()
+        self._answers: asyncio.Queue[kv_pb2.BatchResponse | BaseException | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MAX_BATCHES_PER_STREAM)
         self._reader: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> AsyncIterator[kv_pb2.BatchResponse]:
-        """Yield answers until the client ends the stream (or `stop_reading`), and all that was read is answered."""
+        """Yield answers until the client ends the stream (or `stop_reading`), and all that was read is answered.
+
+        Raises InvalidArgument where the client sends nonsense.
+        """
         self._reader = asyncio.create_task(self._read())
         try:
             while (answer := await self._answers.get()) is not None:
+                if isinstance(answer, BaseException):
+                    raise answer
                 yield answer
         finally:
             for task in {self._reader, *self._running}:
@@ -144,17 +154,20 @@ class _Pipeline:
             self._reader.cancel()
 
     async def _read(self) -> None:
+        fault = None
         try:
             async for batch in self._incoming:
                 await self._room.acquire()
                 task = asyncio.create_task(self._run(batch))
                 self._running.add(task)
                 task.add_done_callback(self._finished)
+        except DecodeError:
+            fault = InvalidArgument("the stream holds bytes that are no BatchRequest")
         finally:
             # Also when `stop_reading` has cancelled this task: what was read is still answered.
             if self._running:
                 await asyncio.wait(self._running)
-            self._answers.put_nowait(None)
+            self._answers.put_nowait(fault)
 
     async def _run(self, batch: kv_pb2.BatchRequest) -> None:
         self._answers.put_nowait(refuse_oversized(batch) or await self._requests.run(batch, forwarded=False))
@@ -162,27 +175,21 @@ class _Pipeline:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._room.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._answers.put_nowait(error)  # a bug: better the stream ends than that the batch is never answered
 
 
 def refuse_oversized(batch: kv_pb2.BatchRequest) -> kv_pb2.BatchResponse | None:
     """Answer a batch that is too large as a whole, operation by operation; None when it is not."""
-    size = batch.ByteSize()
-    if len(batch.operations) <= MAX_OPERATIONS_PER_BATCH and size <= MAX_REQUEST_BYTES:
-        return None
-    error = _too_large(size)
-    if size <= MAX_REQUEST_BYTES:
-        error = InvalidArgument(
-            f"too many operations in one batch: {len(batch.operations)}, at most {MAX_OPERATIONS_PER_BATCH}"
-        )
-    response = kv_pb2.BatchResponse()
-    for operation in batch.operations:
-        wire.add_error(response, operation.id, error)
-    return response
-
-
-def _too_large(size_bytes: int) -> InvalidArgument:
     try:
-        validate_request_bytes(size_bytes)
+        validate_request_bytes(batch.ByteSize())
+        if len(batch.operations) > MAX_OPERATIONS_PER_BATCH:
+            raise InvalidArgument(
+                f"too many operations in one batch: {len(batch.operations)}, at most {MAX_OPERATIONS_PER_BATCH}"
+            )
     except InvalidArgument as error:
-        return error
-    raise AssertionError("unreachable")
+        response = kv_pb2.BatchResponse()
+        for operation in batch.operations:
+            wire.add_error(response, operation.id, error)
+        return response
+    return None
