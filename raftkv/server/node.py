@@ -225,7 +225,8 @@ class Node:
             await self._wake.wait()
             self._wake.clear()
             self._turn()
-            await asyncio.sleep(0)  # a backlog to apply must not keep heartbeats waiting
+            if self._wake.is_set():
+                await asyncio.sleep(0)  # a backlog to apply must not keep heartbeats waiting
 
     def _turn(self) -> None:
         if (self.raft.role, self.raft.term, self.raft.leader, self.raft.transferring) != self._known:
@@ -248,8 +249,8 @@ class Node:
             return
         batch = Batch(self._time.stamp_ms(), tuple(proposal.group for proposal in proposals))
         position = self.raft.propose(encode_batch(batch))
-        invariant(isinstance(position, Position), "a leader refused a proposal: {}", position)
-        assert isinstance(position, Position)
+        if not isinstance(position, Position):
+            raise InvariantViolation(f"a leader that transfers to nobody refused a proposal: {position}")
         self._proposals.placed(position.term, position.index, proposals)
 
     def _act_on(self, ready: Ready) -> None:
