@@ -108,7 +108,7 @@ def delete(
 
 
 def ls(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Keys that begin with this; without it, all.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Keys that begin with this; without it, all.")] = "",
     *,
     keys_only: Annotated[bool, typer.Option("--keys-only/--values", help="Keys alone, one a line, or a table.")] = True,
     limit: Annotated[int, typer.Option(min=0, help="At most so many keys; 0: all.")] = 0,

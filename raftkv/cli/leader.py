@@ -23,7 +23,7 @@ def _group() -> None:
 @app.command("transfer")
 def transfer(
     target: Annotated[
-        int, typer.Argument(metavar="[ID]", min=0, help="The member that is to lead; 0: the most caught-up follower.")
+        int, typer.Argument(metavar="ID", min=0, help="The member that is to lead; 0: the most caught-up follower.")
     ] = 0,
     *,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,

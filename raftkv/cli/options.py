@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -54,6 +55,12 @@ def to_bytes(text: str, *, hexadecimal: bool) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not hexadecimal") from None
+
+
+def require_empty(directory: Path | None) -> None:
+    """Refuse a directory, if one is given, that holds something. Raises typer.BadParameter."""
+    if directory is not None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise typer.BadParameter(f"{directory} is not an empty directory")
 
 
 def read_stdin() -> bytes:

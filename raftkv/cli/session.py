@@ -47,7 +47,8 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, T]) -> T:
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            loop.add_signal_handler(number, stop, number)
     try:
         return await task
     except asyncio.CancelledError:

@@ -56,6 +56,32 @@ def test_a_member_that_is_away_does_not_hide_the_others(cli: Cli, cluster: Runni
 
 
 @pytest.mark.processes
+def test_without_a_majority_nothing_happens_and_the_exit_code_says_so(cli: Cli, cluster: RunningCluster) -> None:
+    assert cli("put", "minority", "before").code == 0
+    leader = cli("endpoint", "status", "-o", "json").json["leader"]
+    followers = [member for member in (1, 2, 3) if member != leader]
+    for follower in followers:
+        cluster.signal(follower, signal.SIGSTOP)
+    try:
+        for command in (
+            ("put", "minority", "during"),
+            ("get", "minority"),
+            ("del", "minority"),
+            ("leader", "transfer"),
+        ):
+            result = cli(*command, "--timeout", "1.5")
+            assert (result.code, bool(result.error)) == (5, True), command
+        alone = ("--endpoints", cluster.endpoints[leader - 1])
+        assert cli("get", "minority", "--local", *alone).out == b"before"
+        health = cli("endpoint", "health", *alone, "--timeout", "1", "-o", "json")
+        assert (health.code, health.json["healthy"]) == (5, False)
+    finally:
+        for follower in followers:
+            cluster.signal(follower, signal.SIGCONT)
+    assert cli("get", "minority", "--timeout", "20").out == b"before"
+
+
+@pytest.mark.processes
 def test_hash(cli: Cli, cluster: RunningCluster) -> None:
     result = cli("endpoint", "hash", "-o", "json")
     assert (result.code, result.json["equal"]) == (0, True), result.err

@@ -93,7 +93,7 @@ def test_bad_flags_of_client_commands(cli: Cli, command: tuple[str, ...], flags:
         (["get", "xyz", "--hex"], "'xyz' is not hexadecimal"),
         (["ls", "--limit", "-1"], "'--limit'"),
         (["del", "--prefix", ""], "--force"),
-        (["leader", "transfer", "two"], "'[ID]'"),
+        (["leader", "transfer", "two"], "'ID'"),
         (["demo", "--nodes", "4"], "'4' is not one of '3', '5'"),
         (["demo", "--seconds", "0"], "'--seconds'"),
         (["demo", "--directory", "/etc/passwd"], "/etc/passwd is not an empty directory"),

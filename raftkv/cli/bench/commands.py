@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftkv.cli.exits import Exit, fail
-from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, Format, Output, Timeout
+from raftkv.cli.options import (
+    DEFAULT_ENDPOINTS,
+    DEFAULT_TIMEOUT_S,
+    Endpoints,
+    Format,
+    Output,
+    Timeout,
+    require_empty,
+)
 from raftkv.cli.output import print_json, print_line
 from raftkv.cli.session import run_to_end
 
@@ -109,7 +117,8 @@ def failover(
     """
     from raftkv.cli.bench.failover import measure_failover  # noqa: PLC0415 - see raftkv.cli
 
-    result = run_to_end(measure_failover(local, times, _checked(directory)))
+    require_empty(directory)
+    result = run_to_end(measure_failover(local, times, directory))
     if output is Output.JSON:
         print_json(asdict(result))
         return
@@ -134,7 +143,8 @@ def _measure(
 
     if directory is not None and local is None:
         fail("--directory needs --local", Exit.USAGE)
-    target = existing_cluster(endpoints) if local is None else own_cluster(local, _checked(directory))
+    require_empty(directory)
+    target = existing_cluster(endpoints) if local is None else own_cluster(local, directory)
     result = run_to_end(measure(operation, target, clients=clients, inflight=inflight, timeout=timeout))
     if output is Output.JSON:
         print_json(asdict(result))
@@ -145,18 +155,11 @@ def _measure(
 
 
 def _print(result: LoadResult) -> None:
-    where = f"{result.nodes} local nodes" if result.nodes else result.endpoints
-    print_line(
-        f"{result.total:,} {result.operation}s in {result.seconds} s, {result.inflight} in flight over "
-        f"{result.clients} client{'s' if result.clients > 1 else ''}, keys of {result.key_size} and values of "
-        f"{result.value_size} bytes, {where}"
-    )
+    where = f"a local cluster of {result.nodes}" if result.nodes else result.endpoints
+    clients = f"{result.clients} client" + ("s" if result.clients > 1 else "")
+    print_line(f"{result.total:,} {result.operation}s in {result.seconds} s on {where}")
+    sizes = f"keys of {result.key_size} and values of {result.value_size} bytes"
+    print_line(f"  {result.inflight} in flight over {clients}, {sizes}")
     print_line(f"  {result.ops_per_s:,} {result.operation}s/s")
     print_line(f"  p50 {result.p50_ms} ms   p99 {result.p99_ms} ms   max {result.max_ms} ms")
     print_line(f"  {result.errors} errors")
-
-
-def _checked(directory: Path | None) -> Path | None:
-    if directory is not None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        fail(f"{directory} is not an empty directory", Exit.USAGE)
-    return directory

@@ -39,7 +39,7 @@ class FailoverResult:
 async def measure_failover(nodes: int, times: int, directory: Path | None) -> FailoverResult:
     """Kill the leader of a cluster of our own `times` times. Raises RaftKVError when a write fails."""
     cluster = LocalCluster(nodes, directory=directory)
-    say(f"starting {nodes} nodes in {cluster.directory}")
+    say(f"starting a cluster of {nodes} in {cluster.directory}")
     samples_ms: list[float] = []
     numbers = count()
     async with cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:

@@ -30,7 +30,7 @@ async def existing_cluster(endpoints: str) -> AsyncIterator[Target]:
 async def own_cluster(nodes: int, directory: Path | None) -> AsyncIterator[Target]:
     """Node processes on this machine, with default settings: every write is synced to disk."""
     cluster = LocalCluster(nodes, directory=directory)
-    say(f"starting {nodes} nodes in {cluster.directory}")
+    say(f"starting a cluster of {nodes} in {cluster.directory}")
     async with cluster:
         await cluster.leader()
         yield Target(cluster.url, nodes)

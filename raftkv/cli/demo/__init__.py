@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from raftkv.cli.exits import Exit, fail, say
-from raftkv.cli.options import Format, Output
+from raftkv.cli.options import Format, Output, require_empty
 from raftkv.cli.session import run_to_end
 
 
@@ -50,8 +50,7 @@ def demo(
     from raftkv.cli.demo.narrator import Narrator  # noqa: PLC0415 - a cluster takes long to load
     from raftkv.cli.demo.story import Demo  # noqa: PLC0415
 
-    if directory is not None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        fail(f"{directory} is not an empty directory", Exit.USAGE)
+    require_empty(directory)
     if keep and not sys.stderr.isatty():
         say("--keep is for terminals; the cluster goes when the demo ends")
         keep = False
