@@ -168,9 +168,8 @@ class AsyncClient:
         With `endpoint`, that node is asked and no other, in one attempt: with LOCAL, what it holds itself.
         Raises Compacted, FutureRevision.
         """
-        request = wire.range_request(one_key(key), revision=revision, level=level)
-        page = wire.to_range_result(await self._read(request, endpoint, timeout))
-        return page.pairs[0] if page.pairs else None
+        operation = wire.range_operation(one_key(key), revision=revision, level=level)
+        return wire.to_pair(await self._read(operation, level, endpoint, timeout))
 
     async def range(
         self,
@@ -231,8 +230,8 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> int:
         """Return how many keys begin with `prefix` (empty: all). `revision`, `endpoint` and errors as in `get`."""
-        request = wire.range_request(under(prefix), revision=revision, count_only=True, level=level)
-        return (await self._read(request, endpoint, timeout)).count
+        operation = wire.range_operation(under(prefix), revision=revision, count_only=True, level=level)
+        return (await self._read(operation, level, endpoint, timeout)).count
 
     async def scan(
         self,
@@ -362,19 +361,19 @@ class AsyncClient:
         endpoint: str | None,
         timeout: float | None,
     ) -> RangeResult:
-        request = wire.range_request(span, limit=limit, revision=revision, keys_only=keys_only, level=level)
-        return wire.to_range_result(await self._read(request, endpoint, timeout))
+        operation = wire.range_operation(span, limit=limit, revision=revision, keys_only=keys_only, level=level)
+        return wire.to_range_result(await self._read(operation, level, endpoint, timeout))
 
     async def _read(
-        self, request: kv_pb2.RangeRequest, endpoint: str | None, timeout: float | None
+        self, operation: kv_pb2.Operation, level: ReadLevel, endpoint: str | None, timeout: float | None
     ) -> kv_pb2.RangeResponse:
         if endpoint is not None:
             address = parse_endpoint(endpoint)
-            rpc = self._open().connections.get(address).kv.Range(request, timeout=self._seconds(timeout))
+            rpc = self._open().connections.get(address).kv.Range(operation.range, timeout=self._seconds(timeout))
             return await answer_of(address, rpc)
-        kind = Kind.LOCAL_READ if request.level == kv_pb2.ReadLevel.LOCAL else Kind.READ
-        size_bytes = wire.size_estimate(request.key, request.range_end)
-        return (await self._perform(kind, kv_pb2.Operation(range=request), size_bytes, timeout)).range
+        kind = Kind.LOCAL_READ if level == ReadLevel.LOCAL else Kind.READ
+        size_bytes = wire.size_estimate(operation.range.key, operation.range.range_end)
+        return (await self._perform(kind, operation, size_bytes, timeout)).range
 
     async def _perform(
         self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float | None

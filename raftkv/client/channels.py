@@ -12,7 +12,8 @@ from raftkv.v1 import cluster_pb2_grpc, kv_pb2_grpc
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A node that comes back is found within half a second (by default it takes up to two minutes).
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # This one also bounds an attempt to connect: a busy machine, or one far away, needs more than 100 ms.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 500),
     # A new channel is a new connection: how to get away from one that is dead without having been closed.
     ("grpc.use_local_subchannel_pool", 1),

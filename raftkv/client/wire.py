@@ -35,6 +35,7 @@ which would break the stream for every other call on it."""
 _STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 _OPERATION_OVERHEAD_BYTES: Final = 32
 _MAX_U64: Final = 2**64 - 1
+_GUARANTEES: Final = {int(guarantee): guarantee for guarantee in Guarantee}
 _READ_LEVELS: Final = {
     ReadLevel.LINEARIZABLE: kv_pb2.ReadLevel.LINEARIZABLE,
     ReadLevel.LOCAL: kv_pb2.ReadLevel.LOCAL,
@@ -57,7 +58,7 @@ def delete_operation(span: Span) -> kv_pb2.Operation:
     return kv_pb2.Operation(delete=kv_pb2.DeleteRequest(key=span.key, range_end=span.range_end))
 
 
-def range_request(
+def range_operation(
     span: Span,
     *,
     limit: int = 0,
@@ -65,22 +66,30 @@ def range_request(
     keys_only: bool = False,
     count_only: bool = False,
     level: ReadLevel = ReadLevel.LINEARIZABLE,
-) -> kv_pb2.RangeRequest:
-    """Return a read. Raises InvalidArgument where it could never be sent."""
+) -> kv_pb2.Operation:
+    """Return a read, without its id. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
     check_u64("limit", limit)
     check_u64("revision", revision)
     if level not in _READ_LEVELS:
         raise InvalidArgument(f"level is {level!r}, not one of ReadLevel")
-    return kv_pb2.RangeRequest(
-        key=span.key,
-        range_end=span.range_end,
-        limit=limit,
-        revision=revision,
-        keys_only=keys_only,
-        count_only=count_only,
-        level=_READ_LEVELS[level],
-    )
+    operation = kv_pb2.Operation()
+    request = operation.range
+    request.key = span.key
+    # Most reads are of one key, here and now: what is not said need not be set.
+    if span.range_end:
+        request.range_end = span.range_end
+    if limit:
+        request.limit = limit
+    if revision:
+        request.revision = revision
+    if keys_only:
+        request.keys_only = True
+    if count_only:
+        request.count_only = True
+    if level != ReadLevel.LINEARIZABLE:
+        request.level = _READ_LEVELS[level]
+    return operation
 
 
 def check_size(size_bytes: int) -> None:
@@ -97,7 +106,10 @@ def check_u64(name: str, value: int) -> None:
 
 def size_estimate(*parts: bytes) -> int:
     """Return about how many bytes an operation with these parts takes in a message; never too few."""
-    return sum(map(len, parts)) + _OPERATION_OVERHEAD_BYTES
+    size_bytes = _OPERATION_OVERHEAD_BYTES
+    for part in parts:
+        size_bytes += len(part)
+    return size_bytes
 
 
 def to_put_result(answer: kv_pb2.PutResponse) -> PutResult:
@@ -108,6 +120,12 @@ def to_put_result(answer: kv_pb2.PutResponse) -> PutResult:
 def to_delete_result(answer: kv_pb2.DeleteResponse) -> DeleteResult:
     """Decode the answer to a delete."""
     return DeleteResult(answer.revision, answer.deleted)
+
+
+def to_pair(answer: kv_pb2.RangeResponse) -> KeyValue | None:
+    """Decode the answer to a read of one key."""
+    kvs = answer.kvs
+    return _to_key_value(kvs[0], to_guarantee(answer.guarantee)) if kvs else None
 
 
 def to_range_result(answer: kv_pb2.RangeResponse) -> RangeResult:
@@ -124,10 +142,7 @@ def to_range_result(answer: kv_pb2.RangeResponse) -> RangeResult:
 
 def to_guarantee(number: int) -> Guarantee:
     """Decode a guarantee; one that this client does not know is UNSPECIFIED: it promises nothing."""
-    try:
-        return Guarantee(number)
-    except ValueError:
-        return Guarantee.UNSPECIFIED
+    return _GUARANTEES.get(number, Guarantee.UNSPECIFIED)
 
 
 def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:

@@ -27,6 +27,9 @@ from raftkv.storage.wal_format import (
 )
 from raftkv.storage.wal_recovery import FIRST_SEQUENCE, RecoveredSegments, recover
 
+ZERO_AHEAD_BYTES = 1 << 20
+"""How much is zeroed at a time: rarely enough to cost little, little enough to flush along with a record."""
+
 
 class SegmentWriter:
     """The end of a log that is being written. Create it with `open_segments`.
@@ -54,6 +57,8 @@ class SegmentWriter:
         self._file: File
         self._offset = SEGMENT_HEADER_BYTES
         self._crc = 0
+        self._zeroed = 0
+        """Where the blocks end that were written, and not only reserved, in this segment; 0: not known."""
         self._next: tuple[Segment, File] | None = None
 
     @property
@@ -120,11 +125,23 @@ class SegmentWriter:
         room = record_bytes(len(payload))
         if self._offset + room > self._segment.size:
             self._roll(SEGMENT_HEADER_BYTES + room)
+        if self._offset + room > self._zeroed:
+            self._zero_ahead(self._offset + room)
         record, crc = encode_record(self._segment, self._offset, self._crc, RecordType.BATCH, payload)
         write_all(self._file, record, self._offset)
         self._file.fdatasync()
         self._offset += len(record)
         self._crc = crc
+
+    def _zero_ahead(self, least: int) -> None:
+        """Write zeros over the zeros ahead, at least up to `least`; the next sync flushes them.
+
+        Reserved but never written blocks make every sync of a record a change of metadata, which waits for the file
+        system's journal. Written ones are synced by themselves: half the time, measured with three nodes on one disk.
+        """
+        start = max(self._zeroed, self._offset)
+        self._zeroed = min(max(least, start + ZERO_AHEAD_BYTES), self._segment.size)
+        write_zeros(self._file, start, self._zeroed)
 
     def _roll(self, least_bytes: int) -> None:
         """Go on in a segment with room for `least_bytes`. All records so far are synced already (raft-bugs 35)."""
@@ -132,6 +149,7 @@ class SegmentWriter:
             # Nothing was written to this one: replace it, since recovery takes an empty segment for the end.
             self._discard(self._segment, self._file)
             self._segment, self._file = self._create(self._segment.sequence, least_bytes)
+            self._zeroed = 0
             return
         following, self._next = self._next, None
         if following is not None and following[0].size < least_bytes:
@@ -142,6 +160,7 @@ class SegmentWriter:
         self._file.close()
         self._segment, self._file = following
         self._offset = SEGMENT_HEADER_BYTES
+        self._zeroed = 0
 
     def _create(self, sequence: int, size: int) -> tuple[Segment, File]:
         """Create a segment, or replace an empty one; it and its name are durable on return (raft-bugs 33)."""

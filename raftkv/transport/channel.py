@@ -12,7 +12,8 @@ KEEPALIVE_MS = 2_000
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     # A peer that comes back is found within half a second; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # This one also bounds an attempt to connect: a busy machine, or one far away, needs more than 100 ms.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 500),
     # A black hole keeps its connections open: only unanswered pings tell. The second option alone does nothing that
     # could be seen: a ping that is lost is given up after the third one's time, a minute unless it is set.

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from raftkv.errors import StorageError
+from raftkv.storage import wal_segments
 from raftkv.storage.wal_format import SEGMENT_HEADER_BYTES
 from tests.storage.simdisk import SimDisk
 from tests.storage.support import LOG, entry, hard, open_log, records, run, segment_path
@@ -29,7 +30,7 @@ def test_bug_33_directory_fsynced_after_rename() -> None:
     # The second segment goes the same way, before the record that it is made for.
     before = len(disk.trace)
     writer.append(hard(1), run(1, 2, 2, b"x" * 700))
-    assert disk.trace[before:] == [*disk.trace[created : created + 6], "pwrite", "fdatasync"]
+    assert disk.trace[before:] == [*disk.trace[created : created + 6], "pwrite", "pwrite", "fdatasync"]
     for seed in range(10):
         disk.lose_power(Random(seed))
         assert len(open_log(disk, segment_bytes=1024)[1].entries) == 2
@@ -55,9 +56,25 @@ def test_rolling_into_a_prepared_segment_touches_no_metadata() -> None:
     assert not writer.wants_next()
     before = len(disk.trace)
     writer.append(hard(1), run(1, 2, 2, b"x" * 700))
-    assert disk.trace[before:] == ["pwrite", "fdatasync"]
+    assert disk.trace[before:] == ["pwrite", "pwrite", "fdatasync"]  # zeros ahead, the record, and no name
     assert records(disk)[-1].path == segment_path(2)
     assert writer.wants_next()
+
+
+def test_zeros_are_written_ahead_of_records_and_never_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal_segments, "ZERO_AHEAD_BYTES", 1000)
+    disk = SimDisk()
+    for start in (1, 11, 21):  # reopened in between: where the zeros end is not known then
+        writer, found = open_log(disk, segment_bytes=1 << 14)
+        assert len(found.entries) == start - 1
+        before = len(disk.trace)
+        for index in range(start, start + 10):
+            writer.append(hard(1), run(1, index, index, b"x" * 300))
+        assert 3 <= disk.trace[before:].count("pwrite") - 10 <= 5
+    assert [len(entry.data) for entry in open_log(disk)[1].entries] == [300] * 30
+    for seed in range(10):
+        disk.lose_power(Random(seed))
+        assert len(open_log(disk)[1].entries) == 30
 
 
 def test_nothing_is_prepared_behind_an_empty_segment() -> None:
@@ -104,7 +121,7 @@ def test_a_large_batch_is_several_records_and_rounds_of_sync() -> None:
     writer, _ = open_log(disk, segment_bytes=1 << 16, record_limit_bytes=1010)
     before = len(disk.trace)
     writer.append(hard(3, 2, 9), run(3, 1, 10, b"x" * 300))
-    assert disk.trace[before:] == ["pwrite", "fdatasync"] * 4
+    assert disk.trace[before:] == ["pwrite", *["pwrite", "fdatasync"] * 4]  # the first one writes zeros ahead, too
     places = records(disk)
     for count in range(4):
         torn = SimDisk()
