@@ -258,7 +258,8 @@ class LocalCluster:
                         await asyncio.sleep(POLL_S)
             except TimeoutError:
                 known = "; ".join(
-                    f"node {node.id}: {_describe(status)}" for node, status in zip(self.nodes, statuses, strict=False)
+                    f"node {node.id}: {_describe(status)}, its log ends: {node.log_tail()}"
+                    for node, status in zip(self.nodes, statuses, strict=False)
                 )
                 raise ClusterError(f"the nodes have not converged after {timeout_s} s: {known}") from None
 

@@ -42,7 +42,7 @@ class CounterLoad:
 
         await until(f"{puts} more puts", made)
 
-    async def verify_on_every_node(self, cluster: LocalCluster, *, at_least: int = 500) -> None:
+    async def verify_on_every_node(self, cluster: LocalCluster, *, at_least: int = 400) -> None:
         """Every acknowledged put is on every node, and was applied exactly once. Call it after the end."""
         assert self._stopping
         assert self.acknowledged >= at_least, "too few writes to prove anything"

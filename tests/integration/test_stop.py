@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 
 from raftkv.client import AsyncClient
-from raftkv.testing.cluster import LocalCluster
+from raftkv.testing.cluster import LocalCluster, NodeProcess
 from tests.integration.load import CounterLoad
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
+
+
+async def stop_cleanly(node: NodeProcess) -> None:
+    mark = len(node.log())
+    code = await node.stop()
+    assert code == 0, node.log()[mark:]
 
 
 async def test_the_leader_stops_under_load(cluster: LocalCluster, client: AsyncClient, prefix: str) -> None:
@@ -16,7 +22,7 @@ async def test_the_leader_stops_under_load(cluster: LocalCluster, client: AsyncC
     mark = len(leader.log())
     async with CounterLoad(client, prefix) as load:
         await load.progress()
-        assert await leader.stop() == 0
+        await stop_cleanly(leader)
         await load.progress()
         assert await cluster.leader() != leader.id
         await leader.start()
@@ -31,7 +37,7 @@ async def test_every_node_is_restarted_in_turn_under_load(
     async with CounterLoad(client, prefix) as load:
         for node in cluster.nodes:
             await load.progress()
-            assert await node.stop() == 0
+            await stop_cleanly(node)
             await load.progress()
             await node.start()
             await cluster.leader()
