@@ -5,12 +5,15 @@ it was answered, its caller went away, or its deadline passed. Whether a copy is
 the client acknowledges lies below every write that is not done; the store refuses a late copy from below that mark, so
 acknowledging early can make a write fail that nobody waits for, and can never make one apply twice.
 
-Reads draw their ids from the same counter, so that an id names one operation of the client for ever (raft-bugs 41).
+Reads draw their ids from a counter of their own, far above all sequences: an id names one operation of the client for
+ever (raft-bugs 41), and reads take up nothing of the window of a session.
 """
 
 from __future__ import annotations
 
 from raftkv.invariant import invariant
+
+FIRST_READ_ID = 1 << 63
 
 
 class Sequences:
@@ -21,19 +24,20 @@ class Sequences:
     3. A write is begun only when its sequence is less than `window` above acknowledged_below.
     """
 
-    __slots__ = ("_low", "_next", "_open", "window")
+    __slots__ = ("_low", "_next", "_next_read", "_open", "window")
 
     def __init__(self, window: int = 1) -> None:
         self.window = window
         """How many sequences from acknowledged_below on the store takes; it says so when a session is registered."""
         self._next = 1
+        self._next_read = FIRST_READ_ID
         self._low = 1
         self._open: dict[int, None] = {}  # in the order of the ids, so the first one is the lowest
 
     def next_id(self) -> int:
         """Give out the id of a read, or of anything else that is not a write in a session."""
-        given = self._next
-        self._next = given + 1
+        given = self._next_read
+        self._next_read = given + 1
         return given
 
     def has_room(self) -> bool:
@@ -42,7 +46,8 @@ class Sequences:
 
     def begin(self) -> int:
         """Give out the sequence of a write. Only when `has_room`."""
-        sequence = self.next_id()
+        sequence = self._next
+        self._next = sequence + 1
         self._open[sequence] = None
         return sequence
 
@@ -52,7 +57,7 @@ class Sequences:
         del self._open[sequence]
 
     def acknowledged_below(self) -> int:
-        """Return the lowest sequence that is not done, or the next id where all are."""
+        """Return the lowest sequence that is not done, or the next one where all are."""
         self._low = next(iter(self._open), self._next)
         return self._low
 

@@ -18,7 +18,7 @@ all state lies in one `OrderedStore` (`store`), so that equal logs give equal st
 The host's duties, in order:
 
  1. `machine = StateMachine(store)` at start. Feed it committed entries from `machine.applied_index + 1` on.
- 2. Before proposing: `validate_put`, `validate_delete`, `validate_request_bytes`. Put the commands that wait into
+ 2. Before proposing: `put_fault`, `range_fault`, `validate_request_bytes`. Put the commands that wait into
     one `Batch`, those of one session into one `Group`, stamped with cluster time
     (`machine.time_ms` plus what the leader's monotonic clock has advanced); propose `encode_batch(batch)`.
     A `Delete` of a range may take tens of milliseconds to apply: give it an entry of its own.

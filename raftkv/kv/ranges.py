@@ -14,7 +14,7 @@ from typing import NamedTuple
 from raftkv.errors import Compacted, FutureRevision
 from raftkv.invariant import invariant
 from raftkv.kv.keys import MAX_PREFIX_BYTES, OLDEST, range_bounds, revision_of, user_key, version_prefix, version_suffix
-from raftkv.kv.limits import PAGE_BYTES
+from raftkv.kv.limits import PAGE_BYTES, PAGE_PAIRS
 from raftkv.kv.records import VERSION_BYTES, Meta, decode_version
 from raftkv.kv.store import Reader
 
@@ -38,7 +38,7 @@ class RangeQuery(NamedTuple):
     key: bytes
     range_end: bytes = b""
     limit: int = 0
-    """At most this many pairs; 0: no limit but that of a page (limits.PAGE_BYTES). Without effect on count_only."""
+    """At most this many pairs; 0: no limit but those of a page (limits.PAGE_PAIRS, PAGE_BYTES). Not for count_only."""
     revision: int = 0
     """Read the store as it was at this revision; 0: now."""
     keys_only: bool = False
@@ -133,7 +133,7 @@ class LiveKeys:
 class RangeScan:
     """One page of a range, read in steps over one snapshot. Use `View.scan` to begin one."""
 
-    __slots__ = ("_at", "_count", "_keys", "_more", "_page_bytes", "_pairs", "_query", "done")
+    __slots__ = ("_at", "_count", "_keys", "_more", "_most_pairs", "_page_bytes", "_pairs", "_query", "done")
 
     def __init__(self, reader: Reader, meta: Meta, query: RangeQuery) -> None:
         """Raises FutureRevision, Compacted. `meta` is that of the same snapshot as `reader`."""
@@ -141,6 +141,7 @@ class RangeScan:
         start, stop = range_bounds(query.key, query.range_end)
         self._keys = LiveKeys(reader, start, stop, None if self._at == meta.revision else self._at)
         self._query = query
+        self._most_pairs = min(query.limit or PAGE_PAIRS, PAGE_PAIRS)
         self._pairs: list[KeyValue] = []
         self._page_bytes = 0
         self._count = 0
@@ -174,7 +175,7 @@ class RangeScan:
         size = len(key) + len(value)
         pairs = self._pairs
         # One more key than fits is read, so that `more` is true only when there is more.
-        if pairs and (len(pairs) == self._query.limit or self._page_bytes + size > PAGE_BYTES):
+        if pairs and (len(pairs) == self._most_pairs or self._page_bytes + size > PAGE_BYTES):
             self._more = True
             self.done = True
             return

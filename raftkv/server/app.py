@@ -76,6 +76,8 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await client_server.stop(None)
             await parts.node.stop()
             await peer_server.stop(None)
+        if parts.node.failure.done():
+            parts.node.failure.result()  # the disk may have failed after `stop` was asked for: no clean end
         log.info("stopped")
 
 

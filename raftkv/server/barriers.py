@@ -24,10 +24,18 @@ class Barriers:
         self._confirmed: list[tuple[int, int, list[Barrier]]] = []
         """(index, request, barriers), a heap: confirmed, and waiting for the state to reach the index."""
 
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return self._waiting
+
     def add(self) -> Barrier:
         """Join the next request."""
         barrier: Barrier = asyncio.get_running_loop().create_future()
+        barrier.add_done_callback(self._done)
         self._open.append(barrier)
+        self._waiting += 1
         return barrier
 
     def next_request(self) -> int | None:
@@ -56,6 +64,9 @@ class Barriers:
     def dropped(self, request: int, error: RaftKVError) -> None:
         """The core could not confirm the request."""
         _refuse(self._asked.pop(request), error)
+
+    def _done(self, _: Barrier) -> None:
+        self._waiting -= 1
 
     def fail_all(self, error: RaftKVError) -> None:
         """The node stops."""

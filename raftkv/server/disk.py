@@ -44,7 +44,10 @@ async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(
-            data_dir.wal_path, segment_bytes=settings.wal_segment_bytes, clean_tail=data_dir.clean_tail
+            data_dir.wal_path,
+            segment_bytes=settings.wal_segment_bytes,
+            clean_tail=data_dir.clean_tail,
+            must_exist=data_dir.ran_before,
         )
         stack.push_async_callback(wal.close)
         data_dir.mark_running()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from raftkv.errors import NotLeader, ShuttingDown
+from raftkv.errors import NotLeader, Overloaded, ShuttingDown
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
@@ -47,6 +47,8 @@ class NodeLimits:
     """The same by number: an entry is applied in one go, a command takes some 10 us, and heartbeats wait meanwhile."""
     apply_slice_s: float = 0.005
     """Entries are applied for this long, in seconds, before everybody else gets a turn."""
+    max_reads: int = 10_000
+    """Batches of reads that wait for their confirmation; what comes on top is refused as Overloaded."""
     max_proposal_bytes: int = 64 << 20
     max_proposal_commands: int = 100_000
     """Writes that wait or are being replicated; what comes on top is refused as Overloaded."""
@@ -151,12 +153,14 @@ class Node:
     def read_barrier(self) -> Barrier:
         """Return a future that is done when a read of the local state is linearizable (ReadIndex).
 
-        Raises NotLeader, ShuttingDown; so may the future.
+        Raises NotLeader, ShuttingDown, which the future may get as well, and Overloaded.
         """
         if self._stopped is not None:
             raise ShuttingDown(self._stopped.message)
         if self.raft.role is not Role.LEADER:
             raise NotLeader(f"node {self.raft.node_id} is not the leader")
+        if len(self._barriers) >= self._limits.max_reads:
+            raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
         barrier = self._barriers.add()
         self.wake()
         return barrier
@@ -207,6 +211,9 @@ class Node:
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)
+
+    def on_failure(self, error: BaseException) -> None:
+        self._fail(error)
 
     def wake(self) -> None:
         """There may be something to do. Many calls in one turn of the loop make one turn of the crank."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, RaftKVError
 from raftkv.kv.commands import Group, Result
@@ -40,8 +40,10 @@ class Proposals:
         self._bytes = 0
         self._commands = 0
         self._queue: deque[Proposal] = deque()
-        self._placed: dict[int, tuple[int, list[Proposal]]] = {}
-        """By log index: the term of the entry, and the proposals in it, in the order of its groups."""
+        self._placed: dict[int, list[tuple[int, list[Proposal]]]] = {}
+        """By log index: the term of the entry, and the proposals in it, in the order of its groups. More than one entry
+        where this node led, lost its entry there to another leader, and leads again: any of them may yet be applied,
+        since an old one may be in another node's log."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -81,41 +83,41 @@ class Proposals:
 
     def placed(self, term: int, index: int, proposals: list[Proposal]) -> None:
         """The groups are in the log: entry `index` of `term` holds them."""
-        self._placed[index] = (term, proposals)
+        self._placed.setdefault(index, []).append((term, proposals))
 
     def applied(self, term: int, index: int, results: Sequence[list[Result]]) -> None:
         """The entry at `index` was applied. Whoever waits for it gets its results, if it still is the same entry."""
-        placed = self._placed.pop(index, None)
-        if placed is None:
-            return
-        placed_term, proposals = placed
-        if placed_term != term:
-            for proposal in proposals:
-                self._fail(proposal, NotLeader("a new leader replaced the entry: no effect"))
-            return
-        for proposal, result in zip(proposals, results, strict=True):
-            self._release(proposal)
-            if not proposal.outcome.done():
-                proposal.outcome.set_result(result)
+        for placed_term, proposals in self._placed.pop(index, ()):
+            if placed_term == term:
+                for proposal, result in zip(proposals, results, strict=True):
+                    self._release(proposal)
+                    if not proposal.outcome.done():
+                        proposal.outcome.set_result(result)
+            else:
+                for proposal in proposals:
+                    self._fail(proposal, NotLeader("another leader's entry took its place: no effect"))
 
     def leadership_lost(self) -> None:
         """This node no longer leads."""
         while self._queue:
             self._fail(self._queue.popleft(), NotLeader("leadership was lost before the write was proposed: no effect"))
         error = LeaderChanged("leadership was lost while the write was being replicated", ambiguous=True)
-        for _, proposals in self._placed.values():
-            for proposal in proposals:
-                if proposal.group.session != 0:
-                    _refuse(proposal.outcome, error)
+        for proposal in self._all_placed():
+            if proposal.group.session != 0:
+                _refuse(proposal.outcome, error)
 
     def fail_all(self, queued: RaftKVError, placed: RaftKVError) -> None:
         """The node stops."""
         while self._queue:
             self._fail(self._queue.popleft(), queued)
-        for _, proposals in self._placed.values():
-            for proposal in proposals:
-                self._fail(proposal, placed)
+        for proposal in self._all_placed():
+            self._fail(proposal, placed)
         self._placed.clear()
+
+    def _all_placed(self) -> Iterator[Proposal]:
+        for entries in self._placed.values():
+            for _, proposals in entries:
+                yield from proposals
 
     def _fail(self, proposal: Proposal, error: RaftKVError) -> None:
         self._release(proposal)

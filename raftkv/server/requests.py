@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NoLeader, NotLeader, Overloaded, RaftKVError, ShuttingDown
-from raftkv.kv.commands import Command, Group, Result
+from raftkv.kv.commands import Command, Result
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.view import View
@@ -31,6 +32,9 @@ from raftkv.v1 import common_pb2, kv_pb2
 SCAN_ROWS = 500
 """Rows of a range that are read in one go, a millisecond or so: then everybody else gets a turn."""
 
+
+PAIR_OVERHEAD_BYTES = 64
+"""What a pair takes in an answer beside its key and value, roughly."""
 
 _VERDICTS = frozenset({common_pb2.INVALID_ARGUMENT, common_pb2.LIMIT_EXCEEDED})
 
@@ -56,6 +60,8 @@ class RequestLimits:
     max_timeout_s: float = 600.0
     leader_wait_s: float = 1.0
     """A request waits this long for a leader to appear before it is answered NO_LEADER."""
+    max_scans: int = 64
+    """Batches with ranges that are read at a time; each holds a snapshot of the store. The others wait."""
     max_answer_bytes: int = 4 << 20
     """Reads of one batch whose answers exceed this together are asked to come again."""
 
@@ -104,35 +110,39 @@ class Attempt:
         self.fail_commands(error)
         self.fail_reads(error)
 
-    def fail_commands(self, error: RaftKVError) -> None:
-        for command in self.work.commands:
+    def fail_commands(self, error: RaftKVError, commands: tuple[Command, ...] | None = None) -> None:
+        """Answer these commands (None: all that are open) with `error`."""
+        failed = self.work.commands if commands is None else commands
+        for command in failed:
             wire.add_error(self.response, command.sequence, error)
-        self.close_commands()
+        self._close_commands(failed)
+
+    def take_results(self, commands: tuple[Command, ...], results: list[Result]) -> None:
+        """Answer these commands with their results."""
+        for command, result in zip(commands, results, strict=True):
+            wire.add_result(self.response, command.sequence, result)
+        self._close_commands(commands)
 
     def fail_reads(self, error: RaftKVError) -> None:
         if error.ambiguous:  # a read has no effect that could be in doubt
             error = type(error)(error.message, leader_id=error.leader_id, leader_address=error.leader_address)
         for operation_id, _ in self.work.reads:
-            wire.add_error(self.response, operation_id, error)
+            if operation_id not in self.answered:  # the deadline may pass between two of them
+                wire.add_error(self.response, operation_id, error)
         self.close_reads()
 
-    def take_results(self, commands: tuple[Command, ...], results: list[Result]) -> None:
-        """Answer `commands`."""
-        for command, result in zip(commands, results, strict=True):
-            wire.add_result(self.response, command.sequence, result)
-        if len(commands) == len(self.work.commands):
-            self.close_commands()
-        else:
-            self.answered.update(command.sequence for command in commands)
-            self.work.commands = [command for command in self.work.commands if command not in commands]
-
-    def close_commands(self) -> None:
-        self.answered.update(command.sequence for command in self.work.commands)
-        self.work.commands = []
-
     def close_reads(self) -> None:
+        """The linearizable reads are answered."""
         self.answered.update(operation_id for operation_id, _ in self.work.reads)
         self.work.reads = []
+
+    def _close_commands(self, commands: Sequence[Command]) -> None:
+        if len(commands) == len(self.work.commands):
+            self.work.commands = []
+        else:
+            closed = {command.sequence for command in commands}
+            self.work.commands = [command for command in self.work.commands if command.sequence not in closed]
+        self.answered.update([command.sequence for command in commands])
 
 
 class Requests:
@@ -146,6 +156,7 @@ class Requests:
         self._forwarder = forwarder
         self._cluster_id = cluster_id
         self._limits = limits
+        self._scans = asyncio.Semaphore(limits.max_scans)
 
     async def run(self, batch: kv_pb2.BatchRequest, *, forwarded: bool) -> kv_pb2.BatchResponse:
         """Run `batch` and answer each of its operations exactly once, errors included. Does not raise RaftKVError."""
@@ -153,7 +164,7 @@ class Requests:
         timeout_s = min(batch.timeout_ms / 1000 or self._limits.default_timeout_s, self._limits.max_timeout_s)
         attempt = Attempt(batch, now + timeout_s)
         if attempt.work.local_reads:
-            await self._read(attempt, attempt.work.local_reads, kv_pb2.GUARANTEE_STALE_PREFIX)
+            await self._read_local(attempt)
         try:
             await self._run_on_leader(attempt, forwarded=forwarded)
         except ShuttingDown as error:
@@ -162,21 +173,28 @@ class Requests:
         self._fill_header(attempt.response)
         return attempt.response
 
+    async def _read_local(self, attempt: Attempt) -> None:
+        reads = attempt.work.local_reads
+        try:
+            async with asyncio.timeout_at(attempt.deadline):
+                await self._read(attempt, reads, kv_pb2.GUARANTEE_STALE_PREFIX)
+        except TimeoutError:
+            for operation_id, _ in reads:
+                if operation_id not in attempt.answered:
+                    late = DeadlineExceeded("the node had no time to read within the deadline")
+                    wire.add_error(attempt.response, operation_id, late)
+                    attempt.answered.add(operation_id)
+
     async def _run_on_leader(self, attempt: Attempt, *, forwarded: bool) -> None:
         while attempt.open:
             leader, term = self._node.leader, self._node.raft.term
             if self._node.is_leader:
-                progress = await self._lead(attempt)
+                await self._lead(attempt)
             elif forwarded:
                 attempt.fail(self._explain(NotLeader(f"node {self._node.raft.node_id} is not the leader")))
-                break
             elif leader is not None:
-                progress = await self._forward(attempt, leader)
-            else:
-                progress = False
-            if progress or not attempt.open:
-                continue
-            if not await self._wait_for_change(leader, term, attempt.deadline):
+                await self._forward(attempt, leader)
+            if attempt.open and not await self._wait_for_change(leader, term, attempt.deadline):
                 attempt.fail(self._explain(self._give_up(attempt, leader)))
 
     def header(self) -> common_pb2.ResponseHeader:
@@ -193,72 +211,92 @@ class Requests:
 
     # --- on the leader ------------------------------------------------------------------------------------------------
 
-    async def _lead(self, attempt: Attempt) -> bool:
-        """Run what is open here. Return False when leadership was lost and another node has to be found."""
-        work, batch = attempt.work, attempt.batch
-        outcomes: list[tuple[tuple[Command, ...], Outcome]] = []
-        barrier = None
+    async def _lead(self, attempt: Attempt) -> None:
+        """Run what is open here. What stays open has to be run by another leader."""
+        outcomes = self._propose(attempt)
         try:
-            if work.commands:
-                for commands, alone in wire.portions(work):
-                    group = Group(batch.session, batch.acknowledged_below, commands)
-                    outcome = self._node.propose(group, work.size_bytes, attempt.deadline, alone=alone)
-                    outcomes.append((commands, outcome))
-            if work.reads:
-                barrier = self._node.read_barrier()
+            barrier = self._node.read_barrier() if attempt.work.reads else None
+        except NotLeader:
+            barrier = None
+        except Overloaded as error:
+            barrier = None
+            attempt.fail_reads(self._explain(error))
+        try:
             async with asyncio.timeout_at(attempt.deadline):
                 for commands, outcome in outcomes:
-                    attempt.take_results(commands, await outcome)
+                    await self._settle(attempt, commands, outcome)
                 if barrier is not None:
                     await barrier
+                    await self._read(attempt, attempt.work.reads, kv_pb2.GUARANTEE_LINEARIZABLE)
+                    attempt.close_reads()
         except TimeoutError:
             attempt.fail_commands(
                 DeadlineExceeded("no majority confirmed the write in time; it may still take effect", ambiguous=True)
             )
             attempt.fail_reads(DeadlineExceeded("no majority confirmed the read in time"))
-            return True
         except NotLeader:
-            return False
+            pass  # the reads stay open
+
+    def _propose(self, attempt: Attempt) -> list[tuple[tuple[Command, ...], Outcome]]:
+        """Propose the open commands. Those that find no room are answered; the others' futures are returned."""
+        outcomes: list[tuple[tuple[Command, ...], Outcome]] = []
+        if not attempt.work.commands:
+            return outcomes
+        for group, size_bytes, alone in list(wire.portions(attempt.work, attempt.batch)):
+            try:
+                outcome = self._node.propose(group, size_bytes, attempt.deadline, alone=alone)
+            except Overloaded as error:
+                attempt.fail_commands(self._explain(error), group.commands)
+            else:
+                outcomes.append((group.commands, outcome))
+        return outcomes
+
+    async def _settle(self, attempt: Attempt, commands: tuple[Command, ...], outcome: Outcome) -> None:
+        """Answer `commands`, or leave them open for another leader."""
+        try:
+            results = await outcome
+        except NotLeader:
+            pass
         except LeaderChanged as error:
             if attempt.repeatable:
                 attempt.uncertain = True
-                return False
-            attempt.fail_commands(self._explain(error))
-            return True
+            else:
+                attempt.fail_commands(self._explain(error), commands)
         except RaftKVError as error:
-            attempt.fail(self._explain(error))
-            return True
-        if attempt.work.reads:
-            await self._read(attempt, attempt.work.reads, kv_pb2.GUARANTEE_LINEARIZABLE)
-            attempt.close_reads()
-        return True
+            attempt.fail_commands(self._explain(error), commands)
+        else:
+            attempt.take_results(commands, results)
 
     async def _read(
         self, attempt: Attempt, reads: list[tuple[int, RangeQuery]], guarantee: kv_pb2.Guarantee.ValueType
     ) -> None:
         """Answer `reads` from the local state, as it is now."""
         response = attempt.response
-        with self._machine.view() as view:
+        async with contextlib.AsyncExitStack() as stack:
+            if any(not _is_get(query) for _, query in reads):
+                await stack.enter_async_context(self._scans)
+            view = stack.enter_context(self._machine.view())
             size = 0
             for operation_id, query in reads:
-                attempt.answered.add(operation_id)
                 if size > self._limits.max_answer_bytes:
                     wire.add_error(
                         response,
                         operation_id,
                         Overloaded(f"the answers of the batch exceed {self._limits.max_answer_bytes} bytes: ask again"),
                     )
+                    attempt.answered.add(operation_id)
                     continue
                 try:
-                    if not query.range_end and not query.count_only and not query.keys_only:
+                    if _is_get(query):
                         pair = view.get(query.key, query.revision)
                         revision = query.revision or view.meta.revision
                         wire.add_get(response, operation_id, pair, revision, guarantee)
-                        size += len(pair.value) if pair is not None else 0
+                        size += PAIR_OVERHEAD_BYTES + (len(pair.value) if pair is not None else 0)
                     else:
                         size += await self._scan(response, view, operation_id, query, guarantee)
                 except RaftKVError as error:
                     wire.add_error(response, operation_id, error)
+                attempt.answered.add(operation_id)
 
     async def _scan(
         self,
@@ -273,23 +311,23 @@ class Requests:
             await asyncio.sleep(0)
         result = scan.result()
         wire.add_range(response, operation_id, result, guarantee)
-        return sum(len(pair.key) + len(pair.value) for pair in result.pairs)
+        return sum(PAIR_OVERHEAD_BYTES + len(pair.key) + len(pair.value) for pair in result.pairs)
 
     # --- elsewhere ----------------------------------------------------------------------------------------------------
 
-    async def _forward(self, attempt: Attempt, leader: NodeId) -> bool:
-        """Have `leader` run what is open. Return False when it could not, and another try is allowed."""
+    async def _forward(self, attempt: Attempt, leader: NodeId) -> None:
+        """Have `leader` run what is open. What stays open may be tried again."""
         left_s = attempt.deadline - asyncio.get_running_loop().time()
         if left_s <= 0:
             attempt.fail(DeadlineExceeded("the deadline passed before the request reached the leader: no effect"))
-            return True
+            return
         batch = wire.remaining(attempt.batch, attempt.answered, max(1, int(left_s * 1000)))
         try:
             answer = await self._call(leader, batch, left_s, watch=attempt.repeatable)
         except grpc.aio.AioRpcError as error:
             if attempt.repeatable:
                 attempt.uncertain = True
-                return False
+                return
             attempt.fail_reads(NoLeader(f"leader {leader} did not answer: {error.code().name}"))
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 attempt.fail_commands(DeadlineExceeded(f"leader {leader} did not answer in time", ambiguous=True))
@@ -297,11 +335,11 @@ class Requests:
                 attempt.fail_commands(
                     LeaderChanged(f"the connection to leader {leader} broke: {error.details()}", ambiguous=True)
                 )
-            return True
+            return
         if answer is None:
             attempt.uncertain = True
-            return False
-        return self._merge(attempt, answer)
+        else:
+            self._merge(attempt, answer)
 
     async def _call(
         self, leader: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float, *, watch: bool
@@ -320,10 +358,12 @@ class Requests:
         finally:
             call.cancel()
 
-    def _merge(self, attempt: Attempt, answer: kv_pb2.BatchResponse) -> bool:
+    def _merge(self, attempt: Attempt, answer: kv_pb2.BatchResponse) -> None:
         """Take over the leader's answers, except for those that say it is not the leader: these stay open."""
         for result in answer.results:
             if result.HasField("error") and result.error.code == common_pb2.NOT_LEADER:
+                # It may have led when it began, and not know what became of its first attempt.
+                attempt.uncertain = attempt.uncertain or result.error.ambiguous
                 continue
             attempt.response.results.append(result)
             attempt.answered.add(result.id)
@@ -332,7 +372,6 @@ class Requests:
         attempt.work.reads = [read for read in attempt.work.reads if read[0] not in answered]
         if answer.header.leader_id == answer.header.member_id:
             attempt.response.header.CopyFrom(answer.header)
-        return not attempt.open
 
     async def _wait_for_change(self, leader: NodeId | None, term: int, deadline: float) -> bool:
         """Wait until there is a leader, and not the one of before. Return False when that takes too long."""
@@ -362,3 +401,7 @@ class Requests:
     def _fill_header(self, response: kv_pb2.BatchResponse) -> None:
         if not response.HasField("header"):
             response.header.CopyFrom(self.header())
+
+
+def _is_get(query: RangeQuery) -> bool:
+    return not query.range_end and not query.count_only and not query.keys_only

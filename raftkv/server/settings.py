@@ -41,7 +41,7 @@ def parse_addresses(value: object) -> object:
         found: dict[int, str] = {}
         for part in value:
             node, separator, address = str(part).strip().partition("=")
-            if not separator or not node.isdigit() or int(node) == 0:
+            if not separator or not (node.isascii() and node.isdigit() and 0 < int(node) < 2**64):
                 raise ValueError(f"{part!r} is not ID=HOST:PORT (for example 1=10.0.0.1:7101)")
             if int(node) in found:
                 raise ValueError(f"node {node} is named twice")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, RaftKVError
 from raftkv.kv.commands import (
     Command,
     Delete,
     Deleted,
+    Group,
     Put,
     RegisterSession,
     Rejected,
@@ -26,13 +28,14 @@ COMMAND_OVERHEAD_BYTES = 24
 class Work:
     """The operations of one batch, sorted by what has to happen to them."""
 
-    __slots__ = ("commands", "has_range_deletes", "local_reads", "malformed", "reads", "size_bytes")
+    __slots__ = ("commands", "local_reads", "malformed", "mixed", "reads", "size_bytes")
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
         self.size_bytes = 0
         """What the commands take in the log, roughly."""
-        self.has_range_deletes = False
+        self.mixed = False
+        """Some of them cannot share an entry or a group with others: see `portions`."""
         self.reads: list[tuple[int, RangeQuery]] = []
         """(operation id, query): to be answered linearizably."""
         self.local_reads: list[tuple[int, RangeQuery]] = []
@@ -42,6 +45,12 @@ class Work:
 def decode(batch: kv_pb2.BatchRequest) -> Work:
     """Sort the operations of `batch`. What breaks a limit lands in `malformed`, alone: its neighbours go on."""
     work = Work()
+    if len({operation.id for operation in batch.operations}) < len(batch.operations):
+        ambiguity = InvalidArgument(
+            "two operations of the batch have the same id: nobody could tell their answers apart"
+        )
+        work.malformed = [(operation.id, ambiguity) for operation in batch.operations]
+        return work
     commands = work.commands
     for operation in batch.operations:
         kind = operation.WhichOneof("operation")
@@ -61,13 +70,14 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
             fault = range_fault(delete.key, delete.range_end)
             if fault is None:
                 commands.append(Delete(operation.id, delete.key, delete.range_end))
-                work.has_range_deletes = work.has_range_deletes or bool(delete.range_end)
+                work.mixed = work.mixed or bool(delete.range_end)
                 work.size_bytes += len(delete.key) + len(delete.range_end) + COMMAND_OVERHEAD_BYTES
             else:
                 work.malformed.append((operation.id, InvalidArgument(fault)))
         elif kind == "register_session":
             commands.append(RegisterSession(operation.id))
             work.size_bytes += COMMAND_OVERHEAD_BYTES
+            work.mixed = True
         else:
             work.malformed.append(
                 (operation.id, InvalidArgument("an operation of a kind that this node does not know"))
@@ -75,24 +85,49 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
     return work
 
 
-def portions(work: Work) -> Iterator[tuple[tuple[Command, ...], bool]]:
-    """Yield the commands that may share an entry, and whether they need one for themselves.
+class Portion(NamedTuple):
+    """Commands that are proposed together."""
 
-    A range delete may take tens of milliseconds to apply, and an entry is applied in one go: each gets its own.
+    group: Group
+    size_bytes: int
+    alone: bool
+    """They need an entry for themselves."""
+
+
+def portions(work: Work, batch: kv_pb2.BatchRequest) -> Iterator[Portion]:
+    """Yield the commands of a batch as they are to be proposed.
+
+    All together, but for two kinds. A range delete may take tens of milliseconds to apply, and an entry is applied in
+    one go: each gets its own. A registration is of no session: the one that the batch's writes are of may have expired.
     """
-    if not work.has_range_deletes:
-        yield tuple(work.commands), False
+    if not work.mixed:
+        yield Portion(Group(batch.session, batch.acknowledged_below, tuple(work.commands)), work.size_bytes, False)
         return
-    light = tuple(command for command in work.commands if not _is_range_delete(command))
-    if light:
-        yield light, False
+    light: list[Command] = []
+    registrations: list[Command] = []
     for command in work.commands:
-        if _is_range_delete(command):
-            yield (command,), True
+        if isinstance(command, RegisterSession):
+            registrations.append(command)
+        elif isinstance(command, Delete) and command.range_end:
+            group = Group(batch.session, batch.acknowledged_below, (command,))
+            yield Portion(group, _command_bytes(command), True)
+        else:
+            light.append(command)
+    if light:
+        size_bytes = sum(map(_command_bytes, light))
+        yield Portion(Group(batch.session, batch.acknowledged_below, tuple(light)), size_bytes, False)
+    if registrations:
+        yield Portion(Group(0, 0, tuple(registrations)), COMMAND_OVERHEAD_BYTES * len(registrations), False)
 
 
-def _is_range_delete(command: Command) -> bool:
-    return isinstance(command, Delete) and bool(command.range_end)
+def _command_bytes(command: Command) -> int:
+    match command:
+        case Put(_, key, value):
+            return len(key) + len(value) + COMMAND_OVERHEAD_BYTES
+        case Delete(_, key, range_end):
+            return len(key) + len(range_end) + COMMAND_OVERHEAD_BYTES
+        case RegisterSession():
+            return COMMAND_OVERHEAD_BYTES
 
 
 def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:

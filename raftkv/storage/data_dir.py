@@ -76,12 +76,15 @@ class DataDir:
         identity: Identity,
         boot_id: str | None,
         clean: CleanMark | None,
+        ran_before: bool,
         store_discarded: bool,
     ) -> None:
         self.path = path
         self.identity = identity
         self.clean_shutdown = clean
         """How the last run ended; None after a crash, and in a new directory."""
+        self.ran_before = ran_before
+        """A node has run here: there must be a log, and a missing one is a lost one."""
         self.store_discarded = store_discarded
         """The state store was thrown away: rebuild it from the log."""
         self._files = files
@@ -179,6 +182,7 @@ def open_data_dir(
         identity=identity,
         boot_id=boot_id,
         clean=clean,
+        ran_before=(path / BOOT_NAME).exists(),
         store_discarded=discarded,
     )
 

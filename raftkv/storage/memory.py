@@ -20,6 +20,7 @@ from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RecoveredLog
 
 _FIRST_INDEX = Index(1)
+_CLOSED = "it is closed"
 _RECORD_BYTES = 64
 """What an append costs besides its data, roughly as in the WAL."""
 
@@ -82,6 +83,7 @@ class MemoryLogStore:
         self._shape.advance(disk.hard_state, disk.entries)
         self._size_bytes = sum(_RECORD_BYTES + len(entry.data) for entry in disk.entries)
         self._failure = ""
+        self._closed = False
         self._error: OSError | None = None
         """What the write in flight will fail with."""
 
@@ -117,7 +119,11 @@ class MemoryLogStore:
     async def close(self) -> None:
         """See `LogStore.close`."""
         self._finish()
-        self._failure = self._failure or "it is closed"
+        failure, self._failure = self._failure, self._failure or _CLOSED
+        if failure and not self._closed:
+            self._closed = True
+            raise StorageError(f"the log store did not end cleanly: {failure}")
+        self._closed = True
 
     def _finish(self) -> None:
         """End the write in flight, if there is one and the machine still runs."""

@@ -79,5 +79,8 @@ class LogStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish the write under way and release every resource. Idempotent."""
+        """Finish the write under way and release every resource. Idempotent.
+
+        Raises StorageError, the first time, when the store had failed: its end is not known, and no clean one.
+        """
         ...

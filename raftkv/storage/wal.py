@@ -50,6 +50,7 @@ class WriteAheadLog:
         segment_bytes: int = SEGMENT_BYTES,
         record_limit_bytes: int = RECORD_LIMIT_BYTES,
         clean_tail: WalPosition | None = None,
+        must_exist: bool = False,
         files: FileSystem | None = None,
         make_nonce: Callable[[], int] = _random_nonce,
     ) -> tuple[Self, RecoveredLog]:
@@ -57,6 +58,9 @@ class WriteAheadLog:
 
         A torn tail is removed and reported. With `clean_tail`, the `tail` at a clean shutdown, there is nothing that
         could be torn, and a log that ends anywhere else is corrupt. What is returned is durable: it may be acted upon.
+
+        With `must_exist`, an empty or missing directory is a lost log, and refused: a node that has forgotten its votes
+        must not vote under its old id.
 
         Raises CorruptLog when confirmed data is damaged; nothing is changed on the disk then. Raises StorageError when
         the disk fails.
@@ -68,6 +72,7 @@ class WriteAheadLog:
             record_limit_bytes=record_limit_bytes,
             make_nonce=make_nonce,
             clean_tail=clean_tail,
+            must_exist=must_exist,
         )
         if found is None:
             return cls(writer, LogShape(FIRST_INDEX)), RecoveredLog(hard_state=HardState(), entries=())
@@ -101,6 +106,8 @@ class WriteAheadLog:
             self._closed = True
             await self._worker.stop()
             self._writer.close()
+            if self._writer.failure:
+                raise StorageError(f"the write-ahead log did not end cleanly: {self._writer.failure}")
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

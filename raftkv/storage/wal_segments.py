@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from raftkv.errors import StorageError
+from raftkv.errors import CorruptLog, StorageError
 from raftkv.raft.types import Entry, HardState
 from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all, write_zeros
 from raftkv.storage.protocols import WalPosition
@@ -29,6 +29,8 @@ from raftkv.storage.wal_recovery import FIRST_SEQUENCE, RecoveredSegments, recov
 
 ZERO_AHEAD_BYTES = 1 << 20
 """How much is zeroed at a time: rarely enough to cost little, little enough to flush along with a record."""
+
+_CLOSED = "the log is closed"
 
 
 class SegmentWriter:
@@ -89,11 +91,16 @@ class SegmentWriter:
             if due:
                 self._next = self._create(self._segment.sequence + 1, self._segment_bytes)
 
+    @property
+    def failure(self) -> str:
+        """What ended this writer before it was closed; empty when nothing did."""
+        return self._failure if self._failure != _CLOSED else ""
+
     def close(self) -> None:
         self._file.close()
         if self._next is not None:
             self._next[1].close()
-        self._failure = self._failure or "the log is closed"
+        self._failure = self._failure or _CLOSED
 
     def start(self) -> None:
         """Create the first segment of an empty log."""
@@ -199,6 +206,7 @@ def open_segments(
     record_limit_bytes: int,
     make_nonce: Callable[[], int],
     clean_tail: WalPosition | None,
+    must_exist: bool = False,
 ) -> tuple[SegmentWriter, RecoveredSegments | None]:
     """Recover the log in `directory`, creating it if need be, and make it ready for appending.
 
@@ -215,6 +223,11 @@ def open_segments(
         files.mkdir(directory)
         files.fsync_dir(directory.parent)
         found = recover(files, directory, clean_tail)
+        if found is None and must_exist:
+            raise CorruptLog(
+                f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone. "
+                "The way out: put the log back; a node that lost its disk must not come back under its old id"
+            )
         _remove_unpublished(files, directory)
     except OSError as error:
         raise StorageError(describe_os_error(directory, error)) from error

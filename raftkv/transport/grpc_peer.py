@@ -8,7 +8,6 @@ refused there, before one of its messages is looked at.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +94,10 @@ class GrpcTransport(Transport):
         if self._receiver is not None:
             self._receiver.on_unreachable(peer)
 
+    def report_failure(self, error: BaseException) -> None:
+        if self._receiver is not None:
+            self._receiver.on_failure(error)
+
 
 class _Link:
     """The stream to one peer: connects, sends what is queued, connects again."""
@@ -114,6 +117,7 @@ class _Link:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"peer-link-{self._peer}")
+        self._task.add_done_callback(self._ended)
 
     def send(self, message: Message) -> None:
         if not self.connected:
@@ -131,8 +135,7 @@ class _Link:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
 
     async def _run(self) -> None:
@@ -144,8 +147,17 @@ class _Link:
                 self._disconnected(f"{error.code().name}: {error.details()}")
             except TimeoutError:
                 self._disconnected(f"no answer to the greeting within {HELLO_TIMEOUT_S} s")
+            except asyncio.InvalidStateError:
+                # What a write raises when the stream has ended and the pending read has not been told yet.
+                self._disconnected("the stream ended under a write")
             # The channel has its own back-off for connecting; this one is for streams that end at once.
             await asyncio.sleep(RETRY_S)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A link never ends by itself: a node that cannot reach a peer, and does not know, is worse than none."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.connected = False
+            self._transport.report_failure(error)
 
     async def _stream(self) -> None:
         identity = self._transport.identity

@@ -19,6 +19,10 @@ class Receiver(Protocol):
         """Messages to `peer` may have been lost: a connection broke, or a queue overflowed."""
         ...
 
+    def on_failure(self, error: BaseException) -> None:
+        """The transport has a bug and no longer does its work; the node must stop."""
+        ...
+
 
 class Transport(Protocol):
     """Best-effort delivery: messages may be lost (never silently while connected), but not altered or made up.

@@ -244,7 +244,7 @@ class RangeRequest(_message.Message):
     range_end: _builtins.bytes
     """Empty: the one key. Otherwise [key, range_end); one zero byte: every key from `key` on."""
     limit: _builtins.int
-    """At most this many pairs; 0: no limit of the caller's. The server ends a page at its own byte limit too."""
+    """At most this many pairs; 0: no limit of the caller's. The server ends a page at its own limits too (2,000 pairs, 1 MiB)."""
     revision: _builtins.int
     """Read the store as it was at this revision; 0: now."""
     keys_only: _builtins.bool

@@ -16,11 +16,12 @@ class SequencesMachine(RuleBasedStateMachine):
         self.sequences = Sequences(window=5)
         self.open: set[int] = set()
         self.given: list[int] = []
+        self.reads: list[int] = []
         self.low = 0
 
     @rule()
     def read(self) -> None:
-        self.given.append(self.sequences.next_id())
+        self.reads.append(self.sequences.next_id())
 
     @precondition(lambda self: self.sequences.has_room())
     @rule()
@@ -41,6 +42,8 @@ class SequencesMachine(RuleBasedStateMachine):
     @invariant()
     def ids_only_grow(self) -> None:
         assert self.given == sorted(set(self.given))
+        assert self.reads == sorted(set(self.reads))
+        assert not set(self.given) & set(self.reads)
 
     @invariant()
     def the_mark_is_the_lowest_open_write_and_never_falls(self) -> None:

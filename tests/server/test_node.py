@@ -8,7 +8,8 @@ import pytest
 
 from raftkv.errors import LeaderChanged, NotLeader, Overloaded, ShuttingDown, StorageError
 from raftkv.kv.commands import Group, Put
-from raftkv.raft import Index
+from raftkv.kv.limits import PAGE_PAIRS
+from raftkv.raft import Entry, HardState, Index, LogWrite, NodeId
 from raftkv.server.node import NodeLimits
 from raftkv.server.proposals import Outcome
 from raftkv.v1 import common_pb2, kv_pb2
@@ -302,6 +303,135 @@ async def test_range_deletes_do_not_share_an_entry() -> None:
         assert sorted(result.id for result in response.results) == [1, 2, 3, 11, 12, 13]
         assert sum(result.delete.deleted for result in response.results) == 3
         assert member.node.raft.log.last_index == before + 4
+
+
+async def test_each_part_of_a_mixed_batch_takes_only_its_own_room() -> None:
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        batch = kv_pb2.BatchRequest(timeout_ms=20_000)
+        batch.operations.add(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"x" * 900_000))
+        for number in range(2, 82):
+            batch.operations.add(id=number, delete=kv_pb2.DeleteRequest(key=b"a", range_end=b"b"))
+        response = await member.requests.run(batch, forwarded=False)
+        assert len(response.results) == 81
+        assert not [result for result in response.results if result.HasField("error")]
+
+
+async def test_what_finds_no_room_is_refused_alone() -> None:
+    """The parts of the batch that were proposed take effect, and are not called "no effect"."""
+    async with MemoryCluster(1, limits=NodeLimits(tick_s=TICK_S, max_proposal_commands=3)) as cluster:
+        member = await cluster.leader()
+        batch = kv_pb2.BatchRequest()
+        for number in range(1, 6):
+            batch.operations.add(id=number, delete=kv_pb2.DeleteRequest(key=b"%d" % number, range_end=b"9"))
+        batch.operations.add(id=9, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
+        response = await member.requests.run(batch, forwarded=False)
+        refused = {result.id for result in response.results if result.HasField("error")}
+        assert len(response.results) == 6
+        assert refused == {4, 5, 9}
+        assert {result.error.code for result in response.results if result.id in refused} == {common_pb2.OVERLOADED}
+
+
+async def test_operations_of_one_id_are_refused() -> None:
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        batch = kv_pb2.BatchRequest()
+        batch.operations.add(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
+        batch.operations.add(id=1, range=kv_pb2.RangeRequest(key=b"k", level=kv_pb2.LOCAL))
+        response = await member.requests.run(batch, forwarded=False)
+        assert [result.error.code for result in response.results] == [common_pb2.INVALID_ARGUMENT] * 2
+        assert member.node.machine.revision == 1
+
+
+async def test_a_registration_does_not_belong_to_the_session_of_its_batch() -> None:
+    """The client's old session may have expired, and writes of it may travel along."""
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        batch = kv_pb2.BatchRequest(session=12345)
+        batch.operations.add(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
+        batch.operations.add(id=2, register_session=kv_pb2.RegisterSessionRequest())
+        response = await member.requests.run(batch, forwarded=False)
+        results = {result.id: result for result in response.results}
+        assert results[1].error.code == common_pb2.SESSION_EXPIRED
+        assert results[2].register_session.session > 0
+
+
+async def test_answers_that_are_too_large_together_are_asked_for_again() -> None:
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        await member.put(b"k", b"x" * 1_000_000)
+        batch = kv_pb2.BatchRequest()
+        for number in range(1, 9):
+            batch.operations.add(id=number, range=kv_pb2.RangeRequest(key=b"k"))
+        response = await member.requests.run(batch, forwarded=False)
+        refused = [result for result in response.results if result.HasField("error")]
+        assert len(response.results) == 8
+        assert 1 <= len(refused) <= 4
+        assert all(result.error.code == common_pb2.OVERLOADED and result.error.retryable for result in refused)
+        assert response.ByteSize() < 8 << 20
+
+
+async def test_a_page_is_bounded_by_its_number_of_pairs() -> None:
+    """Turning 65,536 keys into an answer took 300 ms, in which no heartbeat left."""
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        for start in range(1, 3000, 1000):
+            await member.node.propose(Group(0, 0, puts(1000, start=start)), 100, deadline())
+        result = await member.run(
+            kv_pb2.Operation(id=1, range=kv_pb2.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True))
+        )
+        assert len(result.range.kvs) == PAGE_PAIRS
+        assert result.range.more
+
+
+async def test_reads_are_refused_when_too_many_wait() -> None:
+    async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, max_reads=3)) as cluster:
+        leader = await cluster.leader()
+        cluster.isolate(leader.id)
+        waiting = [leader.node.read_barrier() for _ in range(3)]
+        with pytest.raises(Overloaded, match="3 batches"):
+            leader.node.read_barrier()
+        for barrier in waiting:
+            with pytest.raises(NotLeader):
+                await barrier
+        cluster.heal()
+        assert (await leader.get(b"k")).HasField("range")
+
+
+async def test_bug_44_a_leader_that_lost_its_term_admits_what_it_had_begun() -> None:
+    """It answers a forwarded batch NOT_LEADER, but the first attempt may still take effect."""
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        follower = cluster.follower(leader)
+        session = await leader.register()
+        not_leader = common_pb2.Error(code=common_pb2.NOT_LEADER, ambiguous=True, retryable=True)
+        answer = kv_pb2.BatchResponse(results=[kv_pb2.OperationResult(id=1, error=not_leader)])
+
+        async def forward(to: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
+            return answer
+
+        cluster.forward = forward  # type: ignore[method-assign, assignment]
+        put = kv_pb2.Operation(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
+        result = await follower.run(put, session, timeout_ms=300)
+        assert result.HasField("error")
+        assert result.error.ambiguous
+
+
+async def test_bug_32_entries_that_are_replaced_were_on_disk_before_their_promise_left() -> None:
+    """Writes gather while the disk is busy; one that replaces entries of an earlier one is not merged with it."""
+    async with MemoryCluster(1) as cluster:
+        node = (await cluster.leader()).node
+        term = node.raft.term
+
+        def write(number: int, *indexes: int) -> LogWrite:
+            entries = tuple(Entry(term, Index(index)) for index in indexes)
+            return LogWrite(
+                number=number, hard_state=HardState(term), entries=entries, messages=(), needs_disk=bool(entries)
+            )
+
+        node._writes.extend([write(1, 5), write(2), write(3, 6, 7), write(4, 6), write(5, 7)])
+        assert [write.number for write in node._next_writes()] == [1, 2, 3]
+        assert [write.number for write in node._next_writes()] == [4, 5]
 
 
 async def test_a_long_range_lets_others_in() -> None:

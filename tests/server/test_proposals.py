@@ -35,6 +35,24 @@ async def test_an_entry_of_another_leader_in_its_place_means_no_effect() -> None
     assert not refused.value.ambiguous
 
 
+async def test_an_entry_that_was_cut_off_here_may_still_be_applied() -> None:
+    """It led, lost the entry at index 7 to another leader, and leads again: the old entry may live in another log."""
+    for applied_term, expected in ((3, "first"), (5, "second"), (6, "neither")):
+        queue = proposals()
+        first, second = queue.add(GROUP, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
+        queue.placed(3, 7, queue.take(10, 100, 0.0))
+        queue.placed(5, 7, queue.take(10, 100, 0.0))
+        queue.applied(applied_term, 7, [[Written(9)]])
+        for name, outcome in (("first", first), ("second", second)):
+            if name == expected:
+                assert await outcome == [Written(9)]
+            else:
+                with pytest.raises(NotLeader, match="no effect"):
+                    await outcome
+        for _ in range(10):
+            queue.add(GROUP, 100, FOREVER)  # all room was given back
+
+
 async def test_a_queued_write_had_no_effect_when_leadership_is_lost() -> None:
     queue = proposals()
     outcome = queue.add(WITH_SESSION, 10, FOREVER)

@@ -93,6 +93,18 @@ async def test_bug_39_every_append_after_a_failed_one_fails(tmp_path: Path) -> N
     for index in (3, 4):
         with pytest.raises(StorageError, match=r"dead: .*Input/output error"):
             await wal.append(hard(1), run(1, index, index))
+    # Nobody may take this for a clean end.
+    with pytest.raises(StorageError, match="did not end cleanly"):
+        await wal.close()
+    await wal.close()
+
+
+async def test_a_log_that_must_exist_is_refused_when_it_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(CorruptLog, match="must not come back under its old id"):
+        WriteAheadLog.open(tmp_path, must_exist=True)
+    wal, _ = WriteAheadLog.open(tmp_path, segment_bytes=4096)
+    await wal.close()
+    wal, _ = WriteAheadLog.open(tmp_path, segment_bytes=4096, must_exist=True)
     await wal.close()
 
 
@@ -157,7 +169,11 @@ async def test_a_cancelled_append_raises_nothing_in_the_loop(tmp_path: Path, err
     with pytest.raises(asyncio.CancelledError):
         await append
     gate.open()
-    await wal.close()
+    if error is None:
+        await wal.close()
+    else:
+        with pytest.raises(StorageError, match="did not end cleanly"):
+            await wal.close()
     assert problems == []
 
 

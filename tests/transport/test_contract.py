@@ -29,6 +29,7 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.unreachable: list[NodeId] = []
+        self.failures: list[BaseException] = []
         self.changed = asyncio.Event()
 
     def on_messages(self, messages: Sequence[Message]) -> None:
@@ -37,6 +38,10 @@ class Recorder:
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.unreachable.append(peer)
+        self.changed.set()
+
+    def on_failure(self, error: BaseException) -> None:
+        self.failures.append(error)
         self.changed.set()
 
     async def until(self, condition: Callable[[Recorder], bool]) -> None:
@@ -170,6 +175,37 @@ async def test_nothing_is_delivered_after_close(nodes: Nodes) -> None:
     await nodes.recorders[IDS[2]].until(lambda recorder: reply(IDS[0], IDS[2], 1) in recorder.messages)
     assert nodes.recorders[IDS[1]].messages == []
     await nodes.transports[IDS[1]].close()
+
+
+async def test_a_link_comes_back_however_often_its_streams_end_under_load() -> None:
+    """A write that finds the stream ended before the pending read does raises something else than a gRPC error."""
+    async with contextlib.AsyncExitStack() as stack:
+        address = f"127.0.0.1:{free_port()}"
+        sender, receiver = (
+            GrpcTransport(Identity(cluster_id=CLUSTER, node_id=node, client_address=""), {peer: address})
+            for node, peer in ((IDS[0], IDS[1]), (IDS[1], IDS[0]))
+        )
+        recorder, sending = Recorder(), Recorder()
+        receiver._receiver = recorder
+        await sender.start(sending)
+        stack.push_async_callback(sender.close)
+
+        async def flood() -> None:
+            while True:
+                sender.send([reply(IDS[0], IDS[1], 1)])
+                await asyncio.sleep(0)
+
+        flooding = asyncio.create_task(flood())
+        stack.callback(flooding.cancel)
+        for _ in range(25):
+            server = grpc.aio.server(options=list(SERVER_OPTIONS))
+            server.add_insecure_port(address)
+            peer_pb2_grpc.add_PeerServicer_to_server(Streams(receiver), server)  # type: ignore[abstract]
+            await server.start()
+            recorder.messages.clear()
+            await recorder.until(lambda found: len(found.messages) > 50)
+            await server.stop(None)
+        assert sending.failures == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 import raftkv
-from raftkv.errors import FailedPrecondition, NoLeader
+from raftkv.errors import FailedPrecondition, NoLeader, ShuttingDown
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
@@ -73,7 +73,11 @@ class LeadershipTransfers:
         refusal = node.transfer_leader(NodeId(request.target) if request.target else None)
         if refusal is not None:
             await abort(context, wire.to_error(FailedPrecondition(refusal)))
-        if not await node.transfer_finished(TRANSFER_TIMEOUT_S):
+        try:
+            finished = await node.transfer_finished(TRANSFER_TIMEOUT_S)
+        except ShuttingDown as error:
+            await abort(context, wire.to_error(error))
+        if not finished:
             await abort(
                 context, wire.to_error(FailedPrecondition("the target did not take over within an election timeout"))
             )

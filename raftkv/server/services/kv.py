@@ -18,8 +18,8 @@ from raftkv.v1 import kv_pb2
 from raftkv.v1.kv_pb2_grpc import KVServicer
 
 MAX_BATCHES_PER_STREAM = 256
-"""Batches of one stream that run at a time; the next one is read when one is answered (HTTP/2 flow control does the
-rest)."""
+"""Batches of one stream that run or wait to be sent their answers; the next one is read when an answer has gone out, so
+that a client which does not read is not read from (HTTP/2 flow control does the rest)."""
 
 MAX_OPERATIONS_PER_BATCH = 4096
 
@@ -140,11 +140,13 @@ class _Pipeline:
         Raises InvalidArgument where the client sends nonsense.
         """
         self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
             while (answer := await self._answers.get()) is not None:
                 if isinstance(answer, BaseException):
                     raise answer
                 yield answer
+                self._room.release()
         finally:
             for task in {self._reader, *self._running}:
                 task.cancel()
@@ -156,8 +158,12 @@ class _Pipeline:
     async def _read(self) -> None:
         fault = None
         try:
-            async for batch in self._incoming:
+            while True:
+                # First the room, then the batch: what was read is always answered.
                 await self._room.acquire()
+                batch = await anext(self._incoming, None)
+                if batch is None:
+                    return
                 task = asyncio.create_task(self._run(batch))
                 self._running.add(task)
                 task.add_done_callback(self._finished)
@@ -167,14 +173,14 @@ class _Pipeline:
             # Also when `stop_reading` has cancelled this task: what was read is still answered.
             if self._running:
                 await asyncio.wait(self._running)
-            self._answers.put_nowait(fault)
+            if fault is not None:
+                self._answers.put_nowait(fault)
 
     async def _run(self, batch: kv_pb2.BatchRequest) -> None:
         self._answers.put_nowait(refuse_oversized(batch) or await self._requests.run(batch, forwarded=False))
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._room.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._answers.put_nowait(error)  # a bug: better the stream ends than that the batch is never answered
 

@@ -1,0 +1,103 @@
+"""A node as a process: how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from raftkv.errors import CorruptLog, StorageError
+from raftkv.server.app import serve
+from raftkv.server.settings import ServerSettings, load_settings
+from raftkv.storage.data_dir import open_data_dir
+from raftkv.testing.processes import LOOPBACK, free_port
+from raftkv.v1 import kv_pb2, kv_pb2_grpc
+
+
+def settings(tmp_path: Path) -> ServerSettings:
+    member = [f"1={LOOPBACK}:{free_port()}"]
+    flags = {"id": 1, "data_dir": tmp_path / "node", "member": member, "listen": f"{LOOPBACK}:{free_port()}"}
+    return load_settings({**flags, "wal_segment_bytes": 1 << 20, "shutdown_timeout_s": 1.0})
+
+
+async def put(channel: grpc.aio.Channel) -> kv_pb2.PutResponse:
+    return await kv_pb2_grpc.KVStub(channel).Put(kv_pb2.PutRequest(key=b"k", value=b"v"), timeout=20)
+
+
+async def start(node: ServerSettings, stop: asyncio.Event) -> asyncio.Task[None]:
+    started = asyncio.Event()
+    running = asyncio.create_task(serve(node, stop, started=started.set))
+    waiting = asyncio.create_task(started.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return running
+
+
+def clean(node: ServerSettings) -> bool:
+    members = dict(node.member.items())
+    found = open_data_dir(node.data_dir, cluster_id=node.cluster_id, node_id=1, members=members)  # type: ignore[arg-type]
+    found.close()
+    return found.clean_shutdown is not None
+
+
+async def test_a_node_that_is_stopped_ends_cleanly_and_starts_again(tmp_path: Path) -> None:
+    node = settings(tmp_path)
+    for revision in (2, 3):
+        stop = asyncio.Event()
+        running = await start(node, stop)
+        async with grpc.aio.insecure_channel(node.listen) as channel:
+            assert (await put(channel)).revision == revision
+        stop.set()
+        await asyncio.wait_for(running, 20)
+        assert clean(node)
+
+
+async def test_a_disk_that_fails_while_the_node_stops_is_no_clean_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = settings(tmp_path)
+    stop = asyncio.Event()
+    running = await start(node, stop)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def fail(fd: int) -> None:
+        reached.set()
+        go_on.wait(20)
+        raise OSError(5, "Input/output error")
+
+    async with grpc.aio.insecure_channel(node.listen) as channel:
+        await put(channel)
+        monkeypatch.setattr(os, "fdatasync", fail)
+        doomed = asyncio.ensure_future(put(channel))
+        await asyncio.to_thread(reached.wait, 20)
+        stop.set()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await doomed
+        with pytest.raises(StorageError, match="Input/output error"):
+            await asyncio.wait_for(running, 20)
+    monkeypatch.undo()
+    assert not clean(node)
+    stop.clear()
+    running = await start(node, stop)
+    stop.set()
+    await asyncio.wait_for(running, 20)
+
+
+async def test_a_node_whose_log_is_gone_does_not_start(tmp_path: Path) -> None:
+    node = settings(tmp_path)
+    stop = asyncio.Event()
+    running = await start(node, stop)
+    stop.set()
+    await asyncio.wait_for(running, 20)
+    (node.data_dir / "wal").rename(tmp_path / "lost")
+    boot = node.data_dir / "boot.json"
+    boot.write_text(json.dumps({**json.loads(boot.read_text()), "clean_tail": None}))  # as after a crash
+    with pytest.raises(CorruptLog, match="no log"):
+        await asyncio.wait_for(serve(node, stop), 20)
