@@ -18,12 +18,10 @@ import sys
 
 def main() -> None:
     """Run the command line and exit."""
-    # All before anything imports grpc. Its core writes to stderr what we report ourselves, in a line for people; and
+    # Both before anything imports grpc. Its core writes to stderr what we report ourselves, in a line for people; and
     # its fork handlers, which have nothing to do before an exec, complain whenever a node process is started.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    # A third fewer thread switches for every message; docs/adr/0004.
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
     try:
         from raftkv.cli.app import run  # noqa: PLC0415 - grpc must see the environment as set above
     except KeyboardInterrupt:

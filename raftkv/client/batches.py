@@ -8,7 +8,8 @@ from typing import Final
 from raftkv.client.calls import Call
 from raftkv.v1 import kv_pb2
 
-MAX_BATCH_OPERATIONS: Final = 1024
+MAX_BATCH_OPERATIONS: Final = 128
+"""With all operations in one message, client and node take turns; with some messages on their way, both are busy."""
 MAX_BATCH_BYTES: Final = 1 << 20
 
 _MAX_TIMEOUT_MS: Final = 2**31 - 1
@@ -17,7 +18,7 @@ _MAX_TIMEOUT_MS: Final = 2**31 - 1
 def cut_batch(queue: deque[Call], acknowledged_below: int, now: float) -> tuple[kv_pb2.BatchRequest, list[Call]]:
     """Take the next message off `queue`; both are empty when nobody waits for what is queued any more.
 
-    At most 1024 operations and about 1 MiB, but at least one operation. The writes of one message are of one session.
+    At most 128 operations and about 1 MiB, but at least one operation. The writes of one message are of one session.
     It allows the server the time that its most patient caller has left.
     """
     request = kv_pb2.BatchRequest(acknowledged_below=acknowledged_below)
