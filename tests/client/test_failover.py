@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from raftkv.client import AsyncClient
+from raftkv.client.batches import MAX_BATCH_OPERATIONS
 from raftkv.client.dispatcher import POLL_CALLS
 from raftkv.errors import ConnectionFailed, DeadlineExceeded, ErrorCode
 from raftkv.v1 import kv_pb2
@@ -100,14 +101,15 @@ async def test_clients_that_wait_for_a_leader_do_not_flood_the_nodes_that_elect_
         before = {node_id: len(node.batches) for node_id, node in cluster.nodes.items()}
         await cluster[3].wait_for(lambda: len(cluster[3].batches) >= before[3] + 5)
         later = [batch for node_id, node in cluster.nodes.items() for batch in node.batches[before[node_id] :]]
-        # On a busy machine a few polls may share a message.
-        assert 0 < max(len(batch.operations) for batch in later) <= 3 * POLL_CALLS
+        # On a busy machine some polls may share a message; a flood would come in full messages.
+        assert 0 < sum(len(batch.operations) for batch in later) / len(later) <= 1.5 * POLL_CALLS
         before = {node_id: len(node.batches) for node_id, node in cluster.nodes.items()}
         for node in cluster.nodes.values():
             node.script = execute
         await asyncio.gather(*puts)
         later = [batch for node_id, node in cluster.nodes.items() for batch in node.batches[before[node_id] :]]
-        assert max(len(batch.operations) for batch in later) > 3 * POLL_CALLS, "the first success lets all others go"
+        full = [batch for batch in later if len(batch.operations) == MAX_BATCH_OPERATIONS]
+        assert len(full) >= 2, "the first success lets all others go"
 
 
 async def test_a_black_hole_is_left_with_the_same_session_and_sequence(cluster: FakeCluster) -> None:
