@@ -43,6 +43,8 @@ class NodeLimits:
     """Length of the core's tick, in seconds."""
     max_entry_bytes: int = 1 << 20
     """Writes are gathered into one entry up to this size; a larger single group makes an entry of its own."""
+    worthwhile_commands: int = 64
+    """So many waiting commands make an entry even while an earlier one is being written: followers get it sooner."""
     max_entry_commands: int = 1024
     """The same by number: an entry is applied in one go, a command takes some 10 us, and heartbeats wait meanwhile."""
     apply_slice_s: float = 0.005
@@ -247,9 +249,11 @@ class Node:
         self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
 
     def _propose_waiting(self) -> None:
-        if self._writing or not self._proposals or not self.is_leader or self.raft.transferring:
-            return
         limits = self._limits
+        # While the log is being written, wait for company; but what fills an entry of its own need not wait.
+        enough = limits.worthwhile_commands if self._writing else 1
+        if self._proposals.queued_commands < enough or not self.is_leader or self.raft.transferring:
+            return
         now = asyncio.get_running_loop().time()
         proposals = self._proposals.take(limits.max_entry_bytes, limits.max_entry_commands, now)
         if not proposals:

@@ -40,13 +40,16 @@ class Proposals:
         self._bytes = 0
         self._commands = 0
         self._queue: deque[Proposal] = deque()
+        self._queued_commands = 0
         self._placed: dict[int, list[tuple[int, list[Proposal]]]] = {}
         """By log index: the term of the entry, and the proposals in it, in the order of its groups. More than one entry
         where this node led, lost its entry there to another leader, and leads again: any of them may yet be applied,
         since an old one may be in another node's log."""
 
-    def __len__(self) -> int:
-        return len(self._queue)
+    @property
+    def queued_commands(self) -> int:
+        """How many commands wait for an entry."""
+        return self._queued_commands
 
     def add(self, group: Group, size_bytes: int, deadline: float, *, alone: bool = False) -> Outcome:
         """Queue a group; `alone`: for an entry of its own. Raises Overloaded."""
@@ -59,6 +62,7 @@ class Proposals:
         self._bytes += size_bytes
         self._commands += len(group.commands)
         self._queue.append(proposal)
+        self._queued_commands += len(group.commands)
         return proposal.outcome
 
     def take(self, max_bytes: int, max_commands: int, now: float) -> list[Proposal]:
@@ -71,14 +75,14 @@ class Proposals:
         while self._queue:
             proposal = self._queue[0]
             if proposal.outcome.done() or proposal.deadline <= now:
-                self._queue.popleft()
-                self._fail(proposal, DeadlineExceeded("the deadline passed before the write was proposed: no effect"))
+                late = DeadlineExceeded("the deadline passed before the write was proposed: no effect")
+                self._fail(self._dequeue(), late)
                 continue
             size += proposal.size_bytes
             commands += len(proposal.group.commands)
             if taken and (proposal.alone or taken[-1].alone or size > max_bytes or commands > max_commands):
                 break
-            taken.append(self._queue.popleft())
+            taken.append(self._dequeue())
         return taken
 
     def placed(self, term: int, index: int, proposals: list[Proposal]) -> None:
@@ -100,7 +104,7 @@ class Proposals:
     def leadership_lost(self) -> None:
         """This node no longer leads."""
         while self._queue:
-            self._fail(self._queue.popleft(), NotLeader("leadership was lost before the write was proposed: no effect"))
+            self._fail(self._dequeue(), NotLeader("leadership was lost before the write was proposed: no effect"))
         error = LeaderChanged("leadership was lost while the write was being replicated", ambiguous=True)
         for proposal in self._all_placed():
             if proposal.group.session != 0:
@@ -109,10 +113,15 @@ class Proposals:
     def fail_all(self, queued: RaftKVError, placed: RaftKVError) -> None:
         """The node stops."""
         while self._queue:
-            self._fail(self._queue.popleft(), queued)
+            self._fail(self._dequeue(), queued)
         for proposal in self._all_placed():
             self._fail(proposal, placed)
         self._placed.clear()
+
+    def _dequeue(self) -> Proposal:
+        proposal = self._queue.popleft()
+        self._queued_commands -= len(proposal.group.commands)
+        return proposal
 
     def _all_placed(self) -> Iterator[Proposal]:
         for entries in self._placed.values():

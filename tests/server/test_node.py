@@ -58,6 +58,23 @@ async def test_what_arrives_while_the_log_is_written_becomes_one_entry() -> None
         assert [len(group) for group in results] == [3] * 8
 
 
+async def test_what_fills_an_entry_does_not_wait_for_the_log() -> None:
+    async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, worthwhile_commands=5)) as cluster:
+        leader = await cluster.leader()
+        log = leader.node.raft.log
+        before = log.last_index
+        leader.gate.open = False
+        first = leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        await until(lambda: log.last_index == before + 1)
+        few = leader.node.propose(Group(0, 0, puts(4)), 100, deadline())
+        await until(lambda: log.commit == before + 1)  # by the followers; a good many turns of the crank
+        assert log.last_index == before + 1
+        more = leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
+        await until(lambda: log.commit == before + 2)
+        # What the answers still wait for is the leader's own disk.
+        assert not (first.done() or few.done() or more.done())
+
+
 async def test_a_large_backlog_is_cut_into_entries_of_bounded_size() -> None:
     async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, max_entry_bytes=250)) as cluster:
         leader = await cluster.leader()
