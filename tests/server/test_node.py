@@ -72,7 +72,7 @@ async def test_what_fills_an_entry_does_not_wait_for_the_log() -> None:
         more = leader.node.propose(Group(0, 0, puts(1)), 100, deadline())
         await until(lambda: log.commit == before + 2)
         # What the answers still wait for is the leader's own disk.
-        assert not (first.done() or few.done() or more.done())
+        assert not any(outcome.done() for outcome in (first, few, more))
 
 
 async def test_a_large_backlog_is_cut_into_entries_of_bounded_size() -> None:
