@@ -49,6 +49,8 @@ class NodeLimits:
     """The same by number: an entry is applied in one go, a command takes some 10 us, and heartbeats wait meanwhile."""
     apply_slice_s: float = 0.005
     """Entries are applied for this long, in seconds, before everybody else gets a turn."""
+    undecided_s: float = 1.0
+    """A replicated write without a session waits this long, in seconds, for its fate after leadership was lost."""
     max_reads: int = 10_000
     """Batches of reads that wait for their confirmation; what comes on top is refused as Overloaded."""
     max_proposal_bytes: int = 64 << 20
@@ -333,7 +335,10 @@ class Node:
         self._known = (raft.role, raft.term, raft.leader, raft.transferring)
         if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
             log.info("no longer leading", term=old_term)
-            self._proposals.leadership_lost()
+            undecided = self._proposals.leadership_lost()
+            if undecided:
+                wait_s = self._limits.undecided_s
+                asyncio.get_running_loop().call_later(wait_s, self._proposals.give_up, undecided)
         if (raft.leader, raft.term) != (old_leader, old_term):
             if raft.role is Role.LEADER:
                 self._time.take_over(self.machine.time_ms)

@@ -3,7 +3,8 @@
 What a waiter is told when its leader loses leadership depends on what can be known:
   - not in the log yet: no effect, so it may be tried elsewhere;
   - in the log, with a session: the outcome is open, but a retry is safe and fast, so it is told at once;
-  - in the log, without a session: a retry would not be safe, so it waits until the entry's place in the log is decided.
+  - in the log, without a session: a retry would not be safe, so it waits a moment for the entry's place in the log to
+    be decided, as it is at once after a transfer, and is told that the outcome is open if it is not.
 """
 
 from __future__ import annotations
@@ -101,14 +102,24 @@ class Proposals:
                 for proposal in proposals:
                     self._fail(proposal, NotLeader("another leader's entry took its place: no effect"))
 
-    def leadership_lost(self) -> None:
-        """This node no longer leads."""
+    def leadership_lost(self) -> list[Outcome]:
+        """This node no longer leads. Return what waits for the log to be decided, for `give_up`."""
         while self._queue:
             self._fail(self._dequeue(), NotLeader("leadership was lost before the write was proposed: no effect"))
         error = LeaderChanged("leadership was lost while the write was being replicated", ambiguous=True)
+        undecided = []
         for proposal in self._all_placed():
             if proposal.group.session != 0:
                 _refuse(proposal.outcome, error)
+            elif not proposal.outcome.done():
+                undecided.append(proposal.outcome)
+        return undecided
+
+    def give_up(self, undecided: Sequence[Outcome]) -> None:
+        """The log has not been decided in good time: a quiet new leader may never write at those indexes."""
+        error = LeaderChanged("leadership was lost, and what became of the write is not known", ambiguous=True)
+        for outcome in undecided:
+            _refuse(outcome, error)
 
     def fail_all(self, queued: RaftKVError, placed: RaftKVError) -> None:
         """The node stops."""

@@ -133,11 +133,11 @@ async def test_a_node_that_is_only_slow_keeps_its_calls(cluster: FakeCluster) ->
     def slow(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
         return ignore(node, batch, operation) if operation.HasField("put") else execute(node, batch, operation)
 
-    async with AsyncClient(cluster.addresses, attempt_timeout=0.2) as client:
+    async with AsyncClient(cluster.addresses, attempt_timeout=1.0) as client:
         await put_until(client, cluster[1])
         cluster[1].script = slow
         with pytest.raises(DeadlineExceeded):
-            await client.put("slow", "v", timeout=1.0)
+            await client.put("slow", "v", timeout=2.5)
         slow_ones = [
             (node.id, operation.id)
             for node in cluster.nodes.values()

@@ -143,8 +143,19 @@ async def test_bug_41_every_read_that_is_tried_again_is_a_new_request() -> None:
         assert len(set(asked)) == len(asked)
 
 
+async def test_a_write_without_a_session_does_not_wait_for_ever_on_a_leader_that_lost() -> None:
+    async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, undecided_s=0.05)) as cluster:
+        old = await cluster.leader()
+        cluster.isolate(old.id)
+        outcome = old.node.propose(Group(0, 0, puts(1)), 100, deadline(3600))
+        await cluster.leader(other_than=old.id)
+        with pytest.raises(LeaderChanged) as changed:
+            await asyncio.wait_for(outcome, 10)
+        assert changed.value.ambiguous
+
+
 async def test_losing_leadership_tells_sessions_at_once_and_others_when_it_is_decided() -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=NodeLimits(tick_s=TICK_S, undecided_s=60.0)) as cluster:
         old = await cluster.leader()
         session = await old.register()
         cluster.isolate(old.id)

@@ -65,13 +65,24 @@ async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
     queue = proposals()
     with_session, without = queue.add(WITH_SESSION, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
     queue.placed(3, 7, queue.take(1000, 100, 0.0))
-    queue.leadership_lost()
+    assert queue.leadership_lost() == [without]
     with pytest.raises(LeaderChanged) as changed:
         await with_session
     assert changed.value.ambiguous
     assert not without.done()
     queue.applied(3, 7, [[Written(5)], [Written(6)]])
     assert await without == [Written(6)]
+
+
+async def test_a_write_whose_fate_stays_open_is_told_so() -> None:
+    queue = proposals()
+    outcome = queue.add(GROUP, 10, FOREVER)
+    queue.placed(3, 7, queue.take(1000, 100, 0.0))
+    queue.give_up(queue.leadership_lost())
+    with pytest.raises(LeaderChanged) as changed:
+        await outcome
+    assert changed.value.ambiguous
+    queue.applied(3, 7, [[Written(5)]])  # nobody asks any more
 
 
 async def test_room_is_given_back_when_a_write_is_decided() -> None:
