@@ -84,6 +84,7 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
             work.malformed.append(
                 (operation.id, InvalidArgument("an operation of a kind that this node does not know"))
             )
+    work.size_bytes = size_bytes
     return work
 
 

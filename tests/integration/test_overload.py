@@ -24,7 +24,7 @@ async def test_what_exceeds_the_queue_is_refused_and_has_no_effect(tmp_path: Pat
     """Its followers sleep, so nothing that it takes is ever done; its election timeout keeps it in office meanwhile."""
     room = NodeLimits().max_proposal_bytes // VALUE_BYTES
     keys = [f"k{number}".encode() for number in range(room + 16)]
-    async with LocalCluster(3, directory=tmp_path, arguments=["--election-ms", "3000"]) as cluster:
+    async with LocalCluster(3, directory=tmp_path, arguments=["--election-ms", "5000"]) as cluster:
         leader = cluster.node(await cluster.leader())
         followers = [node for node in cluster.nodes if node is not leader]
         async with stubs(leader.client_address) as asked:

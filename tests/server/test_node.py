@@ -246,6 +246,14 @@ async def test_overload_is_refused_and_passes() -> None:
         await leader.node.propose(Group(0, 0, puts(10)), 100, deadline())
 
 
+async def test_the_room_that_a_request_takes_is_that_of_its_keys_and_values() -> None:
+    limits = NodeLimits(tick_s=TICK_S, max_proposal_bytes=10_000)
+    async with MemoryCluster(limits=limits) as cluster:
+        leader = await cluster.leader()
+        assert (await leader.put(b"k", bytes(9_000))).HasField("put")
+        assert (await leader.put(b"k", bytes(10_000))).error.code == common_pb2.OVERLOADED
+
+
 async def test_a_write_whose_deadline_passed_is_not_proposed() -> None:
     async with MemoryCluster() as cluster:
         leader = await cluster.leader()
