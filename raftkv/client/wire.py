@@ -14,7 +14,6 @@ from raftkv.client.results import (
     KeyValue,
     Member,
     PeerProgress,
-    PutResult,
     RangeResult,
     ReadLevel,
     Role,
@@ -110,11 +109,6 @@ def size_estimate(*parts: bytes) -> int:
     for part in parts:
         size_bytes += len(part)
     return size_bytes
-
-
-def to_put_result(answer: kv_pb2.PutResponse) -> PutResult:
-    """Decode the answer to a put."""
-    return PutResult(answer.revision)
 
 
 def to_delete_result(answer: kv_pb2.DeleteResponse) -> DeleteResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, RaftKVError
+from raftkv.errors import ERROR_TYPES, InvalidArgument, RaftKVError
 from raftkv.kv.commands import (
     Command,
     Delete,
@@ -231,20 +231,6 @@ def to_error(error: RaftKVError) -> common_pb2.Error:
         code=common_pb2.ErrorCode.ValueType(error.code),
         message=error.message,
         retryable=error.retryable,
-        ambiguous=error.ambiguous,
-        leader_id=error.leader_id,
-        leader_address=error.leader_address,
-    )
-
-
-def from_error(error: common_pb2.Error) -> RaftKVError:
-    """Return the exception that a wire error stands for; one of a code unknown here keeps its text."""
-    try:
-        kind = ERROR_TYPES[ErrorCode(error.code)]
-    except (ValueError, KeyError):
-        kind = RaftKVError
-    return kind(
-        error.message,
         ambiguous=error.ambiguous,
         leader_id=error.leader_id,
         leader_address=error.leader_address,

@@ -77,10 +77,6 @@ class GrpcTransport(Transport):
         """Return a stub on the channel to `peer`, for calls beside the stream (forwarding)."""
         return self._links[peer].stub
 
-    def connected(self, peer: NodeId) -> bool:
-        """Return whether the stream to `peer` is up."""
-        return self._links[peer].connected
-
     async def close(self) -> None:
         self._receiver = None
         await asyncio.gather(*(link.close() for link in self._links.values()))
