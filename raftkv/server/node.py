@@ -236,8 +236,11 @@ class Node:
             await self._wake.wait()
             self._wake.clear()
             self._turn()
-            if self._wake.is_set():
-                await asyncio.sleep(0)  # a backlog to apply must not keep heartbeats waiting
+            if self._unapplied:
+                # First whoever the turn has woken: the log's writer, the peers' streams. They wait for others; applying
+                # keeps this thread busy.
+                await asyncio.sleep(0)
+                self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
 
     def _turn(self) -> None:
         if (self.raft.role, self.raft.term, self.raft.leader, self.raft.transferring) != self._known:
@@ -248,7 +251,6 @@ class Node:
             self.raft.read_index(request)
         while (ready := self.raft.ready()) is not None:
             self._act_on(ready)
-        self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
 
     def _propose_waiting(self) -> None:
         limits = self._limits

@@ -40,8 +40,8 @@ class LmdbReader:
         cursor = self._cursor
         if not cursor.set_range(start):
             return None
-        pair = cursor.item()
-        return pair if stop is None or pair[0] < stop else None
+        # The key decides: the value, which may be large, is copied only when it is wanted.
+        return cursor.item() if stop is None or cursor.key() < stop else None
 
     def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         # A cursor of its own: `first` may be called, and other scans may run, between two of its steps.
