@@ -18,7 +18,7 @@ from raftkv.storage.protocols import RecoveredLog, WalPosition
 from raftkv.storage.wal_format import segment_name
 from raftkv.storage.wal_recovery import FIRST_INDEX, RecoveredSegments
 from raftkv.storage.wal_segments import SegmentWriter, open_segments
-from raftkv.storage.worker import Worker
+from raftkv.storage.worker import Runner, Worker
 
 SEGMENT_BYTES: Final = 64 << 20
 """Default size of a segment."""
@@ -33,13 +33,14 @@ def _random_nonce() -> int:
 class WriteAheadLog:
     """The `LogStore` on disk.
 
-    All file access happens in one dedicated thread; the event loop only checks, hands over and waits.
+    All file access happens in one dedicated thread (or what stands in for it, a `Runner`); the event loop only checks,
+    hands over and waits.
     """
 
-    def __init__(self, writer: SegmentWriter, shape: LogShape) -> None:
+    def __init__(self, writer: SegmentWriter, shape: LogShape, runner: Runner | None = None) -> None:
         self._writer = writer
         self._shape = shape
-        self._worker = Worker("raftkv-wal")
+        self._worker = runner or Worker("raftkv-wal")
         self._closed = False
 
     @classmethod
@@ -53,6 +54,7 @@ class WriteAheadLog:
         must_exist: bool = False,
         files: FileSystem | None = None,
         make_nonce: Callable[[], int] = _random_nonce,
+        runner: Runner | None = None,
     ) -> tuple[Self, RecoveredLog]:
         """Recover the log in `directory`, or create an empty one (the parent must exist). Blocks.
 
@@ -61,6 +63,8 @@ class WriteAheadLog:
 
         With `must_exist`, an empty or missing directory is a lost log, and refused: a node that has forgotten its votes
         must not vote under its old id.
+
+        `runner` does the file access of appends; by default a thread of this log's own.
 
         Raises CorruptLog when confirmed data is damaged; nothing is changed on the disk then. Raises StorageError when
         the disk fails.
@@ -75,8 +79,8 @@ class WriteAheadLog:
             must_exist=must_exist,
         )
         if found is None:
-            return cls(writer, LogShape(FIRST_INDEX)), RecoveredLog(hard_state=HardState(), entries=())
-        return cls(writer, found.shape), _report(directory, found)
+            return cls(writer, LogShape(FIRST_INDEX), runner), RecoveredLog(hard_state=HardState(), entries=())
+        return cls(writer, found.shape, runner), _report(directory, found)
 
     @property
     def tail(self) -> WalPosition:

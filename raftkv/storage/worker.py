@@ -6,14 +6,29 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 _Job = Callable[[], None]
 
 
+class Runner(Protocol):
+    """Where blocking disk work is done: in production a `Worker`; a simulator does it in virtual time, without threads.
+
+    Jobs run one after the other, in the order of submission.
+    """
+
+    def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Run `job`; the future, of the calling loop, gets its result or exception. Cancelling it stops no job."""
+        ...
+
+    async def stop(self) -> None:
+        """Finish everything submitted so far and release the means to do more. Idempotent."""
+        ...
+
+
 class Worker:
-    """Runs jobs one after the other, in the order of submission, in a thread of its own.
+    """The `Runner` of production: a thread of its own.
 
     A plain thread and a SimpleQueue rather than an executor: submit and hand-back are all that it adds to a flush.
     """
