@@ -1,0 +1,146 @@
+"""A node's disk under virtual time: the log's files on a SimDisk, the state store in memory, and who does the work.
+
+Everything that is kept here outlives the process. What survives its end depends on how it ended: a process that is
+killed loses nothing that it wrote; a machine that loses power loses what was not synced, in whole or in part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable
+from random import Random
+from typing import Any, TypeVar
+
+from raftkv.errors import StorageError
+from raftkv.storage.memory import MemoryOrderedStore
+from tests.storage.simdisk import PowerLoss, SimDisk
+
+T = TypeVar("T")
+
+MOST_OPERATIONS_OF_A_JOB = 9
+"""A crash in the middle of a job lets at most this many of its disk operations happen."""
+
+
+class NodeDisk(SimDisk):
+    """A SimDisk that counts the faults that really happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fired: Counter[str] = Counter()
+        """Faults that an operation has met, by the operation's name."""
+
+    @property
+    def faults_fired(self) -> int:
+        return self.fired.total()
+
+    def fault(self, operation: str) -> None:
+        before = len(self.faults)
+        try:
+            super().fault(operation)
+        finally:
+            if len(self.faults) < before:
+                self.fired[operation] += 1
+
+
+class CrashableStore(MemoryOrderedStore):
+    """The ordered store with LMDB's semantics when commits are not synced.
+
+    Every commit survives the death of the process. A power loss leaves a mixture of what was flushed and what was
+    written since, row by row: worthless, and no one can tell by looking at it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flushed: dict[bytes, bytes] = {}
+
+    def flush(self) -> None:
+        """Make everything durable, as a clean shutdown does."""
+        self._flushed = dict(self._values)
+
+    def lose_power(self, random: Random) -> None:
+        """Leave of what was not flushed whatever the seed says."""
+        kept = {}
+        for key in sorted(self._values.keys() | self._flushed.keys()):
+            value = random.choice((self._values, self._flushed)).get(key)
+            if value is not None:
+                kept[key] = value
+        self._replace(kept)
+
+    def discard(self) -> bool:
+        """Throw the store away; return whether there was anything in it."""
+        found = bool(self._values)
+        self._replace({})
+        return found
+
+    def _replace(self, values: dict[bytes, bytes]) -> None:
+        self._values, self._keys, self._snapshots = values, sorted(values), 0
+        self._flushed = dict(values)
+
+
+class SimRunner:
+    """What stands in for the log's thread: does each job at the end of the time that the disk takes for it.
+
+    Implements `raftkv.storage.worker.Runner`.
+    """
+
+    def __init__(self, disk: NodeDisk, latency_s: Callable[[], float]) -> None:
+        self._disk = disk
+        self._latency_s = latency_s
+        self._jobs: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._crashed = False
+
+    def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.append((job, future))
+        if self._timer is None:
+            self._begin()
+        return future
+
+    async def stop(self) -> None:
+        if self._jobs:
+            await asyncio.wait([self._jobs[-1][1]])
+
+    def crash(self, random: Random) -> bool:
+        """The process dies: the job under way gets part of the way, the others are never begun.
+
+        Return whether there was one.
+        """
+        self._crashed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._jobs:
+            return False
+        operations = random.randint(0, MOST_OPERATIONS_OF_A_JOB)
+        if operations:
+            self._disk.crash_at = len(self._disk.trace) + operations
+            # A job may also fail by itself: nobody is left who could hear of it.
+            with contextlib.suppress(PowerLoss, StorageError):
+                self._jobs[0][0]()
+            self._disk.crash_at = None
+        return True
+
+    def _begin(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._latency_s(), self._finish)
+
+    def _finish(self) -> None:
+        self._timer = None
+        if self._crashed:
+            return
+        job, future = self._jobs[0]
+        result, error = None, None
+        try:
+            result = job()
+        except Exception as raised:  # noqa: BLE001 - handed to the caller, as the thread does
+            error = raised
+        self._jobs.popleft()
+        if self._jobs:
+            self._begin()
+        if future.done():
+            return  # whoever waited was cancelled; the work is done all the same
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

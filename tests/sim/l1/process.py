@@ -1,0 +1,408 @@
+"""A node as a process on a machine: real driver, request layer, state machine and log; starts, and every way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+from raftkv.errors import StorageError
+from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
+from raftkv.kv.store import OrderedStore
+from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready
+from raftkv.server.node import Node, NodeLimits
+from raftkv.server.requests import RequestLimits, Requests
+from raftkv.storage import data_dir
+from raftkv.storage.data_dir import BOOT_NAME, CleanMark, DataDir, Identity
+from raftkv.storage.protocols import WalPosition
+from raftkv.storage.wal import WriteAheadLog
+from raftkv.v1 import kv_pb2, peer_pb2
+from tests.sim.l1.disk import CrashableStore, NodeDisk, SimRunner
+from tests.sim.l1.loop import VirtualTimeLoop
+from tests.sim.l1.network import Network, Server, SimTransport
+from tests.sim.l1.oracle import Oracle
+from tests.sim.l1.trace import Trace
+from tests.storage.simdisk import PowerLoss
+
+DATA = Path("/data")
+CLUSTER_ID = 7
+FIRST_CLIENT = 101
+"""Numbers below are nodes, from here on clients."""
+
+DRAIN_S = 1.0
+"""A clean shutdown gives open requests this long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a node is configured with."""
+
+    nodes: tuple[int, ...]
+    tick_s: float
+    election_ticks: int
+    heartbeat_ticks: int
+    max_append_bytes: int
+    max_inflight_bytes: int
+    max_apply_bytes: int
+    limits: NodeLimits
+    requests: RequestLimits
+    segment_bytes: int
+    record_limit_bytes: int
+    disk_latency_s: float
+    hash_every: int
+    clock_rate: float
+    """Milliseconds of the nodes' clocks to one of virtual time; above 1, sessions expire within a run."""
+
+
+class World(Protocol):
+    """What a machine stands in."""
+
+    @property
+    def loop(self) -> VirtualTimeLoop: ...
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def oracle(self) -> Oracle: ...
+
+    @property
+    def trace(self) -> Trace: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def violation(self, text: str) -> None: ...
+
+
+class _Clock:
+    """A monotonic clock with an origin and a pace of its own."""
+
+    def __init__(self, loop: VirtualTimeLoop, origin_ms: int, rate: float) -> None:
+        self._loop = loop
+        self._origin_ms = origin_ms
+        self._rate = rate
+
+    def now_ms(self) -> int:
+        return self._origin_ms + int(self._loop.time() * 1000 * self._rate)
+
+
+class _WatchedRaft(Raft):
+    """A core whose every Ready the oracle sees."""
+
+    watch: tuple[Oracle, int] | None = None
+
+    def ready(self) -> Ready | None:
+        ready = super().ready()
+        if ready is not None and self.watch is not None:
+            oracle, number = self.watch
+            oracle.ready(number, ready)
+        return ready
+
+
+class _WatchedLog(WriteAheadLog):
+    """A log whose every append the oracle sees."""
+
+    process: NodeProcess
+
+    async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        process = self.process
+        oracle, number = process.world.oracle, process.number
+        oracle.appending(number, entries)
+        await super().append(hard_state, entries)
+        if process.machine.disk.faults_fired > process.faults_before:
+            process.world.violation(f"disk: the log of node {number} goes on after a failed disk operation")
+        oracle.appended(number, hard_state, entries)
+
+
+class _WatchedMachine(StateMachine):
+    """A state machine whose results and hashes the oracle sees."""
+
+    def __init__(self, store: OrderedStore, process: NodeProcess) -> None:
+        super().__init__(store)
+        self._process = process
+
+    def apply(self, entries: Sequence[AppliedEntry]) -> list[GroupResults]:
+        results = super().apply(entries)
+        world, number = self._process.world, self._process.number
+        for entry, result in zip(entries, results, strict=True):
+            world.oracle.applied(number, entry, result)
+            world.trace.note(f"n{number}", f"applied {entry.index} of term {entry.term}")
+        if entries and entries[-1].index % world.settings.hash_every == 0:
+            world.oracle.hashed(number, entries[-1].index, self.state_hash())
+        return results
+
+    def state_hash(self) -> bytes:
+        with self.view() as view:
+            hasher = view.hasher()
+            while not hasher.step(1 << 20):
+                pass
+            return hasher.digest()
+
+
+class NodeProcess(Server):
+    """One incarnation of a node."""
+
+    def __init__(self, world: World, machine: Machine) -> None:
+        super().__init__(f"n{machine.number}", machine.number)
+        self.world = world
+        self.machine = machine
+        self.faults_before = machine.disk.faults_fired
+        self.runner = SimRunner(machine.disk, machine.disk_latency_s)
+        self.serving = 0
+        """Calls under way."""
+        self.stopping = False
+        self.node: Node | None = None
+        """None until it has opened its disk."""
+        self._parts: tuple[Node, Requests, WriteAheadLog, DataDir, _WatchedMachine]
+
+    @property
+    def state(self) -> _WatchedMachine:
+        return self._parts[4]
+
+    async def boot(self) -> None:
+        """Open the disk and join the cluster. Raises what keeps the node from it."""
+        node = self._open()
+        node.failure.add_done_callback(self._failed)
+        self.node = node
+        node.recover()
+        await node.start()
+        self.world.trace.note(self.name, f"up: term {node.raft.term}, applied {self.state.applied_index}")
+
+    def _open(self) -> Node:
+        """Do what `raftkv.server.disk` and `app` do, in the order that `raftkv.storage` prescribes."""
+        world, machine, settings = self.world, self.machine, self.world.settings
+        directory = machine.open_data_dir()
+        log, recovered = _WatchedLog.open(
+            directory.wal_path,
+            segment_bytes=settings.segment_bytes,
+            record_limit_bytes=settings.record_limit_bytes,
+            clean_tail=directory.clean_tail,
+            must_exist=directory.ran_before,
+            files=machine.disk,
+            make_nonce=lambda: machine.random.getrandbits(64),
+            runner=self.runner,
+        )
+        log.process = self
+        directory.mark_running()
+        state = _WatchedMachine(machine.store, self)
+        recovered.require_covers(Index(state.applied_index))
+        world.oracle.opened(self.number, recovered)
+        if recovered.torn_bytes:
+            world.network.counts["torn"] += 1
+            world.trace.note(self.name, f"cut {recovered.torn_bytes} torn bytes off the log")
+        raft = _WatchedRaft(
+            RaftConfig(
+                node_id=NodeId(self.number),
+                configuration=Configuration(frozenset(map(NodeId, settings.nodes))),
+                election_ticks=settings.election_ticks,
+                heartbeat_ticks=settings.heartbeat_ticks,
+                max_append_bytes=settings.max_append_bytes,
+                max_inflight_bytes=settings.max_inflight_bytes,
+                max_apply_bytes=settings.max_apply_bytes,
+            ),
+            hard_state=recovered.hard_state,
+            entries=recovered.entries,
+            applied=Index(state.applied_index),
+            rng=Random(machine.random.getrandbits(64)),
+        )
+        raft.watch = world.oracle, self.number
+        peers = [peer for peer in settings.nodes if peer != self.number]
+        node = Node(
+            raft=raft,
+            machine=state,
+            log_store=log,
+            transport=SimTransport(world.network, self, peers, lambda sent: world.oracle.sending(self.number, sent)),
+            clock=_Clock(world.loop, machine.random.randrange(1 << 40), settings.clock_rate),
+            limits=settings.limits,
+        )
+        requests = Requests(node, state, _Forwarder(world.network, self.number), CLUSTER_ID, settings.requests)
+        self._parts = node, requests, log, directory, state
+        return node
+
+    async def serve(self, request: bytes, caller: int) -> bytes:
+        self.serving += 1
+        try:
+            if caller >= FIRST_CLIENT:
+                answer = await self._parts[1].run(kv_pb2.BatchRequest.FromString(request), forwarded=False)
+            else:
+                forwarded = peer_pb2.ForwardRequest.FromString(request)
+                answer = await self._parts[1].run(forwarded.batch, forwarded=True)
+            return answer.SerializeToString()
+        except Exception as error:
+            self.world.violation(f"requests: node {self.number} answers a batch with {error!r}")
+            raise
+        finally:
+            self.serving -= 1
+
+    async def shut_down(self) -> None:
+        """Hand over leadership, answer what was asked, and leave a clean disk. Raises StorageError for a failed one."""
+        node, _, log, directory, _ = self._parts
+        self.stopping = True
+        await node.hand_over(DRAIN_S)
+        until = self.world.loop.time() + DRAIN_S
+        while self.serving and self.world.loop.time() < until:  # noqa: ASYNC110 - a count is all there is to wait for
+            await asyncio.sleep(0.01)
+        await node.stop()
+        if node.failure.done():
+            node.failure.result()
+        self.machine.store.flush()
+        await log.close()
+        directory.mark_clean(log.tail)
+
+    def _failed(self, failure: asyncio.Future[None]) -> None:
+        self.machine.process_failed(self, failure.exception())
+
+
+class _Forwarder:
+    """See `raftkv.server.forwarding.PeerForwarder`."""
+
+    def __init__(self, network: Network, number: int) -> None:
+        self._network = network
+        self._number = number
+
+    async def forward(self, leader: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
+        request = peer_pb2.ForwardRequest(cluster_id=CLUSTER_ID, batch=batch)
+        setattr(request, "from", self._number)
+        answer = await self._network.call(self._number, leader, request.SerializeToString(), timeout_s)
+        return kv_pb2.BatchResponse.FromString(answer)
+
+    def client_address(self, node: NodeId) -> str:
+        return f"n{node}"
+
+
+class Machine:
+    """A computer with a disk; at most one process of the node runs on it."""
+
+    def __init__(self, world: World, number: int, random: Random) -> None:
+        self.number = number
+        self.random = random
+        self.disk = NodeDisk()
+        self.store = CrashableStore()
+        self.slow_disk = 1.0
+        self.powered = True
+        self.process: NodeProcess | None = None
+        self.ends: list[str] = []
+        """How processes ended that nobody killed: failed disks, refused starts."""
+        self._world = world
+        self._boots = 1
+
+    # --- what a process asks of it ------------------------------------------------------------------------------------
+
+    def disk_latency_s(self) -> float:
+        """Draw how long the next job of the disk takes."""
+        return self._world.settings.disk_latency_s * self.slow_disk * self.random.uniform(0.2, 1.8)
+
+    def open_data_dir(self) -> DataDir:
+        """Do what `open_data_dir` does, on the simulated disk: the identity and the lock are left out."""
+        boot, clean, ran_before = None, None, False
+        if BOOT_NAME in self.disk.names(DATA):
+            ran_before = True
+            stored = json.loads(self.disk.content(DATA / BOOT_NAME))
+            boot, tail = stored["boot_id"], stored["clean_tail"]
+            clean = CleanMark(WalPosition(tail["segment"], tail["offset"], tail["crc"])) if tail else None
+        boot_id = f"boot-{self._boots}"
+        keep = data_dir.store_is_trustworthy(boot, boot_id, clean)
+        discarded = False if keep else self.store.discard()
+        if discarded:
+            self._note("the state store is discarded")
+        return DataDir(
+            DATA,
+            files=self.disk,
+            lock_fd=-1,
+            identity=Identity(cluster_id=CLUSTER_ID, node_id=NodeId(self.number), members={}, created_at=0.0),
+            boot_id=boot_id,
+            clean=clean,
+            ran_before=ran_before,
+            store_discarded=discarded,
+        )
+
+    # --- starts and ends ----------------------------------------------------------------------------------------------
+
+    def start(self, *, crash_after: int | None = None) -> None:
+        """Power on and start the node, unless it runs. `crash_after`: lose power again after so many disk operations."""
+        self.powered = True
+        if self.process is not None:
+            return
+        self.process = process = NodeProcess(self._world, self)
+        if crash_after is not None:
+            self.disk.crash_at = len(self.disk.trace) + crash_after
+        task = self._world.loop.create_task(process.boot(), context=process.context.copy())
+        task.add_done_callback(lambda done: self._booted(process, done))
+
+    def kill(self) -> bool:
+        """SIGKILL: what was written stays, in the middle of whatever was under way. Return whether a write was."""
+        return self._end(power=False, note="killed")
+
+    def lose_power(self) -> bool:
+        """Power loss: of what was not synced, nothing, all or some is left. Return whether a write was under way."""
+        writing = self._end(power=True, note="lost power")
+        self.powered = False
+        self.disk.lose_power(self.random)
+        self.store.lose_power(self.random)
+        self._boots += 1
+        return writing
+
+    def shut_down(self) -> None:
+        """Stop the node in order; takes a while."""
+        process = self.process
+        if process is not None and process.node is not None and not process.stopping:
+            process.stopping = True
+            task = self._world.loop.create_task(process.shut_down(), context=process.context.copy())
+            task.add_done_callback(lambda done: self._stopped(process, done))
+
+    def process_failed(self, process: NodeProcess, error: BaseException | None) -> None:
+        """A process ended by itself, or never came up."""
+        if self.process is not process:
+            return
+        self._note(f"the node stops by itself: {error}")
+        if isinstance(error, StorageError) and self.disk.faults_fired > process.faults_before:
+            self.ends.append("disk failure")
+        else:
+            self._world.violation(f"node {self.number} stopped by itself: {error!r}")
+        self._end(power=False, note="exited")
+
+    def _end(self, *, power: bool, note: str) -> bool:
+        process, self.process = self.process, None
+        if process is None:
+            return False
+        self._note(note)
+        process.dead = True
+        writing = process.runner.crash(self.random)
+        if process.transport is not None:
+            process.transport.cut_off()
+        self._world.loop.kill(process)
+        self._world.network.died(process, power=power)
+        return writing
+
+    def _booted(self, process: NodeProcess, done: asyncio.Task[None]) -> None:
+        if self.process is process:
+            self.disk.crash_at = None
+        if done.cancelled() or (error := done.exception()) is None:
+            return
+        if isinstance(error, PowerLoss):
+            self.ends.append("crash in recovery")
+            self.lose_power()
+        else:
+            self.process_failed(process, error)
+
+    def _stopped(self, process: NodeProcess, done: asyncio.Task[None]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is not None:
+            self.process_failed(process, error)
+        elif self.process is process:
+            self._end(power=False, note="stopped cleanly")
+
+    def _note(self, what: str) -> None:
+        self._world.trace.note(f"n{self.number}", what)
+
+
+def describe(answer: Any) -> str:
+    """Return a protobuf message in one line."""
+    return " ".join(str(answer).split())
