@@ -233,10 +233,10 @@ class Client:
             return
         for result in answer.results:
             operation = waiting[result.id]
-            if result.HasField("error") and result.error.code == common_pb2.SESSION_EXPIRED:
-                if self._session is session:
-                    self._session = None
-                    self.counts["sessions expired"] += 1
+            expired = result.HasField("error") and result.error.code == common_pb2.SESSION_EXPIRED
+            if expired and self._session is session:
+                self._session = None
+                self.counts["sessions expired"] += 1
             if self._settle(operation, result):
                 del waiting[result.id]
                 session.outstanding.pop(result.id)

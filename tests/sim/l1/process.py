@@ -167,6 +167,7 @@ class NodeProcess(Server):
     async def boot(self) -> None:
         """Open the disk and join the cluster. Raises what keeps the node from it."""
         node = self._open()
+        self.machine.disk.crash_at = None  # it was for the recovery
         node.failure.add_done_callback(self._failed)
         self.node = node
         node.recover()
@@ -324,7 +325,7 @@ class Machine:
     # --- starts and ends ----------------------------------------------------------------------------------------------
 
     def start(self, *, crash_after: int | None = None) -> None:
-        """Power on and start the node, unless it runs. `crash_after`: lose power again after so many disk operations."""
+        """Power on and start the node, unless it runs. `crash_after`: lose power after so many disk operations."""
         self.powered = True
         if self.process is not None:
             return
@@ -380,8 +381,6 @@ class Machine:
         return writing
 
     def _booted(self, process: NodeProcess, done: asyncio.Task[None]) -> None:
-        if self.process is process:
-            self.disk.crash_at = None
         if done.cancelled() or (error := done.exception()) is None:
             return
         if isinstance(error, PowerLoss):

@@ -1,0 +1,151 @@
+"""What one seed decides: how large everything is, how fast, and which faults come when. Drawn before the run begins.
+
+Every aspect has a random stream of its own, so that a change of one leaves the others as they were; and the faults are
+a list of values, so that a failing run can be repeated without some of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from raftkv.server.node import NodeLimits
+from raftkv.server.requests import RequestLimits
+from tests.sim.l1.client import Habits
+from tests.sim.l1.process import Settings
+
+MIN_OPERATIONS = 40
+"""A run whose clients have fewer operations answered before the faults are over says nothing."""
+MIN_FAULTS = 5
+"""Nor does one in which fewer faults took effect."""
+
+FAULTS = (
+    "partition",
+    "isolate leader",
+    "one way",
+    "bridge",
+    "flap",
+    "reset",
+    "slow link",
+    "kill",
+    "kill all",
+    "power loss",
+    "power loss of all",
+    "crash in recovery",
+    "clean restart",
+    "pause",
+    "failed sync",
+    "disk full",
+    "slow disk",
+    "short writes",
+    "transfer",
+)
+
+_RARE = frozenset({"kill all", "power loss of all"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault to come."""
+
+    number: int
+    at: float
+    kind: str
+    span_s: float
+    """How long it lasts, or how long the node stays down."""
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.kind} at {self.at:.2f} for {self.span_s:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """See the module's docstring."""
+
+    seed: int
+    settings: Settings
+    clients: tuple[Habits, ...]
+    duration_s: float
+    """Length of the safety phase."""
+    faults: tuple[Fault, ...]
+
+    def stream(self, name: str) -> Random:
+        """Return a random stream that only `name` draws from."""
+        return Random(f"raftkv-l1/{self.seed}/{name}")
+
+
+def make_plan(seed: int) -> Plan:
+    """Draw everything."""
+    random = Random(f"raftkv-l1/{seed}/plan")
+    duration_s = random.uniform(5.0, 9.0)
+    return Plan(
+        seed=seed,
+        settings=_settings(random),
+        clients=tuple(_habits(random) for _ in range(random.randint(2, 4))),
+        duration_s=duration_s,
+        faults=_faults(Random(f"raftkv-l1/{seed}/faults"), duration_s),
+    )
+
+
+def _settings(random: Random) -> Settings:
+    tick_s = random.choice([0.01, 0.01, 0.02])
+    election_ticks, heartbeat_ticks = random.choice([(25, 5), (12, 3), (15, 5)])
+    return Settings(
+        nodes=tuple(range(1, random.choice([3, 3, 3, 5]) + 1)),
+        tick_s=tick_s,
+        election_ticks=election_ticks,
+        heartbeat_ticks=heartbeat_ticks,
+        max_append_bytes=random.choice([1, 300, 1 << 20, 1 << 20]),
+        max_inflight_bytes=random.choice([1, 1000, 8 << 20, 8 << 20]),
+        max_apply_bytes=random.choice([1, 1000, 1 << 20]),
+        limits=NodeLimits(
+            tick_s=tick_s,
+            worthwhile_commands=random.choice([1, 2, 64]),
+            max_entry_commands=random.choice([1, 4, 1024]),
+            apply_slice_s=random.choice([0.0, 0.005]),
+            undecided_s=random.choice([0.1, 1.0]),
+            max_reads=random.choice([2, 10_000, 10_000]),
+            max_proposal_commands=random.choice([8, 100_000, 100_000]),
+        ),
+        requests=RequestLimits(default_timeout_s=2.0, leader_wait_s=random.choice([0.1, 1.0])),
+        segment_bytes=random.choice([1024, 4096, 32768]),
+        record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
+        disk_latency_s=random.choice([0.0002, 0.001, 0.005]),
+        hash_every=random.choice([1, 5, 10]),
+        clock_rate=random.choice([1.0, 1.0, 1.0, 1500.0]),
+    )
+
+
+def _habits(random: Random) -> Habits:
+    return Habits(
+        width=random.randint(1, 3),
+        batch=random.choice([1, 2, 5]),
+        keys=random.choice([1, 3, 8]),
+        value_bytes=random.choice([8, 8, 200, 1500]),
+        think_s=random.choice([0.02, 0.05, 0.15]),
+        patience_s=random.choice([0.5, 1.5, 4.0]),
+        attempt_s=random.choice([0.2, 1.0, 3.0]),
+        sessionless=random.choice([0.0, 0.1, 0.4]),
+        reads=random.choice([0.2, 0.5]),
+        local=random.choice([0.0, 0.3]),
+        scans=random.choice([0.0, 0.1, 0.3]),
+        deletes=random.choice([0.0, 0.2, 0.4]),
+    )
+
+
+def _faults(random: Random, duration_s: float) -> tuple[Fault, ...]:
+    weights = {
+        kind: random.choice([0.0, 1.0, 1.0, 3.0]) * (0.3 if kind in _RARE else 1.0) for kind in FAULTS
+    }  # swarm: some kinds are left out of a run altogether
+    if not any(weights.values()):
+        weights = dict.fromkeys(FAULTS, 1.0)
+    pace_s = random.choice([0.15, 0.3, 0.5])
+    longest_s = random.choice([0.3, 1.0, 2.0])
+    faults: list[Fault] = []
+    at = 0.7
+    while True:
+        at += random.expovariate(1 / pace_s)
+        if at >= duration_s:
+            return tuple(faults)
+        (kind,) = random.choices(list(weights), list(weights.values()))
+        faults.append(Fault(len(faults), at, kind, random.uniform(0.02, longest_s)))

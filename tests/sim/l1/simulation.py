@@ -1,0 +1,246 @@
+"""One run: a cluster, its clients and its nemesis under one virtual-time loop, from one seed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import structlog
+
+from tests.sim.l1.client import Client
+from tests.sim.l1.loop import PROCESS, Deadlock, VirtualTimeLoop
+from tests.sim.l1.nemesis import Nemesis
+from tests.sim.l1.network import Network, Server
+from tests.sim.l1.oracle import Oracle
+from tests.sim.l1.plan import MIN_FAULTS, MIN_OPERATIONS, Plan, make_plan
+from tests.sim.l1.process import FIRST_CLIENT, Machine, Settings
+from tests.sim.l1.trace import Trace
+
+LIVE_S = 30.0
+"""Once the faults are over, every client must have `LIVE_OPERATIONS` answered within this much virtual time."""
+LIVE_OPERATIONS = 5
+QUIET_S = 20.0
+"""And once the clients are quiet, all nodes must have applied the same within this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a run."""
+
+    seed: int
+    steps: int
+    faults: Counter[str]
+    violation: str | None
+    """What must not have happened; None: nothing did."""
+    trace_hash: str
+    operations: Counter[str] = field(default_factory=Counter)
+    """What clients were answered, and what became of messages."""
+    virtual_s: float = 0.0
+    real_s: float = 0.0
+    last_lines: tuple[str, ...] = ()
+    """The end of the trace."""
+
+
+def run_seed(
+    seed: int,
+    *,
+    trace: bool = False,
+    sink: Callable[[str], None] = print,
+    plan: Plan | None = None,
+) -> Result:
+    """Run one seed; `trace`: give every line of the trace to `sink`. `plan`: instead of the seed's own."""
+    return Simulation(plan or make_plan(seed), sink if trace else None).run()
+
+
+class Simulation:
+    """See the module's docstring."""
+
+    def __init__(self, plan: Plan, sink: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.calm = False
+        self.found: str | None = None
+        self.loop = VirtualTimeLoop(plan.stream("schedule"), max_steps=3_000_000)
+        self.trace = Trace(self.loop.time, sink=sink)
+        self.network = Network(self.loop, plan.stream("network"), self.trace, self)
+        self.oracle = Oracle(plan.settings.nodes, self.violation)
+        self.machines: Mapping[int, Machine] = {
+            number: Machine(self, number, plan.stream(f"machine {number}")) for number in plan.settings.nodes
+        }
+        self.client_numbers: Sequence[int] = range(FIRST_CLIENT, FIRST_CLIENT + len(plan.clients))
+        self.clients = [
+            Client(self, number, habits, plan.stream(f"client {number}"))
+            for number, habits in zip(self.client_numbers, plan.clients, strict=True)
+        ]
+        self.nemesis = Nemesis(self)
+        self._main: asyncio.Task[None] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return self.plan.settings
+
+    @property
+    def nodes(self) -> Sequence[int]:
+        return self.plan.settings.nodes
+
+    def server(self, number: int) -> Server | None:
+        return self.machines[number].process
+
+    def powered(self, number: int) -> bool:
+        return self.machines[number].powered
+
+    def violation(self, text: str) -> None:
+        """Something happened that must not; the run ends."""
+        if self.found is None:
+            self.found = text
+            self.trace.note("!!!!", text)
+            if self._main is not None:
+                self._main.cancel()
+
+    def run(self) -> Result:
+        began = time.perf_counter()
+        with _logs_to(self.trace):
+            self.loop.set_exception_handler(self._unexpected)
+            self._main = self.loop.create_task(self._phases())
+            try:
+                self.loop.run_until_complete(self._main)
+            except asyncio.CancelledError:
+                if self.found is None:
+                    raise
+            except Deadlock as error:
+                self.violation(f"liveness: {error}")
+            self._tear_down()
+        operations = self.network.counts.copy()
+        for client in self.clients:
+            operations.update(client.counts)
+        return Result(
+            seed=self.plan.seed,
+            steps=self.loop.steps,
+            faults=+self.nemesis.fired,
+            violation=self.found,
+            trace_hash=self.trace.digest(),
+            operations=operations,
+            virtual_s=self.loop.time(),
+            real_s=time.perf_counter() - began,
+            last_lines=tuple(self.trace.last),
+        )
+
+    # --- the phases ---------------------------------------------------------------------------------------------------
+
+    async def _phases(self) -> None:
+        for machine in self.machines.values():
+            machine.start()
+        for client in self.clients:
+            client.start()
+        self.nemesis.begin()
+        await asyncio.sleep(self.plan.duration_s)
+        self._require_a_run_worth_the_name()
+        self._heal()
+        await self._be_live()
+        for client in self.clients:
+            await client.stop()
+        await self._converge()
+
+    def _require_a_run_worth_the_name(self) -> None:
+        answered = sum(client.succeeded for client in self.clients)
+        if answered < MIN_OPERATIONS:
+            self.violation(f"harness: {answered} operations succeeded under faults, at least {MIN_OPERATIONS} must")
+
+    def _heal(self) -> None:
+        self.trace.note("----", "the faults are over")
+        self.calm = True
+        self.nemesis.end()
+        for machine in self.machines.values():
+            machine.start()
+        fired = self.nemesis.fired.total()
+        if fired < MIN_FAULTS and len(self.plan.faults) >= MIN_FAULTS:
+            self.violation(f"harness: {fired} faults took effect, at least {MIN_FAULTS} must")
+
+    async def _be_live(self) -> None:
+        goals = {client: client.succeeded + LIVE_OPERATIONS for client in self.clients}
+        if not await self._within(LIVE_S, lambda: all(client.succeeded >= goal for client, goal in goals.items())):
+            late = [client.number for client, goal in goals.items() if client.succeeded < goal]
+            self._fail(f"liveness: {LIVE_S} s after the faults clients {late} are not served; {self._status()}")
+
+    async def _converge(self) -> None:
+        processes = [machine.process for machine in self.machines.values()]
+        last = self.oracle.last_applied
+
+        def agreed() -> bool:
+            return (
+                all(
+                    process is not None and process.node is not None and process.state.applied_index >= last
+                    for process in processes
+                )
+                and len({process.state.applied_index for process in processes if process is not None}) == 1
+            )
+
+        if not await self._within(QUIET_S, agreed):
+            self._fail(f"liveness: the nodes differ {QUIET_S} s after the last write; {self._status()}")
+        expected = self.oracle.state_at(self.oracle.revision)
+        for process in processes:
+            if process is None:
+                continue
+            self.oracle.hashed(process.number, process.state.applied_index, process.state.state_hash())
+            with process.state.view() as view:
+                found = {key: view.get(key) for key in expected}
+            if {key: (pair.mod_revision, pair.value) for key, pair in found.items() if pair is not None} != expected:
+                self.violation(f"acknowledged: the state of node {process.number} is not what the log says")
+
+    async def _within(self, limit_s: float, done: Callable[[], bool]) -> bool:
+        until = self.loop.time() + limit_s
+        while not done():
+            if self.loop.time() >= until:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    def _fail(self, text: str) -> NoReturn:
+        self.violation(text)
+        raise asyncio.CancelledError
+
+    def _status(self) -> str:
+        parts = []
+        for number, machine in self.machines.items():
+            node = machine.process.node if machine.process is not None else None
+            if node is None:
+                parts.append(f"n{number} down")
+            else:
+                raft = node.raft
+                log = f"commit {raft.log.commit} applied {raft.log.applied} last {raft.log.last_index}"
+                parts.append(f"n{number} {raft.role.value} term {raft.term} leader {raft.leader} {log}")
+        return "; ".join(parts)
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.violation(f"unexpected: {context.get('message')}: {context.get('exception')!r}")
+
+    def _tear_down(self) -> None:
+        for machine in self.machines.values():
+            machine.kill()
+        tasks = sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name())
+        for task in tasks:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.loop.close()
+
+
+@contextmanager
+def _logs_to(trace: Trace) -> Iterator[None]:
+    """Have what the product logs become lines of the trace."""
+
+    def take(logger: object, method: str, event: structlog.typing.EventDict) -> NoReturn:
+        process = PROCESS.get()
+        details = " ".join(f"{key}={event[key]}" for key in sorted(event) if key != "event")
+        trace.note(process.name if process is not None else "", f"[{event['event']}] {details}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[take], cache_logger_on_first_use=False)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
