@@ -91,6 +91,8 @@ class SimRunner:
         self._jobs: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._crashed = False
+        self.on_begin: Callable[[], object] | None = None
+        """Called once, when the next job is taken up: for faults that are to hit the disk at work."""
 
     def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -123,6 +125,9 @@ class SimRunner:
         return True
 
     def _begin(self) -> None:
+        strike, self.on_begin = self.on_begin, None
+        if strike is not None:
+            strike()
         self._timer = asyncio.get_running_loop().call_later(self._latency_s(), self._finish)
 
     def _finish(self) -> None:

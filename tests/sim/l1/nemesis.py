@@ -54,6 +54,7 @@ class Nemesis:
         self._numbers = sorted(world.machines)
         self._undo: dict[int, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
         self._timers: list[asyncio.TimerHandle] = []
+        self._ended = False
         self._supervisor: asyncio.TimerHandle | None = None
         self._acts: dict[str, Callable[[Fault], None]] = {
             "partition": self._partition,
@@ -84,6 +85,7 @@ class Nemesis:
 
     def end(self) -> None:
         """Undo everything: from here on nothing fails any more."""
+        self._ended = True
         for timer in self._timers:
             timer.cancel()
         for number in list(self._undo):
@@ -234,9 +236,22 @@ class Nemesis:
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _kill(self, fault: Fault) -> None:
+        """End processes: now, or as soon as the victim's disk is at work."""
+        random = self._world.plan.stream(f"aim {fault.number}")
+        victim = self._victim(fault)
+        process = self._world.machines[victim].process
+        if process is None or random.random() < 0.3:
+            self._kill_now(fault, victim)
+            return
+        loop, context = self._world.loop, self._world.network.context
+        process.runner.on_begin = lambda: loop.call_soon(self._kill_now, fault, victim, context=context)
+
+    def _kill_now(self, fault: Fault, victim: int) -> None:
+        if self._ended:
+            return
         random = self._world.plan.stream(f"fault {fault.number}")
         everybody = fault.kind in ("kill all", "power loss of all")
-        victims = self._numbers if everybody else [self._victim(fault)]
+        victims = self._numbers if everybody else [victim]
         power = fault.kind.startswith("power") or (fault.kind == "crash in recovery" and random.random() < 0.5)
         crash_after = random.randint(1, 12) if fault.kind == "crash in recovery" else None
         down = []

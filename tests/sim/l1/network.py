@@ -377,10 +377,9 @@ class SimTransport(Transport):
 
     def welcomed(self, peer: int, server: Server) -> None:
         """A peer has greeted."""
-        timer = self._attempts.pop(peer, None)
-        if timer is None or self._receiver is None or server.dead:
-            return
-        timer.cancel()
+        if peer not in self._attempts or self._receiver is None or server.dead:
+            return  # one that died since leaves the attempt to its time limit
+        self._attempts.pop(peer).cancel()
         self._connections[peer] = connection = Connection(self, peer, server)
         self._network.connected(connection)
 
