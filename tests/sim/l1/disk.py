@@ -19,8 +19,9 @@ from tests.storage.simdisk import PowerLoss, SimDisk
 
 T = TypeVar("T")
 
-MOST_OPERATIONS_OF_A_JOB = 9
-"""A crash in the middle of a job lets at most this many of its disk operations happen."""
+OPERATIONS_BEFORE_A_CRASH = (0, 0, 1, 1, 2, 2, 3, 5, 9)
+"""How many disk operations of a job happen when a crash interrupts it. An append takes two or three, a new segment
+eight."""
 
 
 class NodeDisk(SimDisk):
@@ -115,7 +116,7 @@ class SimRunner:
             self._timer.cancel()
         if not self._jobs:
             return False
-        operations = random.randint(0, MOST_OPERATIONS_OF_A_JOB)
+        operations = random.choice(OPERATIONS_BEFORE_A_CRASH)
         if operations:
             self._disk.crash_at = len(self._disk.trace) + operations
             # A job may also fail by itself: nobody is left who could hear of it.

@@ -90,8 +90,9 @@ def make_plan(seed: int) -> Plan:
 def _settings(random: Random) -> Settings:
     tick_s = random.choice([0.01, 0.01, 0.02])
     election_ticks, heartbeat_ticks = random.choice([(25, 5), (12, 3), (15, 5)])
+    size = random.choice([3, 3, 3, 5])
     return Settings(
-        nodes=tuple(range(1, random.choice([3, 3, 3, 5]) + 1)),
+        nodes=tuple(range(1, size + 1)),
         tick_s=tick_s,
         election_ticks=election_ticks,
         heartbeat_ticks=heartbeat_ticks,
@@ -111,7 +112,8 @@ def _settings(random: Random) -> Settings:
         segment_bytes=random.choice([1024, 4096, 32768]),
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
         disk_latency_s=random.choice([0.0002, 0.001, 0.005]),
-        hash_every=random.choice([1, 5, 10]),
+        slow_disks=tuple(random.choice([1.0, 1.0, 1.0, 10.0, 50.0]) for _ in range(size)),
+        hash_every=random.choice([5, 20]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 1500.0]),
     )
 

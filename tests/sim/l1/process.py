@@ -53,6 +53,8 @@ class Settings:
     segment_bytes: int
     record_limit_bytes: int
     disk_latency_s: float
+    slow_disks: tuple[float, ...]
+    """Per node: how many times longer its disk takes."""
     hash_every: int
     clock_rate: float
     """Milliseconds of the nodes' clocks to one of virtual time; above 1, sessions expire within a run."""
@@ -284,7 +286,7 @@ class Machine:
         self.random = random
         self.disk = NodeDisk()
         self.store = CrashableStore()
-        self.slow_disk = 1.0
+        self.slow_disk = world.settings.slow_disks[number - 1]
         self.powered = True
         self.process: NodeProcess | None = None
         self.ends: list[str] = []

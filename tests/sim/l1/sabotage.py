@@ -1,0 +1,182 @@
+"""One safeguard of the driver, the request layer or the storage switched off at a time: would the simulator notice?
+
+The core's rules are switched off in tests/raft/sabotage.py; those that a whole node shows are run here as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import pytest
+
+from raftkv.kv.commands import Result
+from raftkv.kv.session import Session
+from raftkv.raft import Entry, HardState, Index
+from raftkv.raft.log import Log
+from raftkv.server import wire
+from raftkv.server.barriers import Barriers
+from raftkv.server.requests import Attempt
+from raftkv.storage import data_dir, wal_recovery
+from raftkv.storage.protocols import RecoveredLog
+from raftkv.storage.wal import WriteAheadLog
+from raftkv.storage.wal_format import Flaw, Record, Segment, decode_record, record_end
+from raftkv.storage.wal_segments import SegmentWriter
+from raftkv.v1 import common_pb2
+from tests.sim.l1.disk import NodeDisk
+
+Patch = pytest.MonkeyPatch
+
+
+def repeated_writes_are_applied_again(patch: Patch) -> None:
+    """Thesis 6.3, raft-bugs 44: sessions remember nothing."""
+
+    def forgetful(session: Session, sequence: int) -> Result | None:
+        return None
+
+    patch.setattr(Session, "judge", forgetful)
+
+
+def entries_are_applied_before_they_are_durable_here(patch: Patch) -> None:
+    """DESIGN.md section 4, L2: what is committed is applied although the node's own disk may lose it."""
+
+    def hasty(log: Log, max_bytes: int) -> tuple[Entry, ...]:
+        start, stop = Index(log.handed_out + 1), Index(log.commit + 1)
+        return log.slice(start, stop, max_bytes) if start < stop else ()
+
+    patch.setattr(Log, "applicable", hasty)
+    patch.setattr(Log, "validate", lambda log: None)  # else it stops the node, and nobody has to look for the damage
+
+
+def appends_are_confirmed_before_they_are_durable(patch: Patch) -> None:
+    """Paper 5.1, raft-bugs 32: the log's answer does not wait for the disk."""
+
+    async def hasty(log: WriteAheadLog, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        batch = tuple(entries)
+        log._shape.advance(hard_state, batch)
+        log._worker.run(lambda: log._writer.append(hard_state, batch)).add_done_callback(_retrieve)
+        await asyncio.sleep(0)
+
+    patch.setattr(WriteAheadLog, "append", hasty)
+
+
+def appends_are_not_synced(patch: Patch) -> None:
+    """Raft-bugs 32: a record is written, and never flushed."""
+    append_record = SegmentWriter._append_record
+
+    def lazy(writer: SegmentWriter, payload: bytes) -> None:
+        sync, writer._file.fdatasync = writer._file.fdatasync, lambda: None  # type: ignore[method-assign]
+        try:
+            append_record(writer, payload)
+        finally:
+            writer._file.fdatasync = sync  # type: ignore[method-assign]
+
+    patch.setattr(SegmentWriter, "_append_record", lazy)
+
+
+def the_store_is_kept_over_a_power_loss(patch: Patch) -> None:
+    """DESIGN.md section 4: the boot id is not looked at."""
+    patch.setattr(data_dir, "store_is_trustworthy", lambda recorded, current, clean: True)
+
+
+def directories_are_not_synced(patch: Patch) -> None:
+    """Raft-bugs 33: names are not durable."""
+
+    def nothing(disk: NodeDisk, directory: Path) -> None:
+        pass
+
+    patch.setattr(NodeDisk, "fsync_dir", nothing)
+
+
+def torn_records_are_accepted(patch: Patch) -> None:
+    """Raft-bugs 34: the checksum of a record is not looked at."""
+
+    def trusting(image: bytes, offset: int, segment: Segment) -> Record | Flaw:
+        found = decode_record(image, offset, segment)
+        if found is not Flaw.CHECKSUM:
+            return found
+        return decode_record(_with_checksum(image, offset, segment), offset, segment)
+
+    patch.setattr(wal_recovery, "decode_record", trusting)
+
+
+def a_torn_tail_is_left_where_it_is(patch: Patch) -> None:
+    """Raft-bugs 34: recovery goes on behind a torn write without removing it."""
+    resume = SegmentWriter.resume
+
+    def careless(writer: SegmentWriter, found: Any) -> None:
+        resume(writer, found)
+        if found.torn is not None:
+            writer._offset = found.torn.stop + (-found.torn.stop) % 8
+
+    patch.setattr(SegmentWriter, "resume", careless)
+
+
+def reads_do_not_wait_for_the_state(patch: Patch) -> None:
+    """Thesis 6.4, step 4: a confirmed read is served from whatever is applied."""
+
+    def hasty(barriers: Barriers, request: int, index: int) -> None:
+        for barrier in barriers._asked.pop(request):
+            if not barrier.done():
+                barrier.set_result(None)
+
+    patch.setattr(Barriers, "confirmed", hasty)
+
+
+def open_outcomes_are_answered_as_no_effect(patch: Patch) -> None:
+    """Raft-bugs 44: nobody is told that a write may have taken effect."""
+    to_error = wire.to_error
+
+    def denying(error: Any) -> common_pb2.Error:
+        told = to_error(error)
+        told.ambiguous = False
+        return told
+
+    patch.setattr(wire, "to_error", denying)
+    patch.setattr(Attempt, "admit_uncertainty", lambda attempt: None)
+
+
+def writes_without_a_session_are_repeated(patch: Patch) -> None:
+    """Raft-bugs 44: a follower forwards a write again although the first attempt's outcome is open."""
+    patch.setattr(Attempt, "repeatable", property(lambda attempt: True))
+
+
+def a_node_votes_again_after_a_restart(patch: Patch) -> None:
+    """Paper figure 2, raft-bugs 1: recovery forgets the vote."""
+    opened = WriteAheadLog.open.__func__  # type: ignore[attr-defined]
+
+    def forgetful(cls: type[WriteAheadLog], /, directory: Path, **options: Any) -> tuple[WriteAheadLog, RecoveredLog]:
+        log, found = opened(cls, directory, **options)
+        hard_state = HardState(term=found.hard_state.term, vote=None, commit=found.hard_state.commit)
+        return log, RecoveredLog(hard_state=hard_state, entries=found.entries)
+
+    patch.setattr(WriteAheadLog, "open", classmethod(forgetful))
+
+
+def a_failed_sync_is_tried_again(patch: Patch) -> None:
+    """Raft-bugs 39: the log goes on after an error."""
+    append = SegmentWriter.append
+
+    def stubborn(writer: SegmentWriter, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        try:
+            append(writer, hard_state, entries)
+        except Exception:  # noqa: BLE001 - that is the sabotage
+            writer._failure = ""
+            writer._file.fdatasync()
+
+    patch.setattr(SegmentWriter, "append", stubborn)
+
+
+def _with_checksum(image: bytes, offset: int, segment: Segment) -> bytes:
+    """Return the segment with the checksum of one record made right."""
+    end = record_end(image, offset)
+    crc: int = google_crc32c.extend(segment.seed, image[offset + 8 : end])
+    return image[: offset + 4] + crc.to_bytes(4, "little") + image[offset + 8 :]
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
