@@ -19,7 +19,7 @@ from tests.storage.simdisk import PowerLoss, SimDisk
 
 T = TypeVar("T")
 
-OPERATIONS_BEFORE_A_CRASH = (0, 0, 1, 1, 2, 2, 3, 5, 9)
+OPERATIONS_BEFORE_A_CRASH = (0, 0, 1, 1, 1, 2, 2, 2, 3, 5, 9)
 """How many disk operations of a job happen when a crash interrupts it. An append takes two or three, a new segment
 eight."""
 

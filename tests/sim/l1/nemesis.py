@@ -94,6 +94,7 @@ class Nemesis:
             undo()
         for machine in self._world.machines.values():
             machine.disk.faults.clear()
+            machine.slow_disk = 1.0  # also where it is the machine's own: the limits of the liveness phase are absolute
 
     def _act(self, fault: Fault) -> None:
         self._world.trace.note("----", str(fault))
@@ -325,7 +326,7 @@ class Nemesis:
     def _slow_disk(self, fault: Fault) -> None:
         random = self._world.plan.stream(f"fault {fault.number}")
         machine = self._world.machines[self._victim(fault)]
-        factor = random.choice([20.0, 100.0])
+        factor = random.choice([3.0, 10.0])
         machine.slow_disk *= factor
         self.fired[fault.kind] += 1
 

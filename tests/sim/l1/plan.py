@@ -19,6 +19,9 @@ MIN_OPERATIONS = 40
 MIN_FAULTS = 5
 """Nor does one in which fewer faults took effect."""
 
+SLOW_DISK_S = 0.03
+"""Latency of a slow disk: well below the shortest election timeout, or nobody would ever win an election."""
+
 FAULTS = (
     "partition",
     "isolate leader",
@@ -77,13 +80,15 @@ class Plan:
 def make_plan(seed: int) -> Plan:
     """Draw everything."""
     random = Random(f"raftkv-l1/{seed}/plan")
-    duration_s = random.uniform(5.0, 9.0)
+    settings = _settings(random)
+    election_s = settings.election_ticks * settings.tick_s
+    faults, duration_s = _faults(Random(f"raftkv-l1/{seed}/faults"), election_s)
     return Plan(
         seed=seed,
-        settings=_settings(random),
+        settings=settings,
         clients=tuple(_habits(random) for _ in range(random.randint(2, 4))),
         duration_s=duration_s,
-        faults=_faults(Random(f"raftkv-l1/{seed}/faults"), duration_s),
+        faults=faults,
     )
 
 
@@ -91,6 +96,8 @@ def _settings(random: Random) -> Settings:
     tick_s = random.choice([0.01, 0.01, 0.02])
     election_ticks, heartbeat_ticks = random.choice([(25, 5), (12, 3), (15, 5)])
     size = random.choice([3, 3, 3, 5])
+    disk_latency_s = random.choice([0.0002, 0.001, 0.005])
+    slow = SLOW_DISK_S / disk_latency_s
     return Settings(
         nodes=tuple(range(1, size + 1)),
         tick_s=tick_s,
@@ -111,8 +118,8 @@ def _settings(random: Random) -> Settings:
         requests=RequestLimits(default_timeout_s=2.0, leader_wait_s=random.choice([0.1, 1.0])),
         segment_bytes=random.choice([1024, 4096, 32768]),
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
-        disk_latency_s=random.choice([0.0002, 0.001, 0.005]),
-        slow_disks=tuple(random.choice([1.0, 1.0, 1.0, 10.0, 50.0]) for _ in range(size)),
+        disk_latency_s=disk_latency_s,
+        slow_disks=tuple(random.choice([1.0, 1.0, slow]) for _ in range(size)),
         hash_every=random.choice([5, 20]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 1500.0]),
     )
@@ -123,7 +130,7 @@ def _habits(random: Random) -> Habits:
         width=random.randint(1, 3),
         batch=random.choice([1, 2, 5]),
         keys=random.choice([1, 3, 8]),
-        value_bytes=random.choice([8, 8, 200, 1500]),
+        value_bytes=random.choice([8, 200, 2000, 5000]),
         think_s=random.choice([0.02, 0.05, 0.15]),
         patience_s=random.choice([0.5, 1.5, 4.0]),
         attempt_s=random.choice([0.2, 1.0, 3.0]),
@@ -135,19 +142,26 @@ def _habits(random: Random) -> Habits:
     )
 
 
-def _faults(random: Random, duration_s: float) -> tuple[Fault, ...]:
+def _faults(random: Random, election_s: float) -> tuple[tuple[Fault, ...], float]:
+    """Return the faults and how long all of it takes: waves, in which they overlap, and lulls to recover in.
+
+    Everything is in proportion to the time that an election takes: a cluster that never gets to elect anybody would
+    never be wrong.
+    """
     weights = {
         kind: random.choice([0.0, 1.0, 1.0, 3.0]) * (0.3 if kind in _RARE else 1.0) for kind in FAULTS
     }  # swarm: some kinds are left out of a run altogether
     if not any(weights.values()):
         weights = dict.fromkeys(FAULTS, 1.0)
-    pace_s = random.choice([0.15, 0.3, 0.5])
-    longest_s = random.choice([0.3, 1.0, 2.0])
     faults: list[Fault] = []
-    at = 0.7
-    while True:
-        at += random.expovariate(1 / pace_s)
-        if at >= duration_s:
-            return tuple(faults)
-        (kind,) = random.choices(list(weights), list(weights.values()))
-        faults.append(Fault(len(faults), at, kind, random.uniform(0.02, longest_s)))
+    now = 3 * election_s
+    for _ in range(random.randint(4, 7)):
+        calm_at = now
+        for _ in range(random.randint(2, 6)):
+            now += random.expovariate(2 / election_s)
+            (kind,) = random.choices(list(weights), list(weights.values()))
+            fault = Fault(len(faults), now, kind, random.uniform(0.05, 2.5) * election_s)
+            faults.append(fault)
+            calm_at = max(calm_at, now + fault.span_s)
+        now = calm_at + random.uniform(3.0, 5.0) * election_s
+    return tuple(faults), now
