@@ -14,10 +14,13 @@ from raftkv.server.requests import RequestLimits
 from tests.sim.l1.client import Habits
 from tests.sim.l1.process import Settings
 
-MIN_OPERATIONS = 40
+MIN_OPERATIONS = 25
 """A run whose clients have fewer operations answered before the faults are over says nothing."""
 MIN_FAULTS = 5
 """Nor does one in which fewer faults took effect."""
+
+MIN_DURATION_S = 6.0
+"""With short election timeouts there are more waves of faults."""
 
 SLOW_DISK_S = 0.03
 """Latency of a slow disk: well below the shortest election timeout, or nobody would ever win an election."""
@@ -155,7 +158,9 @@ def _faults(random: Random, election_s: float) -> tuple[tuple[Fault, ...], float
         weights = dict.fromkeys(FAULTS, 1.0)
     faults: list[Fault] = []
     now = 3 * election_s
-    for _ in range(random.randint(4, 7)):
+    waves = random.randint(4, 7)
+    while waves > 0 or now < MIN_DURATION_S:
+        waves -= 1
         calm_at = now
         for _ in range(random.randint(2, 6)):
             now += random.expovariate(2 / election_s)
@@ -163,5 +168,5 @@ def _faults(random: Random, election_s: float) -> tuple[tuple[Fault, ...], float
             fault = Fault(len(faults), now, kind, random.uniform(0.05, 2.5) * election_s)
             faults.append(fault)
             calm_at = max(calm_at, now + fault.span_s)
-        now = calm_at + random.uniform(3.0, 5.0) * election_s
+        now = calm_at + 0.5 + random.uniform(3.0, 5.0) * election_s
     return tuple(faults), now
