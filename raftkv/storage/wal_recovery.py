@@ -150,7 +150,7 @@ class _Recovery:
         if written is None:
             raise InvariantViolation("a log that has a segment has a first one")
         tail = WalPosition(segment=written.segment.sequence, offset=end, crc=self._crc)
-        if clean_tail is not None and (torn is not None or tail != clean_tail):
+        if clean_tail is not None and (torn is not None or not self._same_end(tail, clean_tail)):
             self._refuse(
                 written.path, end, f"the log ends here, but a clean shutdown left its end at {_describe(clean_tail)}"
             )
@@ -163,6 +163,15 @@ class _Recovery:
             shape=self._shape,
             entries=self._entries,
         )
+
+    def _same_end(self, tail: WalPosition, clean_tail: WalPosition) -> bool:
+        """Whether the log ends where a clean shutdown left it.
+
+        Behind the last record of one segment, and at the beginning of the empty one after it, is the same place: there
+        the log ends when the first record of a segment was torn, and cut by a recovery that appended nothing after it.
+        """
+        beginning = WalPosition(segment=tail.segment + 1, offset=SEGMENT_HEADER_BYTES, crc=tail.crc)
+        return clean_tail == tail or (clean_tail == beginning and beginning.segment in self._sequences)
 
     def _check_sequence(self) -> None:
         for expected, sequence in enumerate(self._sequences, FIRST_SEQUENCE):

@@ -15,9 +15,12 @@ from typing import Any, TypeVar
 
 from raftkv.errors import StorageError
 from raftkv.storage.memory import MemoryOrderedStore
-from tests.storage.simdisk import PowerLoss, SimDisk
+from tests.storage.simdisk import PowerLoss, SimDisk, sectors
 
 T = TypeVar("T")
+
+TORN = 0.5
+"""How often a power loss tears the last unsynced write of a file, instead of what `SimDisk` draws."""
 
 OPERATIONS_BEFORE_A_CRASH = (0, 0, 1, 1, 1, 2, 2, 2, 3, 5, 9)
 """How many disk operations of a job happen when a crash interrupts it. An append takes two or three, a new segment
@@ -43,6 +46,20 @@ class NodeDisk(SimDisk):
         finally:
             if len(self.faults) < before:
                 self.fired[operation] += 1
+
+    def lose_power(self, random: Random) -> None:
+        """As SimDisk does; and often the last write of each file, most of all a record, is torn."""
+        for path in sorted(self._names):
+            inode = self._names[path]
+            if inode.dirty and random.random() < TORN:
+                *earlier, (offset, data) = inode.dirty
+                for start, piece in earlier:
+                    inode.apply(inode.durable, start, piece)
+                for start, piece in sectors(offset, data):
+                    if random.random() < 0.5:
+                        inode.apply(inode.durable, start, piece[: random.randint(1, len(piece))])
+                inode.dirty.clear()
+        super().lose_power(random)
 
 
 class CrashableStore(MemoryOrderedStore):
