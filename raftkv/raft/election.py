@@ -13,7 +13,7 @@ from raftkv.raft.messages import PreVoteRequest, PreVoteResponse, VoteRequest, V
 from raftkv.raft.quorum import VoteResult, has_quorum, vote_result
 from raftkv.raft.roles import become_candidate, become_follower, become_leader, become_pre_candidate
 from raftkv.raft.state import RaftState
-from raftkv.raft.types import Role, Term
+from raftkv.raft.types import NodeId, Role, Term
 
 
 def may_vote(state: RaftState, request: VoteRequest) -> bool:
@@ -38,19 +38,22 @@ def may_pre_vote(state: RaftState, request: PreVoteRequest) -> bool:
 def hears_leader(state: RaftState) -> bool:
     """Whether a leader is alive, as far as this node can tell: it has heard it within an election timeout.
 
-    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum.
+    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum. With leases, a node that
+    has just started may have heard one before.
     """
+    if state.quarantine > 0:
+        return True
     return state.leader is not None and state.election_elapsed < state.config.election_ticks
 
 
 def campaign(state: RaftState) -> None:
     """The election timer ran out: ask for pre-votes."""
-    if state.id not in state.configuration.voters:
+    if not state.configuration.may_lead(state.id):
         state.restart_election_timer()
         return
     become_pre_candidate(state)
     state.votes[state.id] = True
-    for peer in state.peers:
+    for peer in state.rivals:
         state.send(
             PreVoteRequest(
                 sender=state.id,
@@ -63,13 +66,28 @@ def campaign(state: RaftState) -> None:
     _count_pre_votes(state)
 
 
+def suspect(state: RaftState, peer: NodeId) -> None:
+    """The connection to `peer` was refused or reset. If it is the leader, do not wait out the election timer.
+
+    Only this node's own patience ends: it asks for pre-votes soon, and it no longer says that it hears the leader. A
+    leader that others still hear stays (thesis 4.2.3): they refuse. The wait is drawn, since all followers may see
+    their connections end in the same moment. Where leases are on, the hint is worth nothing: a voter that forgets its
+    leader early would let another one be elected within the lease.
+    """
+    if state.role is not Role.FOLLOWER or state.leader != peer or state.config.leases:
+        return
+    state.leader = None
+    ticks = state.random.randrange(1, state.config.heartbeat_ticks + 1)
+    state.election_timeout = min(state.election_timeout, state.election_elapsed + ticks)
+
+
 def stand(state: RaftState, *, leadership_transfer: bool) -> None:
     """Campaign for real. The requests wait until the new term and the own vote are durable.
 
     Otherwise a candidate that crashes could win the same term twice, with two different logs.
     """
     become_candidate(state)
-    for peer in state.peers:
+    for peer in state.rivals:
         state.promise(
             VoteRequest(
                 sender=state.id,
@@ -124,8 +142,10 @@ def on_vote_response(state: RaftState, response: VoteResponse) -> None:
 
 def check_quorum(state: RaftState) -> None:
     """CheckQuorum (thesis 6.2), every tick: a leader that no quorum has answered for an election timeout steps down."""
+    last_index = state.log.last_index
     for progress in state.progress.values():
         progress.silent_ticks += 1
+        progress.stalled_ticks = progress.stalled_ticks + 1 if progress.match < last_index else 0
     active = {
         peer for peer, progress in state.progress.items() if progress.silent_ticks < state.config.election_ticks
     } | {state.id}

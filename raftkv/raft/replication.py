@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raftkv.invariant import invariant
-from raftkv.raft import heartbeat, read_index
+from raftkv.raft import heartbeat, read_index, snapshots
 from raftkv.raft.log import entry_bytes
+from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatResponse, TimeoutNow
 from raftkv.raft.progress import ProgressState
 from raftkv.raft.quorum import committed_index
+from raftkv.raft.roles import become_follower
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Entry, EntryKind, Index, NodeId, Role
 
@@ -19,12 +23,84 @@ def advance_commit(state: RaftState) -> None:
     committed only through one of the current term (raft-bugs 6). The leader's own disk counts like any other and only
     when it has confirmed (thesis 10.2.1).
     """
-    index = committed_index(state.configuration, state.durable_match())
+    index = committed_index(state.configuration, state.durable_match(), excused(state))
     if index > state.log.commit and state.log.matches(index, state.term):
         first_of_term = not read_index.term_is_committed(state)
         state.log.commit = index
         if first_of_term:
             read_index.start_round(state)
+        _finish_change(state)
+
+
+def excused(state: RaftState) -> set[NodeId]:
+    """Return which data nodes need not hold an entry before a witness may stand in: the silent and the stalled ones.
+
+    Only where there are witnesses (`quorum.committed_index`).
+    """
+    if not state.configuration.witnesses:
+        return set()
+    patience = state.config.election_ticks
+    return {
+        peer
+        for peer, progress in state.progress.items()
+        if progress.silent_ticks >= patience or progress.stalled_ticks >= patience
+    }
+
+
+def change_is_open(state: RaftState) -> bool:
+    """Return whether a change of the members is under way: joint, or not committed yet."""
+    return state.configuration.joint or state.configurations.index > state.log.commit
+
+
+def change_problem(state: RaftState) -> str | None:
+    """Return why no change of the members can begin now, or None."""
+    if state.role is not Role.LEADER:
+        return f"node {state.id} is not the leader"
+    if state.transfer_target is not None:
+        return f"leadership is being transferred to node {state.transfer_target}"
+    if not read_index.term_is_committed(state):
+        return "the leader has committed nothing in its term yet: try again"  # raft-bugs 18
+    if change_is_open(state):
+        return f"another change of the members is under way (entry {state.configurations.index}): try again"
+    return None
+
+
+def lagging_learners(state: RaftState) -> dict[NodeId, str]:
+    """Return which learners must not be promoted yet, and why: as voters they would hold up commits (thesis 4.2.1)."""
+    reasons: dict[NodeId, str] = {}
+    for peer in state.configuration.learners:
+        progress = state.progress[peer]
+        lag = state.log.last_index - progress.match
+        if progress.silent_ticks >= state.config.election_ticks or progress.match == 0:
+            reasons[peer] = "it has not answered the leader yet, or not for an election timeout"
+        elif lag > state.config.promotion_lag:
+            reasons[peer] = f"it lacks {lag} entries, and may lack {state.config.promotion_lag}"
+    return reasons
+
+
+def _finish_change(state: RaftState) -> None:
+    """A commit may end a change: C_old,new is followed by C_new; after C_new a leader that is no member goes.
+
+    Only what is *committed* counts: leaving a joint configuration that is merely in the log could leave two disjoint
+    majorities (raft-bugs 19).
+    """
+    if state.configurations.index > state.log.commit:
+        return
+    if state.configuration.joint:
+        append(state, EntryKind.CONFIGURATION, encode_configuration(left(state.configuration)))
+        return
+    # Those that left were sent the entry that says so; tell them that it is committed, as far as they answered.
+    for peer in sorted(state.progress.keys() - state.configuration.members):
+        heartbeat.send_heartbeat(state, peer)
+    state.follow_configuration()
+    if state.id not in state.configuration.deciders:
+        # Not to wait for their election timers, whoever is furthest may campaign at once.
+        successors = [
+            (progress.match, peer) for peer, progress in state.progress.items() if state.configuration.may_lead(peer)
+        ]
+        if successors:
+            state.send(TimeoutNow(sender=state.id, receiver=max(successors)[1], term=state.term))
+        become_follower(state, state.term, None)
 
 
 def start_term(state: RaftState) -> None:
@@ -44,7 +120,9 @@ def append(state: RaftState, kind: EntryKind, data: bytes) -> Index:
 
 def send_appends(state: RaftState, peer: NodeId) -> None:
     """Send `peer` as much of the log as its progress allows."""
-    progress = state.progress[peer]
+    progress = state.progress.get(peer)
+    if progress is None:
+        return
     while progress.next <= state.log.last_index and not progress.paused(state.config.max_inflight_bytes):
         _send_append(state, peer, with_entries=True)
 
@@ -68,8 +146,9 @@ def on_append_response(state: RaftState, response: AppendResponse) -> None:
     )
     if progress.accepted(response.index):
         advance_commit(state)
-    send_appends(state, response.sender)
-    finish_transfer(state)
+    if state.role is Role.LEADER:  # the commit may have been that of its own removal
+        send_appends(state, response.sender)
+        finish_transfer(state)
 
 
 def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None:
@@ -77,6 +156,8 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
         return
     progress = state.progress[response.sender]
     progress.silent_ticks = 0
+    progress.priority = response.priority
+    snapshots.retry(state, response.sender)
     if progress.match < state.log.last_index and progress.retry_ticks >= state.config.heartbeat_ticks:
         # Requests or answers may have been lost. Probing: ask again. Replicating: a request without entries behind all
         # that is in flight is refused exactly when something before it is missing. Once a heartbeat interval, not once
@@ -103,7 +184,13 @@ def finish_transfer(state: RaftState) -> None:
     """Leadership transfer, second step: the target has the whole log durably, so let it campaign (thesis 3.10)."""
     target = state.transfer_target
     if target is not None and state.progress[target].match == state.log.last_index:
+        state.lease_void = True
         state.send(TimeoutNow(sender=state.id, receiver=target, term=state.term))
+
+
+def without_payload(entry: Entry) -> Entry:
+    """Return what a witness is sent of `entry`: configurations whole, of commands only where they stand."""
+    return replace(entry, data=b"") if entry.kind is EntryKind.COMMANDS else entry
 
 
 def _send_append(state: RaftState, peer: NodeId, *, with_entries: bool) -> None:
@@ -112,13 +199,14 @@ def _send_append(state: RaftState, peer: NodeId, *, with_entries: bool) -> None:
     previous_term = state.log.term(previous_index)
     if previous_term is None:
         # The entry before the next one is compacted. Sending without it would corrupt the follower (raft-bugs 13).
-        progress.await_snapshot(Index(state.log.first_index - 1))
-        state.snapshots_needed.append(peer)
+        snapshots.need(state, peer)
         return
     entries: tuple[Entry, ...] = ()
     if with_entries:
         stop = Index(state.log.last_index + 1)
         entries = state.log.slice(progress.next, stop, state.config.max_append_bytes)
+        if peer in state.configuration.witnesses:
+            entries = tuple([without_payload(entry) for entry in entries])
     state.send(
         AppendRequest(
             sender=state.id,

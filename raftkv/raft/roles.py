@@ -56,6 +56,8 @@ def _leave_role(state: RaftState) -> None:
     state.progress = {}
     state.transfer_target = None
     state.transfer_elapsed = 0
+    state.preference_elapsed = 0
+    state.lease_void = False
     state.heartbeat_elapsed = 0
     state.snapshots_needed.clear()
     state.reads.drop_all()

@@ -6,12 +6,14 @@ import random
 from collections.abc import Sequence
 
 from raftkv.raft.config import RaftConfig
+from raftkv.raft.configurations import Configurations
 from raftkv.raft.log import Log
 from raftkv.raft.messages import Message
 from raftkv.raft.persistence import PendingWrites
 from raftkv.raft.progress import Progress
 from raftkv.raft.quorum import Configuration
 from raftkv.raft.read_queue import ReadQueue
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, HardState, Index, NodeId, Role, Term
 
 
@@ -20,20 +22,26 @@ class RaftState:
 
     __slots__ = (
         "config",
-        "configuration",
+        "configurations",
         "election_elapsed",
         "election_timeout",
         "handed_hard_state",
         "heartbeat_elapsed",
         "leader",
+        "lease_void",
         "log",
         "outbox",
         "pending_writes",
+        "preference_elapsed",
         "progress",
         "promises",
+        "quarantine",
         "random",
         "reads",
+        "restore_write",
+        "restoring",
         "role",
+        "snapshot",
         "snapshots_needed",
         "term",
         "transfer_elapsed",
@@ -43,11 +51,26 @@ class RaftState:
         "votes",
     )
 
-    def __init__(self, config: RaftConfig, hard_state: HardState, log: Log, rng: random.Random) -> None:
+    def __init__(
+        self,
+        config: RaftConfig,
+        *,
+        hard_state: HardState,
+        log: Log,
+        configurations: Configurations,
+        snapshot: Snapshot | None,
+        rng: random.Random,
+    ) -> None:
         self.config = config
-        self.configuration: Configuration = config.configuration
+        self.configurations = configurations
         self.random = rng
         self.log = log
+        self.snapshot = snapshot
+        """The newest durable one of this node."""
+        self.restoring: Snapshot | None = None
+        """The one that is to replace state and log; not handed to the driver yet."""
+        self.restore_write = 0
+        """Number of the newest write that does so and is not confirmed; 0: none is under way."""
         self.term: Term = hard_state.term
         self.vote: NodeId | None = hard_state.vote
         self.handed_hard_state = hard_state
@@ -68,7 +91,12 @@ class RaftState:
         """Leader only: every other member."""
         self.transfer_target: NodeId | None = None
         self.transfer_elapsed = 0
+        self.preference_elapsed = 0
         self.reads = ReadQueue()
+        self.lease_void = False
+        """Leader only: a TimeoutNow has left in this term, and may arrive at any time."""
+        self.quarantine = config.election_ticks if config.leases else 0
+        """Ticks for which this node, just started, votes for nobody: it may have heard a leader before (`lease`)."""
 
         self.outbox: list[Message] = []
         """Messages that may leave at once."""
@@ -81,9 +109,19 @@ class RaftState:
         return self.config.node_id
 
     @property
+    def configuration(self) -> Configuration:
+        """The one in force."""
+        return self.configurations.current
+
+    @property
     def peers(self) -> list[NodeId]:
         """All other members, in a fixed order (the order is part of determinism)."""
         return sorted(self.configuration.members - {self.id})
+
+    @property
+    def rivals(self) -> list[NodeId]:
+        """Whose votes a candidate asks for, in a fixed order."""
+        return sorted(self.configuration.deciders - {self.id})
 
     def send(self, message: Message) -> None:
         """Queue a message that promises nothing which is not durable."""
@@ -95,9 +133,33 @@ class RaftState:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Append to the log; a truncation also devalues the writes under way."""
-        if entries:
-            self.pending_writes.truncate(entries[0].index)
-            self.log.append(entries)
+        if not entries:
+            return
+        self.pending_writes.truncate(entries[0].index)
+        self.log.append(entries)
+        # In force when appended, gone when truncated (raft-bugs 21, 22).
+        self.configurations.truncate(entries[0].index)
+        if self.configurations.append(entries) and self.role is Role.LEADER:
+            self.follow_configuration()
+
+    def follow_configuration(self) -> None:
+        """Leader only: track the other members, and those who leave until it is committed that they have left."""
+        leaving = self.configurations.previous.members if self.configurations.index > self.log.commit else frozenset()
+        peers = sorted((self.configuration.members | leaving) - {self.id})
+        for peer in [peer for peer in self.progress if peer not in peers]:
+            del self.progress[peer]
+        for peer in peers:
+            if peer not in self.progress:
+                self.progress[peer] = Progress(next_index=Index(self.log.last_index + 1))
+        if self.transfer_target is not None and self.transfer_target not in self.configuration.deciders:
+            self.transfer_target = None
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace the whole log, and the state behind it, by a snapshot that the driver has the bytes of."""
+        self.log.restore(snapshot.index, snapshot.term)
+        self.pending_writes.restore(self.log.durable)
+        self.configurations = Configurations(snapshot.configuration, snapshot.index, ())
+        self.snapshot = self.restoring = snapshot
 
     def durable_match(self) -> dict[NodeId, Index]:
         """Leader only: what each member holds durably."""

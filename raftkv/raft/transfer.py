@@ -6,7 +6,7 @@ election timeout, the leader goes on leading.
 
 from __future__ import annotations
 
-from raftkv.raft import replication
+from raftkv.raft import read_index, replication
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import NodeId, Role
 
@@ -17,6 +17,8 @@ def start(state: RaftState, target: NodeId) -> str | None:
         return f"node {state.id} is not the leader"
     if target == state.id:
         return f"node {target} is the leader already"
+    if target in state.configuration.witnesses:
+        return f"node {target} is a witness: it holds no data and never leads"
     if target not in state.configuration.voters:
         voters = ", ".join(str(voter) for voter in sorted(state.configuration.voters))
         return f"node {target} is not a voter of this cluster (voters: {voters})"
@@ -33,8 +35,12 @@ def start(state: RaftState, target: NodeId) -> str | None:
 
 
 def tick(state: RaftState) -> None:
-    """Give up after an election timeout."""
+    """Give up after an election timeout. Without a transfer, look every election timeout for a preferred leader."""
     if state.transfer_target is None:
+        state.preference_elapsed += 1
+        if state.preference_elapsed >= state.config.election_ticks:
+            state.preference_elapsed = 0
+            prefer(state)
         return
     state.transfer_elapsed += 1
     if state.transfer_elapsed >= state.config.election_ticks:
@@ -48,6 +54,23 @@ def best_target(state: RaftState) -> NodeId | None:
     candidates = [
         (progress.match, peer)
         for peer, progress in state.progress.items()
-        if peer in state.configuration.voters and progress.match > 0 and progress.silent_ticks <= patience
+        if peer in state.configuration.voters - state.configuration.witnesses
+        and progress.match > 0
+        and progress.silent_ticks <= patience
     ]
     return max(candidates)[1] if candidates else None
+
+
+def prefer(state: RaftState) -> None:
+    """Once in a while: hand over to a voter that is preferred more, and that would not have to catch up first."""
+    own = state.config.priority
+    candidates = [
+        (progress.priority, progress.match, peer)
+        for peer, progress in state.progress.items()
+        if progress.priority > own
+        and progress.match >= state.log.commit
+        and progress.silent_ticks <= state.config.heartbeat_ticks + 1
+        and peer in state.configuration.voters
+    ]
+    if candidates and state.transfer_target is None and read_index.term_is_committed(state):
+        start(state, max(candidates)[2])

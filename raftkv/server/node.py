@@ -305,6 +305,7 @@ class Node:
                 self.wake()
                 await self._wake_writer.wait()
             writes = self._next_writes()
+            invariant(all(write.restore is None for write in writes), "nothing compacts yet, so nothing is restored")
             if any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
                 await self._log_store.append(writes[-1].hard_state, entries)

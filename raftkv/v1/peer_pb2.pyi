@@ -188,6 +188,7 @@ class RaftMessage(_message.Message):
     HEARTBEAT_REQUEST_FIELD_NUMBER: _builtins.int
     HEARTBEAT_RESPONSE_FIELD_NUMBER: _builtins.int
     TIMEOUT_NOW_FIELD_NUMBER: _builtins.int
+    INSTALL_SNAPSHOT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     @_builtins.property
     def pre_vote_request(self) -> Global___VoteRequest: ...
@@ -207,6 +208,8 @@ class RaftMessage(_message.Message):
     def heartbeat_response(self) -> Global___HeartbeatResponse: ...
     @_builtins.property
     def timeout_now(self) -> Global___TimeoutNow: ...
+    @_builtins.property
+    def install_snapshot(self) -> Global___InstallSnapshot: ...
     def __init__(
         self,
         *,
@@ -220,12 +223,13 @@ class RaftMessage(_message.Message):
         heartbeat_request: Global___HeartbeatRequest | None = ...,
         heartbeat_response: Global___HeartbeatResponse | None = ...,
         timeout_now: Global___TimeoutNow | None = ...,
+        install_snapshot: Global___InstallSnapshot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "install_snapshot", b"install_snapshot", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "term", b"term", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "install_snapshot", b"install_snapshot", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "term", b"term", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["pre_vote_request", "pre_vote_response", "vote_request", "vote_response", "append_request", "append_response", "heartbeat_request", "heartbeat_response", "timeout_now"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["pre_vote_request", "pre_vote_response", "vote_request", "vote_response", "append_request", "append_response", "heartbeat_request", "heartbeat_response", "timeout_now", "install_snapshot"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -360,19 +364,71 @@ class HeartbeatResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READ_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     read_sequence: _builtins.int
+    priority: _builtins.int
     def __init__(
         self,
         *,
         read_sequence: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["read_sequence", b"read_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotPoint(_message.Message):
+    """Which entry a snapshot follows, and the configuration in force there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    term: _builtins.int
+    configuration: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "index", b"index", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotPoint: _TypeAlias = SnapshotPoint  # noqa: Y015
+
+@_typing.final
+class InstallSnapshot(_message.Message):
+    """The bytes have gone ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotPoint: ...
+    def __init__(
+        self,
+        *,
+        snapshot: Global___SnapshotPoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstallSnapshot: _TypeAlias = InstallSnapshot  # noqa: Y015
 
 @_typing.final
 class TimeoutNow(_message.Message):
