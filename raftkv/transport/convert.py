@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,
@@ -17,7 +18,6 @@ from raftkv.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
-from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, EntryKind, Index, NodeId, Term
 from raftkv.v1 import peer_pb2 as pb
@@ -188,7 +188,7 @@ def snapshot_to_proto(snapshot: Snapshot) -> pb.SnapshotPoint:
 
 def snapshot_from_proto(point: pb.SnapshotPoint, term: Term) -> Snapshot:
     """Return the core's form of `point`, sent in `term`. Raises MalformedMessage."""
-    if not (0 < point.index and 0 < point.term <= term):
+    if not (point.index > 0 and 0 < point.term <= term):
         raise MalformedMessage(f"a snapshot of entry {point.index} of term {point.term}, in term {term}")
     try:
         return Snapshot(Index(point.index), Term(point.term), decode_configuration(point.configuration))
