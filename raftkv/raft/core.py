@@ -113,6 +113,8 @@ class Raft:
             state.election_elapsed += 1
             if state.election_elapsed >= state.election_timeout:
                 election.campaign(state)
+            elif state.role is not Role.FOLLOWER:
+                election.ask_again(state)
         self._check()
 
     def step(self, message: Message) -> None:

@@ -54,16 +54,45 @@ def campaign(state: RaftState) -> None:
     become_pre_candidate(state)
     state.votes[state.id] = True
     for peer in state.rivals:
-        state.send(
-            PreVoteRequest(
-                sender=state.id,
-                receiver=peer,
-                term=Term(state.term + 1),
-                last_index=state.log.last_index,
-                last_term=state.log.last_term,
-            )
-        )
+        state.send(_pre_vote_request(state, peer))
     _count_pre_votes(state)
+
+
+def ask_again(state: RaftState) -> None:
+    """Repeat the requests that nobody has answered, every heartbeat interval (paper 5.1).
+
+    One lost message must not cost a whole election timeout. A candidate's own vote must be durable first, as ever.
+    """
+    if state.election_elapsed % state.config.heartbeat_ticks or state.id not in state.votes:
+        return
+    for peer in state.rivals:
+        if peer in state.votes:
+            continue
+        if state.role is Role.PRE_CANDIDATE:
+            state.send(_pre_vote_request(state, peer))
+        else:
+            state.send(_vote_request(state, peer))
+
+
+def _pre_vote_request(state: RaftState, peer: NodeId) -> PreVoteRequest:
+    return PreVoteRequest(
+        sender=state.id,
+        receiver=peer,
+        term=Term(state.term + 1),
+        last_index=state.log.last_index,
+        last_term=state.log.last_term,
+    )
+
+
+def _vote_request(state: RaftState, peer: NodeId) -> VoteRequest:
+    return VoteRequest(
+        sender=state.id,
+        receiver=peer,
+        term=state.term,
+        last_index=state.log.last_index,
+        last_term=state.log.last_term,
+        leadership_transfer=state.asked_to_stand,
+    )
 
 
 def suspect(state: RaftState, peer: NodeId) -> None:
@@ -87,17 +116,9 @@ def stand(state: RaftState, *, leadership_transfer: bool) -> None:
     Otherwise a candidate that crashes could win the same term twice, with two different logs.
     """
     become_candidate(state)
+    state.asked_to_stand = leadership_transfer
     for peer in state.rivals:
-        state.promise(
-            VoteRequest(
-                sender=state.id,
-                receiver=peer,
-                term=state.term,
-                last_index=state.log.last_index,
-                last_term=state.log.last_term,
-                leadership_transfer=leadership_transfer,
-            )
-        )
+        state.promise(_vote_request(state, peer))
 
 
 def own_vote_durable(state: RaftState, number: int) -> None:

@@ -21,6 +21,7 @@ class RaftState:
     """The state of one node (paper figure 2). The rule modules change it; nobody outside this package does."""
 
     __slots__ = (
+        "asked_to_stand",
         "config",
         "configurations",
         "election_elapsed",
@@ -84,6 +85,8 @@ class RaftState:
         self.heartbeat_elapsed = 0
 
         self.votes: dict[NodeId, bool] = {}
+        self.asked_to_stand = False
+        """Candidate only: the leader itself asked for this election."""
         self.vote_write = 0
         """Number of the write that makes this candidate's own vote durable; 0: not handed out yet."""
 

@@ -216,6 +216,10 @@ class Node:
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)
 
+    def on_connection_lost(self, peer: NodeId) -> None:
+        self.raft.suspect(peer)
+        self.wake()
+
     def on_failure(self, error: BaseException) -> None:
         self._fail(error)
 

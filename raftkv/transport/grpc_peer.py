@@ -90,6 +90,10 @@ class GrpcTransport(Transport):
         if self._receiver is not None:
             self._receiver.on_unreachable(peer)
 
+    def report_lost(self, peer: NodeId) -> None:
+        if self._receiver is not None:
+            self._receiver.on_connection_lost(peer)
+
     def report_failure(self, error: BaseException) -> None:
         if self._receiver is not None:
             self._receiver.on_failure(error)
@@ -138,14 +142,15 @@ class _Link:
         while True:
             try:
                 await self._stream()
-                self._disconnected("the peer ended the stream")
+                self._disconnected("the peer ended the stream", lost=True)
             except grpc.aio.AioRpcError as error:
-                self._disconnected(f"{error.code().name}: {error.details()}")
+                lost = error.code() is grpc.StatusCode.UNAVAILABLE
+                self._disconnected(f"{error.code().name}: {error.details()}", lost=lost)
             except TimeoutError:
                 self._disconnected(f"no answer to the greeting within {HELLO_TIMEOUT_S} s")
             except asyncio.InvalidStateError:
                 # What a write raises when the stream has ended and the pending read has not been told yet.
-                self._disconnected("the stream ended under a write")
+                self._disconnected("the stream ended under a write", lost=True)
             # The channel has its own back-off for connecting; this one is for streams that end at once.
             await asyncio.sleep(RETRY_S)
 
@@ -208,12 +213,14 @@ class _Link:
         self._queue.clear()
         self._queued_bytes = 0
 
-    def _disconnected(self, reason: str) -> None:
+    def _disconnected(self, reason: str, *, lost: bool = False) -> None:
         was_connected = self.connected
         self.connected = False
         self._drop_queue()
         if was_connected:
             self._transport.report_unreachable(self._peer)
+        if lost:
+            self._transport.report_lost(self._peer)
         if was_connected or reason != self._last_complaint:
             log.warning("no connection to peer", peer=self._peer, address=self._address, reason=reason)
             self._last_complaint = reason
@@ -224,6 +231,8 @@ class PeerStreams:
 
     def __init__(self, transport: GrpcTransport) -> None:
         self._transport = transport
+        self._newest: dict[NodeId, AsyncIterator[pb.PeerFrame]] = {}
+        """The stream that each peer opened last."""
 
     async def serve(
         self, requests: AsyncIterator[pb.PeerFrame], context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply]
@@ -232,6 +241,7 @@ class PeerStreams:
         frames = _decoded(requests)
         identity = self._transport.identity
         who = "it"
+        sender = None
         try:
             first = await anext(frames, None)
             if first is None or not first.HasField("hello"):
@@ -244,6 +254,7 @@ class PeerStreams:
             sender = NodeId(getattr(first.hello, "from"))
             who = f"node {sender}"
             self._transport.client_addresses[sender] = first.hello.client_address
+            self._newest[sender] = frames
             yield pb.HelloReply(client_address=identity.client_address)
             async for frame in frames:
                 self._transport.deliver(
@@ -251,6 +262,11 @@ class PeerStreams:
                 )
         except MalformedMessage as error:
             await self.refuse(context, f"{who} sent {error}")
+        finally:
+            # Unless it has opened another one: then it lives.
+            if sender is not None and self._newest.get(sender) is frames:
+                del self._newest[sender]
+                self._transport.report_lost(sender)
 
     def judge(self, hello: pb.Hello) -> str | None:
         """Return why the caller is not to be listened to; None when it is."""

@@ -19,6 +19,10 @@ class Receiver(Protocol):
         """Messages to `peer` may have been lost: a connection broke, or a queue overflowed."""
         ...
 
+    def on_connection_lost(self, peer: NodeId) -> None:
+        """A connection to or from `peer` was refused or reset: its process may be gone. A hint, nothing more."""
+        ...
+
     def on_failure(self, error: BaseException) -> None:
         """The transport has a bug and no longer does its work; the node must stop."""
         ...

@@ -29,6 +29,7 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.unreachable: list[NodeId] = []
+        self.lost: list[NodeId] = []
         self.failures: list[BaseException] = []
         self.changed = asyncio.Event()
 
@@ -38,6 +39,10 @@ class Recorder:
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.unreachable.append(peer)
+        self.changed.set()
+
+    def on_connection_lost(self, peer: NodeId) -> None:
+        self.lost.append(peer)
         self.changed.set()
 
     def on_failure(self, error: BaseException) -> None:
