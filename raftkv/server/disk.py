@@ -10,6 +10,7 @@ import structlog
 
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import Index, NodeId
+from raftkv.server.cluster import Cluster
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.storage.lmdb_store import LmdbStore
@@ -30,7 +31,7 @@ class Disk:
 
 
 @asynccontextmanager
-async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
+async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
@@ -38,9 +39,9 @@ async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
     async with AsyncExitStack() as stack:
         data_dir = open_data_dir(
             settings.data_dir,
-            cluster_id=settings.cluster_id,
+            cluster_id=cluster.cluster_id,
             node_id=NodeId(settings.id),
-            members={NodeId(node): address for node, address in settings.member.items()},
+            members=cluster.members,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(

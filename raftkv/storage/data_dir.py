@@ -160,7 +160,7 @@ def open_data_dir(
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = _lock(path)
-        identity = _read_identity(path)
+        identity = read_identity(path)
         if identity is None:
             identity = Identity(cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now())
             _create_identity(files, path, identity)
@@ -234,7 +234,8 @@ def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
     )
 
 
-def _read_identity(path: Path) -> Identity | None:
+def read_identity(path: Path) -> Identity | None:
+    """Return whose data the directory `path` holds, None where it holds none. Raises StorageError when damaged."""
     stored = _read_json(path / IDENTITY_NAME)
     if stored is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from raftkv.raft import Message, NodeId
@@ -37,6 +37,10 @@ class Transport(Protocol):
 
     async def start(self, receiver: Receiver) -> None:
         """Begin to deliver to `receiver`, and to connect to peers."""
+        ...
+
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        """From now on these are the members (this node may be among them), and where they are."""
         ...
 
     def send(self, messages: Sequence[Message]) -> None:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from raftkv.v1 import cluster_pb2 as _cluster_pb2
 from raftkv.v1 import kv_pb2 as _kv_pb2
 import builtins as _builtins
@@ -20,6 +21,23 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WELCOME: _Verdict.ValueType  # 0
+    OTHER_DISK: _Verdict.ValueType  # 1
+    """The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
+
+WELCOME: Verdict.ValueType  # 0
+OTHER_DISK: Verdict.ValueType  # 1
+"""The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
 @_typing.final
 class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -29,12 +47,18 @@ class Hello(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
     to: _builtins.int
     """The node that the caller believes it talks to: a wrong address is found out here."""
     protocol_version: _builtins.int
     client_address: _builtins.str
     """Where clients reach the caller."""
+    peer_address: _builtins.str
+    """Where peers reach the caller: a node that joins does not know the members yet, and must answer them."""
+    incarnation: _builtins.int
+    """Drawn at random when the caller's data directory was made: another one under a known id is another disk."""
     def __init__(
         self,
         *,
@@ -42,10 +66,12 @@ class Hello(_message.Message):
         to: _builtins.int = ...,
         protocol_version: _builtins.int = ...,
         client_address: _builtins.str = ...,
+        peer_address: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "cluster_id", b"cluster_id", "from", b"from", "protocol_version", b"protocol_version", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "cluster_id", b"cluster_id", "from", b"from", "incarnation", b"incarnation", "peer_address", b"peer_address", "protocol_version", b"protocol_version", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -56,15 +82,22 @@ class HelloReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     client_address: _builtins.str
+    verdict: Global___Verdict.ValueType
+    reason: _builtins.str
+    """What is wrong, unless welcome."""
     def __init__(
         self,
         *,
         client_address: _builtins.str = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,6 +176,30 @@ class ForwardTransferLeaderRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForwardTransferLeaderRequest: _TypeAlias = ForwardTransferLeaderRequest  # noqa: Y015
+
+@_typing.final
+class ForwardChangeMembersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    @_builtins.property
+    def request(self) -> _cluster_pb2.ChangeMembersRequest: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        request: _cluster_pb2.ChangeMembersRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "from", b"from", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardChangeMembersRequest: _TypeAlias = ForwardChangeMembersRequest  # noqa: Y015
 
 @_typing.final
 class Entry(_message.Message):
