@@ -138,7 +138,7 @@ def _finish_change(state: RaftState) -> None:
     # Those that left were sent the entry that says so; tell them that it is committed, as far as they answered.
     for peer in sorted(state.progress.keys() - state.configuration.members):
         heartbeat.send_heartbeat(state, peer)
-    state.follow_configuration()
+    state.follow_configuration(Index(state.log.last_index + 1))
     if state.id not in state.configuration.deciders:
         # Not to wait for their election timers, whoever is furthest may campaign at once. Its lease ends here.
         successor = best_successor(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raftkv.invariant import invariant
 from raftkv.raft.state import RaftState
-from raftkv.raft.types import NodeId, Role, Term
+from raftkv.raft.types import Index, NodeId, Role, Term
 
 
 def become_follower(state: RaftState, term: Term, leader: NodeId | None) -> None:
@@ -45,7 +45,7 @@ def become_leader(state: RaftState) -> None:
     _leave_role(state)
     state.role = Role.LEADER
     state.leader = state.id
-    state.follow_configuration()
+    state.follow_configuration(Index(state.log.last_index + 1))
     state.restart_election_timer()
 
 

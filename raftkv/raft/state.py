@@ -139,17 +139,20 @@ class RaftState:
         # In force when appended, gone when truncated (raft-bugs 21, 22).
         self.configurations.truncate(entries[0].index)
         if self.configurations.append(entries) and self.role is Role.LEADER:
-            self.follow_configuration()
+            self.follow_configuration(entries[0].index)
 
-    def follow_configuration(self) -> None:
-        """Leader only: track the other members, and those who leave until it is committed that they have left."""
+    def follow_configuration(self, next_index: Index) -> None:
+        """Leader only: track the other members, and those who leave until it is committed that they have left.
+
+        The first request to a new one starts at `next_index`.
+        """
         leaving = self.configurations.previous.members if self.configurations.index > self.log.commit else frozenset()
         peers = sorted((self.configuration.members | leaving) - {self.id})
         for peer in [peer for peer in self.progress if peer not in peers]:
             del self.progress[peer]
         for peer in peers:
             if peer not in self.progress:
-                self.progress[peer] = Progress(next_index=Index(self.log.last_index + 1))
+                self.progress[peer] = Progress(next_index=next_index)
         if self.transfer_target is not None and self.transfer_target not in self.configuration.voters:
             self.transfer_target = None
             self.transfer_elapsed = 0
