@@ -109,6 +109,9 @@ class Raft:
             transfer.tick(state)
             heartbeat.tick(state)
             election.check_quorum(state)
+            if state.role is Role.LEADER:
+                replication.excuse(state)
+                read_index.advance(state)  # the members whose answers it waits for may have gone; there may be none
         else:
             state.election_elapsed += 1
             if state.election_elapsed >= state.election_timeout:
@@ -131,6 +134,7 @@ class Raft:
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMANDS) -> Position | Refusal:
         """Append one entry to the leader's log. The caller batches: one entry may hold many commands."""
         state = self._state
+        invariant(kind is not EntryKind.CONFIGURATION, "a configuration is proposed by change_membership")
         if state.role is not Role.LEADER:
             return Refusal.NOT_LEADER
         if state.transfer_target is not None:
@@ -149,7 +153,7 @@ class Raft:
     def transfer(self, target: NodeId | None = None) -> str | None:
         """Hand leadership to `target` (None: the most caught-up voter). Return None, or why that is not possible."""
         if target is None:
-            target = transfer.best_target(self._state)
+            target = replication.best_successor(self._state)
             if target is None:
                 return "no other voter has answered this leader yet"
         refusal = transfer.start(self._state, target)
@@ -189,6 +193,9 @@ class Raft:
         planned = plan(state.configuration, change, replication.lagging_learners(state))
         if isinstance(planned, str):
             return planned
+        problem = replication.quorum_problem(state, planned)
+        if problem is not None:
+            return problem
         index = replication.append(state, EntryKind.CONFIGURATION, encode_configuration(planned))
         self._check()
         return Position(state.term, index)
@@ -257,7 +264,6 @@ class Raft:
             role=state.role,
             term=state.term,
             leader=state.leader,
-            durable=self.durable_on(),
         )
         state.outbox.clear()
         reads.confirmed.clear()
@@ -464,6 +470,8 @@ class Raft:
         )
         state.leader = leader
         state.election_elapsed = 0
+        if state.config.leases:
+            state.quarantine = state.config.election_ticks
 
     def _check(self) -> None:
         after = checks.Footprint.of(self._state)

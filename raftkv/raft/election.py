@@ -38,8 +38,9 @@ def may_pre_vote(state: RaftState, request: PreVoteRequest) -> bool:
 def hears_leader(state: RaftState) -> bool:
     """Whether a leader is alive, as far as this node can tell: it has heard it within an election timeout.
 
-    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum. With leases, a node that
-    has just started may have heard one before.
+    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum. With leases (`lease`), what
+    counts is only when a leader was heard, of whatever term: a node that learns of a new term, or has just started,
+    has forgotten whom.
     """
     if state.quarantine > 0:
         return True
@@ -107,7 +108,8 @@ def suspect(state: RaftState, peer: NodeId) -> None:
         return
     state.leader = None
     ticks = state.random.randrange(1, state.config.heartbeat_ticks + 1)
-    state.election_timeout = min(state.election_timeout, state.election_elapsed + ticks)
+    # Put the timer forward, not the time-out back: a leader that is alive after all resets the timer.
+    state.election_elapsed = max(state.election_elapsed, state.election_timeout - ticks)
 
 
 def stand(state: RaftState, *, leadership_transfer: bool) -> None:
@@ -145,7 +147,9 @@ def on_pre_vote_response(state: RaftState, response: PreVoteResponse) -> None:
 
 
 def on_vote_request(state: RaftState, request: VoteRequest) -> None:
-    if may_vote(state, request):
+    # For a request of a higher term the dispatcher has asked; here it may be of a term that is known already.
+    leased = state.quarantine > 0 and not request.leadership_transfer and state.vote != request.sender
+    if not leased and may_vote(state, request):
         state.vote = request.sender
         state.election_elapsed = 0
         state.promise(VoteResponse(sender=state.id, receiver=request.sender, term=state.term, granted=True))
@@ -167,10 +171,7 @@ def check_quorum(state: RaftState) -> None:
     for progress in state.progress.values():
         progress.silent_ticks += 1
         progress.stalled_ticks = progress.stalled_ticks + 1 if progress.match < last_index else 0
-    active = {
-        peer for peer, progress in state.progress.items() if progress.silent_ticks < state.config.election_ticks
-    } | {state.id}
-    if not has_quorum(state.configuration, active):
+    if not has_quorum(state.configuration, replication.active(state)):
         become_follower(state, state.term, None)
 
 

@@ -3,14 +3,17 @@
 Voters that have heard a leader refuse to vote for another one for an election timeout (stickiness, thesis 4.2.3). So a
 leader whose round of heartbeats was confirmed by a quorum is the only leader until an election timeout after that round
 *began*. The core has no clock: it numbers the rounds, and the driver, which has one, knows when each began and allows
-for clocks that run at different speeds (`server.lease`).
+for clocks that run at different speeds. (An election timeout here means election_ticks - 1 ticks: the first one may
+come at once.)
 
-Four things would break the promise, and each has its rule:
+Five things would break the promise, and each has its rule:
   - a transfer asks voters not to be sticky: no lease while one is under way, nor, once TimeoutNow has left, for the
     rest of the term, since that message may arrive late (raft-bugs 43);
-  - a node that restarts has forgotten whom it heard: it votes for nobody for an election timeout (`quarantine`);
+  - a node that restarts, or that takes over a higher term from somebody's answer, forgets whom it heard: it votes for
+    nobody for an election timeout after it heard any leader, or started (`quarantine`);
   - a hint that the leader is dead makes a voter impatient: hints are ignored (`election.suspect`);
-  - a new leader does not know what its predecessor committed: no lease before a commit in its own term (raft-bugs 40).
+  - a new leader does not know what its predecessor committed: no lease before a commit in its own term (raft-bugs 40);
+  - voters may have followed another leader since: a round of an earlier term of leadership counts for nothing.
 """
 
 from __future__ import annotations

@@ -107,6 +107,9 @@ def _problem(configuration: Configuration, change: MembershipChange, lagging: Ma
         return "the change is empty"
     if len(set(joining)) < len(joining):
         return "a node is to join twice"
+    for node in joining:
+        if not 0 < node < 2**64:
+            return f"{node} is no node id: ids are 1 to 2**64 - 1"
     if change.promote & change.remove:
         return f"node {min(change.promote & change.remove)} cannot be promoted and removed at once"
     for node in joining:

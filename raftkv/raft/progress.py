@@ -31,6 +31,7 @@ class Progress:
     __slots__ = (
         "_inflight",
         "commit_sent",
+        "excused",
         "inflight_bytes",
         "installing",
         "match",
@@ -64,6 +65,8 @@ class Progress:
         """In SNAPSHOT: it holds the bytes and was told to install them."""
         self.stalled_ticks = 0
         """Ticks since it last took something in while there was something to take in."""
+        self.excused = False
+        """Whether a witness may stand in for it (`replication.excuse`)."""
         self.priority = 0
         """How much it is preferred as a leader; it says so itself."""
         self.inflight_bytes = 0

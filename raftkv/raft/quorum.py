@@ -6,7 +6,7 @@ consensus, paper 6). The rest of the core asks these questions and never counts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -37,8 +37,10 @@ class Configuration:
     def __post_init__(self) -> None:
         invariant(not self.learners & (self.voters | self.outgoing), "a learner does not vote")
         invariant(self.witnesses <= self.voters | self.outgoing, "a witness votes")
-        invariant(not self.voters or self.voters != self.witnesses, "a configuration needs a voter that holds data")
         invariant(bool(self.voters) or not self.members, "a configuration needs at least one voter")
+        invariant(
+            not self.members or bool(self.voters - self.witnesses), "a configuration needs a voter that holds data"
+        )
 
     @property
     def joint(self) -> bool:
@@ -110,7 +112,7 @@ def durable_on(configuration: Configuration, match: Mapping[NodeId, Index]) -> t
 
 
 def committed_index(
-    configuration: Configuration, match: Mapping[NodeId, Index], excused: Set[NodeId] = _NOBODY
+    configuration: Configuration, match: Mapping[NodeId, Index], excused: Container[NodeId] = ()
 ) -> Index:
     """Return the highest index that a quorum holds durably.
 
@@ -118,8 +120,8 @@ def committed_index(
 
     Where there are witnesses, a majority is not enough: an entry on one data node and a witness would be lost with that
     one data node. So either a majority holds its data, or every voter that keeps data does, except for the `excused`
-    ones: those that have fallen silent or behind. With two data nodes and a witness, both hold what is acknowledged
-    for as long as both are well, and the loss of either loses nothing (docs/adr/0005).
+    ones: those that have fallen silent or behind (`replication.excuse`). With two data nodes and a witness, both hold
+    what is acknowledged for as long as both are well, and the loss of either loses nothing (docs/adr/0005).
     """
     found = None
     for voters in configuration.majorities:
@@ -129,7 +131,7 @@ def committed_index(
             keepers = _descending(voters - witnesses, match)
             needed = majority(len(voters))
             by_data = keepers[needed - 1] if needed <= len(keepers) else Index(0)
-            unexcused = [match.get(node, Index(0)) for node in voters - witnesses - excused]
+            unexcused = [match.get(node, Index(0)) for node in voters - witnesses if node not in excused]
             by_all_data = min(unexcused, default=Index(0))
             index = max(by_data, min(index, by_all_data))
         found = index if found is None else min(found, index)

@@ -26,7 +26,7 @@ class ReadQueue:
         self.sequence = 0
         """Number of the newest round. It only grows: no confirmation is taken for another round's (raft-bugs 41)."""
         self.closed = 0
-        """Number of the newest round that a quorum confirmed."""
+        """Number of the newest round that a quorum confirmed in this term of leadership; 0: none."""
         self.waiting: list[int] = []
         self.round: Round | None = None
         self.confirmed: list[ReadState] = []
@@ -51,5 +51,6 @@ class ReadQueue:
         if self.round is not None:
             self.dropped.extend(self.round.requests)
             self.round = None
+        self.closed = 0
         self.dropped.extend(self.waiting)
         self.waiting.clear()

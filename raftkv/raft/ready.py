@@ -18,8 +18,6 @@ A Ready is a value. Field by field:
     call `Raft.snapshot_delivered`, or `Raft.snapshot_failed`. A follower is named once until one of the two is called.
 `role`, `term`, `leader`
     As they are now.
-`durable`
-    On the leader: element k - 1 is the highest index durable on at least k voters. Elsewhere empty.
 """
 
 from __future__ import annotations
@@ -68,4 +66,3 @@ class Ready:
     role: Role
     term: Term
     leader: NodeId | None
-    durable: tuple[Index, ...]

@@ -15,7 +15,7 @@ from raftkv.raft.messages import AppendResponse, InstallSnapshot
 from raftkv.raft.progress import ProgressState
 from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.state import RaftState
-from raftkv.raft.types import Index, NodeId, Role
+from raftkv.raft.types import Index, NodeId
 
 
 def need(state: RaftState, peer: NodeId) -> None:
@@ -55,6 +55,7 @@ def retry(state: RaftState, peer: NodeId) -> None:
 
 
 def on_install_snapshot(state: RaftState, message: InstallSnapshot) -> None:
+    """Follower: the bytes are here. Answer what the log matches the leader's up to, once that is durable."""
     log, snapshot = state.log, message.snapshot
     if snapshot.index > log.commit:
         if log.matches(snapshot.index, snapshot.term):
@@ -76,13 +77,12 @@ def compact(state: RaftState, snapshot: Snapshot, first_kept: Index) -> None:
     """`snapshot` is durable: forget the entries below `first_kept`, and tell followers of it that need those."""
     if first_kept > snapshot.index + 1:
         raise ValueError(f"entry {first_kept - 1} lies behind the snapshot of {snapshot.index}")
-    state.snapshot = snapshot
+    if snapshot.index > state.log.applied:
+        raise ValueError(f"a snapshot of entry {snapshot.index}, but only {state.log.applied} are applied")
+    if state.snapshot is None or snapshot.index > state.snapshot.index:
+        # An older one may come late, after one from the leader was installed: it covers no more.
+        state.snapshot = snapshot
     base = Index(first_kept - 1)
     if base >= state.log.first_index:
         state.configurations.compact(base)
         state.log.compact(base)
-
-
-def is_installing(state: RaftState) -> bool:
-    """Leader: whether any follower is being brought up to date by a snapshot."""
-    return state.role is Role.LEADER and any(p.state is ProgressState.SNAPSHOT for p in state.progress.values())

@@ -34,6 +34,7 @@ class RaftState:
         "outbox",
         "pending_writes",
         "preference_elapsed",
+        "preference_wait",
         "progress",
         "promises",
         "quarantine",
@@ -67,11 +68,11 @@ class RaftState:
         self.random = rng
         self.log = log
         self.snapshot = snapshot
-        """The newest durable one of this node."""
+        """The newest of this node: durable, or being restored. None: the log begins at 1."""
         self.restoring: Snapshot | None = None
         """The one that is to replace state and log; not handed to the driver yet."""
         self.restore_write = 0
-        """Number of the newest write that does so and is not confirmed; 0: none is under way."""
+        """Number of the write that does so and is not confirmed; 0: none was handed out."""
         self.term: Term = hard_state.term
         self.vote: NodeId | None = hard_state.vote
         self.handed_hard_state = hard_state
@@ -95,11 +96,14 @@ class RaftState:
         self.transfer_target: NodeId | None = None
         self.transfer_elapsed = 0
         self.preference_elapsed = 0
+        self.preference_wait = 0
+        """Leader only: ticks to wait before leadership is offered again to a preferred voter (`transfer.tick`)."""
         self.reads = ReadQueue()
         self.lease_void = False
         """Leader only: a TimeoutNow has left in this term, and may arrive at any time."""
         self.quarantine = config.election_ticks if config.leases else 0
-        """Ticks for which this node, just started, votes for nobody: it may have heard a leader before (`lease`)."""
+        """Ticks for which this node votes for nobody, because a lease may rest on it (`lease`). At the start too: it
+        may have heard a leader before."""
 
         self.outbox: list[Message] = []
         """Messages that may leave at once."""
@@ -117,13 +121,8 @@ class RaftState:
         return self.configurations.current
 
     @property
-    def peers(self) -> list[NodeId]:
-        """All other members, in a fixed order (the order is part of determinism)."""
-        return sorted(self.configuration.members - {self.id})
-
-    @property
     def rivals(self) -> list[NodeId]:
-        """Whose votes a candidate asks for, in a fixed order."""
+        """Whose votes a candidate asks for, in a fixed order (the order is part of determinism)."""
         return sorted(self.configuration.deciders - {self.id})
 
     def send(self, message: Message) -> None:
@@ -143,19 +142,23 @@ class RaftState:
         # In force when appended, gone when truncated (raft-bugs 21, 22).
         self.configurations.truncate(entries[0].index)
         if self.configurations.append(entries) and self.role is Role.LEADER:
-            self.follow_configuration()
+            self.follow_configuration(entries[0].index)
 
-    def follow_configuration(self) -> None:
-        """Leader only: track the other members, and those who leave until it is committed that they have left."""
+    def follow_configuration(self, next_index: Index) -> None:
+        """Leader only: track the other members, and those who leave until it is committed that they have left.
+
+        The first request to a new one starts at `next_index`.
+        """
         leaving = self.configurations.previous.members if self.configurations.index > self.log.commit else frozenset()
         peers = sorted((self.configuration.members | leaving) - {self.id})
         for peer in [peer for peer in self.progress if peer not in peers]:
             del self.progress[peer]
         for peer in peers:
             if peer not in self.progress:
-                self.progress[peer] = Progress(next_index=Index(self.log.last_index + 1))
-        if self.transfer_target is not None and self.transfer_target not in self.configuration.deciders:
+                self.progress[peer] = Progress(next_index=next_index)
+        if self.transfer_target is not None and self.transfer_target not in self.configuration.voters:
             self.transfer_target = None
+            self.transfer_elapsed = 0
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole log, and the state behind it, by a snapshot that the driver has the bytes of."""
@@ -163,6 +166,7 @@ class RaftState:
         self.pending_writes.restore(self.log.durable)
         self.configurations = Configurations(snapshot.configuration, snapshot.index, ())
         self.snapshot = self.restoring = snapshot
+        self.restore_write = 0  # the confirmation of an earlier one makes nothing of this one durable (raft-bugs 29)
 
     def durable_match(self) -> dict[NodeId, Index]:
         """Leader only: what each member holds durably."""

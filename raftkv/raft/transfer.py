@@ -19,6 +19,8 @@ def start(state: RaftState, target: NodeId) -> str | None:
         return f"node {target} is the leader already"
     if target in state.configuration.witnesses:
         return f"node {target} is a witness: it holds no data and never leads"
+    if target in state.configuration.learners:
+        return f"node {target} is a learner: promote it first"
     if target not in state.configuration.voters:
         voters = ", ".join(str(voter) for voter in sorted(state.configuration.voters))
         return f"node {target} is not a voter of this cluster (voters: {voters})"
@@ -35,10 +37,10 @@ def start(state: RaftState, target: NodeId) -> str | None:
 
 
 def tick(state: RaftState) -> None:
-    """Give up after an election timeout. Without a transfer, look every election timeout for a preferred leader."""
+    """Give up after an election timeout. Without a transfer, look now and then for a preferred leader."""
     if state.transfer_target is None:
         state.preference_elapsed += 1
-        if state.preference_elapsed >= state.config.election_ticks:
+        if state.preference_elapsed >= max(state.preference_wait, state.config.election_ticks):
             state.preference_elapsed = 0
             prefer(state)
         return
@@ -48,21 +50,11 @@ def tick(state: RaftState) -> None:
         state.transfer_elapsed = 0
 
 
-def best_target(state: RaftState) -> NodeId | None:
-    """Return the voter that would take over soonest: the most caught-up one that answers. None if none does."""
-    patience = 2 * state.config.heartbeat_ticks + 1
-    candidates = [
-        (progress.match, peer)
-        for peer, progress in state.progress.items()
-        if peer in state.configuration.voters - state.configuration.witnesses
-        and progress.match > 0
-        and progress.silent_ticks <= patience
-    ]
-    return max(candidates)[1] if candidates else None
-
-
 def prefer(state: RaftState) -> None:
-    """Once in a while: hand over to a voter that is preferred more, and that would not have to catch up first."""
+    """Hand over to a voter that is preferred more, and that would not have to catch up first.
+
+    One that does not take over although it could must not stop proposals for half of the time: the waits double.
+    """
     own = state.config.priority
     candidates = [
         (progress.priority, progress.match, peer)
@@ -70,7 +62,8 @@ def prefer(state: RaftState) -> None:
         if progress.priority > own
         and progress.match >= state.log.commit
         and progress.silent_ticks <= state.config.heartbeat_ticks + 1
-        and peer in state.configuration.voters
+        and peer in state.configuration.voters - state.configuration.witnesses
     ]
     if candidates and state.transfer_target is None and read_index.term_is_committed(state):
+        state.preference_wait = 2 * max(state.preference_wait, state.config.election_ticks)
         start(state, max(candidates)[2])
