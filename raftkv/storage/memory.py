@@ -6,20 +6,27 @@ They use no thread and no clock but the running event loop's, so they run under 
 from __future__ import annotations
 
 import asyncio
+import struct
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from random import Random
 from typing import Self
 
 from raftkv.errors import StorageError
-from raftkv.invariant import invariant
-from raftkv.kv.store import MAX_KEY_BYTES
+from raftkv.invariant import InvariantViolation, invariant
+from raftkv.kv.store import MAX_KEY_BYTES, Reader
 from raftkv.raft.types import Entry, HardState, Index, Term
+from raftkv.storage.files import FileSystem
 from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RecoveredLog
 
+_COPY_MAGIC = b"RAFTKVMS"
+_ROW = struct.Struct("<II")
+"""What a copy has before each row: the lengths of key and value."""
 _CLOSED = "it is closed"
 _RECORD_BYTES = 64
 """What an append costs besides its data, roughly as in the WAL."""
@@ -290,8 +297,68 @@ class MemoryOrderedStore:
                 writer.abort()
             self._writing = False
 
+    @contextmanager
+    def copy(self) -> Iterator[Iterator[bytes]]:
+        """Stream all rows. See `CopyableStore`."""
+        with self.read() as reader:
+            yield (
+                _ROW.pack(len(key), len(value)) + key + value if key else _COPY_MAGIC
+                for key, value in chain(((b"", b""),), reader.scan(b"\0", None))
+            )
+
+    @classmethod
+    def of_copy(cls, content: bytes) -> Self:
+        """Make a store of what `copy` streamed. Raises StorageError."""
+        store = cls()
+        at = len(_COPY_MAGIC)
+        try:
+            while content[: len(_COPY_MAGIC)] == _COPY_MAGIC and at < len(content):
+                key_bytes, value_bytes = _ROW.unpack_from(content, at)
+                value_at = at + _ROW.size + key_bytes
+                key = content[at + _ROW.size : value_at]
+                at = value_at + value_bytes
+                store._values[key] = content[value_at:at]
+        except struct.error as error:
+            raise StorageError(f"this is no copy of an in-memory store: {error}") from error
+        if at != len(content):
+            raise StorageError(f"this is no copy of an in-memory store: {len(content)} bytes")
+        store._keys = sorted(store._values)
+        return store
+
     def close(self) -> None:
         """Do nothing; the twin of `LmdbStore.close`."""
+
+
+class MemoryEngine:
+    """The `StateEngine` of in-memory stores: a copy is a list of rows, in a file of `files`."""
+
+    def __init__(self, files: FileSystem) -> None:
+        self._files = files
+        self._prepared: MemoryOrderedStore | None = None
+
+    @contextmanager
+    def open_copy(self, path: Path) -> Iterator[Reader]:
+        """See `StateEngine.open_copy`."""
+        file = self._files.open(path)
+        try:
+            content = file.pread(file.size(), 0)
+        finally:
+            file.close()
+        with MemoryOrderedStore.of_copy(content).read() as reader:
+            yield reader
+
+    def prepare(self, blocks: Iterator[bytes]) -> None:
+        """See `StateEngine.prepare`."""
+        self._prepared = MemoryOrderedStore.of_copy(b"".join(blocks))
+
+    def swap(self, store: MemoryOrderedStore | None) -> MemoryOrderedStore:
+        """See `StateEngine.swap`."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            raise InvariantViolation("there is no copy to swap in")
+        if store is not None:
+            store.close()
+        return prepared
 
 
 def _check_key(key: bytes) -> None:
