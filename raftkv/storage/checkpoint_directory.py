@@ -166,19 +166,31 @@ class CheckpointDirectory:
             self._delete_all_but(manifest)
             return manifest
 
+    def forget_above(self, index: Index) -> None:
+        """Delete the damaged checkpoints that are newer than entry `index`, lest they hide the ones made later."""
+        with self._lock:
+            stem = checkpoint_stem(index)
+            self._delete(other for other in self._stems() if other > stem)
+
     def _delete_all_but(self, kept: CheckpointManifest) -> None:
-        """Delete the other checkpoints: manifests first, so that none is left without its data."""
-        stem = checkpoint_stem(kept.index)
+        self._delete(self._stems() - {checkpoint_stem(kept.index)})
+        self._valid = (kept,)
+        self.damaged = ()
+
+    def _stems(self) -> set[str]:
         names = self.files.names(self.path)
-        others = {name.rpartition(".")[0] for name in names} - {stem, INCOMING, CREATING}
+        return {name.rpartition(".")[0] for name in names if not name.endswith(TEMPORARY_SUFFIX)} - {INCOMING, CREATING}
+
+    def _delete(self, stems: Iterable[str]) -> None:
+        """Delete checkpoints: manifests first, so that none is left without its data."""
+        others = sorted(stems)
+        names = self.files.names(self.path)
         for suffix in (MANIFEST_SUFFIX, DATA_SUFFIX):
-            gone = [other + suffix for other in sorted(others) if other + suffix in names]
+            gone = [other + suffix for other in others if other + suffix in names]
             for name in gone:
                 self.files.unlink(self.path / name)
             if gone:
                 self.files.fsync_dir(self.path)
-        self._valid = (kept,)
-        self.damaged = ()
 
     # Reading one
 

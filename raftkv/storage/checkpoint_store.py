@@ -168,6 +168,10 @@ class CheckpointStore(Generic[S]):
             self._prepare(manifest)
         return self._engine.swap(store)
 
+    async def forget_above(self, manifest: CheckpointManifest) -> None:
+        """Delete damaged checkpoints that are newer than `manifest`: the node goes on from that one."""
+        await self._run(self._transfers, partial(self._directory.forget_above, manifest.index))
+
     async def close(self) -> None:
         """Give up what is under way. Idempotent. Before the state store is closed, which would wait for its copy."""
         self._closed = True
