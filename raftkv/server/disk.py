@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
+from raftkv.kv.hashing import StateHasher
 from raftkv.kv.machine import StateMachine
-from raftkv.raft import Index, NodeId
+from raftkv.kv.records import read_meta
+from raftkv.kv.store import Reader
+from raftkv.raft import Entry, Index, NodeId, Term
+from raftkv.server.cluster import Cluster
 from raftkv.server.settings import ServerSettings
+from raftkv.storage.checkpoint import CheckpointManifest, StateInfo
+from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.data_dir import open_data_dir
-from raftkv.storage.lmdb_store import LmdbStore
+from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 from raftkv.storage.protocols import RecoveredLog
+from raftkv.storage.recovery import Recovered, recover_node
 from raftkv.storage.wal import WriteAheadLog
 
 log = structlog.get_logger("raftkv.disk")
 
+HASH_STEP_ROWS: Final = 1000
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Disk:
     """Open, and locked for this process."""
 
@@ -27,10 +38,51 @@ class Disk:
     recovered: RecoveredLog
     store: LmdbStore
     machine: StateMachine
+    checkpoints: CheckpointStore[LmdbStore]
+    checkpoint: CheckpointManifest | None
+    """What the log follows. Entries at or before its index may be in `recovered` too."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries after the checkpoint."""
+        return self.recovered.after(self.checkpoint.index if self.checkpoint else Index(0))
+
+    async def restore(self) -> None:
+        """Replace `store` and `machine` by the state of the newest checkpoint. See `CheckpointStore.restore`."""
+        self.store = await self.checkpoints.restore(self.store)
+        self.machine = StateMachine(self.store)
+
+    async def close_state(self) -> None:
+        """Close the checkpoints, and then whichever store is in place now. Idempotent."""
+        await self.checkpoints.close()
+        self.store.close()
+
+
+def inspect_state(reader: Reader) -> StateInfo:
+    """Say which state a store holds. Reads all of it."""
+    hasher = StateHasher(reader)
+    while not hasher.step(HASH_STEP_ROWS):
+        # Lets go of the interpreter: this runs beside the event loop.
+        time.sleep(0)
+    return StateInfo(Index(hasher.applied_index), Term(hasher.applied_term), hasher.digest())
+
+
+def _applied_index(store: LmdbStore) -> Index:
+    with store.read() as reader:
+        return Index(read_meta(reader).applied_index)
+
+
+def _report(node: Recovered[LmdbStore]) -> None:
+    for problem in node.damaged:
+        log.warning("a damaged checkpoint was passed over", problem=problem)
+    if node.checkpoint is not None and node.store_restored:
+        log.info("the state store was restored from a checkpoint", index=node.checkpoint.index)
+    if node.checkpoint is not None and node.log_restarted:
+        log.warning("the log begins anew after an installed checkpoint", index=node.checkpoint.index)
 
 
 @asynccontextmanager
-async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
+async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
@@ -38,9 +90,9 @@ async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
     async with AsyncExitStack() as stack:
         data_dir = open_data_dir(
             settings.data_dir,
-            cluster_id=settings.cluster_id,
+            cluster_id=cluster.cluster_id,
             node_id=NodeId(settings.id),
-            members={NodeId(node): address for node, address in settings.member.items()},
+            members=cluster.members,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(
@@ -54,19 +106,25 @@ async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
         if data_dir.store_discarded:
-            log.warning("the machine stopped uncleanly: the state store is rebuilt from the log")
-        store = LmdbStore.open(data_dir.store_path, map_size=settings.store_map_size)
-        stack.callback(store.close)
-        machine = StateMachine(store)
-        recovered.require_covers(Index(machine.applied_index))
+            log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
+        engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size)
+        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)
+        stack.push_async_callback(checkpoints.close)
+        node = await recover_node(wal, recovered, checkpoints, open_store=engine.open, applied_index=_applied_index)
+        _report(node)
+        recovered = node.log
+        disk = Disk(wal, recovered, node.store, StateMachine(node.store), checkpoints, node.checkpoint)
+        stack.push_async_callback(disk.close_state)
         log.info(
             "data directory open",
             path=str(settings.data_dir),
+            first=recovered.first_index,
             entries=len(recovered.entries),
-            applied=machine.applied_index,
+            checkpoint=node.checkpoint.index if node.checkpoint else None,
+            applied=disk.machine.applied_index,
             clean_shutdown=data_dir.clean_shutdown is not None,
         )
-        yield Disk(wal, recovered, store, machine)
-        store.close()
+        yield disk
+        await disk.close_state()
         await wal.close()
         data_dir.mark_clean(wal.tail)

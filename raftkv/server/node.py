@@ -24,7 +24,19 @@ from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
 from raftkv.kv.machine import AppliedEntry, StateMachine
-from raftkv.raft import Entry, EntryKind, LogWrite, Message, NodeId, Position, Raft, Ready, Role
+from raftkv.raft import (
+    Entry,
+    EntryKind,
+    LogWrite,
+    MembershipChange,
+    Message,
+    NodeId,
+    Position,
+    Raft,
+    Ready,
+    Role,
+    Term,
+)
 from raftkv.server.barriers import Barrier, Barriers
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
@@ -86,7 +98,9 @@ class Node:
         self._writing = False
         self._wake = asyncio.Event()
         self._wake_writer = asyncio.Event()
-        self._known = (raft.role, raft.term, raft.leader, raft.transferring)
+        self._known = self._standing()
+        self._configuration = raft.configuration
+        self._shrinks = True
         self._leadership_changed: asyncio.Future[None] | None = None
         self._stopped: ShuttingDown | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,6 +119,7 @@ class Node:
     async def start(self) -> None:
         """Join the cluster. Call `recover` before."""
         await self._transport.start(self)
+        self._note_configuration()
         for name, coroutine in (("tick", self._tick()), ("write", self._write()), ("crank", self._crank())):
             task = asyncio.create_task(coroutine, name=f"raftkv-{name}")
             task.add_done_callback(self._task_ended)
@@ -175,6 +190,14 @@ class Node:
         self.wake()
         return refusal
 
+    def change_membership(self, change: MembershipChange) -> str | None:
+        """Begin to change the members. Return None, or why that cannot be done. Follow it with `leadership_changed`."""
+        if self._stopped is not None:
+            raise ShuttingDown(self._stopped.message)
+        position = self.raft.change_membership(change)
+        self.wake()
+        return position if isinstance(position, str) else None
+
     async def transfer_finished(self, timeout_s: float) -> bool:
         """Wait until another node leads, or this one has given up handing over. Return whether another one leads."""
         with contextlib.suppress(TimeoutError):
@@ -184,7 +207,7 @@ class Node:
         return self.leader not in (None, self.raft.node_id)
 
     def leadership_changed(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next change of role, term, known leader or transfer.
+        """Return a future that is done at the next change of role, term, known leader, transfer or members.
 
         Raises ShuttingDown when there will be none.
         """
@@ -216,6 +239,10 @@ class Node:
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)
 
+    def on_connection_lost(self, peer: NodeId) -> None:
+        self.raft.suspect(peer)
+        self.wake()
+
     def on_failure(self, error: BaseException) -> None:
         self._fail(error)
 
@@ -243,14 +270,18 @@ class Node:
                 self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
 
     def _turn(self) -> None:
-        if (self.raft.role, self.raft.term, self.raft.leader, self.raft.transferring) != self._known:
+        if self._standing() != self._known:
             self._note_leadership()
+        if self.raft.configuration is not self._configuration:
+            self._note_configuration()
         self._propose_waiting()
         request = self._barriers.next_request()
         if request is not None:
             self.raft.read_index(request)
         while (ready := self.raft.ready()) is not None:
             self._act_on(ready)
+        if self._shrinks and not self.raft.changing:
+            self._forget_old_members()
 
     def _propose_waiting(self) -> None:
         limits = self._limits
@@ -305,6 +336,7 @@ class Node:
                 self.wake()
                 await self._wake_writer.wait()
             writes = self._next_writes()
+            invariant(all(write.restore is None for write in writes), "nothing compacts yet, so nothing is restored")
             if any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
                 await self._log_store.append(writes[-1].hard_state, entries)
@@ -329,12 +361,36 @@ class Node:
             writes.append(self._writes.popleft())
         return writes
 
+    def _note_configuration(self) -> None:
+        """Others may be the members now. Whoever was added must be reachable before anything is sent to it."""
+        before, self._configuration = self._configuration, self.raft.configuration
+        self._shrinks = True
+        if self._configuration.addresses:
+            # Those who leave are still told that they have left.
+            self._transport.reconfigure(dict(before.addresses) | dict(self._configuration.addresses))
+        log.info(
+            "members",
+            voters=sorted(self._configuration.voters),
+            outgoing=sorted(self._configuration.outgoing),
+            learners=sorted(self._configuration.learners),
+            witnesses=sorted(self._configuration.witnesses),
+        )
+
+    def _forget_old_members(self) -> None:
+        self._shrinks = False
+        if self._configuration.addresses:
+            self._transport.reconfigure(dict(self._configuration.addresses))
+
     # --- changes of leadership, and the end ---------------------------------------------------------------------------
+
+    def _standing(self) -> tuple[Role, Term, NodeId | None, bool, bool]:
+        raft = self.raft
+        return raft.role, raft.term, raft.leader, raft.transferring, raft.changing
 
     def _note_leadership(self) -> None:
         raft = self.raft
-        old_role, old_term, old_leader, _ = self._known
-        self._known = (raft.role, raft.term, raft.leader, raft.transferring)
+        old_role, old_term, old_leader, _, _ = self._known
+        self._known = self._standing()
         if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
             log.info("no longer leading", term=old_term)
             undecided = self._proposals.leadership_lost()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raftkv.raft import Message, NodeId
 from raftkv.transport.protocols import Receiver, Transport
@@ -51,6 +51,9 @@ class MemoryTransport(Transport):
 
     async def start(self, receiver: Receiver) -> None:
         self._hub.attach(self._node, receiver)
+
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        pass  # the hub knows everybody
 
     def send(self, messages: Sequence[Message]) -> None:
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from raftkv.raft import Message, NodeId
@@ -19,6 +19,10 @@ class Receiver(Protocol):
         """Messages to `peer` may have been lost: a connection broke, or a queue overflowed."""
         ...
 
+    def on_connection_lost(self, peer: NodeId) -> None:
+        """A connection to or from `peer` was refused or reset: its process may be gone. A hint, nothing more."""
+        ...
+
     def on_failure(self, error: BaseException) -> None:
         """The transport has a bug and no longer does its work; the node must stop."""
         ...
@@ -33,6 +37,10 @@ class Transport(Protocol):
 
     async def start(self, receiver: Receiver) -> None:
         """Begin to deliver to `receiver`, and to connect to peers."""
+        ...
+
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        """From now on these are the members (this node may be among them), and where they are."""
         ...
 
     def send(self, messages: Sequence[Message]) -> None:

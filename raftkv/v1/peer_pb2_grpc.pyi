@@ -40,6 +40,7 @@ class PeerStub:
     Forward: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardRequest, _kv_pb2.BatchResponse]
     """Client operations that a follower hands to the leader. Never forwarded a second time."""
     ForwardTransferLeader: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardTransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]
+    ForwardChangeMembers: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]
 
 @_typing.type_check_only
 class PeerAsyncStub(PeerStub):
@@ -51,6 +52,7 @@ class PeerAsyncStub(PeerStub):
     Forward: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardRequest, _kv_pb2.BatchResponse]  # type: ignore[assignment]
     """Client operations that a follower hands to the leader. Never forwarded a second time."""
     ForwardTransferLeader: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardTransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]  # type: ignore[assignment]
+    ForwardChangeMembers: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]  # type: ignore[assignment]
 
 class PeerServicer(metaclass=_abc_1.ABCMeta):
     """Node to node. Served on the peer address only."""
@@ -77,5 +79,12 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         request: _peer_pb2.ForwardTransferLeaderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.TransferLeaderResponse, _abc.Awaitable[_cluster_pb2.TransferLeaderResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ForwardChangeMembers(
+        self,
+        request: _peer_pb2.ForwardChangeMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ChangeMembersResponse, _abc.Awaitable[_cluster_pb2.ChangeMembersResponse]]: ...
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

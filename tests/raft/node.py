@@ -13,6 +13,7 @@ class Node:
 
     def __init__(self, config: RaftConfig, seed: int) -> None:
         self.config = config
+        self.id: NodeId = config.node_id
         self.seed = seed
         self.disk_hard_state = HardState()
         self.disk_log: list[Entry] = []
@@ -25,10 +26,6 @@ class Node:
         self.disk_is_slow = False
         self.up = True
         self.raft = self._boot()
-
-    @property
-    def id(self) -> NodeId:
-        return self.config.node_id
 
     def _boot(self) -> Raft:
         return Raft(
@@ -61,4 +58,7 @@ class Node:
             self.disk_log.extend(write.entries)
 
     def holds_on_disk(self, entry: Entry) -> bool:
-        return len(self.disk_log) >= entry.index and self.disk_log[entry.index - 1] == entry
+        if entry.index > len(self.disk_log):
+            return False
+        held = self.disk_log[entry.index - 1]
+        return held is entry or held == entry  # most are the same object, and comparing two takes long

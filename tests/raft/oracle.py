@@ -2,14 +2,18 @@
 
 The oracle shares no code with the core: it counts majorities itself and knows nodes only by what they say, hand to
 their disk and apply. The numbers C1 to C10 are those of docs/invariants.md.
+
+Every check costs a constant time for each event and for each entry (amortised), so that the simulator can afford it:
+what happened long ago is never looked at again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
-from raftkv.raft import Entry, EntryKind, HardState, Index, LogWrite, Message, NodeId, ReadState, Role
+from raftkv.raft import Configuration, Entry, HardState, Index, LogWrite, Message, NodeId, ReadState, Role
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,
@@ -33,6 +37,30 @@ class Commitment:
     term: int
 
 
+Deciders = tuple[frozenset[NodeId], ...]
+"""The sets of voters of which a majority each must agree: one, or two during a joint change."""
+
+
+def deciders(configuration: Configuration) -> Deciders:
+    return (configuration.voters,)
+
+
+class _Watched:
+    """What the oracle remembers of one node."""
+
+    __slots__ = ("applied", "known_commit", "leading", "log_terms", "on_disk", "wrote_as_leader_of")
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self.known_commit = 0
+        self.leading = 0
+        """The term it leads; 0: none."""
+        self.log_terms: list[int] = []
+        """Of the entries that it has handed to its disk."""
+        self.on_disk = HardState()
+        self.wrote_as_leader_of = 0
+
+
 class Oracle:
     """Told of every event of a cluster; raises SafetyViolation at the first one that must not happen."""
 
@@ -42,204 +70,234 @@ class Oracle:
         """Off: only the damage of a broken promise counts, not the broken promise itself (C7)."""
         self.leader_of: dict[int, NodeId] = {}
         self.committed: dict[int, Commitment] = {}
+        self.newest_committed = 0
         self.overwritten = 0
         """Entries that some log held and another leader replaced."""
-        self._created: dict[tuple[int, int], tuple[EntryKind, bytes, int]] = {}
-        self._log_terms: dict[NodeId, list[int]] = {node_id: [] for node_id in nodes}
-        self._leading: dict[NodeId, int] = {}
-        self._wrote_as_leader_of: dict[NodeId, int] = {}
-        self._known_commit: dict[NodeId, int] = dict.fromkeys(nodes, 0)
-        self._applied: dict[NodeId, int] = dict.fromkeys(nodes, 0)
-        self._on_disk: dict[NodeId, HardState] = dict.fromkeys(nodes, HardState())
+        self.on_commit: Callable[[Entry], None] = lambda entry: None
+        """Called once for every index, in order, when it is first known to be committed."""
+        self._created: dict[tuple[int, int], tuple[Entry, int]] = {}
+        """(index, term) -> the entry and its predecessor's term."""
+        self._watched = {node_id: _Watched() for node_id in nodes}
         self._voted_for: dict[tuple[NodeId, int], NodeId] = {}
         self._read_floor: dict[tuple[NodeId, int], int] = {}
+        self._promises: dict[type[Message], Callable[[Node, Message], None]] = {
+            VoteRequest: self._asks_for_vote,
+            VoteResponse: self._answers_vote_request,
+            AppendRequest: self._speaks_as_leader,
+            AppendResponse: self._answers_append_request,
+            HeartbeatRequest: self._speaks_as_leader,
+            TimeoutNow: self._speaks_as_leader,
+        }
+        """The other messages promise nothing."""
 
     def starts_with(self, node: Node) -> None:
         """A test has `node` boot from the disk that it has now."""
         previous = 0
         for entry in node.disk_log:
-            self._created[entry.index, entry.term] = (entry.kind, entry.data, previous)
+            self._created[entry.index, entry.term] = (entry, previous)
             previous = entry.term
-        self._on_disk[node.id] = node.disk_hard_state
+        self._watched[node.id].on_disk = node.disk_hard_state
         self.restarted(node)
 
-    def state_lost(self, node: Node) -> None:
-        """A test has emptied the state machine of `node`: it will apply its log anew."""
-        self._applied[node.id] = 0
+    def state_lost(self, node: Node, applied: int = 0) -> None:
+        """The state machine of `node` is back at entry `applied`: what follows it will be applied anew."""
+        self._watched[node.id].applied = applied
 
     # --- events, in the order in which they happen to a node ---
 
     def handed(self, node: Node, write: LogWrite) -> None:
         """A core has handed a write to its driver."""
-        terms = self._log_terms[node.id]
+        watched = self._watched[node.id]
+        terms = watched.log_terms
+        leads = node.raft.role is Role.LEADER
         if write.entries:
             first = write.entries[0].index
-            still_leads = node.raft.role is Role.LEADER and self._wrote_as_leader_of.get(node.id) == node.raft.term
-            self._require(
-                not (still_leads and first <= len(terms)),
-                f"C2: node {node.id}, leader of term {node.raft.term}, replaces its entry {first}",
-            )
-            self._require(first <= len(terms) + 1, f"node {node.id} writes entry {first} after entry {len(terms)}")
-            self.overwritten += len(terms) - first + 1
-            del terms[first - 1 :]
-        for entry in write.entries:
+            if first <= len(terms):
+                if leads and watched.wrote_as_leader_of == node.raft.term:
+                    _fail(f"C2: node {node.id}, leader of term {node.raft.term}, replaces its entry {first}")
+                self.overwritten += len(terms) - first + 1
+                del terms[first - 1 :]
+            elif first > len(terms) + 1:
+                _fail(f"node {node.id} writes entry {first} after entry {len(terms)}")
             previous = terms[-1] if terms else 0
-            made = (entry.kind, entry.data, previous)
-            first_made = self._created.setdefault((entry.index, entry.term), made)
-            self._require(
-                first_made == made,
-                f"C3: entry {entry.index} of term {entry.term} is {first_made} somewhere and {made} on node {node.id}",
-            )
-            terms.append(entry.term)
-        if node.raft.role is Role.LEADER:
-            self._wrote_as_leader_of[node.id] = node.raft.term
+            for entry in write.entries:
+                known = self._created.get((entry.index, entry.term))
+                if known is None:
+                    self._created[entry.index, entry.term] = (entry, previous)
+                elif known[1] != previous or (known[0] is not entry and known[0] != entry):
+                    _fail(
+                        f"C3: entry {entry.index} of term {entry.term} is {known} (with the term before it) somewhere "
+                        f"and {(entry, previous)} on node {node.id}"
+                    )
+                previous = entry.term
+                terms.append(previous)
+        if leads:
+            watched.wrote_as_leader_of = node.raft.term
 
     def stored(self, node: Node, before: HardState) -> None:
         """A write of `node` is durable; `before` was the hard state until then."""
-        after = self._on_disk[node.id] = node.disk_hard_state
-        self._require(after.term >= before.term, f"C8: node {node.id}'s term on disk went back: {before} -> {after}")
-        self._require(
-            after.commit >= before.commit, f"C8: node {node.id}'s commit on disk went back: {before} -> {after}"
-        )
-        self._require(
-            after.term > before.term or before.vote in (None, after.vote),
-            f"C8: node {node.id} changed its vote of term {before.term} on disk from {before.vote} to {after.vote}",
-        )
+        after = self._watched[node.id].on_disk = node.disk_hard_state
+        if after is before:
+            return
+        if after.term < before.term:
+            _fail(f"C8: node {node.id}'s term on disk went back: {before} -> {after}")
+        if after.commit < before.commit:
+            _fail(f"C8: node {node.id}'s commit on disk went back: {before} -> {after}")
+        if after.term == before.term and before.vote not in (None, after.vote):
+            _fail(
+                f"C8: node {node.id} changed its vote of term {before.term} on disk from {before.vote} to {after.vote}"
+            )
 
     def sent(self, node: Node, message: Message) -> None:
         """A message has left `node`: from now on others rely on it."""
-        match message:
-            case VoteRequest():
-                self._promises_vote(node, message.term, node.id)
-            case VoteResponse(granted=True):
-                self._promises_vote(node, message.term, message.receiver)
-            case AppendResponse(rejected=False):
-                self._promises_entries(node, message.term, message.index)
-            case AppendRequest() | HeartbeatRequest() | TimeoutNow():
-                self._require(
-                    not self.watch_promises or node.disk_hard_state.term >= message.term,
-                    f"C7: node {node.id} leads term {message.term} before that term is on its disk",
-                )
-            case _:
-                pass  # promises nothing
+        promise = self._promises.get(type(message))
+        if promise is not None:
+            promise(node, message)
 
     def stepped(self, node: Node) -> None:
-        """`node` has taken an input and its Ready has been dealt with."""
+        """`node` has taken an input, or its Ready has been dealt with."""
+        watched = self._watched[node.id]
         raft = node.raft
         if raft.role is Role.LEADER:
-            first = self.leader_of.setdefault(raft.term, node.id)
-            self._require(first == node.id, f"C1: nodes {first} and {node.id} both lead term {raft.term}")
-            if self._leading.get(node.id) != raft.term:
-                self._leading[node.id] = raft.term
-                for commitment in self.committed.values():
-                    self._require_complete(node, commitment)
+            if watched.leading != raft.term:
+                self._takes_office(node, watched)
         else:
-            self._leading.pop(node.id, None)
+            watched.leading = 0
         commit = raft.log.commit
-        for index in range(self._known_commit[node.id] + 1, commit + 1):
-            self._commits(node, index)
-        self._known_commit[node.id] = max(commit, self._known_commit[node.id])
+        if commit > watched.known_commit:
+            for index in range(watched.known_commit + 1, commit + 1):
+                self._commits(node, index)
+            watched.known_commit = commit
 
     def applies(self, node: Node, entries: Iterable[Entry]) -> None:
         """`node` gives entries to its state machine."""
+        watched = self._watched[node.id]
         for entry in entries:
-            self._require(
-                entry.index == self._applied[node.id] + 1,
-                f"C5: node {node.id} applies entry {entry.index} after entry {self._applied[node.id]}",
-            )
-            self._applied[node.id] = entry.index
-            self._require(
-                node.holds_on_disk(entry), f"C5: node {node.id} applies entry {entry.index}, which its disk lacks"
-            )
+            index = entry.index
+            if index != watched.applied + 1:
+                _fail(f"C5: node {node.id} applies entry {index} after entry {watched.applied}")
+            watched.applied = index
+            if not node.holds_on_disk(entry):
+                _fail(f"C5: node {node.id} applies entry {index}, which its disk lacks")
             # Its commit index may be news, too: `stepped` has not seen this input yet.
-            commitment = self.committed.get(entry.index) or self._commits(node, entry.index)
-            self._require(
-                commitment.entry == entry,
-                f"C5: node {node.id} applies {entry} at index {entry.index}, others {commitment.entry}",
-            )
+            commitment = self.committed.get(index) or self._commits(node, index)
+            if commitment.entry is not entry and commitment.entry != entry:
+                _fail(f"C5: node {node.id} applies {entry} at index {index}, others {commitment.entry}")
 
     def restarted(self, node: Node) -> None:
         """`node` has come back from its disk."""
-        raft, disk = node.raft, self._on_disk[node.id]
-        self._require(raft.term == disk.term, f"C9: node {node.id} restarts in term {raft.term}, not {disk.term}")
-        self._require(
-            raft.log.applied == self._applied[node.id],
-            f"C9: node {node.id} had applied {self._applied[node.id]} and restarts at {raft.log.applied}",
-        )
-        self._require(
-            raft.log.commit >= max(self._applied[node.id], min(disk.commit, len(node.disk_log))),
-            f"C9: node {node.id} restarts with commit index {raft.log.commit}",
-        )
-        self._log_terms[node.id] = [entry.term for entry in node.disk_log]
-        self._leading.pop(node.id, None)
-        self._wrote_as_leader_of.pop(node.id, None)
-        self._known_commit[node.id] = 0  # what it believes committed now is checked anew
+        watched = self._watched[node.id]
+        raft, disk = node.raft, watched.on_disk
+        if raft.term != disk.term:
+            _fail(f"C9: node {node.id} restarts in term {raft.term}, not {disk.term}")
+        if raft.log.applied != watched.applied:
+            _fail(f"C9: node {node.id} had applied {watched.applied} and restarts at {raft.log.applied}")
+        if raft.log.commit < max(watched.applied, min(disk.commit, len(node.disk_log))):
+            _fail(f"C9: node {node.id} restarts with commit index {raft.log.commit}")
+        watched.log_terms = [entry.term for entry in node.disk_log]
+        watched.leading = 0
+        watched.wrote_as_leader_of = 0
+        watched.known_commit = 0  # what it believes committed now is checked anew
 
     def read_begins(self, node: Node, request: int) -> None:
-        self._read_floor[node.id, request] = max(self.committed, default=0)
+        self._read_floor[node.id, request] = self.newest_committed
 
     def read_confirmed(self, node: Node, read: ReadState) -> None:
         floor = self._read_floor[node.id, read.request]
-        self._require(
-            read.index >= floor,
-            f"C10: read {read.request} on node {node.id} may see index {read.index}, "
-            f"but {floor} was committed before it began",
-        )
+        if read.index < floor:
+            _fail(
+                f"C10: read {read.request} on node {node.id} may see index {read.index}, "
+                f"but {floor} was committed before it began"
+            )
 
     # --- judgements ---
 
+    def deciders_of(self, node: Node) -> Deciders:
+        """Return the configuration in force on `node`."""
+        return deciders(node.config.configuration)
+
+    def _takes_office(self, node: Node, watched: _Watched) -> None:
+        term = node.raft.term
+        first = self.leader_of.setdefault(term, node.id)
+        if first != node.id:
+            _fail(f"C1: nodes {first} and {node.id} both lead term {term}")
+        watched.leading = term
+        # The newest entry committed in an earlier term vouches for all before it: that is log matching (C3).
+        for index in range(self.newest_committed, 0, -1):
+            if self.committed[index].term < term:
+                self._require_complete(node, self.committed[index])
+                break
+
     def _commits(self, node: Node, index: int) -> Commitment:
         """`node` takes `index` for committed, in its current term."""
-        (entry,) = node.raft.log.slice(Index(index), Index(index + 1), 0)
         known = self.committed.get(index)
-        if known is None:
-            holders = [other.id for other in self.nodes.values() if other.holds_on_disk(entry)]
-            self._require(
-                2 * len(holders) > len(self.nodes),
-                f"C6: node {node.id} commits entry {index} of term {entry.term}; on disk it is only on {holders}",
-            )
-            known = self.committed[index] = Commitment(entry, node.raft.term)
-            for other, term in self._leading.items():
-                if term > known.term:
-                    self._require_complete(self.nodes[other], known)
-        self._require(
-            known.entry == entry, f"C5: node {node.id} commits {entry} at index {index}, others {known.entry}"
-        )
+        if known is not None and node.raft.log.term(Index(index)) == known.entry.term:
+            return known  # the same entry: that is log matching (C3)
+        (entry,) = node.raft.log.slice(Index(index), Index(index + 1), 0)
+        if known is not None:
+            _fail(f"C5: node {node.id} commits {entry} at index {index}, others {known.entry}")
+        holders = {other.id for other in self.nodes.values() if other.holds_on_disk(entry)}
+        for voters in self.deciders_of(node):
+            if 2 * len(holders & voters) <= len(voters):
+                _fail(
+                    f"C6: node {node.id} commits entry {index} of term {entry.term}; on disk it is only on "
+                    f"{sorted(holders)} of {sorted(voters)}"
+                )
+        known = self.committed[index] = Commitment(entry, node.raft.term)
+        self.newest_committed = max(index, self.newest_committed)
+        for other, watched in self._watched.items():
+            if watched.leading > known.term:
+                self._require_complete(self.nodes[other], known)
+        self.on_commit(entry)
         return known
 
     def _require_complete(self, leader: Node, commitment: Commitment) -> None:
         entry = commitment.entry
-        self._require(
-            commitment.term >= leader.raft.term or leader.raft.log.term(entry.index) == entry.term,
-            f"C4: node {leader.id} leads term {leader.raft.term} without entry {entry.index} of term {entry.term}, "
-            f"committed in term {commitment.term}",
-        )
+        if commitment.term < leader.raft.term and leader.raft.log.term(entry.index) != entry.term:
+            _fail(
+                f"C4: node {leader.id} leads term {leader.raft.term} without entry {entry.index} of term {entry.term}, "
+                f"committed in term {commitment.term}"
+            )
+
+    def _speaks_as_leader(self, node: Node, message: Message) -> None:
+        if self.watch_promises and node.disk_hard_state.term < message.term:
+            _fail(f"C7: node {node.id} leads term {message.term} before that term is on its disk")
+
+    def _asks_for_vote(self, node: Node, message: Message) -> None:
+        self._promises_vote(node, message.term, node.id)
+
+    def _answers_vote_request(self, node: Node, message: Message) -> None:
+        if isinstance(message, VoteResponse) and message.granted:
+            self._promises_vote(node, message.term, message.receiver)
 
     def _promises_vote(self, node: Node, term: int, candidate: NodeId) -> None:
         first = self._voted_for.setdefault((node.id, term), candidate)
-        self._require(first == candidate, f"C8: node {node.id} votes for {first} and for {candidate} in term {term}")
+        if first != candidate:
+            _fail(f"C8: node {node.id} votes for {first} and for {candidate} in term {term}")
         disk = node.disk_hard_state
-        self._require(
-            not self.watch_promises or disk.term > term or (disk.term == term and disk.vote == candidate),
-            f"C7: node {node.id} promises its vote of term {term} to {candidate}; its disk says {disk}",
-        )
+        if self.watch_promises and not (disk.term > term or (disk.term == term and disk.vote == candidate)):
+            _fail(f"C7: node {node.id} promises its vote of term {term} to {candidate}; its disk says {disk}")
 
-    def _promises_entries(self, node: Node, term: int, index: int) -> None:
-        disk = node.disk_hard_state
-        if not self.watch_promises or disk.term > term:
+    def _answers_append_request(self, node: Node, message: Message) -> None:
+        if not isinstance(message, AppendResponse) or message.rejected or not self.watch_promises:
+            return
+        disk, term, index = node.disk_hard_state, message.term, message.index
+        if disk.term > term:
             return  # in a later term the entries may have been replaced since; they were never committed then
-        self._require(
-            disk.term == term and len(node.disk_log) >= index,
-            f"C7: node {node.id} acknowledges entry {index} in term {term}; its disk holds {len(node.disk_log)} "
-            f"entries and {disk}",
-        )
-        leader = self.leader_of.get(term)
-        if index and leader is not None and self._leading.get(leader) == term:
-            self._require(
-                self.nodes[leader].raft.log.term(Index(index)) == node.disk_log[index - 1].term,
-                f"C7: node {node.id} acknowledges entry {index} to leader {leader}, but its disk holds another one",
+        if disk.term != term or len(node.disk_log) < index:
+            _fail(
+                f"C7: node {node.id} acknowledges entry {index} in term {term}; its disk holds {len(node.disk_log)} "
+                f"entries and {disk}"
             )
+        leader = self.leader_of.get(term)
+        if (
+            index
+            and leader is not None
+            and self._watched[leader].leading == term
+            and self.nodes[leader].raft.log.term(index) != node.disk_log[index - 1].term
+        ):
+            _fail(f"C7: node {node.id} acknowledges entry {index} to leader {leader}, but its disk holds another one")
 
-    def _require(self, holds: bool, message: str) -> None:
-        if not holds:
-            raise SafetyViolation(message)
+
+def _fail(message: str) -> NoReturn:
+    raise SafetyViolation(message)

@@ -41,16 +41,11 @@ def test_members_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.member == {1: "10.0.0.1:7101", 2: "10.0.0.2:7101", 3: "10.0.0.3:7101"}
 
 
-def test_peers_are_dialled_at_their_own_address_unless_told_otherwise() -> None:
-    settings = load_settings({**FLAGS, "peer_dial": ["3=127.0.0.1:9"]})
-    assert settings.peer_addresses == {2: "10.0.0.2:7101", 3: "127.0.0.1:9"}
-
-
 def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> None:
-    one = load_settings(FLAGS).cluster_id
-    assert one == load_settings({**FLAGS, "id": 2, "member": MEMBERS[::-1]}).cluster_id
-    assert one != load_settings({**FLAGS, "cluster_name": "other"}).cluster_id
-    assert one != load_settings({**FLAGS, "member": [*MEMBERS, "4=10.0.0.4:7101"]}).cluster_id
+    one = load_settings(FLAGS).founded_cluster_id
+    assert one == load_settings({**FLAGS, "id": 2, "member": MEMBERS[::-1]}).founded_cluster_id
+    assert one != load_settings({**FLAGS, "cluster_name": "other"}).founded_cluster_id
+    assert one != load_settings({**FLAGS, "member": [*MEMBERS, "4=10.0.0.4:7101"]}).founded_cluster_id
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -69,7 +69,7 @@ class _Link:
     """How many faults hold it back."""
     slow: float = 1.0
     last_arrival: float = 0.0
-    held: list[Callable[[], None]] | None = None
+    held: list[Callable[[], object]] | None = None
 
 
 class Connection:
@@ -165,6 +165,7 @@ class Network:
                 self._lose(connection)
                 connection.told = True
                 del self._connections[pair]
+                self._notice(number, pair[1], lambda ended=connection: self._tell_server(ended), power)  # type: ignore[misc]
             elif connection.server is server and not connection.lost:
                 self._lose(connection)
                 self._notice(number, pair[0], lambda lost=connection: self._tell(lost), power)  # type: ignore[misc]
@@ -177,14 +178,14 @@ class Network:
                     power,
                 )
 
-    def _notice(self, number: int, other: int, tell: Callable[[], None], power: bool) -> None:
+    def _notice(self, number: int, other: int, tell: Callable[[], object], power: bool) -> None:
         """Have `other` learn that the process on machine `number` has ended."""
         if power:
             self.loop.call_later(KEEPALIVE_S, tell, context=self.context)
         else:
             self._travel(number, other, tell)
 
-    def _keepalive(self, pair: Pair, held: list[Callable[[], None]]) -> None:
+    def _keepalive(self, pair: Pair, held: list[Callable[[], object]]) -> None:
         if self._link(*pair).held is held:  # blocked ever since
             self.reset(*pair)
 
@@ -193,14 +194,14 @@ class Network:
     def _link(self, a: int, b: int) -> _Link:
         return self._links.setdefault((a, b), _Link())
 
-    def _travel(self, a: int, b: int, arrive: Callable[[], None]) -> None:
+    def _travel(self, a: int, b: int, arrive: Callable[[], object]) -> None:
         """Call `arrive` when something sent from `a` to `b` now gets there: in order, and not through a cut link."""
         link = self._link(a, b)
         latency_s = (self.base_latency_s + self._random.random() * self.jitter_s) * link.slow
         link.last_arrival = max(self.loop.time() + latency_s, link.last_arrival + 1e-9)
         self.loop.call_at(link.last_arrival, self._arrive, link, arrive, context=self.context)
 
-    def _arrive(self, link: _Link, arrive: Callable[[], None]) -> None:
+    def _arrive(self, link: _Link, arrive: Callable[[], object]) -> None:
         if link.held is not None:
             self.counts["held"] += 1
             link.held.append(arrive)
@@ -219,7 +220,8 @@ class Network:
                 # In the server's own time: one that is paused does not greet.
                 self.loop.call_soon(welcome, server, context=server.context)
             elif self.machines.powered(peer):
-                self._travel(peer, source, lambda: transport.refused(peer))
+                refuse = lambda: self.loop.call_soon(transport.refused, peer, context=transport.process.context)  # noqa: E731
+                self._travel(peer, source, refuse)
 
         def welcome(server: Server) -> None:
             self._travel(peer, source, lambda: transport.welcomed(peer, server))
@@ -263,6 +265,13 @@ class Network:
             self._connections.pop((connection.owner.number, connection.peer), None)
             process = connection.owner.process
             self.loop.call_soon(connection.owner.lost, connection, context=process.context)
+            self._tell_server(connection)
+
+    def _tell_server(self, connection: Connection) -> None:
+        """The end of a stream that comes in is a hint as well."""
+        server = connection.server
+        if server.transport is not None:
+            self.loop.call_soon(server.transport.left_by, connection.owner.number, context=server.context)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -349,6 +358,9 @@ class SimTransport(Transport):
             elif not self._network.send(connection, frame) and self._receiver is not None:
                 self._receiver.on_unreachable(receiver)
 
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        pass  # every machine is on the network, and stays where it is
+
     async def close(self) -> None:
         self.cut_off()
 
@@ -385,10 +397,20 @@ class SimTransport(Transport):
 
     def refused(self, peer: int) -> None:
         """Nobody listens there."""
+        if peer in self._attempts and self._receiver is not None:
+            self._receiver.on_connection_lost(NodeId(peer))
+        self._unanswered(peer)
+
+    def _unanswered(self, peer: int) -> None:
         timer = self._attempts.pop(peer, None)
         if timer is not None:
             timer.cancel()
             self._again(peer)
+
+    def left_by(self, peer: int) -> None:
+        """A stream that came in has ended."""
+        if self._receiver is not None:
+            self._receiver.on_connection_lost(NodeId(peer))
 
     def lost(self, connection: Connection) -> None:
         """A connection has broken."""
@@ -396,12 +418,13 @@ class SimTransport(Transport):
             del self._connections[connection.peer]
         if self._receiver is not None:
             self._receiver.on_unreachable(NodeId(connection.peer))
+            self._receiver.on_connection_lost(NodeId(connection.peer))
             self._again(connection.peer)
 
     def _attempt(self, peer: int) -> None:
         if self._receiver is not None:
             loop, context = self._network.loop, self.process.context
-            self._attempts[peer] = loop.call_later(HELLO_TIMEOUT_S, self.refused, peer, context=context)
+            self._attempts[peer] = loop.call_later(HELLO_TIMEOUT_S, self._unanswered, peer, context=context)
             self._network.connect(self, peer)
 
     def _again(self, peer: int) -> None:

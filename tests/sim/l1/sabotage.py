@@ -67,10 +67,10 @@ def appends_are_not_synced(patch: Patch) -> None:
     """Raft-bugs 32: a record is written, and never flushed."""
     append_record = SegmentWriter._append_record
 
-    def lazy(writer: SegmentWriter, payload: bytes) -> None:
+    def lazy(writer: SegmentWriter, *record: Any) -> None:
         sync, writer._file.fdatasync = writer._file.fdatasync, lambda: None  # type: ignore[method-assign]
         try:
-            append_record(writer, payload)
+            append_record(writer, *record)
         finally:
             writer._file.fdatasync = sync  # type: ignore[method-assign]
 

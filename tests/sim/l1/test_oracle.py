@@ -33,7 +33,6 @@ def ready(*committed: Entry, role: Role = Role.FOLLOWER, term: int = 1) -> Ready
         role=role,
         term=Term(term),
         leader=None,
-        durable=(),
     )
 
 
