@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from raftkv.raft import Configuration, Entry, EntryKind, HardState, Index, LogWrite, Message, NodeId, ReadState, Role
+from raftkv.raft import Configuration, Entry, HardState, Index, LogWrite, Message, NodeId, ReadState, Role
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,

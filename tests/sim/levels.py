@@ -30,7 +30,7 @@ class Report:
     """What the cluster got done in spite of them: commits, elections, reads, ..."""
     violation: str | None = None
     seconds: float = 0.0
-    """Of real time; the only field that two runs of one seed may differ in."""
+    """Of processor time; the only field that two runs of one seed may differ in."""
 
 
 class Level(Protocol):

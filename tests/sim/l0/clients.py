@@ -19,7 +19,7 @@ class Clients:
     def __init__(self, counts: Counter[str]) -> None:
         self.counts = counts
         self.written: dict[bytes, int] = {}
-        """Every write in the order of the states -> its index. Each write is proposed once, so each must be here once."""
+        """Every write -> its index in the log. Each is proposed once, so it must be there once."""
         self.acknowledged: dict[bytes, int] = {}
         self.newest_acknowledged = 0
         self.state_hashes: list[int] = [0]

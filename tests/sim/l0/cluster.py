@@ -232,7 +232,7 @@ class Cluster:
         if link.slowness:
             fault, factor = link.slowness[-1]
             fault.hits += 1
-            delay = delay * factor + TICK
+            delay = min(delay * factor + TICK, 20 * TICK)
         at = self.now + delay
         if self.grain > 1:
             at += -at % self.grain
@@ -250,6 +250,13 @@ class Cluster:
         """What a black hole held arrives after all."""
         self._sequence = sequence = self._sequence + 1
         self.at(self.now, self._arrives, link, message, (link.generation, sequence))
+
+    def forget_messages(self) -> None:
+        """What is on its way does not arrive."""
+        for machine in self.machines.values():
+            for link in machine.links.values():
+                link.generation += 1
+                link.last_arrival = self.now
 
     # --- disk ---------------------------------------------------------------------------------------------------------
 
@@ -290,6 +297,9 @@ class Cluster:
             self.at(self.now + TICK, self._disk_done, machine, turn, writes)
             return
         machine.disk_is_busy = False
+        waiting = machine.writes
+        while writes < len(waiting) and not waiting[writes].needs_disk:
+            writes += 1  # it only waited for those before it
         self._store(machine, writes)
         if machine.writes:
             self._start_disk(machine)
@@ -431,5 +441,3 @@ def describe(message: Message) -> str:
         if name not in ("sender", "receiver", "term"):
             fields.append(f"{name}={value}")
     return f"n{message.sender} {type(message).__name__} t{message.term} {' '.join(fields)}"
-
-

@@ -70,6 +70,7 @@ class Conductor:
         cluster.jitter = 0
         cluster.grain = 1
         cluster.batching = 0.0
+        cluster.forget_messages()
         for machine in cluster.machines.values():
             machine.tick_length = min(max(machine.tick_length, int(0.9 * TICK)), int(1.1 * TICK))
             machine.disk_time = min(machine.disk_time, TICK // 5)

@@ -93,6 +93,9 @@ FAULTS = {
 }
 """What can be on the tape, and how often against the others when all are on."""
 
+LEAST_FAULTS = 6
+"""On a tape. Some may find nothing to hit."""
+
 INSTANT = frozenset({"bounce", "reset"})
 
 HUNT = "hunt the leader"
@@ -115,18 +118,21 @@ def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     drift = rng.choice([0.0, 0.0, 0.05, 0.5])
     disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 200])
     latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 200, 500])
+    jitter = min(latency * rng.choice([0, 1, 4]), TICK)
+    append_bytes = rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1 << 20])
+    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size < 6 and latency + jitter < TICK else 0.1]
     parameters = Parameters(
         size=size,
-        ticks=rng.choice([150, 200, 300]) if not hunted else 400,
+        ticks=rng.choice([200, 250, 300]) if not hunted else 400,
         election_ticks=rng.choice([10, 10, 20]) if not hunted else 10,
         heartbeat_ticks=rng.choice([1, 2, 4]),
-        max_append_bytes=rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1 << 20]),
-        max_inflight_bytes=rng.choice([1, 200, 1 << 20]),
+        max_append_bytes=append_bytes,
+        max_inflight_bytes=rng.choice([1, 200, 1 << 20 if append_bytes > 1 else 600]),
         max_apply_bytes=rng.choice([1, 1 << 20]),
         latency=latency,
-        jitter=min(latency * rng.choice([0, 1, 4]), TICK),
+        jitter=jitter,
         grain=rng.choice([1, 1, 100, 500]),
-        loss=rng.choice([0.0, 0.0, 0.02, 0.1, 0.3 if size < 6 else 0.15]) if not hunted else 0.0,
+        loss=rng.choice(losses) if not hunted else 0.0,
         duplication=rng.choice([0.0, 0.05, 0.3]),
         fifo=rng.random() < 0.5,
         clock={node_id: 1 + rng.uniform(-drift, drift) for node_id in ids},
@@ -147,7 +153,7 @@ def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list
     gap = rng.choice([8, 15, 30]) * TICK
     lasts = rng.choice([5, 15, 40]) * TICK
     acts = []
-    at = 4.0 * parameters.election_ticks * TICK  # long enough for a first leader
+    at = 60.0 * TICK  # long enough for a first leader
     if hunted:
         acts.append(Act(int(at), HUNT, rng.getrandbits(32), parameters.ticks * TICK // 2))
         gap *= 6
@@ -155,12 +161,15 @@ def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list
         kind = rng.choices(kinds, weights)[0]
         length = 0 if kind in INSTANT else 1 + int(min(rng.expovariate(1 / lasts), 3 * lasts))
         acts.append(Act(int(at), kind, rng.getrandbits(32), length))
+    while len(acts) < LEAST_FAULTS:
+        at = rng.uniform(60, parameters.ticks - 40)
+        acts.append(Act(int(at * TICK), rng.choice(["bounce", "crash"]), rng.getrandbits(32), 10 * TICK))
     return acts
 
 
 def _inputs(parameters: Parameters, rng: random.Random) -> list[Act]:
-    acts = []
-    gap = rng.choice([0.5, 1, 2, 4]) * TICK
+    acts: list[Act] = []
+    gap = rng.choice([0.5, 1, 2]) * TICK
     burst = rng.choice([1, 1, 5])
     kinds = ["propose", "read", "transfer", "unreachable"]
     weights = [10.0, rng.choice([1, 5]), rng.choice([0.0, 0.2, 0.6]), 0.2]
