@@ -1,0 +1,443 @@
+"""Cores, links and disks under one heap of events in virtual time. What goes wrong is decided elsewhere (faults.py).
+
+Everything here runs for every message, so it is written for speed: no event costs more than a constant time, and random
+numbers come from one stream for each purpose.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from raftkv.raft import (
+    Configuration,
+    Entry,
+    LogWrite,
+    Message,
+    NodeId,
+    RaftConfig,
+    ReadState,
+    Role,
+)
+from tests.raft.oracle import Oracle
+from tests.sim.l0.clients import Clients
+from tests.sim.l0.machine import Link, Machine
+from tests.sim.l0.plan import TICK, Parameters
+
+Event = tuple[int, float, int, Callable[[Any, Any, Any], None], Any, Any, Any]
+"""When, a random number that decides between events of one time, a sequence number, what to do with which arguments."""
+
+STALLED = 0
+"""Instead of a factor: a disk that finishes nothing while the fault lasts."""
+
+FAR = 20
+"""A straggler's share of the jitter: one message in fifty takes so many times as long."""
+
+
+class Cluster:
+    """Machines in a world that only goes on when `run_until` says so."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        seed: int,
+        *,
+        watch_promises: bool = True,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.parameters = parameters
+        self.trace = trace
+        self.now = 0
+        self.steps = 0
+        self.digest = 0
+        self.counts: Counter[str] = Counter()
+        """Traffic."""
+        self.faults: Counter[str] = Counter()
+        """Faults that hit something."""
+        ids = [NodeId(i) for i in range(1, parameters.size + 1)]
+        nodes = random.Random(f"{seed}/nodes")
+        self.machines = {node_id: self._machine(node_id, ids, nodes.getrandbits(32)) for node_id in ids}
+        for machine in self.machines.values():
+            machine.links = {peer: Link(self.machines[peer]) for peer in ids if peer != machine.id}
+        self.clients = Clients(self.counts)
+        self.oracle = Oracle(self.machines, watch_promises=watch_promises)
+        self.oracle.on_commit = self.clients.committed
+        self.on_election: Callable[[Machine], None] = lambda leader: None
+        self.loss = parameters.loss
+        self.duplicate_above = 1 - parameters.duplication
+        self.latency = parameters.latency
+        self.jitter = parameters.jitter
+        self.grain = parameters.grain
+        self.fifo = parameters.fifo
+        self.batching = parameters.batching
+        self._heap: list[Event] = []
+        self._sequence = 0
+        self._elections = 0
+        self._next_request = 0
+        self._schedule_random = random.Random(f"{seed}/schedule").random
+        self._network_random = random.Random(f"{seed}/network").random
+        self.disk_random = random.Random(f"{seed}/disk")
+        for machine in self.machines.values():
+            self.at(int(self._schedule_random() * machine.tick_length), self._tick, machine, machine.life)
+
+    def _machine(self, node_id: NodeId, ids: list[NodeId], seed: int) -> Machine:
+        parameters = self.parameters
+        return Machine(
+            RaftConfig(
+                node_id=node_id,
+                configuration=Configuration(frozenset(ids)),
+                election_ticks=parameters.election_ticks,
+                heartbeat_ticks=parameters.heartbeat_ticks,
+                max_append_bytes=parameters.max_append_bytes,
+                max_inflight_bytes=parameters.max_inflight_bytes,
+                max_apply_bytes=parameters.max_apply_bytes,
+            ),
+            seed,
+            tick_length=int(TICK * parameters.clock[node_id]),
+            disk_time=parameters.disk[node_id],
+            apply_delay=parameters.apply_delay,
+        )
+
+    # --- the heap -----------------------------------------------------------------------------------------------------
+
+    def at(self, time: int, do: Callable[[Any, Any, Any], None], a: Any = None, b: Any = None, c: Any = None) -> None:
+        self._sequence += 1
+        heappush(self._heap, (time, self._schedule_random(), self._sequence, do, a, b, c))
+
+    def run_until(self, time: int) -> None:
+        """Let everything happen that is due by `time`."""
+        heap = self._heap
+        while heap and heap[0][0] <= time:
+            self.now, _, _, do, a, b, c = heappop(heap)
+            self.steps += 1
+            do(a, b, c)
+        self.now = time
+
+    # --- what happens to a machine ------------------------------------------------------------------------------------
+
+    def _tick(self, machine: Machine, life: int, _: None) -> None:
+        if machine.life != life:
+            return
+        self.at(self.now + machine.tick_length, self._tick, machine, life)
+        if machine.pausers:
+            machine.pausers[-1].hits += 1
+            return
+        machine.raft.tick()
+        self.after_input(machine, 1)
+
+    def _arrives(self, link: Link, message: Message, stamp: tuple[int, int]) -> None:
+        generation, sequence = stamp
+        machine = link.target
+        if link.blockers:
+            link.blockers[-1].hits += 1
+            return
+        if generation != link.generation or not machine.up:
+            self.counts["messages to nobody"] += 1
+            return
+        if link.holders:
+            link.holders[-1].hits += 1
+            link.held.append(message)
+            return
+        if machine.pausers:
+            machine.pausers[-1].hits += 1
+            machine.inbox.append(message)
+            return
+        if sequence < link.newest:
+            self.faults["message reordered"] += 1
+        else:
+            link.newest = sequence
+        self.receive(machine, message)
+
+    def receive(self, machine: Machine, message: Message) -> None:
+        if self.trace is not None:
+            self._tell(machine, f"<- {describe(message)}")
+        machine.raft.step(message)
+        self.after_input(machine, 2)
+
+    def after_input(self, machine: Machine, kind: int) -> None:
+        """`machine` has taken an input of some kind: judge it, and see what it wants done."""
+        self.oracle.stepped(machine)
+        raft = machine.raft
+        log = raft.log
+        self.digest = hash((self.digest, self.now, machine.id, kind, raft.term, log.commit, log.last_index))
+        if machine.collects_later:
+            return
+        if self.batching and self._schedule_random() < self.batching:
+            machine.collects_later = True
+            self.at(self.now + 1 + int(self._schedule_random() * TICK / 2), self._collects, machine, machine.life)
+            return
+        self._collect(machine)
+
+    def _collects(self, machine: Machine, life: int, _: None) -> None:
+        if machine.life == life and machine.pausers:
+            self.at(self.now + TICK, self._collects, machine, life)
+        elif machine.life == life:
+            self.counts["inputs batched"] += 1
+            machine.collects_later = False
+            self._collect(machine)
+
+    def _collect(self, machine: Machine) -> None:
+        """Do what the driver's manual says (raftkv/raft/__init__.py)."""
+        if self.trace is not None:
+            self._tell_state(machine)
+        raft = machine.raft
+        while (ready := raft.ready()) is not None:
+            for message in ready.messages:
+                self._send(machine, message)
+            more = False
+            if ready.write is not None:
+                self.oracle.handed(machine, ready.write)
+                more = self._write(machine, ready.write)
+            if ready.committed:
+                if machine.apply_delay or machine.to_apply:
+                    machine.to_apply.append(ready.committed)
+                    self.at(self.now + machine.apply_delay, self._applies, machine, machine.life)
+                else:
+                    self._apply(machine, ready.committed)
+                more = True
+            for read in ready.reads:
+                self._confirmed(machine, read)
+            self.counts["reads dropped"] += len(ready.reads_dropped)
+            if not more:
+                break
+        if len(self.oracle.leader_of) != self._elections:
+            self._elections = len(self.oracle.leader_of)
+            self.counts["elections"] += 1
+            self.on_election(machine)
+
+    # --- network ------------------------------------------------------------------------------------------------------
+
+    def _send(self, machine: Machine, message: Message) -> None:
+        self.oracle.sent(machine, message)
+        self.counts["messages"] += 1
+        link = machine.links[message.receiver]
+        if link.blockers:
+            link.blockers[-1].hits += 1
+            return
+        chance = self._network_random()
+        if chance < self.loss:
+            self.faults["message lost"] += 1
+            return
+        self._transmit(link, message)
+        if chance > self.duplicate_above:
+            self.faults["message duplicated"] += 1
+            self._transmit(link, message)
+
+    def _transmit(self, link: Link, message: Message) -> None:
+        share = self._network_random()
+        delay = self.latency + int(self.jitter * (share if share < 0.98 else share * FAR))
+        if link.slowness:
+            fault, factor = link.slowness[-1]
+            fault.hits += 1
+            delay = min(delay * factor + TICK, 20 * TICK)
+        at = self.now + delay
+        if self.grain > 1:
+            at += -at % self.grain
+        if self.fifo:
+            if at <= link.last_arrival:
+                at = link.last_arrival + 1
+            link.last_arrival = at
+        self._sequence = sequence = self._sequence + 1
+        heappush(
+            self._heap,
+            (at, self._schedule_random(), sequence, self._arrives, link, message, (link.generation, sequence)),
+        )
+
+    def deliver_late(self, link: Link, message: Message) -> None:
+        """What a black hole held arrives after all."""
+        self._sequence = sequence = self._sequence + 1
+        self.at(self.now, self._arrives, link, message, (link.generation, sequence))
+
+    def forget_messages(self) -> None:
+        """What is on its way does not arrive."""
+        for machine in self.machines.values():
+            for link in machine.links.values():
+                link.generation += 1
+                link.last_arrival = self.now
+
+    # --- disk ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, machine: Machine, write: LogWrite) -> bool:
+        """Take one write. Return whether it is durable already."""
+        machine.writes.append(write)
+        if len(machine.writes) == 1 and not (write.needs_disk and (machine.disk_time or machine.slow_disk)):
+            self._store(machine, 1)
+            self.oracle.stepped(machine)
+            return True
+        if not machine.disk_is_busy:
+            self._start_disk(machine)
+        return False
+
+    def _start_disk(self, machine: Machine) -> None:
+        machine.disk_is_busy = True
+        time = machine.disk_time
+        if machine.slow_disk:
+            fault, factor = machine.slow_disk[-1]
+            fault.hits += 1
+            time = min(time * factor + TICK, 15 * TICK)
+        time = int(time * (0.5 + self.disk_random.random()))
+        writes = len(machine.writes) if self.parameters.group_commit else 1
+        self.at(self.now + time, self._disk_done, machine, machine.disk_turn, writes)
+
+    def hurry_disk(self, machine: Machine) -> None:
+        """What is under way takes no longer than it would if it began now."""
+        if machine.disk_is_busy:
+            machine.disk_turn += 1
+            self._start_disk(machine)
+
+    def _disk_done(self, machine: Machine, turn: int, writes: int) -> None:
+        if machine.disk_turn != turn:
+            return
+        if machine.pausers or (machine.slow_disk and machine.slow_disk[-1][1] == STALLED):
+            fault = machine.pausers[-1] if machine.pausers else machine.slow_disk[-1][0]
+            fault.hits += 1
+            self.at(self.now + TICK, self._disk_done, machine, turn, writes)
+            return
+        machine.disk_is_busy = False
+        waiting = machine.writes
+        while writes < len(waiting) and not waiting[writes].needs_disk:
+            writes += 1  # it only waited for those before it
+        self._store(machine, writes)
+        if machine.writes:
+            self._start_disk(machine)
+        self.after_input(machine, 3)
+
+    def _store(self, machine: Machine, count: int) -> None:
+        """The oldest `count` writes are durable, and the core hears of it."""
+        before = machine.disk_hard_state
+        messages: list[Message] = []
+        number = 0
+        for _ in range(count):
+            write = machine.writes.popleft()
+            machine.store(write)
+            messages.extend(write.messages)
+            number = write.number
+        self.oracle.stored(machine, before)
+        if self.trace is not None:
+            self._tell(machine, f"disk has write {number}: {len(machine.disk_log)} entries, {machine.disk_hard_state}")
+        for message in messages:
+            self._send(machine, message)
+        machine.raft.persisted(number)
+
+    # --- state machine and reads --------------------------------------------------------------------------------------
+
+    def _applies(self, machine: Machine, life: int, _: None) -> None:
+        if machine.life == life and machine.pausers:
+            self.at(self.now + TICK, self._applies, machine, life)
+        elif machine.life == life:
+            self._apply(machine, machine.to_apply.popleft())
+            self.after_input(machine, 4)
+
+    def _apply(self, machine: Machine, entries: tuple[Entry, ...]) -> None:
+        self.oracle.applies(machine, entries)
+        for entry in entries:
+            machine.applied.append(entry)
+            self.clients.applied(machine, entry)
+        machine.raft.applied(entries[-1].index)
+        if machine.waiting_reads:
+            due = [read for read in machine.waiting_reads if read.index <= machine.applied_index]
+            machine.waiting_reads = [read for read in machine.waiting_reads if read.index > machine.applied_index]
+            for read in due:
+                self.clients.read_served(machine, read)
+
+    def _confirmed(self, machine: Machine, read: ReadState) -> None:
+        self.oracle.read_confirmed(machine, read)
+        if read.index <= machine.applied_index:
+            self.clients.read_served(machine, read)
+        else:
+            machine.waiting_reads.append(read)
+
+    def read(self, machine: Machine) -> int:
+        """Begin a linearizable read. Return its number."""
+        self._next_request += 1
+        request = self._next_request
+        self.oracle.read_begins(machine, request)
+        self.clients.read_begins(request)
+        machine.raft.read_index(request)
+        self.after_input(machine, 5)
+        return request
+
+    # --- life and death -----------------------------------------------------------------------------------------------
+
+    def crash(self, machine: Machine) -> None:
+        """Kill the process. Of the writes under way, the disk has got some, which nobody was told."""
+        kept = self.disk_random.randint(0, len(machine.writes))
+        before = machine.disk_hard_state
+        for write in list(machine.writes)[:kept]:
+            machine.store(write)
+        self.oracle.stored(machine, before)
+        self.faults["unsynced write lost"] += len(machine.writes) - kept
+        self.faults["unconfirmed write kept"] += kept
+        if self.trace is not None:
+            self._tell(machine, f"crashes; {kept} of {len(machine.writes)} writes under way are on disk")
+        self.clients.crashed(machine)
+        machine.crash()
+        if self.parameters.reset_on_crash:
+            for peer in self.machines.values():
+                if peer.up:
+                    self.break_connection(machine, peer)
+
+    def restart(self, machine: Machine) -> None:
+        machine.restart()
+        if self.trace is not None:
+            self._tell(machine, f"restarts with {len(machine.disk_log)} entries, {machine.disk_hard_state}")
+        self.oracle.restarted(machine)
+        self.at(self.now + int(self._schedule_random() * machine.tick_length), self._tick, machine, machine.life)
+        self.after_input(machine, 6)
+
+    def resume(self, machine: Machine) -> None:
+        """SIGCONT: what has queued up comes in before anything else."""
+        while machine.inbox and machine.up and not machine.pausers:
+            self.receive(machine, machine.inbox.popleft())
+
+    def lose_state(self, machine: Machine, applied: int) -> None:
+        """The state machine of a machine that is down is back at an earlier index (a checkpoint)."""
+        del machine.applied[applied:]
+        machine.applied_index = applied
+        machine.state_hash = self.clients.state_hashes[applied]
+        self.oracle.state_lost(machine, applied)
+
+    def break_connection(self, machine: Machine, peer: Machine) -> None:
+        """Both directions lose what is on its way, and who is up notices."""
+        for a, b in ((machine, peer), (peer, machine)):
+            a.links[b.id].generation += 1
+            a.links[b.id].held.clear()
+            if a.up and not a.pausers:
+                a.raft.unreachable(b.id)
+                self.after_input(a, 7)
+
+    # --- what it looks like -------------------------------------------------------------------------------------------
+
+    def leaders(self) -> list[Machine]:
+        return [m for m in self.machines.values() if m.up and not m.pausers and m.raft.role is Role.LEADER]
+
+    def say(self, text: str) -> None:
+        """Put a line into the trace."""
+        if self.trace is not None:
+            self.trace(f"{self.now / TICK:9.2f}  {text}")
+
+    def _tell(self, machine: Machine, text: str) -> None:
+        raft = machine.raft
+        self.say(f"n{machine.id} t{raft.term:<3} {raft.role.value:13}  {text}")
+
+    def _tell_state(self, machine: Machine) -> None:
+        raft, log = machine.raft, machine.raft.log
+        state = (raft.role, raft.term, raft.leader, log.commit)
+        if state != machine.told:
+            machine.told = state
+            self._tell(machine, f"   leader {raft.leader}, log ends at {log.last_index}, committed {log.commit}")
+
+
+def describe(message: Message) -> str:
+    """One message in one line."""
+    fields = []
+    for name in message.__dataclass_fields__:
+        value = getattr(message, name)
+        if name == "entries":
+            value = "[" + " ".join(f"{e.index}@{e.term}" for e in value) + "]"
+        if name not in ("sender", "receiver", "term"):
+            fields.append(f"{name}={value}")
+    return f"n{message.sender} {type(message).__name__} t{message.term} {' '.join(fields)}"

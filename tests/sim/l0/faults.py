@@ -1,0 +1,413 @@
+"""The faults and inputs of a tape, brought about in a cluster, and undone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from raftkv.raft import EntryKind, NodeId, Position
+from tests.sim.l0.cluster import STALLED, Cluster
+from tests.sim.l0.machine import Fault, Link, Machine
+from tests.sim.l0.plan import HUNT, TICK, Act
+
+Undo = Callable[[], None]
+Begin = Callable[[Act, Fault, random.Random], Undo | None]
+
+SIZES = (4, 4, 4, 60, 150, 3000)
+"""Of writes, in bytes."""
+
+
+class Conductor:
+    """Plays a tape to a cluster. At the end `heal` undoes what is left."""
+
+    def __init__(self, cluster: Cluster, tape: Iterable[Act]) -> None:
+        self.cluster = cluster
+        self._begin: dict[str, Begin] = {
+            "split": self._split,
+            "one-way": self._one_way,
+            "bridge": self._bridge,
+            "ring": self._ring,
+            "isolate a node": self._isolate_a_node,
+            "isolate the leader": self._isolate_the_leader,
+            "deafen the leader": self._deafen_the_leader,
+            "mute the leader": self._mute_the_leader,
+            "flapping": self._flapping,
+            "slow link": self._slow_link,
+            "black hole": self._black_hole,
+            "reset": self._reset,
+            "crash": self._crash,
+            "crash the leader": self._crash_the_leader,
+            "crash all": self._crash_all,
+            "bounce": self._bounce,
+            "power loss": self._power_loss,
+            "pause": self._pause,
+            "pause the leader": self._pause_the_leader,
+            "slow disk": self._slow_disk,
+            "stalled disk": self._stalled_disk,
+            "slow disks of all but one": self._slow_disks_of_all_but_one,
+            "clock": self._clock,
+            HUNT: self._hunt,
+            "propose": self._propose,
+            "read": self._read,
+            "transfer": self._transfer,
+            "unreachable": self._unreachable,
+        }
+        self._open: dict[int, tuple[Fault, Undo]] = {}
+        self._writes = 0
+        for number, act in enumerate(tape):
+            cluster.at(act.at, self._start, number, act)
+
+    def heal(self) -> None:
+        """End every fault, and whatever else is bad about the network, the disks and the clocks."""
+        cluster = self.cluster
+        cluster.say("everything heals")
+        for number in list(self._open):
+            self._end(number)
+        cluster.on_election = lambda leader: None
+        cluster.loss = 0.0
+        cluster.duplicate_above = 1.0
+        cluster.latency = min(cluster.latency, TICK // 5)
+        cluster.jitter = 0
+        cluster.grain = 1
+        cluster.batching = 0.0
+        cluster.forget_messages()
+        for machine in cluster.machines.values():
+            machine.tick_length = min(max(machine.tick_length, int(0.9 * TICK)), int(1.1 * TICK))
+            machine.disk_time = min(machine.disk_time, TICK // 5)
+            machine.apply_delay = min(machine.apply_delay, TICK // 5)
+            cluster.hurry_disk(machine)
+
+    def _start(self, number: int, act: Act, _: None) -> None:
+        cluster = self.cluster
+        cluster.say(f"** {act.kind}" + (f" for {act.lasts / TICK:.1f} ticks" if act.lasts else ""))
+        fault = Fault(act.kind)
+        undo = self._begin[act.kind](act, fault, random.Random(act.salt))
+        if undo is None:
+            self.cluster.faults[fault.kind] += fault.hits > 0
+            return
+        self._open[number] = (fault, undo)
+        cluster.at(cluster.now + act.lasts, self._end_when_due, number)
+
+    def _end_when_due(self, number: int, _: None, __: None) -> None:
+        if number in self._open:
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        fault, undo = self._open.pop(number)
+        fault.over = True
+        undo()
+        self.cluster.say(f"** end of {fault.kind}")
+        self.cluster.faults[fault.kind] += fault.hits > 0
+
+    # --- whom it hits -------------------------------------------------------------------------------------------------
+
+    def _shuffled(self, rng: random.Random) -> list[Machine]:
+        machines = list(self.cluster.machines.values())
+        rng.shuffle(machines)
+        return machines
+
+    def _leader(self) -> Machine | None:
+        """Return the leader of the highest term, if there is one."""
+        return max(self.cluster.leaders(), key=lambda leader: leader.raft.term, default=None)
+
+    def _leader_or_any(self, rng: random.Random) -> Machine:
+        return self._leader() or rng.choice(list(self.cluster.machines.values()))
+
+    # --- network ------------------------------------------------------------------------------------------------------
+
+    def _block(self, fault: Fault, links: Iterable[Link]) -> Undo:
+        links = list(links)
+        for link in links:
+            link.blockers.append(fault)
+
+        def undo() -> None:
+            for link in links:
+                link.blockers.remove(fault)
+
+        return undo
+
+    def _between(self, side: Iterable[Machine], other: Iterable[Machine]) -> list[Link]:
+        """Return the links from one side to the other."""
+        other = list(other)
+        return [a.links[b.id] for a in side for b in other if a is not b]
+
+    def _both_ways(self, side: list[Machine], other: list[Machine]) -> list[Link]:
+        return self._between(side, other) + self._between(other, side)
+
+    def _around(self, machine: Machine) -> list[Machine]:
+        return [other for other in self.cluster.machines.values() if other is not machine]
+
+    def _split(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machines = self._shuffled(rng)
+        cut = rng.randrange(1, len(machines)) if len(machines) > 1 else 1
+        return self._block(fault, self._both_ways(machines[:cut], machines[cut:]))
+
+    def _one_way(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machines = self._shuffled(rng)
+        cut = rng.randrange(1, len(machines)) if len(machines) > 1 else 1
+        return self._block(fault, self._between(machines[:cut], machines[cut:]))
+
+    def _bridge(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """The first machine reaches both sides, which do not reach each other."""
+        machines = self._shuffled(rng)
+        middle = (len(machines) + 1) // 2
+        return self._block(fault, self._both_ways(machines[1:middle], machines[middle:]))
+
+    def _ring(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """Each machine reaches its two neighbours only."""
+        machines = self._shuffled(rng)
+        size = len(machines)
+        apart = [
+            a.links[b.id]
+            for i, a in enumerate(machines)
+            for j, b in enumerate(machines)
+            if i != j and (i - j) % size not in (1, size - 1)
+        ]
+        return self._block(fault, apart)
+
+    def _isolate_a_node(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machine = self._shuffled(rng)[0]
+        return self._block(fault, self._both_ways([machine], self._around(machine)))
+
+    def _isolate_the_leader(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machine = self._leader_or_any(rng)
+        return self._block(fault, self._both_ways([machine], self._around(machine)))
+
+    def _deafen_the_leader(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machine = self._leader_or_any(rng)
+        return self._block(fault, self._between(self._around(machine), [machine]))
+
+    def _mute_the_leader(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machine = self._leader_or_any(rng)
+        return self._block(fault, self._between([machine], self._around(machine)))
+
+    def _flapping(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """One machine is reachable and not, in turn."""
+        machine = self._shuffled(rng)[0]
+        links = self._both_ways([machine], self._around(machine))
+        period = rng.choice([TICK, 5 * TICK])
+        undo: list[Undo] = []
+
+        def turn(_: None, __: None, ___: None) -> None:
+            if fault.over:
+                return
+            if undo:
+                undo.pop()()
+            else:
+                undo.append(self._block(fault, links))
+            self.cluster.at(self.cluster.now + period, turn)
+
+        turn(None, None, None)
+        return lambda: undo.pop()() if undo else None
+
+    def _slow_link(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machines = self._shuffled(rng)
+        slowness = (fault, rng.choice([3, 30]))
+        links = [a.links[b.id] for a in machines for b in machines if a is not b and rng.random() < 0.3]
+        for link in links:
+            link.slowness.append(slowness)
+
+        def undo() -> None:
+            for link in links:
+                link.slowness.remove(slowness)
+
+        return undo
+
+    def _black_hole(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """Nothing arrives, nothing fails; at the end everything arrives at once, or the connection breaks."""
+        machines = self._shuffled(rng)
+        cut = rng.randrange(1, len(machines)) if len(machines) > 1 else 1
+        links = (self._both_ways if rng.random() < 0.7 else self._between)(machines[:cut], machines[cut:])
+        breaks = rng.random() < 0.5
+        for link in links:
+            link.holders.append(fault)
+
+        def undo() -> None:
+            cluster = self.cluster
+            for link in links:
+                link.holders.remove(fault)
+                if breaks:
+                    link.held.clear()
+                elif not link.holders:
+                    held, link.held = link.held, []
+                    for message in held:
+                        cluster.deliver_late(link, message)
+
+        return undo
+
+    def _reset(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        machines = self._shuffled(rng)
+        if len(machines) > 1:
+            fault.hits += 1
+            self.cluster.break_connection(machines[0], machines[1])
+
+    def _unreachable(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        """A hint that is not true."""
+        machines = self._shuffled(rng)
+        if len(machines) > 1 and machines[0].up and not machines[0].pausers:
+            machines[0].raft.unreachable(machines[1].id)
+            self.cluster.after_input(machines[0], 7)
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _kill(self, machines: Iterable[Machine], fault: Fault) -> Undo:
+        dead = [machine for machine in machines if machine.up]
+        for machine in dead:
+            fault.hits += 1
+            self.cluster.crash(machine)
+        lives = [machine.life for machine in dead]
+
+        def undo() -> None:
+            for machine, life in zip(dead, lives, strict=True):
+                if not machine.up and machine.life == life:
+                    self.cluster.restart(machine)
+
+        return undo
+
+    def _crash(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._kill(self._shuffled(rng)[:1], fault)
+
+    def _crash_the_leader(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._kill([self._leader_or_any(rng)], fault)
+
+    def _crash_all(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._kill(self._shuffled(rng), fault)
+
+    def _bounce(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        """A process dies and is back at once, before anybody could notice."""
+        self._kill([self._leader_or_any(rng) if rng.random() < 0.5 else self._shuffled(rng)[0]], fault)()
+
+    def _power_loss(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """The state store does not sync: without power it is back at a checkpoint, or empty."""
+        machines = [machine for machine in self._shuffled(rng)[: rng.choice([1, 1, 7])] if machine.up]
+        undo = self._kill(machines, fault)
+        for machine in machines:
+            self.cluster.lose_state(machine, rng.choice([0, rng.randint(0, len(machine.applied))]))
+        return undo
+
+    def _stop(self, machine: Machine, fault: Fault) -> Undo:
+        if machine.up:
+            machine.pausers.append(fault)
+
+        def undo() -> None:
+            if fault in machine.pausers:
+                machine.pausers.remove(fault)
+                if not machine.pausers:
+                    self.cluster.resume(machine)
+
+        return undo
+
+    def _pause(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._stop(self._shuffled(rng)[0], fault)
+
+    def _pause_the_leader(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._stop(self._leader_or_any(rng), fault)
+
+    # --- disks and clocks ---------------------------------------------------------------------------------------------
+
+    def _slow_down(self, machines: Iterable[Machine], fault: Fault, factor: int) -> Undo:
+        slow = (fault, factor)
+        machines = list(machines)
+        for machine in machines:
+            machine.slow_disk.append(slow)
+
+        def undo() -> None:
+            for machine in machines:
+                machine.slow_disk.remove(slow)
+
+        return undo
+
+    def _slow_disk(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._slow_down(self._shuffled(rng)[:1], fault, rng.choice([2, 20]))
+
+    def _stalled_disk(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        return self._slow_down([rng.choice([self._shuffled(rng)[0], self._leader_or_any(rng)])], fault, STALLED)
+
+    def _slow_disks_of_all_but_one(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """What the leader appends is on one other disk soon, and on the rest late: then the leader may die."""
+        leader = self._leader_or_any(rng)
+        others = self._around(leader)
+        rng.shuffle(others)
+        return self._slow_down(others[1:], fault, 20)
+
+    def _clock(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        machine = self._shuffled(rng)[0]
+        before = machine.tick_length
+        machine.tick_length = int(before * rng.choice([0.3, 0.6, 1.6, 3.0]))
+        fault.hits += 1
+
+        def undo() -> None:
+            machine.tick_length = before
+
+        return undo
+
+    # --- figure 8 -----------------------------------------------------------------------------------------------------
+
+    def _hunt(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        cluster = self.cluster
+        parameters = cluster.parameters
+        hop = parameters.latency + parameters.jitter // 2 + max(parameters.disk.values()) + TICK // 50
+        undo: list[Undo] = []
+
+        def elected(leader: Machine) -> None:
+            kill = rng.random() < 0.2
+            delay = int(hop * rng.choice([0, 0, rng.uniform(0, 8), rng.uniform(0, 30)]))
+            cluster.at(cluster.now + delay, strike, leader, kill)
+
+        def strike(leader: Machine, kill: bool, _: None) -> None:
+            if fault.over or not leader.up:
+                return
+            while undo:
+                undo.pop(0)()
+            links = self._both_ways([leader], self._around(leader))
+            undo.append(self._kill([leader], fault) if kill else self._block(fault, links))
+
+        cluster.on_election = elected
+
+        def end() -> None:
+            cluster.on_election = lambda leader: None
+            while undo:
+                undo.pop(0)()
+
+        return end
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def _proposer(self, rng: random.Random) -> Machine | None:
+        """Return a leader: mostly that of the highest term, sometimes one that does not know that it was deposed."""
+        leaders = self.cluster.leaders()
+        if not leaders:
+            return None
+        return self._leader() if rng.random() < 0.7 else rng.choice(leaders)
+
+    def _propose(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        machine = self._proposer(rng)
+        if machine is not None:
+            self.propose(machine, rng.choice(SIZES))
+
+    def propose(self, machine: Machine, size: int = 0) -> bytes | None:
+        """Propose a write that is like no other. Return it, or None if the node refused."""
+        self._writes += 1
+        write = (b"%d" % self._writes).ljust(size, b".")
+        position = machine.raft.propose(write, EntryKind.COMMANDS)
+        if not isinstance(position, Position):
+            self.cluster.counts["writes refused"] += 1
+            return None
+        self.cluster.counts["writes proposed"] += 1
+        self.cluster.clients.proposed(machine.id, position, write)
+        self.cluster.after_input(machine, 8)
+        return write
+
+    def _read(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        machine = self._proposer(rng)
+        if machine is not None:
+            self.cluster.counts["reads"] += 1
+            self.cluster.read(machine)
+
+    def _transfer(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        machine = self._leader()
+        if machine is not None:
+            target: NodeId | None = rng.choice([None, *self.cluster.machines])
+            if machine.raft.transfer(target) is None:
+                self.cluster.counts["transfers"] += 1
+            self.cluster.after_input(machine, 9)

@@ -1,0 +1,267 @@
+"""One run: safety under faults, then everything heals and the cluster must work again within a bounded time."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from raftkv.invariant import InvariantViolation
+from raftkv.raft import Role
+from tests.raft.oracle import SafetyViolation
+from tests.sim.l0 import plan
+from tests.sim.l0.cluster import Cluster
+from tests.sim.l0.faults import Conductor
+from tests.sim.l0.machine import Fault, Machine
+from tests.sim.l0.plan import TICK
+from tests.sim.levels import Report
+
+CONVERGENCE = 12
+"""In so many election timeouts a healed cluster must elect, serve a read, commit a write and bring everybody up."""
+
+LEAST_COMMITS = 3
+LEAST_FAULTS = 3
+
+
+class LivenessViolation(AssertionError):
+    """A cluster that could work does not."""
+
+
+class IdleRun(AssertionError):
+    """Too little has happened for the run to prove anything."""
+
+
+def tape(seed: int) -> Sequence[plan.Act]:
+    return plan.draw(seed)[1]
+
+
+def run(
+    seed: int,
+    *,
+    kept: Sequence[int] | None = None,
+    trace: Callable[[str], None] | None = None,
+    watch_promises: bool = True,
+) -> Report:
+    """See `tests.sim.levels.Level.run`. `watch_promises`: see the oracle."""
+    began = time.process_time()
+    parameters, acts = plan.draw(seed)
+    if kept is not None:
+        acts = tuple(acts[number] for number in kept)
+    cluster = Cluster(parameters, seed, watch_promises=watch_promises, trace=trace)
+    conductor = Conductor(cluster, acts)
+    cluster.say(f"seed {seed}: {parameters}")
+    violation = None
+    try:
+        with _no_garbage_collection():
+            cluster.run_until(parameters.ticks * TICK)
+            conductor.heal()
+            if kept is None:
+                _require_traffic(cluster)
+            converge(cluster, conductor)
+            TRIALS[seed % len(TRIALS)](cluster, conductor)
+    except (SafetyViolation, InvariantViolation, LivenessViolation, IdleRun) as error:
+        violation = f"{type(error).__name__}: {error}"
+        cluster.say(violation)
+    return Report(
+        seed=seed,
+        steps=cluster.steps,
+        trace_hash=cluster.digest,
+        faults={kind: count for kind, count in sorted(cluster.faults.items()) if count},
+        traffic={
+            **dict(sorted(cluster.counts.items())),
+            "commits": cluster.oracle.newest_committed,
+            "entries overwritten": cluster.oracle.overwritten,
+        },
+        violation=violation,
+        seconds=time.process_time() - began,
+    )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A run makes hundreds of thousands of small values and no cycles worth the time to look for them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _require_traffic(cluster: Cluster) -> None:
+    commits, faults = cluster.oracle.newest_committed, sum(cluster.faults.values())
+    if commits < LEAST_COMMITS or faults < LEAST_FAULTS:
+        raise IdleRun(f"only {commits} commits and {faults} faults in {cluster.steps} steps")
+
+
+# --- liveness ---------------------------------------------------------------------------------------------------------
+
+
+def timeout(cluster: Cluster) -> int:
+    """Return an election timeout of the slowest clock."""
+    return cluster.parameters.election_ticks * max(machine.tick_length for machine in cluster.machines.values())
+
+
+def leader_of(cluster: Cluster) -> Machine | None:
+    """Return the leader of the highest term."""
+    return max(cluster.leaders(), key=lambda leader: leader.raft.term, default=None)
+
+
+def wait(cluster: Cluster, holds: Callable[[], bool], limit: int, what: str) -> None:
+    """Let time pass until `holds`, which must come true within `limit`."""
+    end = cluster.now + limit
+    while not holds():
+        if cluster.now >= end:
+            nodes = [
+                f"n{m.id} {m.raft.role.value} t{m.raft.term} leader {m.raft.leader} log {m.raft.log.last_index} "
+                f"committed {m.raft.log.commit} applied {m.raft.log.applied}"
+                for m in cluster.machines.values()
+            ]
+            raise LivenessViolation(f"without faults, {what} within {limit / TICK:.0f} ticks: {'; '.join(nodes)}")
+        cluster.run_until(cluster.now + TICK // 2)
+
+
+def converge(cluster: Cluster, conductor: Conductor) -> None:
+    """A read first: the new leader must get a commit of its own without the help of a write (paper 8)."""
+    logs = [machine.raft.log for machine in cluster.machines.values()]
+    backlog = max(log.last_index for log in logs) - min(log.commit for log in logs)
+    limit = CONVERGENCE * timeout(cluster) + backlog * TICK  # windows may be so small that entries travel one by one
+    began = cluster.now
+    served = cluster.counts["reads served"]
+    asked = 0
+
+    def read_is_served() -> bool:
+        nonlocal asked
+        leader = leader_of(cluster)
+        if leader is not None and asked != leader.raft.term:
+            asked = leader.raft.term
+            cluster.read(leader)
+        return cluster.counts["reads served"] > served
+
+    wait(cluster, read_is_served, limit, "no read is served")
+    write_everywhere(cluster, conductor, began + limit - cluster.now)
+    require_agreement(cluster)
+
+
+def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None:
+    """A write is acknowledged and reaches every node."""
+    write: bytes | None = None
+    term = 0
+
+    def acknowledged() -> bool:
+        nonlocal write, term
+        leader = leader_of(cluster)
+        if leader is not None and (write is None or leader.raft.term != term):
+            write, term = conductor.propose(leader), leader.raft.term
+        return write in cluster.clients.acknowledged
+
+    end = cluster.now + limit
+    wait(cluster, acknowledged, limit, "no write is acknowledged")
+    assert write is not None
+    index = cluster.clients.acknowledged[write]
+    everywhere = "a write does not reach every node"
+    wait(
+        cluster,
+        lambda: all(machine.applied_index >= index for machine in cluster.machines.values()),
+        end - cluster.now,
+        everywhere,
+    )
+
+
+def require_agreement(cluster: Cluster) -> None:
+    """Everybody follows the same leader, holds the same log and has applied all of it."""
+    machines = list(cluster.machines.values())
+
+    def agreed() -> bool:
+        leader = leader_of(cluster)
+        return leader is not None and all(
+            machine.raft.leader == leader.id and machine.applied_index == leader.raft.log.last_index
+            for machine in machines
+        )
+
+    wait(cluster, agreed, 2 * timeout(cluster), "the nodes do not agree")
+    for machine in machines:
+        cluster.clients.require_kept(machine)
+        if machine.raft.log.last_term != machines[0].raft.log.last_term:
+            raise SafetyViolation(f"C3: nodes {machine.id} and {machines[0].id} agree and hold other logs")
+
+
+# --- trials: one of these is the end of a run -------------------------------------------------------------------------
+
+
+def _disturb(cluster: Cluster, *, deaf_only: bool) -> None:
+    """A node that nobody needs hears nothing for a while and comes back: the leader must not care (thesis 4.2.3)."""
+    leader = leader_of(cluster)
+    if leader is None or cluster.parameters.size < 3:
+        return
+    others = [machine for machine in cluster.machines.values() if machine is not leader]
+    victim = random.Random(cluster.now).choice(others)
+    fault = Fault("trial")
+    links = [machine.links[victim.id] for machine in cluster.machines.values() if machine is not victim]
+    if not deaf_only:
+        links += victim.links.values()
+    term = leader.raft.term
+    for phase in ("cut off", "back"):
+        for link in links:
+            if phase == "back":
+                link.blockers.remove(fault)
+            else:
+                link.blockers.append(fault)
+        cluster.say(f"** trial: node {victim.id} is {phase}{' (it hears nothing)' if deaf_only else ''}")
+        cluster.run_until(cluster.now + 4 * timeout(cluster))
+        if leader.raft.role is not Role.LEADER or leader.raft.term != term:
+            raise LivenessViolation(f"node {victim.id}, which nobody needs, deposed the leader when it was {phase}")
+
+
+def a_deaf_node_does_not_disturb(cluster: Cluster, conductor: Conductor) -> None:
+    """It still reaches the others."""
+    _disturb(cluster, deaf_only=True)
+
+
+def a_node_that_was_cut_off_does_not_disturb(cluster: Cluster, conductor: Conductor) -> None:
+    _disturb(cluster, deaf_only=False)
+
+
+def a_deaf_leader_is_replaced(cluster: Cluster, conductor: Conductor) -> None:
+    """It reaches everybody and hears nobody: it must give way (CheckQuorum, thesis 6.2)."""
+    leader = leader_of(cluster)
+    if leader is None or cluster.parameters.size < 3:
+        return
+    fault = Fault("trial")
+    links = [machine.links[leader.id] for machine in cluster.machines.values() if machine is not leader]
+    cluster.say(f"** trial: leader {leader.id} hears nothing")
+    for link in links:
+        link.blockers.append(fault)
+    wait(
+        cluster,
+        lambda: (now := leader_of(cluster)) is not None and now is not leader,
+        CONVERGENCE * timeout(cluster),
+        "nobody takes over from a leader that hears nobody",
+    )
+    for link in links:
+        link.blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
+def the_leader_dies(cluster: Cluster, conductor: Conductor) -> None:
+    """Its death is noticed, and it comes back."""
+    leader = leader_of(cluster)
+    if leader is None:
+        return
+    cluster.say(f"** trial: leader {leader.id} dies")
+    cluster.crash(leader)
+    if cluster.parameters.size > 2:
+        wait(cluster, lambda: leader_of(cluster) is not None, CONVERGENCE * timeout(cluster), "nobody takes over")
+    cluster.restart(leader)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
+TRIALS = (
+    a_deaf_node_does_not_disturb,
+    a_node_that_was_cut_off_does_not_disturb,
+    a_deaf_leader_is_replaced,
+    the_leader_dies,
+)
