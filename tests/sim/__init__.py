@@ -2,5 +2,5 @@
 
 level   what is real                            where
 l0      the consensus core                      tests/sim/l0
-l1      also driver, state machine, storage     (see levels.py)
+l1      also driver, state machine, storage     tests/sim/l1
 """

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 MODULES = {
     "l0": "tests.sim.l0",
-    # "l1": "tests.sim.l1",
+    "l1": "tests.sim.l1",
 }
 
 

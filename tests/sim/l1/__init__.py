@@ -1,7 +1,8 @@
 """Simulator level L1: the real driver, request layer, state machine and log under virtual time.
 
 Simulated are time, the network, the disk and the processes' deaths; everything in between is the product's own code.
-`run_seed` runs one seed; `python -m tests.sim.l1 --seed N` shows one, line by line.
+`run_seed` runs one seed; `python -m tests.sim.l1 --seed N` shows one, line by line. `tape` and `run` are for the runner
+of all levels (`tests.sim.levels`).
 
     loop        the virtual-time event loop, and processes that can be paused and killed
     network     connections and calls over links that fail
@@ -14,6 +15,6 @@ Simulated are time, the network, the disk and the processes' deaths; everything 
     simulation  one run
 """
 
-from tests.sim.l1.simulation import Result, run_seed
+from tests.sim.l1.simulation import Result, run, run_seed, tape
 
-__all__ = ["Result", "run_seed"]
+__all__ = ["Result", "run", "run_seed", "tape"]

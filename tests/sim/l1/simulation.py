@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +18,10 @@ from tests.sim.l1.loop import PROCESS, Deadlock, VirtualTimeLoop
 from tests.sim.l1.nemesis import Nemesis
 from tests.sim.l1.network import Network, Server
 from tests.sim.l1.oracle import Oracle
-from tests.sim.l1.plan import MIN_FAULTS, MIN_OPERATIONS, Plan, make_plan
+from tests.sim.l1.plan import MIN_FAULTS, MIN_OPERATIONS, Fault, Plan, make_plan
 from tests.sim.l1.process import FIRST_CLIENT, Machine, Settings
 from tests.sim.l1.trace import Trace
+from tests.sim.levels import Report
 
 LIVE_S = 30.0
 """Once the faults are over, every client must have `LIVE_OPERATIONS` answered within this much virtual time."""
@@ -53,15 +55,43 @@ def run_seed(
     sink: Callable[[str], None] = print,
     plan: Plan | None = None,
 ) -> Result:
-    """Run one seed; `trace`: give every line of the trace to `sink`. `plan`: instead of the seed's own."""
-    return Simulation(plan or make_plan(seed), sink if trace else None).run()
+    """Run one seed; `trace`: give every line of the trace to `sink`.
+
+    `plan`: instead of the seed's own. It may hold few faults, and leave little time for traffic.
+    """
+    return Simulation(plan or make_plan(seed), sink if trace else None, whole=plan is None).run()
+
+
+def tape(seed: int) -> Sequence[Fault]:
+    """Return the faults that a seed plans. See `tests.sim.levels.Level`."""
+    return make_plan(seed).faults
+
+
+def run(seed: int, *, kept: Sequence[int] | None = None, trace: Callable[[str], None] | None = None) -> Report:
+    """Run one seed. See `tests.sim.levels.Level`."""
+    began = time.process_time()
+    plan = make_plan(seed)
+    if kept is not None:
+        plan = dataclasses.replace(plan, faults=tuple(plan.faults[number] for number in kept))
+    result = Simulation(plan, trace, whole=kept is None).run()
+    return Report(
+        seed=seed,
+        steps=result.steps,
+        trace_hash=int(result.trace_hash, 16),
+        faults=dict(result.faults),
+        traffic=dict(result.operations),
+        violation=result.violation,
+        seconds=time.process_time() - began,
+    )
 
 
 class Simulation:
     """See the module's docstring."""
 
-    def __init__(self, plan: Plan, sink: Callable[[str], None] | None = None) -> None:
+    def __init__(self, plan: Plan, sink: Callable[[str], None] | None = None, *, whole: bool = True) -> None:
+        """`whole`: a run with too little traffic, or in which too few faults took effect, is a failure."""
         self.plan = plan
+        self._whole = whole
         self.calm = False
         self.found: str | None = None
         self.loop = VirtualTimeLoop(plan.stream("schedule"), max_steps=3_000_000)
@@ -147,7 +177,7 @@ class Simulation:
 
     def _require_a_run_worth_the_name(self) -> None:
         answered = sum(client.succeeded for client in self.clients)
-        if answered < MIN_OPERATIONS:
+        if self._whole and answered < MIN_OPERATIONS:
             self.violation(f"harness: {answered} operations succeeded under faults, at least {MIN_OPERATIONS} must")
 
     def _heal(self) -> None:
@@ -157,7 +187,7 @@ class Simulation:
         for machine in self.machines.values():
             machine.start()
         fired = self.nemesis.fired.total()
-        if fired < MIN_FAULTS and len(self.plan.faults) >= MIN_FAULTS:
+        if self._whole and fired < MIN_FAULTS:
             self.violation(f"harness: {fired} faults took effect, at least {MIN_FAULTS} must")
 
     async def _be_live(self) -> None:
