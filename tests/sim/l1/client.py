@@ -73,6 +73,8 @@ class Habits:
     patience_s: float
     attempt_s: float
     """The deadline of one attempt, at most."""
+    follows: float
+    """How often it takes a hint where the leader is; else its requests are forwarded."""
     sessionless: float
     reads: float
     local: float
@@ -307,7 +309,7 @@ class Client:
         answer = kv_pb2.BatchResponse.FromString(raw)
         trace.note(f"c{self.number}", f"<- n{node} {_outcome(answer)}")
         leader = answer.header.leader_id
-        if leader and self._random.random() < 0.5:
+        if leader and self._random.random() < self._habits.follows:
             self._node = leader
         elif any(result.HasField("error") for result in answer.results):
             self._node = self._random.choice(self._world.nodes)

@@ -123,7 +123,7 @@ def _settings(random: Random) -> Settings:
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
         disk_latency_s=disk_latency_s,
         slow_disks=tuple(random.choice([1.0, 1.0, slow]) for _ in range(size)),
-        hash_every=random.choice([5, 20]),
+        hash_every=random.choice([10, 40]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 1500.0]),
     )
 
@@ -137,7 +137,8 @@ def _habits(random: Random) -> Habits:
         think_s=random.choice([0.02, 0.05, 0.15]),
         patience_s=random.choice([0.5, 1.5, 4.0]),
         attempt_s=random.choice([0.2, 1.0, 3.0]),
-        sessionless=random.choice([0.0, 0.1, 0.4]),
+        follows=random.choice([0.0, 0.3, 1.0]),
+        sessionless=random.choice([0.0, 0.1, 0.5]),
         reads=random.choice([0.2, 0.5]),
         local=random.choice([0.0, 0.3]),
         scans=random.choice([0.0, 0.1, 0.3]),

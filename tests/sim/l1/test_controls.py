@@ -28,6 +28,7 @@ SABOTAGE: list[Callable[[pytest.MonkeyPatch], None]] = [
 ]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("sabotage", SABOTAGE, ids=lambda sabotage: str(sabotage.__name__))
 def test_a_missing_safeguard_is_found(
     sabotage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
