@@ -197,22 +197,12 @@ class Simulation:
             self._fail(f"liveness: {LIVE_S} s after the faults clients {late} are not served; {self._status()}")
 
     async def _converge(self) -> None:
-        processes = [machine.process for machine in self.machines.values()]
         last = self.oracle.last_applied
-
-        def agreed() -> bool:
-            return (
-                all(
-                    process is not None and process.node is not None and process.state.applied_index >= last
-                    for process in processes
-                )
-                and len({process.state.applied_index for process in processes if process is not None}) == 1
-            )
-
-        if not await self._within(QUIET_S, agreed):
+        if not await self._within(QUIET_S, lambda: self._all_have_applied(last)):
             self._fail(f"liveness: the nodes differ {QUIET_S} s after the last write; {self._status()}")
         expected = self.oracle.state_at(self.oracle.revision)
-        for process in processes:
+        for machine in self.machines.values():
+            process = machine.process
             if process is None:
                 continue
             self.oracle.hashed(process.number, process.state.applied_index, process.state.state_hash())
@@ -220,6 +210,16 @@ class Simulation:
                 found = {key: view.get(key) for key in expected}
             if {key: (pair.mod_revision, pair.value) for key, pair in found.items() if pair is not None} != expected:
                 self.violation(f"acknowledged: the state of node {process.number} is not what the log says")
+
+    def _all_have_applied(self, last: int) -> bool:
+        """Whether every node runs, has applied entry `last`, and no node has applied more than another."""
+        indexes = set()
+        for machine in self.machines.values():
+            process = machine.process
+            if process is None or process.node is None:
+                return False
+            indexes.add(process.state.applied_index)
+        return len(indexes) == 1 and min(indexes) >= last
 
     async def _within(self, limit_s: float, done: Callable[[], bool]) -> bool:
         until = self.loop.time() + limit_s
