@@ -218,6 +218,7 @@ class Requests:
             raft_term=self._node.raft.term,
             leader_id=leader or 0,
             leader_address=self._forwarder.client_address(leader) if leader is not None else "",
+            configuration_index=self._node.raft.configuration_index,
         )
 
     # --- on the leader ------------------------------------------------------------------------------------------------
