@@ -45,6 +45,9 @@ def serve(
     store_map_size: Annotated[
         int | None, typer.Option(help="Upper bound of the state store in bytes [64 GiB of address space].")
     ] = None,
+    checkpoint_log_bytes: Annotated[
+        int | None, typer.Option(help="Log after which a checkpoint is made and the log compacted [64 MiB].")
+    ] = None,
     wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
     shutdown_timeout_s: Annotated[
         float | None, typer.Option(help="How long a stopping node waits for a successor and open requests [5].")

@@ -143,6 +143,11 @@ class Status:
     progress: tuple[PeerProgress, ...]
     """Of each follower; only from the leader."""
 
+    @property
+    def is_witness(self) -> bool:
+        """Whether this node holds no data: its state is not to be compared with that of others."""
+        return any(member.id == self.member_id and member.kind is MemberKind.WITNESS for member in self.members)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointFailure:

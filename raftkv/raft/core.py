@@ -349,6 +349,11 @@ class Raft:
         return self._state.configuration
 
     @property
+    def configuration_index(self) -> Index:
+        """Where the configuration in force stands in the log; 0: the cluster was founded with it."""
+        return self._state.configurations.index
+
+    @property
     def changing(self) -> bool:
         """Whether a change of the members is not committed yet."""
         return replication.change_is_open(self._state)

@@ -106,6 +106,8 @@ class InstallSnapshot(Envelope):
     """
 
     snapshot: Snapshot
+    bare: bool = False
+    """There are no bytes: the receiver is a witness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

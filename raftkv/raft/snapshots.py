@@ -36,7 +36,8 @@ def delivered(state: RaftState, peer: NodeId, snapshot: Snapshot | None) -> None
     progress.installing = True
     progress.retry_ticks = 0
     progress.snapshot_index = snapshot.index
-    state.send(InstallSnapshot(sender=state.id, receiver=peer, term=state.term, snapshot=snapshot))
+    bare = peer in state.configuration.witnesses
+    state.send(InstallSnapshot(sender=state.id, receiver=peer, term=state.term, snapshot=snapshot, bare=bare))
 
 
 def failed(state: RaftState, peer: NodeId) -> None:

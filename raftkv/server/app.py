@@ -147,9 +147,10 @@ def _build(
             priority=settings.priority,
         ),
         hard_state=disk.recovered.hard_state,
-        entries=disk.recovered.entries,
+        entries=disk.entries,
         applied=Index(disk.machine.applied_index),
         rng=random.Random(),
+        snapshot=disk.snapshot,
     )
     transport = GrpcTransport(
         Identity(
@@ -165,21 +166,20 @@ def _build(
     )
     node = Node(
         raft=raft,
-        machine=disk.machine,
+        state=disk,
         log_store=disk.wal,
         transport=transport,
         clock=MonotonicClock(),
-        limits=NodeLimits(tick_s=settings.tick_ms / 1000),
+        limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
     )
-    requests = Requests(node, disk.machine, PeerForwarder(transport), cluster.cluster_id, RequestLimits())
+    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits())
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)
     service = ClusterService(
         node=node,
-        machine=disk.machine,
         log_store=disk.wal,
-        store_bytes=disk.store.size_bytes,
+        store_bytes=disk.store_bytes,
         requests=requests,
         transport=transport,
         transfers=transfers,

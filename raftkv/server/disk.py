@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
+import google_crc32c
 import structlog
 
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
-from raftkv.raft import Entry, Index, NodeId, Term
+from raftkv.raft import Entry, Index, NodeId, Snapshot, Term
+from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.server.cluster import Cluster
 from raftkv.server.settings import ServerSettings
-from raftkv.storage.checkpoint import CheckpointManifest, StateInfo
-from raftkv.storage.checkpoint_store import CheckpointStore
+from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, StateInfo
+from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 from raftkv.storage.protocols import RecoveredLog
@@ -28,6 +33,7 @@ from raftkv.storage.wal import WriteAheadLog
 log = structlog.get_logger("raftkv.disk")
 
 HASH_STEP_ROWS: Final = 1000
+EMPTY_MAP_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -47,6 +53,39 @@ class Disk:
         """The entries after the checkpoint."""
         return self.recovered.after(self.checkpoint.index if self.checkpoint else Index(0))
 
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What the checkpoint stands for."""
+        if self.checkpoint is None:
+            return None
+        meta = self.checkpoint.meta
+        return Snapshot(meta.index, meta.term, decode_configuration(meta.configuration))
+
+    @property
+    def newest(self) -> CheckpointManifest | None:
+        return self.checkpoints.newest
+
+    def store_bytes(self) -> int:
+        return self.store.size_bytes()
+
+    async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
+        return await self.checkpoints.create(self.store, configuration_at)
+
+    def send(self) -> Sending:
+        return self.checkpoints.send()
+
+    async def begin(self, manifest: CheckpointManifest) -> Receiving:
+        return await self.checkpoints.begin(manifest)
+
+    async def fabricate(self, snapshot: Snapshot) -> None:
+        """See `Keeper.fabricate`. It goes the way of one that was received, so that a crash leaves what that leaves."""
+        manifest, content = await asyncio.to_thread(_empty_checkpoint, snapshot)
+        receiving = await self.checkpoints.begin(manifest)
+        while receiving.offset < manifest.size:
+            data = content[receiving.offset : receiving.offset + CHUNK_BYTES]
+            await receiving.write_chunk(receiving.offset, data, google_crc32c.value(data))
+        await receiving.finish()
+
     async def restore(self) -> None:
         """Replace `store` and `machine` by the state of the newest checkpoint. See `CheckpointStore.restore`."""
         self.store = await self.checkpoints.restore(self.store)
@@ -65,6 +104,23 @@ def inspect_state(reader: Reader) -> StateInfo:
         # Lets go of the interpreter: this runs beside the event loop.
         time.sleep(0)
     return StateInfo(Index(hasher.applied_index), Term(hasher.applied_term), hasher.digest())
+
+
+def _empty_checkpoint(snapshot: Snapshot) -> tuple[CheckpointManifest, bytes]:
+    """Return the checkpoint of a state that is at `snapshot` and holds nothing. Blocks."""
+    with TemporaryDirectory(prefix="raftkv-") as directory:
+        store = LmdbStore.open(Path(directory) / "store", map_size=EMPTY_MAP_BYTES)
+        try:
+            StateMachine(store).leap(snapshot.index, snapshot.term)
+            with store.copy() as blocks:
+                content = b"".join(blocks)
+            with store.read() as reader:
+                state = inspect_state(reader)
+        finally:
+            store.close()
+    crcs = tuple(google_crc32c.value(content[at : at + CHUNK_BYTES]) for at in range(0, len(content), CHUNK_BYTES))
+    meta = CheckpointMeta(snapshot.index, snapshot.term, encode_configuration(snapshot.configuration))
+    return CheckpointManifest(meta, len(content), crcs, state.state_hash, received=True), content
 
 
 def _applied_index(store: LmdbStore) -> Index:

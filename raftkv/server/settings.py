@@ -90,6 +90,11 @@ class ServerSettings(BaseSettings):
     store_map_size: int = Field(
         64 << 30, ge=1 << 20, description="Upper bound of the state store, in bytes (address space, not disk)."
     )
+    checkpoint_log_bytes: int = Field(
+        64 << 20,
+        ge=1 << 16,
+        description="Log after a checkpoint that makes another one due, in bytes (or a quarter of the store, if more).",
+    )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."

@@ -221,6 +221,12 @@ class Sending:
     def manifest(self) -> CheckpointManifest:
         return self._reader.manifest
 
+    def encoded_manifest(self) -> bytes:
+        return self.manifest.encode()
+
+    def size_bytes(self) -> int:
+        return self.manifest.size
+
     async def read_chunk(self, offset: int, size: int) -> Chunk:
         """Read up to `size` bytes at `offset`, fewer at the end of a chunk. One call at a time.
 

@@ -276,7 +276,8 @@ class LocalCluster:
                 async with asyncio.timeout(timeout_s):
                     while True:
                         statuses = await asyncio.gather(*(_ask(client, endpoint) for endpoint in self.endpoints))
-                        if _all_applied(statuses) and (state := await self._common_state(client)) is not None:
+                        keepers = [one.endpoint for one in statuses if one is not None and not one.is_witness]
+                        if _all_applied(statuses) and (state := await self._common_state(client, keepers)) is not None:
                             return state
                         await asyncio.sleep(POLL_S)
             except TimeoutError:
@@ -310,10 +311,10 @@ class LocalCluster:
         if self._temporary:
             await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
-    async def _common_state(self, client: AsyncClient) -> StateHash | None:
-        """Return the state of all nodes; None while they are not at the same index. Raises ClusterError."""
+    async def _common_state(self, client: AsyncClient, endpoints: Sequence[str]) -> StateHash | None:
+        """Return the state of all these nodes; None while they are not at the same index. Raises ClusterError."""
         try:
-            states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in self.endpoints))
+            states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in endpoints))
         except RaftKVError:
             return None
         first = states[0]

@@ -90,7 +90,8 @@ def to_proto(message: Message) -> pb.RaftMessage:
             return pb.RaftMessage(term=term, vote_response=pb.VoteResponse(granted=message.granted))
         case InstallSnapshot():
             return pb.RaftMessage(
-                term=term, install_snapshot=pb.InstallSnapshot(snapshot=snapshot_to_proto(message.snapshot))
+                term=term,
+                install_snapshot=pb.InstallSnapshot(snapshot=snapshot_to_proto(message.snapshot), bare=message.bare),
             )
         case TimeoutNow():
             return pb.RaftMessage(term=term, timeout_now=pb.TimeoutNow())
@@ -172,6 +173,7 @@ def from_proto(message: pb.RaftMessage, *, sender: NodeId, receiver: NodeId) -> 
                 receiver=receiver,
                 term=term,
                 snapshot=snapshot_from_proto(message.install_snapshot.snapshot, term),
+                bare=message.install_snapshot.bare,
             )
         case "timeout_now":
             return TimeoutNow(sender=sender, receiver=receiver, term=term)

@@ -18,11 +18,12 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import DataDirectoryMismatch
+from raftkv.errors import DataDirectoryMismatch, ShuttingDown
 from raftkv.raft import Message, NodeId
+from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
-from raftkv.transport.protocols import Receiver, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2 as pb
 from raftkv.v1.peer_pb2_grpc import PeerStub
 
@@ -121,6 +122,18 @@ class GrpcTransport(Transport):
         """Return a stub on the channel to `peer`, for calls beside the stream; None where there is no way to it."""
         link = self._links.get(peer)
         return None if link is None else link.stub
+
+    async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
+        stub = self.stub(peer)
+        if stub is None:
+            raise CheckpointNotSent(f"no way to node {peer} is known")
+        await checkpoints.send(stub, self.identity.cluster_id, checkpoint)
+
+    async def begin_checkpoint(self, manifest: bytes) -> Incoming:
+        """Let the driver take a checkpoint in. Raises RaftKVError."""
+        if self._receiver is None:
+            raise ShuttingDown("the node does not run")
+        return await self._receiver.begin_checkpoint(manifest)
 
     async def close(self) -> None:
         self._receiver = None

@@ -202,6 +202,63 @@ class ForwardChangeMembersRequest(_message.Message):
 Global___ForwardChangeMembersRequest: _TypeAlias = ForwardChangeMembersRequest  # noqa: Y015
 
 @_typing.final
+class CheckpointPiece(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CRC_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    """In the first one, and only there."""
+    manifest: _builtins.bytes
+    offset: _builtins.int
+    """In all others."""
+    data: _builtins.bytes
+    crc: _builtins.int
+    """CRC-32C of data."""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        manifest: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        crc: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "crc", b"crc", "data", b"data", "manifest", b"manifest", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointPiece: _TypeAlias = CheckpointPiece  # noqa: Y015
+
+@_typing.final
+class CheckpointProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    done: _builtins.bool
+    """The checkpoint is here, whole, verified and durable."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointProgress: _TypeAlias = CheckpointProgress  # noqa: Y015
+
+@_typing.final
 class Entry(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,16 +529,20 @@ class InstallSnapshot(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    BARE_FIELD_NUMBER: _builtins.int
+    bare: _builtins.bool
+    """There are no bytes: the receiver is a witness."""
     @_builtins.property
     def snapshot(self) -> Global___SnapshotPoint: ...
     def __init__(
         self,
         *,
         snapshot: Global___SnapshotPoint | None = ...,
+        bare: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bare", b"bare", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

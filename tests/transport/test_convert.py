@@ -44,7 +44,7 @@ def configurations(draw: st.DrawFn) -> Configuration:
 def snapshots(draw: st.DrawFn) -> InstallSnapshot:
     index, *in_order = draw(st.integers(1, 2**64 - 1)), *sorted(draw(st.tuples(*[st.integers(1, 2**64 - 1)] * 2)))
     snapshot = Snapshot(Index(index), Term(in_order[0]), draw(configurations()))
-    return InstallSnapshot(sender=A, receiver=B, term=Term(in_order[1]), snapshot=snapshot)
+    return InstallSnapshot(sender=A, receiver=B, term=Term(in_order[1]), snapshot=snapshot, bare=draw(st.booleans()))
 
 
 @st.composite

@@ -10,7 +10,6 @@ import grpc
 
 import raftkv
 from raftkv.errors import FailedPrecondition, ShuttingDown
-from raftkv.kv.machine import StateMachine
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
 from raftkv.server.node import Node
@@ -92,7 +91,6 @@ class ClusterService(ClusterServicer):
         self,
         *,
         node: Node,
-        machine: StateMachine,
         log_store: LogStore,
         store_bytes: Callable[[], int],
         requests: Requests,
@@ -101,7 +99,6 @@ class ClusterService(ClusterServicer):
         changes: MembershipChanges,
     ) -> None:
         self._node = node
-        self._machine = machine
         self._log_store = log_store
         self._store_bytes = store_bytes
         self._requests = requests
@@ -118,7 +115,7 @@ class ClusterService(ClusterServicer):
             version=raftkv.__version__,
             role=_ROLES[raft.role],
             commit_index=raft.log.commit,
-            applied_index=self._machine.applied_index,
+            applied_index=self._node.machine.applied_index,
             last_index=raft.log.last_index,
             durable_index=raft.log.durable,
             store_bytes=self._store_bytes(),
@@ -154,7 +151,9 @@ class ClusterService(ClusterServicer):
         request: pb.StateHashRequest,
         context: grpc.aio.ServicerContext[pb.StateHashRequest, pb.StateHashResponse],
     ) -> pb.StateHashResponse:
-        with self._machine.view() as view:
+        if self._node.raft.is_witness:
+            await abort(context, wire.to_error(FailedPrecondition("a witness holds no state")))
+        with self._node.machine.view() as view:
             hasher = view.hasher()
             while not hasher.step(HASH_ROWS):  # noqa: ASYNC110 - gives way to others, waits for nothing
                 await asyncio.sleep(0)

@@ -13,6 +13,7 @@ from raftkv.server.requests import Requests
 from raftkv.server.services.cluster import LeadershipTransfers
 from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.status import abort
+from raftkv.transport import checkpoints
 from raftkv.transport.grpc_peer import GrpcTransport, PeerStreams
 from raftkv.v1 import cluster_pb2, kv_pb2, peer_pb2
 from raftkv.v1.peer_pb2_grpc import PeerServicer
@@ -41,6 +42,14 @@ class PeerService(PeerServicer):
     ) -> AsyncIterator[peer_pb2.HelloReply]:
         async for reply in self._streams.serve(request_iterator, context):
             yield reply
+
+    async def SendCheckpoint(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[peer_pb2.CheckpointPiece],
+        context: grpc.aio.ServicerContext[peer_pb2.CheckpointPiece, peer_pb2.CheckpointProgress],
+    ) -> AsyncIterator[peer_pb2.CheckpointProgress]:
+        async for progress in checkpoints.receive(self._transport, request_iterator, context):
+            yield progress
 
     async def Forward(  # noqa: N802
         self,
