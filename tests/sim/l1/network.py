@@ -23,7 +23,7 @@ from raftkv.raft.messages import AppendRequest
 from raftkv.transport.channel import KEEPALIVE_MS
 from raftkv.transport.convert import from_proto, message_bytes, to_proto
 from raftkv.transport.grpc_peer import HELLO_TIMEOUT_S, RETRY_S
-from raftkv.transport.protocols import Receiver, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2
 from tests.sim.l1.loop import Process, VirtualTimeLoop
 from tests.sim.l1.trace import Trace
@@ -360,6 +360,9 @@ class SimTransport(Transport):
 
     def reconfigure(self, members: Mapping[NodeId, str]) -> None:
         pass  # every machine is on the network, and stays where it is
+
+    async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
+        raise CheckpointNotSent("the simulated nodes keep no checkpoints")
 
     async def close(self) -> None:
         self.cut_off()

@@ -217,13 +217,13 @@ class NodeProcess(Server):
         peers = [peer for peer in settings.nodes if peer != self.number]
         node = Node(
             raft=raft,
-            machine=state,
+            state=state,
             log_store=log,
             transport=SimTransport(world.network, self, peers, lambda sent: world.oracle.sending(self.number, sent)),
             clock=_Clock(world.loop, machine.random.randrange(1 << 40), settings.clock_rate),
             limits=settings.limits,
         )
-        requests = Requests(node, state, _Forwarder(world.network, self.number), CLUSTER_ID, settings.requests)
+        requests = Requests(node, _Forwarder(world.network, self.number), CLUSTER_ID, settings.requests)
         self._parts = node, requests, log, directory, state
         return node
 
