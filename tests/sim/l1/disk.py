@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, TypeVar
 
-from raftkv.errors import StorageError
-from raftkv.storage.memory import MemoryOrderedStore
+from raftkv.errors import RaftKVError
+from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from tests.storage.simdisk import PowerLoss, SimDisk, sectors
 
 T = TypeVar("T")
+
+ROW_BYTES = 60
+"""What a row of the store takes, roughly."""
 
 TORN = 0.5
 """How often a power loss tears the last unsynced write of a file, instead of what `SimDisk` draws."""
@@ -86,6 +89,9 @@ class CrashableStore(MemoryOrderedStore):
                 kept[key] = value
         self._replace(kept)
 
+    def size_bytes(self) -> int:
+        return len(self._values) * ROW_BYTES
+
     def discard(self) -> bool:
         """Throw the store away; return whether there was anything in it."""
         found = bool(self._values)
@@ -97,8 +103,27 @@ class CrashableStore(MemoryOrderedStore):
         self._flushed = dict(values)
 
 
+class CrashableEngine(MemoryEngine):
+    """The `StateEngine` of CrashableStores. What is swapped in is durable, as LMDB's copy is."""
+
+    def __init__(self, disk: NodeDisk, swapped: Callable[[CrashableStore], None]) -> None:
+        super().__init__(disk)
+        self._swapped = swapped
+
+    def prepare(self, blocks: Iterator[bytes]) -> None:
+        self._prepared = store = CrashableStore.of_copy(b"".join(blocks))
+        store.flush()
+
+    def swap(self, store: MemoryOrderedStore | None) -> MemoryOrderedStore:
+        swapped = super().swap(store)
+        if not isinstance(swapped, CrashableStore):
+            raise TypeError("this engine prepares nothing else")
+        self._swapped(swapped)
+        return swapped
+
+
 class SimRunner:
-    """What stands in for the log's thread: does each job at the end of the time that the disk takes for it.
+    """What stands in for a thread of the storage: does each job at the end of the time that the disk takes for it.
 
     Implements `raftkv.storage.worker.Runner`.
     """
@@ -109,6 +134,8 @@ class SimRunner:
         self._jobs: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._crashed = False
+        self.faults = 0
+        """Injected faults that its jobs have met."""
         self.on_begin: Callable[[], object] | None = None
         """Called once, when the next job is taken up: for faults that are to hit the disk at work."""
 
@@ -137,7 +164,7 @@ class SimRunner:
         if operations:
             self._disk.crash_at = len(self._disk.trace) + operations
             # A job may also fail by itself: nobody is left who could hear of it.
-            with contextlib.suppress(PowerLoss, StorageError):
+            with contextlib.suppress(PowerLoss, RaftKVError):
                 self._jobs[0][0]()
             self._disk.crash_at = None
         return True
@@ -154,10 +181,12 @@ class SimRunner:
             return
         job, future = self._jobs[0]
         result, error = None, None
+        before = self._disk.faults_fired
         try:
             result = job()
         except Exception as raised:  # noqa: BLE001 - handed to the caller, as the thread does
             error = raised
+        self.faults += self._disk.faults_fired - before
         self._jobs.popleft()
         if self._jobs:
             self._begin()

@@ -13,23 +13,29 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 import grpc
 
+from raftkv.errors import RaftKVError
 from raftkv.raft import Message, NodeId
 from raftkv.raft.messages import AppendRequest
 from raftkv.transport.channel import KEEPALIVE_MS
 from raftkv.transport.convert import from_proto, message_bytes, to_proto
 from raftkv.transport.grpc_peer import HELLO_TIMEOUT_S, RETRY_S
-from raftkv.transport.protocols import CheckpointNotSent, Outgoing, Receiver, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2
 from tests.sim.l1.loop import Process, VirtualTimeLoop
 from tests.sim.l1.trace import Trace
 
 KEEPALIVE_S = 2 * KEEPALIVE_MS / 1000
 """How long a black hole keeps its connections: a ping, and the time for its answer."""
+
+CHECKPOINT_PIECE = b"C"
+"""First byte of a call that carries a piece of a checkpoint; all others are requests."""
+PIECE_BYTES = 2000
+PIECE_TIMEOUT_S = 1.0
 
 Pair = tuple[int, int]
 Handler = Callable[[bytes], Awaitable[bytes]]
@@ -339,6 +345,7 @@ class SimTransport(Transport):
         self._receiver: Receiver | None = None
         self._connections: dict[int, Connection] = {}
         self._attempts: dict[int, asyncio.TimerHandle] = {}
+        self._incoming: dict[int, Incoming] = {}
 
     async def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -362,7 +369,47 @@ class SimTransport(Transport):
         pass  # every machine is on the network, and stays where it is
 
     async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
-        raise CheckpointNotSent("the simulated nodes keep no checkpoints")
+        """See `Transport.send_checkpoint`. A piece is a call: the real one is a stream that waits for each answer."""
+        progress = await self._send_piece(peer, manifest=checkpoint.encoded_manifest())
+        while progress.offset < checkpoint.size_bytes():
+            piece = await checkpoint.read_chunk(progress.offset, PIECE_BYTES)
+            progress = await self._send_piece(peer, offset=piece.offset, data=piece.data, crc=piece.crc)
+        if not (await self._send_piece(peer)).done:
+            raise CheckpointNotSent("the peer does not say that it holds the checkpoint")
+        self._network.counts["checkpoints sent"] += 1
+
+    async def _send_piece(self, peer: int, **fields: Any) -> peer_pb2.CheckpointProgress:
+        request = CHECKPOINT_PIECE + peer_pb2.CheckpointPiece(**fields).SerializeToString()
+        try:
+            answer = await self._network.call(self.number, peer, request, PIECE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise CheckpointNotSent(f"{error.code().name}: {error.details()}") from error
+        if not answer:
+            raise CheckpointNotSent("the peer refuses it")
+        return peer_pb2.CheckpointProgress.FromString(answer[1:])
+
+    async def take_piece(self, sender: int, request: bytes) -> bytes:
+        """Answer a piece of a checkpoint; b"" refuses it."""
+        piece = peer_pb2.CheckpointPiece.FromString(request)
+        progress = peer_pb2.CheckpointProgress()
+        try:
+            if piece.manifest and self._receiver is not None:
+                self._incoming[sender] = await self._receiver.begin_checkpoint(piece.manifest)
+            incoming = self._incoming.get(sender)
+            if incoming is None:
+                return b""
+            if piece.manifest:
+                progress.offset = incoming.offset
+            elif piece.data:
+                progress.offset = await incoming.write_chunk(piece.offset, piece.data, piece.crc)
+            else:
+                await incoming.finish()
+                progress.done = True
+        except RaftKVError as error:
+            self._network.trace.note(self.process.name, f"refuses a checkpoint of n{sender}: {error.message}")
+            self._incoming.pop(sender, None)
+            return b""
+        return CHECKPOINT_PIECE + progress.SerializeToString()
 
     async def close(self) -> None:
         self.cut_off()

@@ -88,6 +88,8 @@ class Oracle:
         self._last: dict[int, int] = dict.fromkeys(ids, 0)
         self._appending: dict[int, tuple[Entry, ...]] = {}
         """Per node: what its log store was asked to append and has not confirmed."""
+        self._restarting: dict[int, int] = {}
+        """Per node: the index behind which its log was asked to begin anew, without having confirmed it."""
         self._hard: dict[int, HardState] = dict.fromkeys(ids, HardState())
         # Of the state.
         self._entries: dict[int, _Applied] = {}
@@ -108,17 +110,21 @@ class Oracle:
 
     # --- logs and elections -------------------------------------------------------------------------------------------
 
-    def opened(self, node: int, recovered: RecoveredLog) -> None:
-        """A node has recovered its log."""
+    def opened(self, node: int, recovered: RecoveredLog, *, restarted: bool = False) -> None:
+        """A node has recovered its log; `restarted`: recovery has replaced it by one that follows a checkpoint."""
         before, after = self._hard[node], recovered.hard_state
         if after.term < before.term or (after.term == before.term and before.vote not in (None, after.vote)):
             self._report(f"durability: node {node} restarts with {after}, after {before} was confirmed")
         found: dict[int, int] = {entry.index: entry.term for entry in recovered.entries}
+        if restarted or (node in self._restarting and recovered.first_index == self._restarting[node] + 1):
+            # A snapshot was installed: all that was in the log before has gone.
+            self._disks[node], self._last[node] = {}, recovered.first_index - 1
+        self._restarting.pop(node, None)
         replacing = self._appending.pop(node, ())
         if replacing and found.get(replacing[0].index) == replacing[0].term:
             # The append under way has reached the disk, and replaces what it was meant to replace.
             self._cut(node, replacing[0].index)
-        lost = [index for index in self._disks[node] if index >= _first(recovered) and index not in found]
+        lost = [index for index in self._disks[node] if index >= recovered.first_index and index not in found]
         if lost:
             self._report(f"durability: node {node} restarts without entries {min(lost)}..{max(lost)}, once confirmed")
         for index, term in self._disks[node].items():
@@ -126,8 +132,17 @@ class Oracle:
                 self._report(f"durability: node {node} restarts with entry {index} of {found[index]}, not of {term}")
                 break
         self._disks[node] = found
-        self._last[node] = max(found, default=0)
+        self._last[node] = max(found, default=recovered.first_index - 1)
         self._hard[node] = after
+
+    def restarting(self, node: int, index: int) -> None:
+        """A node's log store has been asked to begin anew behind a snapshot of entry `index`."""
+        self._restarting[node] = index
+
+    def restarted(self, node: int, hard_state: HardState, index: int) -> None:
+        """It has done so."""
+        self._restarting.pop(node, None)
+        self._disks[node], self._last[node], self._hard[node] = {}, index, hard_state
 
     def appending(self, node: int, entries: Sequence[Entry]) -> None:
         """A node's log store has been asked to append."""
@@ -342,11 +357,6 @@ class Oracle:
 
     def _at(self, revision: int) -> str:
         return str(self._by_revision.get(revision, "nothing"))
-
-
-def _first(recovered: RecoveredLog) -> int:
-    """Return the lowest index that the log reaches back to; what lies below is in a snapshot."""
-    return getattr(recovered, "first_index", recovered.entries[0].index if recovered.entries else 1)
 
 
 def _voted(hard: HardState, term: int, candidate: int) -> bool:

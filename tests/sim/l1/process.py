@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from raftkv.errors import StorageError
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
+from raftkv.kv.records import read_meta
 from raftkv.kv.store import OrderedStore
-from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready
+from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready, Term
+from raftkv.server.disk import Disk, inspect_state
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.storage import data_dir
+from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.data_dir import BOOT_NAME, CleanMark, DataDir, Identity
+from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.storage.protocols import WalPosition
+from raftkv.storage.recovery import recover_node
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.v1 import kv_pb2, peer_pb2
-from tests.sim.l1.disk import CrashableStore, NodeDisk, SimRunner
+from tests.sim.l1.disk import CrashableEngine, CrashableStore, NodeDisk, SimRunner
 from tests.sim.l1.loop import VirtualTimeLoop
-from tests.sim.l1.network import Network, Server, SimTransport
+from tests.sim.l1.network import CHECKPOINT_PIECE, Network, Server, SimTransport
 from tests.sim.l1.oracle import Oracle
 from tests.sim.l1.trace import Trace
 from tests.storage.simdisk import PowerLoss
@@ -116,9 +121,19 @@ class _WatchedLog(WriteAheadLog):
         oracle, number = process.world.oracle, process.number
         oracle.appending(number, entries)
         await super().append(hard_state, entries)
-        if process.machine.disk.faults_fired > process.faults_before:
+        if process.runner.faults:
             process.world.violation(f"disk: the log of node {number} goes on after a failed disk operation")
         oracle.appended(number, hard_state, entries)
+
+    async def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
+        oracle, number = self.process.world.oracle, self.process.number
+        oracle.restarting(number, index)
+        await super().restart(hard_state, index, term)
+        oracle.restarted(number, hard_state, index)
+
+    async def compact(self, first_kept: Index) -> None:
+        await super().compact(first_kept)
+        self.process.world.network.counts["compactions"] += 1
 
 
 class _WatchedMachine(StateMachine):
@@ -146,6 +161,17 @@ class _WatchedMachine(StateMachine):
             return hasher.digest()
 
 
+class _Keeper(Disk):
+    """What a node has on disk, with a state machine that the oracle sees."""
+
+    process: NodeProcess
+
+    async def restore(self) -> None:
+        self.store = await self.checkpoints.restore(self.store)
+        self.machine = _WatchedMachine(self.store, self.process)
+        self.process.world.network.counts["snapshots installed"] += 1
+
+
 class NodeProcess(Server):
     """One incarnation of a node."""
 
@@ -155,20 +181,31 @@ class NodeProcess(Server):
         self.machine = machine
         self.faults_before = machine.disk.faults_fired
         self.runner = SimRunner(machine.disk, machine.disk_latency_s)
+        """Does the log's work."""
+        self.runners = [self.runner]
         self.serving = 0
         """Calls under way."""
         self.stopping = False
         self.node: Node | None = None
         """None until it has opened its disk."""
-        self._parts: tuple[Node, Requests, WriteAheadLog, DataDir, _WatchedMachine]
+        self._parts: tuple[Node, Requests, WriteAheadLog, DataDir, _Keeper]
 
     @property
     def state(self) -> _WatchedMachine:
-        return self._parts[4]
+        machine = self._parts[4].machine
+        if not isinstance(machine, _WatchedMachine):
+            raise TypeError("a state machine that nobody watches")
+        return machine
+
+    def make_runner(self, name: str) -> SimRunner:
+        """Return what stands in for another thread of the storage."""
+        runner = SimRunner(self.machine.disk, self.machine.disk_latency_s)
+        self.runners.append(runner)
+        return runner
 
     async def boot(self) -> None:
         """Open the disk and join the cluster. Raises what keeps the node from it."""
-        node = self._open()
+        node = await self._open()
         self.machine.disk.crash_at = None  # it was for the recovery
         node.failure.add_done_callback(self._failed)
         self.node = node
@@ -176,7 +213,7 @@ class NodeProcess(Server):
         await node.start()
         self.world.trace.note(self.name, f"up: term {node.raft.term}, applied {self.state.applied_index}")
 
-    def _open(self) -> Node:
+    async def _open(self) -> Node:
         """Do what `raftkv.server.disk` and `app` do, in the order that `raftkv.storage` prescribes."""
         world, machine, settings = self.world, self.machine, self.world.settings
         directory = machine.open_data_dir()
@@ -192,9 +229,26 @@ class NodeProcess(Server):
         )
         log.process = self
         directory.mark_running()
-        state = _WatchedMachine(machine.store, self)
-        recovered.require_covers(Index(state.applied_index))
-        world.oracle.opened(self.number, recovered)
+        checkpoints = CheckpointStore.open(
+            directory.checkpoints_path,
+            engine=CrashableEngine(machine.disk, machine.replace_store),
+            inspect=inspect_state,
+            files=machine.disk,
+            make_runner=self.make_runner,
+        )
+        found = await recover_node(
+            log, recovered, checkpoints, open_store=lambda: machine.store, applied_index=_applied_index
+        )
+        if found.damaged:
+            world.violation(f"durability: node {self.number} has damaged checkpoints: {found.damaged}")
+        if found.store_restored:
+            world.network.counts["stores restored"] += 1
+        world.oracle.opened(self.number, found.log, restarted=found.log_restarted)
+        store: Any = found.store  # in production it is an LmdbStore
+        keeper = _Keeper(
+            log, found.log, store, _WatchedMachine(machine.store, self), cast(Any, checkpoints), found.checkpoint
+        )
+        keeper.process = self
         if recovered.torn_bytes:
             world.network.counts["torn"] += 1
             world.trace.note(self.name, f"cut {recovered.torn_bytes} torn bytes off the log")
@@ -208,28 +262,32 @@ class NodeProcess(Server):
                 max_inflight_bytes=settings.max_inflight_bytes,
                 max_apply_bytes=settings.max_apply_bytes,
             ),
-            hard_state=recovered.hard_state,
-            entries=recovered.entries,
-            applied=Index(state.applied_index),
+            hard_state=keeper.recovered.hard_state,
+            entries=keeper.entries,
+            snapshot=keeper.snapshot,
+            applied=Index(keeper.machine.applied_index),
             rng=Random(machine.random.getrandbits(64)),
         )
         raft.watch = world.oracle, self.number
         peers = [peer for peer in settings.nodes if peer != self.number]
+        self.endpoint = SimTransport(world.network, self, peers, lambda sent: world.oracle.sending(self.number, sent))
         node = Node(
             raft=raft,
-            state=state,
+            state=keeper,
             log_store=log,
-            transport=SimTransport(world.network, self, peers, lambda sent: world.oracle.sending(self.number, sent)),
+            transport=self.endpoint,
             clock=_Clock(world.loop, machine.random.randrange(1 << 40), settings.clock_rate),
             limits=settings.limits,
         )
         requests = Requests(node, _Forwarder(world.network, self.number), CLUSTER_ID, settings.requests)
-        self._parts = node, requests, log, directory, state
+        self._parts = node, requests, log, directory, keeper
         return node
 
     async def serve(self, request: bytes, caller: int) -> bytes:
         self.serving += 1
         try:
+            if request[:1] == CHECKPOINT_PIECE and caller < FIRST_CLIENT:
+                return await self.endpoint.take_piece(caller, request[1:])
             if caller >= FIRST_CLIENT:
                 answer = await self._parts[1].run(kv_pb2.BatchRequest.FromString(request), forwarded=False)
             else:
@@ -244,7 +302,7 @@ class NodeProcess(Server):
 
     async def shut_down(self) -> None:
         """Hand over leadership, answer what was asked, and leave a clean disk. Raises StorageError for a failed one."""
-        node, _, log, directory, _ = self._parts
+        node, _, log, directory, keeper = self._parts
         self.stopping = True
         await node.hand_over(DRAIN_S)
         until = self.world.loop.time() + DRAIN_S
@@ -253,6 +311,7 @@ class NodeProcess(Server):
         await node.stop()
         if node.failure.done():
             node.failure.result()
+        await keeper.close_state()
         self.machine.store.flush()
         await log.close()
         directory.mark_clean(log.tail)
@@ -324,6 +383,10 @@ class Machine:
             store_discarded=discarded,
         )
 
+    def replace_store(self, store: CrashableStore) -> None:
+        """A checkpoint's state has been put in the store's place."""
+        self.store = store
+
     # --- starts and ends ----------------------------------------------------------------------------------------------
 
     def start(self, *, crash_after: int | None = None) -> None:
@@ -375,7 +438,7 @@ class Machine:
             return False
         self._note(note)
         process.dead = True
-        writing = process.runner.crash(self.random)
+        writing = sum(runner.crash(self.random) for runner in process.runners) > 0  # every one, not only the first
         if process.transport is not None:
             process.transport.cut_off()
         self._world.loop.kill(process)
@@ -404,6 +467,6 @@ class Machine:
         self._world.trace.note(f"n{self.number}", what)
 
 
-def describe(answer: Any) -> str:
-    """Return a protobuf message in one line."""
-    return " ".join(str(answer).split())
+def _applied_index(store: MemoryOrderedStore) -> Index:
+    with store.read() as reader:
+        return Index(read_meta(reader).applied_index)
