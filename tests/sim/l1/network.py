@@ -34,7 +34,9 @@ KEEPALIVE_S = 2 * KEEPALIVE_MS / 1000
 
 CHECKPOINT_PIECE = b"C"
 """First byte of a call that carries a piece of a checkpoint; all others are requests."""
-PIECE_BYTES = 2000
+MIN_PIECE_BYTES = 2000
+MAX_PIECES = 20
+"""A checkpoint travels in at most so many pieces, or it would take longer than a run."""
 PIECE_TIMEOUT_S = 1.0
 
 Pair = tuple[int, int]
@@ -371,8 +373,9 @@ class SimTransport(Transport):
     async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
         """See `Transport.send_checkpoint`. A piece is a call: the real one is a stream that waits for each answer."""
         progress = await self._send_piece(peer, manifest=checkpoint.encoded_manifest())
+        piece_bytes = max(MIN_PIECE_BYTES, checkpoint.size_bytes() // MAX_PIECES + 1)
         while progress.offset < checkpoint.size_bytes():
-            piece = await checkpoint.read_chunk(progress.offset, PIECE_BYTES)
+            piece = await checkpoint.read_chunk(progress.offset, piece_bytes)
             progress = await self._send_piece(peer, offset=piece.offset, data=piece.data, crc=piece.crc)
         if not (await self._send_piece(peer)).done:
             raise CheckpointNotSent("the peer does not say that it holds the checkpoint")

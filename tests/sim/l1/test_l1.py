@@ -82,3 +82,10 @@ def test_a_part_of_a_plan_can_be_run() -> None:
     plan = make_plan(3)
     result = run_seed(3, plan=dataclasses.replace(plan, faults=plan.faults[:2]))
     assert result.violation is None
+
+
+def test_snapshots_are_made_sent_and_installed() -> None:
+    operations = run_seed(14).operations
+    assert operations["compactions"] > 0
+    assert operations["checkpoints sent"] > 0
+    assert operations["snapshots installed"] > 0
