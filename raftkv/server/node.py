@@ -259,6 +259,12 @@ class Node:
     def is_leader(self) -> bool:
         return self.raft.role is Role.LEADER
 
+    @property
+    def was_removed(self) -> bool:
+        """Whether this node has been a member and is none any more, as far as it knows."""
+        members = self.raft.configuration.members
+        return bool(members) and self.raft.node_id not in members and not self.is_leader
+
     # --- what the transport brings ------------------------------------------------------------------------------------
 
     def on_messages(self, messages: Sequence[Message]) -> None:
