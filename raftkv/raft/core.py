@@ -442,7 +442,7 @@ class Raft:
             case VoteResponse():
                 election.on_vote_response(state, message)
             case TimeoutNow():
-                if state.role is Role.FOLLOWER and state.configuration.may_lead(state.id):
+                if state.role is Role.FOLLOWER and state.may_lead:
                     election.stand(state, leadership_transfer=True)
             case _:
                 assert_never(message)

@@ -49,8 +49,9 @@ def hears_leader(state: RaftState) -> bool:
 
 def campaign(state: RaftState) -> None:
     """The election timer ran out: ask for pre-votes."""
-    if not state.configuration.may_lead(state.id):
-        state.restart_election_timer()
+    if not state.may_lead:
+        # The leader is gone for it too: with the timer restarted it would seem to hear it, and refuse its vote.
+        become_follower(state, state.term, None)
         return
     become_pre_candidate(state)
     state.votes[state.id] = True

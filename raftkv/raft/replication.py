@@ -34,8 +34,9 @@ def advance_commit(state: RaftState) -> None:
         if configuration.joint or state.configurations.index > before:
             _finish_change(state)
     if configuration.witnesses:
-        for peer in sorted(state.progress.keys() & configuration.witnesses):
-            send_appends(state, peer)  # `send_limit` may have risen
+        for peer, progress in state.progress.items():
+            if progress.witness:
+                send_appends(state, peer)  # `send_limit` may have risen
 
 
 def excused(state: RaftState) -> set[NodeId]:
@@ -65,9 +66,9 @@ def send_limit(state: RaftState, peer: NodeId) -> Index:
     with a log longer than that of the one data node that is left it would keep that node from ever being elected,
     although nothing that was acknowledged is missing there.
     """
-    configuration = state.configuration
-    if peer not in configuration.witnesses:
+    if not state.progress[peer].witness:
         return state.log.last_index
+    configuration = state.configuration
     keepers = configuration.deciders - configuration.witnesses - {state.id}
     held = [p.match for keeper in keepers if not (p := state.progress[keeper]).excused]
     return max(state.log.commit, min([state.log.durable, *held]))
@@ -267,7 +268,7 @@ def _send_append(state: RaftState, peer: NodeId, *, with_entries: bool) -> None:
     if with_entries:
         stop = max(Index(send_limit(state, peer) + 1), progress.next)
         entries = state.log.slice(progress.next, stop, state.config.max_append_bytes)
-        if peer in state.configuration.witnesses:
+        if progress.witness:
             entries = tuple([without_payload(entry) for entry in entries])
     state.send(
         AppendRequest(

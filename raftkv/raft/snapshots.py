@@ -22,7 +22,7 @@ def need(state: RaftState, peer: NodeId) -> None:
     """Leader: the next entry of `peer` is compacted."""
     progress = state.progress[peer]
     progress.await_snapshot(Index(state.log.first_index - 1))
-    if peer in state.configuration.witnesses:
+    if progress.witness:
         delivered(state, peer, state.snapshot)
     else:
         state.snapshots_needed.append(peer)
