@@ -79,6 +79,8 @@ def compact(state: RaftState, snapshot: Snapshot, first_kept: Index) -> None:
         raise ValueError(f"entry {first_kept - 1} lies behind the snapshot of {snapshot.index}")
     if snapshot.index > state.log.applied:
         raise ValueError(f"a snapshot of entry {snapshot.index}, but only {state.log.applied} are applied")
+    if state.log.term(snapshot.index) not in (None, snapshot.term):
+        raise ValueError(f"a snapshot of entry {snapshot.index} of term {snapshot.term}: that entry is of another term")
     if state.snapshot is None or snapshot.index > state.snapshot.index:
         # An older one may come late, after one from the leader was installed: it covers no more.
         state.snapshot = snapshot
