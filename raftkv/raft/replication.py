@@ -181,6 +181,8 @@ def send_appends(state: RaftState, peer: NodeId) -> None:
     progress = state.progress.get(peer)
     if progress is None:
         return
+    if progress.next > state.log.last_index:
+        return
     limit = send_limit(state, peer)
     while progress.next <= limit and not progress.paused(state.config.max_inflight_bytes):
         _send_append(state, peer, with_entries=True)
@@ -283,4 +285,4 @@ def _send_append(state: RaftState, peer: NodeId, *, with_entries: bool) -> None:
     )
     progress.commit_sent = Index(max(progress.commit_sent, min(state.log.commit, previous_index + len(entries))))
     if entries or progress.state is ProgressState.PROBE:
-        progress.sent(Index(previous_index + len(entries)), sum(entry_bytes(entry) for entry in entries))
+        progress.sent(Index(previous_index + len(entries)), sum([entry_bytes(entry) for entry in entries]))

@@ -27,6 +27,7 @@ class RaftState:
         "election_timeout",
         "handed_hard_state",
         "heartbeat_elapsed",
+        "id",
         "leader",
         "lease_void",
         "log",
@@ -63,6 +64,7 @@ class RaftState:
         rng: random.Random,
     ) -> None:
         self.config = config
+        self.id = config.node_id
         self.configurations = configurations
         self.random = rng
         self.log = log
@@ -107,10 +109,6 @@ class RaftState:
         self.promises: list[Message] = []
         """Messages that leave when everything handed over so far is durable."""
         self.snapshots_needed: list[NodeId] = []
-
-    @property
-    def id(self) -> NodeId:
-        return self.config.node_id
 
     @property
     def configuration(self) -> Configuration:
