@@ -48,6 +48,10 @@ def led_by_1(size: int = 3, **settings: object) -> Group:
     return group
 
 
+def rounds_of(group: Group) -> tuple[int, int] | None:
+    return group[1].rounds
+
+
 def votes(raft: Raft, term: int, *, transfer: bool = False) -> bool:
     """Ask for the vote of `raft` for node 3. Return whether it is given."""
     raft.step(vote_request(3, term, transfer=transfer))
@@ -55,7 +59,7 @@ def votes(raft: Raft, term: int, *, transfer: bool = False) -> bool:
     return any(answer.granted for answer in answers)
 
 
-def test_a_round_is_confirmed_by_a_quorum() -> None:
+def test_bug_42_a_lease_rests_on_a_quorum() -> None:
     group = led_by_1()
     rounds = group[1].rounds
     assert rounds is not None
@@ -106,7 +110,7 @@ def test_a_vote_is_refused_as_long_as_a_lease_may_rest_on_it(leases: bool) -> No
     assert votes(raft, 6)
 
 
-def test_it_is_refused_although_the_term_has_changed_meanwhile() -> None:
+def test_bug_43_it_is_refused_although_the_term_has_changed_meanwhile() -> None:
     """A late answer brings a new term, and with it the voter forgets its leader: it must not forget its promise."""
     raft = voter()
     raft.step(heartbeat(2, 5))
@@ -156,7 +160,7 @@ def test_leases_ignore_hints() -> None:
     assert not votes(raft, 6)
 
 
-def test_no_lease_before_a_commit_in_the_own_term() -> None:
+def test_bug_40_no_lease_before_a_commit_in_the_own_term() -> None:
     group = Group(3, leases=True)
     group.drop = lambda message: isinstance(message, AppendResponse)
     group.tick(ELECTION_TICKS)
@@ -170,7 +174,7 @@ def test_no_lease_before_a_commit_in_the_own_term() -> None:
     assert group[leaders[0]].rounds is None
 
 
-def test_no_lease_from_an_earlier_term_of_leadership() -> None:
+def test_bug_41_no_lease_from_an_earlier_term_of_leadership() -> None:
     """Node 1 leads, hands over, leads again: its old rounds count for nothing."""
     group = led_by_1()
     rounds = group[1].rounds
@@ -180,20 +184,20 @@ def test_no_lease_from_an_earlier_term_of_leadership() -> None:
     group.collect(1)
     group.settle()
     assert group.role(2) is Role.LEADER
-    assert group[1].rounds is None
+    assert rounds_of(group) is None
     assert group[2].transfer(NodeId(1)) is None
     group.collect(2)
     group.drop = lambda message: isinstance(message, HeartbeatResponse)
     group.settle()
     assert group.role(1) is Role.LEADER
     assert group[1].log.matches(group[1].log.commit, group[1].term), "it might have a lease"
-    again = group[1].rounds
+    again = rounds_of(group)
     assert again is not None
     assert again[1] == 0
 
 
-def test_no_lease_while_a_transfer_is_under_way_nor_after_its_timeout_now_has_left() -> None:
-    """raft-bugs 43: the message may arrive at any time in this term."""
+def test_bug_43_no_lease_while_a_transfer_is_under_way_nor_after_its_timeout_now_has_left() -> None:
+    """The message may arrive at any time in this term."""
     group = led_by_1()
     group.drop = lambda message: isinstance(message, TimeoutNow)
     assert group[1].transfer(NodeId(2)) is None

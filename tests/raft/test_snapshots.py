@@ -122,7 +122,7 @@ def test_a_node_starts_from_a_snapshot_and_the_entries_behind_it() -> None:
 
 
 @pytest.mark.parametrize(("first", "applied"), [(7, 5), (5, 5), (6, 4)])
-def test_a_gap_between_snapshot_log_and_state_is_noticed_at_the_start(first: int, applied: int) -> None:
+def test_bug_29_a_gap_between_snapshot_log_and_state_is_noticed_at_the_start(first: int, applied: int) -> None:
     with pytest.raises(AssertionError, match=r"L1|entries are missing"):
         Raft(
             RaftConfig(node_id=ME, configuration=THREE),
@@ -356,8 +356,8 @@ def test_a_write_that_was_under_way_makes_nothing_of_the_snapshot_durable() -> N
 
 
 @pytest.mark.parametrize("order", list(itertools.product([False, True], repeat=2)))
-def test_two_snapshots_in_quick_succession(order: tuple[bool, bool]) -> None:
-    """raft-bugs 29. Whether the first is handed over, and confirmed, before the second is handed over."""
+def test_bug_29_two_snapshots_in_quick_succession(order: tuple[bool, bool]) -> None:
+    """Whether the first is handed over, and confirmed, before the second is handed over."""
     handed_over, confirmed_early = order
     raft = boot([1])
     raft.step(install(5, 4))
@@ -389,8 +389,8 @@ def test_a_snapshot_replaces_what_was_handed_out_to_apply() -> None:
     assert raft.ready() is None
 
 
-def test_a_crash_before_the_snapshot_is_in_force_leaves_the_old_log() -> None:
-    """raft-bugs 28, as far as the core goes: nothing has been promised that the old log does not keep."""
+def test_bug_28_a_crash_before_the_snapshot_is_in_force_leaves_the_old_log() -> None:
+    """As far as the core goes: nothing has been promised that the old log does not keep."""
     group = lagging_follower()
     group.members[3].disk_is_slow = True
     group.restart(3)
