@@ -229,10 +229,7 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
         # a heartbeat: every ReadIndex round sends some, and a probe may carry max_append_bytes.
         progress.retry_ticks = 0
         progress.probe_sent = False
-        if progress.state is ProgressState.PROBE:
-            send_appends(state, response.sender)
-        else:
-            _send_append(state, response.sender, with_entries=False)
+        _send_append(state, response.sender, with_entries=progress.state is ProgressState.PROBE)
     if response.read_sequence > progress.read_sequence:
         progress.read_sequence = response.read_sequence
         read_index.advance(state)

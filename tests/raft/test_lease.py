@@ -215,6 +215,7 @@ def test_a_transfer_that_never_sent_timeout_now_leaves_the_lease() -> None:
     group.drop = lambda message: message.receiver == 2 and not isinstance(message, HeartbeatRequest)
     group.propose(1)
     assert group[1].transfer(NodeId(2)) is None
+    assert rounds_of(group) is None, "it may leave at any moment"
     group.collect(1)
     group.tick(ELECTION_TICKS + 1)
     assert not group.transferring(1)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from raftkv.raft import NO_MEMBERS, Configuration, EntryKind, Index, NodeId, Position, Role
+from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, Index, Message, NodeId, Position, Role, Term
+from raftkv.raft.configurations import Configurations
 from raftkv.raft.membership import MembershipChange, decode_configuration, encode_configuration, left, plan
-from raftkv.raft.messages import AppendResponse, HeartbeatRequest, TimeoutNow
+from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatRequest, TimeoutNow
 from raftkv.raft.quorum import has_quorum
 from tests.raft.group import ELECTION_TICKS, HEARTBEAT_TICKS, Group, change, ids
 from tests.raft.test_quorum import subsets
@@ -357,6 +358,82 @@ def test_c_old_new_of_a_dead_leader_is_finished_by_the_next_one() -> None:
     group.tick(3 * HEARTBEAT_TICKS)
     assert group[leader].configuration.voters == ids(2, 3, 4)
     assert not group.changing(leader)
+
+
+def c_new_only(message: Message) -> bool:
+    """Whether a message carries C_new of a change."""
+    return isinstance(message, AppendRequest) and any(
+        entry.kind is EntryKind.CONFIGURATION and not decode_configuration(entry.data).joint
+        for entry in message.entries
+    )
+
+
+def test_a_node_that_is_being_removed_may_have_to_lead_once_more() -> None:
+    """Thesis 4.2.2: C_new is in its log only, and everybody else's log is too old to win."""
+    group = Group(2)
+    group.elect(2)
+    group.drop = c_new_only
+    group.begin(2, change(remove=[2]))
+    assert group[1].configuration.joint
+    assert group[2].configuration.voters == ids(1)
+    group.crash(2)
+    group.restart(2)
+    group.drop = lambda message: False
+    group.tick(10 * ELECTION_TICKS)
+    assert group[1].configuration.voters == ids(1)
+    assert group.role(1) is Role.LEADER
+    assert group.role(2) is Role.FOLLOWER, "and then it is over"
+    assert not group.changing(2)
+
+
+def test_c_old_new_that_a_new_leader_knows_to_be_committed_is_left() -> None:
+    group = with_learner(led_by_1())
+    group.drop = c_new_only
+    group.begin(1, change(promote=[4], remove=[3]))
+    group.tick(HEARTBEAT_TICKS)
+    assert group[2].configuration.joint
+    group.crash(1)
+    group.heal()
+    leader = group.wait_for_leader()
+    group.tick(3 * HEARTBEAT_TICKS)
+    assert group[leader].voters == ids(1, 2, 4)
+    assert not group.changing(leader)
+
+
+def test_a_new_leader_sends_a_leaving_witness_no_payload() -> None:
+    """It is no witness of the configuration in force any more."""
+    group = Group(4, witnesses=[4])
+    group.elect(1)
+    group.isolate(4)
+    last = group.propose(1, b"secret")
+    group.drop = lambda message: isinstance(message, AppendResponse) and message.index > last + 1
+    group.begin(1, change(remove=[4]))
+    assert group[2].configuration.witnesses == ids()
+    group.heal()
+    group.drop = lambda message: isinstance(message, AppendResponse) and message.sender != 4
+    group.crash(1)
+    for _ in range(6 * ELECTION_TICKS):
+        group.tick()
+        if group.sent(AppendResponse, sender=4) and group[4].log.last_index >= last:
+            break
+    assert group.changing(2)
+    sent = [e for m in group.sent(AppendRequest, receiver=4) if isinstance(m, AppendRequest) for e in m.entries]
+    assert {entry.data for entry in sent if entry.kind is EntryKind.COMMANDS} == {b""}
+
+
+def test_compaction_keeps_the_configuration_that_was_in_force() -> None:
+    """A later one may still be truncated."""
+    old, new = Configuration(ids(1, 2)), Configuration(ids(1, 2, 3))
+    entries = [
+        Entry(Term(1), Index(index), EntryKind.CONFIGURATION, encode_configuration(configuration))
+        for index, configuration in ((5, old), (8, new))
+    ]
+    configurations = Configurations(Configuration(ids(1)), Index(0), entries)
+    configurations.compact(Index(6))
+    assert configurations.current == new
+    assert configurations.at(Index(6)) == configurations.at(Index(7)) == old
+    configurations.truncate(Index(8))
+    assert configurations.current == old
 
 
 def test_reads_go_on_while_members_change() -> None:
