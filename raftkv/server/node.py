@@ -406,8 +406,9 @@ class Node:
             entry = self._unapplied.popleft()
             payload = entry.data if entry.kind is EntryKind.COMMANDS else None
             if payload == b"":
-                # Only a witness is sent entries without their payload; anybody else who skipped one would diverge.
-                invariant(self.raft.is_witness, "entry {} has no payload, and this node is no witness", entry.index)
+                # Only a witness is sent entries without their payload, and it may not have come to the entry yet that
+                # says so. A node that holds data and skipped one would diverge.
+                invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
             (results,) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
             self._compaction.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)

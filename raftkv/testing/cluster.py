@@ -42,7 +42,7 @@ class NodeProcess:
 
     def __init__(self, cluster: LocalCluster, node_id: int, *, joins: bool = False) -> None:
         self.id = node_id
-        self.joins = [node.client_address for node in cluster.nodes] if joins else []
+        self.joins: list[str] = cluster.endpoints if joins else []
         """Through whom it enters the running cluster; empty for a founder."""
         self.client_address = self._reserve_address()
         self.peer_address = self._reserve_address()
