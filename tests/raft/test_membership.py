@@ -10,7 +10,7 @@ import pytest
 from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, Index, Message, NodeId, Position, Role, Term
 from raftkv.raft.configurations import Configurations
 from raftkv.raft.membership import MembershipChange, decode_configuration, encode_configuration, left, plan
-from raftkv.raft.messages import AppendResponse, HeartbeatRequest, TimeoutNow
+from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatRequest, TimeoutNow
 from raftkv.raft.quorum import has_quorum
 from tests.raft.group import ELECTION_TICKS, HEARTBEAT_TICKS, Group, change, ids
 from tests.raft.test_quorum import subsets
