@@ -93,6 +93,10 @@ class CheckpointDirectory:
             orphan = stem not in {name, INCOMING} and stem + MANIFEST_SUFFIX not in names
             if orphan or name.endswith(TEMPORARY_SUFFIX):
                 self.files.unlink(self.path / name)
+        newest = max((manifest.index for manifest in found), default=Index(0))
+        staged = self.incoming_manifest()
+        if staged is None or staged.index <= newest or INCOMING + DATA_SUFFIX not in names:
+            self.drop_incoming()
         # Also makes durable what a process that died had renamed but not yet synced.
         self.files.fsync_dir(self.path)
         self.damaged = tuple(damaged)
