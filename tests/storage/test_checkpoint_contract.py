@@ -532,3 +532,26 @@ async def test_a_node_that_stops_does_not_wait_for_a_large_state(tmp_path: Path,
     assert (await checkpoints.begin(manifest)).offset == (manifest.size if step == "finish" else 0)
     for each in (leader, peer):
         await each.close()
+
+
+async def test_a_restore_does_not_wait_for_a_checkpoint_that_is_being_made(tmp_path: Path) -> None:
+    peer = Peer("lmdb", tmp_path / "a")
+    await peer.open()
+    await peer.checkpoint(7, 3, {b"checkpoint": b"7"})
+    apply_entry(peer.store, 9, 3, large_rows(8, 0.2))
+    loop, reading = asyncio.get_running_loop(), asyncio.Event()
+
+    def endless(reader: Reader) -> StateInfo:
+        while True:
+            for _ in reader.scan(b"\0", None):
+                loop.call_soon_threadsafe(reading.set)
+
+    checkpoints = await peer.open(endless)
+    making = asyncio.ensure_future(checkpoints.create(peer.store, configuration_at))
+    await reading.wait()
+    restoring = asyncio.ensure_future(checkpoints.restore(peer.store))
+    with pytest.raises(CheckpointRefused, match="its state is being replaced"):
+        await making
+    peer.store = await restoring
+    assert applied_index(peer.store) == 7
+    await peer.close()

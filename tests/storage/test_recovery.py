@@ -23,6 +23,7 @@ from raftkv.storage.wal import WriteAheadLog
 from tests.storage.simdisk import PowerLoss, SimDisk
 from tests.storage.states import (
     SimEngine,
+    SimStore,
     applied_index,
     apply_entry,
     configuration_at,
@@ -434,6 +435,23 @@ def judge(node: Recovered[Any], progress: list[str]) -> str:
         assert log.hard_state in {hard(6, 1, 100), hard(5, None, 100)}
     assert "appended" not in progress or log.entries == run(6, 101, 102)
     return "new"
+
+
+def test_bug_33_a_store_is_swapped_in_whole() -> None:
+    """Not left to the store's own flush: the copy and its name are durable when the log begins anew after it."""
+    disk = SimDisk()
+    store = SimStore()
+    apply_entry(store, 7, 1)
+    engine: Any = SimEngine(DATA / "store", files=disk)
+    with store.copy() as blocks:
+        engine.prepare(blocks)
+    assert disk.trace[0] == "fsync_dir"
+    assert disk.trace[-1] == "fdatasync"
+    assert disk.unsynced() == []
+    before = len(disk.trace)
+    assert applied_index(engine.swap(store)) == 7
+    assert disk.trace[before:] == ["rename", "fsync_dir"]
+    assert disk.names(DATA / "store") == ["data.mdb"]
 
 
 async def test_bug_28_a_crash_at_every_operation_of_an_install_leaves_the_old_state_or_the_new_one() -> None:
