@@ -12,7 +12,7 @@ import pytest
 
 from raftkv.errors import StorageError
 from raftkv.raft.types import Entry, HardState, Index, Term
-from raftkv.storage.checkpoint import CheckpointManifest, CheckpointMeta
+from raftkv.storage.checkpoint import CheckpointManifest, CheckpointMeta, StateInfo
 from raftkv.storage.checkpoint_store import CheckpointStore, Inline
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryDisk, MemoryEngine, MemoryLogStore, MemoryOrderedStore
@@ -289,6 +289,22 @@ async def test_a_store_that_is_ahead_of_the_log_is_refused() -> None:
     await disk.checkpoints().create(disk.store, configuration_at)
     disk.apply(10)
     with pytest.raises(StorageError, match="has applied entry 10, but the write-ahead log ends at entry 9"):
+        await disk.start()
+
+
+async def test_a_checkpoint_that_holds_another_state_than_it_says_is_refused() -> None:
+    disk = Node(hard(1, 1, 5), run(1, 1, 9))
+    disk.apply(6)
+    checkpoints = CheckpointStore.open(
+        DATA / "checkpoints",
+        engine=MemoryEngine(disk.files),
+        inspect=lambda _: StateInfo(Index(7), Term(1), b""),
+        files=disk.files,
+        make_runner=lambda _: Inline(),
+    )
+    await checkpoints.create(disk.store, configuration_at)
+    disk.store = MemoryOrderedStore()
+    with pytest.raises(StorageError, match=r"of entry 7 holds a state that has applied entry 6.*way out"):
         await disk.start()
 
 
