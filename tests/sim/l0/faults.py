@@ -31,6 +31,7 @@ class Conductor:
             "isolate the leader": self._isolate_the_leader,
             "deafen the leader": self._deafen_the_leader,
             "mute the leader": self._mute_the_leader,
+            "leader left behind": self._leader_left_behind,
             "flapping": self._flapping,
             "slow link": self._slow_link,
             "black hole": self._black_hole,
@@ -72,7 +73,8 @@ class Conductor:
         cluster.batching = 0.0
         cluster.forget_messages()
         for machine in cluster.machines.values():
-            machine.tick_length = min(max(machine.tick_length, int(0.9 * TICK)), int(1.1 * TICK))
+            machine.usual_tick_length = min(max(machine.usual_tick_length, int(0.9 * TICK)), int(1.1 * TICK))
+            machine.set_tick_length()
             machine.disk_time = min(machine.disk_time, TICK // 5)
             machine.apply_delay = min(machine.apply_delay, TICK // 5)
             cluster.hurry_disk(machine)
@@ -180,6 +182,31 @@ class Conductor:
     def _mute_the_leader(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
         machine = self._leader_or_any(rng)
         return self._block(fault, self._between([machine], self._around(machine)))
+
+    def _leader_left_behind(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """A leader that time passes by: cut off, with a slow clock, and with clients that still believe in it."""
+        cluster = self.cluster
+        machine = self._leader_or_any(rng)
+        unblock = self._block(fault, self._both_ways([machine], self._around(machine)))
+        catch_up = self._pace(machine, fault, rng.randint(3, 10))
+
+        def ask(_: None, __: None, ___: None) -> None:
+            if fault.over:
+                return
+            if machine in cluster.leaders():
+                cluster.counts["reads"] += 1
+                cluster.read(machine)
+                if rng.random() < 0.3:
+                    self.propose(machine)
+            cluster.at(cluster.now + 3 * TICK, ask)
+
+        ask(None, None, None)
+
+        def undo() -> None:
+            catch_up()
+            unblock()
+
+        return undo
 
     def _flapping(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
         """One machine is reachable and not, in turn."""
@@ -332,12 +359,18 @@ class Conductor:
 
     def _clock(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
         machine = self._shuffled(rng)[0]
-        before = machine.tick_length
-        machine.tick_length = int(before * rng.choice([0.3, 0.6, 1.6, 3.0]))
         fault.hits += 1
+        return self._pace(machine, fault, rng.choice([0.3, 0.6, 1.6, 3.0]))
+
+    def _pace(self, machine: Machine, fault: Fault, factor: float) -> Undo:
+        """The machine's ticks are `factor` times as long."""
+        pace = (fault, factor)
+        machine.paces.append(pace)
+        machine.set_tick_length()
 
         def undo() -> None:
-            machine.tick_length = before
+            machine.paces.remove(pace)
+            machine.set_tick_length()
 
         return undo
 
@@ -348,11 +381,15 @@ class Conductor:
         parameters = cluster.parameters
         hop = parameters.latency + parameters.jitter // 2 + max(parameters.disk.values()) + TICK // 50
         undo: list[Undo] = []
+        elections = 0
 
         def elected(leader: Machine) -> None:
+            """Mostly: two leaders who reach nobody, then one who reaches a few."""
+            nonlocal elections
+            elections += 1
             kill = rng.random() < 0.2
-            delay = int(hop * rng.choice([0, 0, rng.uniform(0, 8), rng.uniform(0, 30)]))
-            cluster.at(cluster.now + delay, strike, leader, kill)
+            hops = rng.uniform(2, 8) if elections % 3 == 0 else rng.choice([0, 0, 0, rng.uniform(0, 20)])
+            cluster.at(cluster.now + int(hop * hops), strike, leader, kill)
 
         def strike(leader: Machine, kill: bool, _: None) -> None:
             if fault.over or not leader.up:

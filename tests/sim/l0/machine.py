@@ -45,7 +45,10 @@ class Machine(Node):
     def __init__(self, config: RaftConfig, seed: int, *, tick_length: int, disk_time: int, apply_delay: int) -> None:
         super().__init__(config, seed)
         self.links: dict[NodeId, Link] = {}
+        self.usual_tick_length = tick_length
         self.tick_length = tick_length
+        self.paces: list[tuple[Fault, float]] = []
+        """What makes its clock go wrong: by these factors."""
         self.disk_time = disk_time
         self.apply_delay = apply_delay
         self.life = 0
@@ -66,6 +69,12 @@ class Machine(Node):
         self.waiting_reads: list[ReadState] = []
         self.told: tuple[object, ...] = ()
         """What the trace last said of it."""
+
+    def set_tick_length(self) -> None:
+        length = float(self.usual_tick_length)
+        for _, factor in self.paces:
+            length *= factor
+        self.tick_length = max(int(length), 1)
 
     def crash(self) -> None:
         super().crash()

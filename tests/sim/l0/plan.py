@@ -75,6 +75,7 @@ FAULTS = {
     "isolate the leader": 3.0,
     "deafen the leader": 1.0,
     "mute the leader": 1.0,
+    "leader left behind": 1.5,
     "flapping": 1.0,
     "slow link": 2.0,
     "black hole": 2.0,
@@ -114,25 +115,26 @@ def draw(seed: int) -> tuple[Parameters, tuple[Act, ...]]:
 def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     size = rng.choices(range(1, 8), [2, 3, 36, 6, 36, 2, 3])[0]
     ids = [NodeId(i) for i in range(1, size + 1)]
-    hunted = size > 2 and rng.random() < 0.25
+    hunted = size in (3, 5) and rng.random() < 0.3
     drift = rng.choice([0.0, 0.0, 0.05, 0.5])
-    disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 200])
-    latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 200, 500])
-    jitter = min(latency * rng.choice([0, 1, 4]), TICK)
-    append_bytes = rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1 << 20])
-    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size < 6 and latency + jitter < TICK else 0.1]
+    disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 100])
+    latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 100, 200])
+    jitter = min(latency * rng.choice([0, 1, 4 if not hunted else 2]), TICK)
+    append_bytes = rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1, 1 << 20])
+    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size in (1, 3, 4, 5) and latency + jitter < TICK else 0.1]
+    loss = rng.choice(losses) if not hunted else 0.0
     parameters = Parameters(
         size=size,
-        ticks=rng.choice([200, 250, 300]) if not hunted else 400,
-        election_ticks=rng.choice([10, 10, 20]) if not hunted else 10,
-        heartbeat_ticks=rng.choice([1, 2, 4]),
+        ticks=400 if hunted else 350 if loss > 0.1 else rng.choice([200, 250, 300]),
+        election_ticks=rng.choice([10, 10, 20]) if not hunted else 6,
+        heartbeat_ticks=rng.choice([1, 2, 4]) if not hunted else rng.choice([1, 2]),
         max_append_bytes=append_bytes,
         max_inflight_bytes=rng.choice([1, 200, 1 << 20 if append_bytes > 1 else 600]),
         max_apply_bytes=rng.choice([1, 1 << 20]),
         latency=latency,
         jitter=jitter,
         grain=rng.choice([1, 1, 100, 500]),
-        loss=rng.choice(losses) if not hunted else 0.0,
+        loss=loss,
         duplication=rng.choice([0.0, 0.05, 0.3]),
         fifo=rng.random() < 0.5,
         clock={node_id: 1 + rng.uniform(-drift, drift) for node_id in ids},

@@ -146,8 +146,8 @@ def converge(cluster: Cluster, conductor: Conductor) -> None:
     require_agreement(cluster)
 
 
-def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None:
-    """A write is acknowledged and reaches every node."""
+def write_somewhere(cluster: Cluster, conductor: Conductor, limit: int) -> bytes:
+    """A write is acknowledged. Return it."""
     write: bytes | None = None
     term = 0
 
@@ -158,16 +158,21 @@ def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None
             write, term = conductor.propose(leader), leader.raft.term
         return write in cluster.clients.acknowledged
 
-    end = cluster.now + limit
     wait(cluster, acknowledged, limit, "no write is acknowledged")
     assert write is not None
+    return write
+
+
+def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None:
+    """A write is acknowledged and reaches every node."""
+    end = cluster.now + limit
+    write = write_somewhere(cluster, conductor, limit)
     index = cluster.clients.acknowledged[write]
-    everywhere = "a write does not reach every node"
     wait(
         cluster,
         lambda: all(machine.applied_index >= index for machine in cluster.machines.values()),
         end - cluster.now,
-        everywhere,
+        "a write does not reach every node",
     )
 
 
@@ -259,9 +264,45 @@ def the_leader_dies(cluster: Cluster, conductor: Conductor) -> None:
     write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
 
 
+def a_transfer_that_fails_ends(cluster: Cluster, conductor: Conductor) -> None:
+    """The leader cannot reach the node that it hands over to: it must go on leading (thesis 3.10)."""
+    leader = leader_of(cluster)
+    if leader is None or cluster.parameters.size < 3:
+        return
+    target = min(machine.id for machine in cluster.machines.values() if machine is not leader)
+    cluster.say(f"** trial: transfer from {leader.id} to {target}, which does not hear of it")
+    fault = Fault("trial")
+    leader.links[target].blockers.append(fault)
+    leader.raft.transfer(target)
+    cluster.after_input(leader, 9)
+    write_somewhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+    leader.links[target].blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
+def a_candidate_that_nobody_heard_comes_back(cluster: Cluster, conductor: Conductor) -> None:
+    """It is in a term of its own, which nobody else has entered: somebody must give way (raft-bugs 7, 9)."""
+    leader = leader_of(cluster)
+    if leader is None or cluster.parameters.size < 3:
+        return
+    mute = max((machine for machine in cluster.machines.values() if machine is not leader), key=lambda m: m.id)
+    cluster.say(f"** trial: node {mute.id} is told to campaign, and nobody hears it")
+    fault = Fault("trial")
+    for link in mute.links.values():
+        link.blockers.append(fault)
+    leader.raft.transfer(mute.id)
+    cluster.after_input(leader, 9)
+    cluster.run_until(cluster.now + 3 * timeout(cluster))
+    for link in mute.links.values():
+        link.blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
 TRIALS = (
     a_deaf_node_does_not_disturb,
     a_node_that_was_cut_off_does_not_disturb,
     a_deaf_leader_is_replaced,
     the_leader_dies,
+    a_transfer_that_fails_ends,
+    a_candidate_that_nobody_heard_comes_back,
 )
