@@ -107,6 +107,10 @@ class Cluster:
         self._sequence += 1
         heappush(self._heap, (time, self._schedule_random(), self._sequence, do, a, b, c))
 
+    def at_rank(self, time: int, rank: float, do: Callable[[Any, Any, Any], None], a: Any, b: Any) -> None:
+        """The same without a draw from the schedule's stream: one item of the tape more or less must not shift it."""
+        heappush(self._heap, (time, rank, 0, do, a, b, None))
+
     def run_until(self, time: int) -> None:
         """Let everything happen that is due by `time`."""
         heap = self._heap

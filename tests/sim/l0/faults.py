@@ -56,7 +56,7 @@ class Conductor:
         self._open: dict[int, tuple[Fault, Undo]] = {}
         self._writes = 0
         for number, act in enumerate(tape):
-            cluster.at(act.at, self._start, number, act)
+            cluster.at_rank(act.at, act.salt / (1 << 32), self._start, number, act)
 
     def heal(self) -> None:
         """End every fault, and whatever else is bad about the network, the disks and the clocks."""
@@ -88,7 +88,7 @@ class Conductor:
             self.cluster.faults[fault.kind] += fault.hits > 0
             return
         self._open[number] = (fault, undo)
-        cluster.at(cluster.now + act.lasts, self._end_when_due, number)
+        cluster.at_rank(cluster.now + act.lasts, act.salt / (1 << 32), self._end_when_due, number, None)
 
     def _end_when_due(self, number: int, _: None, __: None) -> None:
         if number in self._open:

@@ -75,7 +75,7 @@ FAULTS = {
     "isolate the leader": 3.0,
     "deafen the leader": 1.0,
     "mute the leader": 1.0,
-    "leader left behind": 1.5,
+    "leader left behind": 2.5,
     "flapping": 1.0,
     "slow link": 2.0,
     "black hole": 2.0,
@@ -121,13 +121,13 @@ def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 100, 200])
     jitter = min(latency * rng.choice([0, 1, 4 if not hunted else 2]), TICK)
     append_bytes = rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1, 1 << 20])
-    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size in (1, 3, 4, 5) and latency + jitter < TICK else 0.1]
+    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size in (3, 5) and latency + jitter < TICK else 0.1]
     loss = rng.choice(losses) if not hunted else 0.0
     parameters = Parameters(
         size=size,
         ticks=400 if hunted else 350 if loss > 0.1 else rng.choice([200, 250, 300]),
         election_ticks=rng.choice([10, 10, 20]) if not hunted else 6,
-        heartbeat_ticks=rng.choice([1, 2, 4]) if not hunted else rng.choice([1, 2]),
+        heartbeat_ticks=rng.choice([1, 2, 4]) if not hunted and loss < 0.2 else rng.choice([1, 2]),
         max_append_bytes=append_bytes,
         max_inflight_bytes=rng.choice([1, 200, 1 << 20 if append_bytes > 1 else 600]),
         max_apply_bytes=rng.choice([1, 1 << 20]),
@@ -162,6 +162,8 @@ def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list
     while (at := at + rng.expovariate(1 / gap)) < (parameters.ticks - 10) * TICK:
         kind = rng.choices(kinds, weights)[0]
         length = 0 if kind in INSTANT else 1 + int(min(rng.expovariate(1 / lasts), 3 * lasts))
+        if kind == "leader left behind":
+            length = max(length, 40 * TICK)  # the others need time to elect another one, and to commit
         acts.append(Act(int(at), kind, rng.getrandbits(32), length))
     while len(acts) < LEAST_FAULTS:
         at = rng.uniform(60, parameters.ticks - 40)

@@ -102,5 +102,3 @@ def a_broken_connection_means_nothing_is_known(patch: Patch) -> None:
         progress.next = Index(1)
 
     patch.setattr(Progress, "probe", probe)
-
-
