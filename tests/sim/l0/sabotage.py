@@ -72,16 +72,6 @@ def a_transfer_never_ends(patch: Patch) -> None:
     patch.setattr(transfer, "tick", lambda state: None)
 
 
-def timeouts_are_not_random(patch: Patch) -> None:
-    """Paper 5.2: everybody campaigns at the same time, again and again."""
-
-    def restart(state: RaftState) -> None:
-        state.election_elapsed = 0
-        state.election_timeout = state.config.election_ticks
-
-    patch.setattr(RaftState, "restart_election_timer", restart)
-
-
 def what_a_candidate_hears_stays(patch: Patch) -> None:
     """Raft-bugs 4: votes of an earlier campaign count in the next one."""
     leave = roles._leave_role
