@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 import raftkv
-from raftkv.cli import bench, demo, endpoint, kv, leader, serve
+from raftkv.cli import bench, demo, endpoint, kv, leader, member, serve
 from raftkv.cli.exits import INTERRUPTED, Exit, exit_code, say, usage_error
 from raftkv.errors import RaftKVError
 
@@ -30,6 +30,7 @@ app.command("del")(kv.delete)
 app.command("ls")(kv.ls)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(leader.app, name="leader")
+app.add_typer(member.app, name="member")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 

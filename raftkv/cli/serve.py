@@ -14,14 +14,18 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where this node keeps its log and state.")] = None,
     member: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID=HOST:PORT", help="A member's peer address, once for each member, this node included."),
+        typer.Option(metavar="ID=HOST:PORT", help="Found a cluster: the peer address of each member, this one's too."),
+    ] = None,
+    join: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Enter the cluster with this client address, after `member add`."),
     ] = None,
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="For clients [127.0.0.1:7001].")] = None,
     advertise: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="What clients are told to use [--listen].")
     ] = None,
     peer_listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="For peers [this node's --member address].")
+        str | None, typer.Option(metavar="HOST:PORT", help="For peers [this node's address as a member].")
     ] = None,
     peer_dial: Annotated[
         list[str] | None,
@@ -35,8 +39,14 @@ def serve(
     election_ms: Annotated[
         int | None, typer.Option(help="Silence after which an election starts, 1 to 2 times this [250].")
     ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="The caught-up voter with the highest priority is handed leadership [0].")
+    ] = None,
     store_map_size: Annotated[
         int | None, typer.Option(help="Upper bound of the state store in bytes [64 GiB of address space].")
+    ] = None,
+    checkpoint_log_bytes: Annotated[
+        int | None, typer.Option(help="Log after which a checkpoint is made and the log compacted [64 MiB].")
     ] = None,
     wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
     shutdown_timeout_s: Annotated[

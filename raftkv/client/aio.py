@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from raftkv.client import wire
 from raftkv.client.backoff import backoff_s
@@ -29,6 +29,11 @@ from raftkv.client.unary import answer_of
 from raftkv.client.urls import endpoints_from_environment, parse_endpoint, parse_endpoints
 from raftkv.errors import ConnectionFailed, InvalidArgument, RaftKVError
 from raftkv.v1 import cluster_pb2, kv_pb2
+
+if TYPE_CHECKING:
+    from raftkv.v1.cluster_pb2_grpc import ClusterAsyncStub
+
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 DEFAULT_ATTEMPT_TIMEOUT_S: Final = 1.0
@@ -299,8 +304,49 @@ class AsyncClient:
         return (*first, *second)
 
     async def members(self, *, timeout: float | None = None) -> tuple[Member, ...]:
-        """Return the members of the cluster as one node knows them. Errors as `status`."""
-        return (await self.status(timeout=timeout)).members
+        """Return the members of the cluster as its leader knows them, or whoever answers. Errors as `status`."""
+        status = await self.status(timeout=timeout)
+        if status.leader_id in (0, status.member_id) or not status.leader_address or not self._dial_learned:
+            return status.members
+        try:
+            return (await self.status(status.leader_address, timeout=timeout)).members
+        except RaftKVError:
+            return status.members
+
+    async def add_member(
+        self, member_id: int, peer_address: str, *, witness: bool = False, timeout: float | None = None
+    ) -> tuple[Member, ...]:
+        """Let a node join as a learner, or as a witness, which votes at once. Return the members.
+
+        Start it afterwards, with an empty data directory and `--join`. An id is never used again for another disk.
+
+        Raises FailedPrecondition, without effect, when it is a member already or another change is under way.
+        ConnectionFailed, LeaderChanged and DeadlineExceeded are ambiguous unless they say otherwise: look at `members`.
+        """
+        wire.check_u64("member_id", member_id)
+        new = cluster_pb2.NewMember(id=member_id, peer_address=parse_endpoint(peer_address), witness=witness)
+        return await self._change_members(cluster_pb2.ChangeMembersRequest(add=[new]), timeout)
+
+    async def promote_members(
+        self, *member_ids: int, remove: Iterable[int] = (), timeout: float | None = None
+    ) -> tuple[Member, ...]:
+        """Make learners voters, and `remove` others in the same step. Return the members.
+
+        Raises FailedPrecondition, without effect, when one lags too far behind; else as `add_member`.
+        """
+        removed = tuple(remove)
+        for member_id in (*member_ids, *removed):
+            wire.check_u64("member_id", member_id)
+        return await self._change_members(cluster_pb2.ChangeMembersRequest(promote=member_ids, remove=removed), timeout)
+
+    async def remove_members(self, *member_ids: int, timeout: float | None = None) -> tuple[Member, ...]:
+        """Remove members of whatever kind, the leader included, all in one step. Return the members. As `add_member`.
+
+        What they hold is not deleted, and their ids must not be used again.
+        """
+        for member_id in member_ids:
+            wire.check_u64("member_id", member_id)
+        return await self._change_members(cluster_pb2.ChangeMembersRequest(remove=member_ids), timeout)
 
     async def state_hash(self, endpoint: str, *, timeout: float | None = None) -> StateHash:
         """Return the hash of one node's state. Raises ConnectionFailed, DeadlineExceeded."""
@@ -319,25 +365,31 @@ class AsyncClient:
         is not fit to lead; ConnectionFailed and DeadlineExceeded are ambiguous unless they say otherwise.
         """
         wire.check_u64("target", target)
+        request = cluster_pb2.TransferLeaderRequest(target=target)
+        await self._on_cluster(lambda cluster, left_s: cluster.TransferLeader(request, timeout=left_s), timeout)
+
+    async def _change_members(
+        self, request: cluster_pb2.ChangeMembersRequest, timeout: float | None
+    ) -> tuple[Member, ...]:
+        answer = await self._on_cluster(lambda cluster, left_s: cluster.ChangeMembers(request, timeout=left_s), timeout)
+        return wire.to_members(answer.members)
+
+    async def _on_cluster(self, call: Callable[[ClusterAsyncStub, float], Awaitable[T]], timeout: float | None) -> T:
+        """Call one node's Cluster service; again, elsewhere, as long as it had no effect for sure."""
         dispatcher = self._open()
         deadline = dispatcher.loop.time() + self._seconds(timeout)
         attempts = 0
         while True:
             address = await dispatcher.wait_ready(deadline)
             left_s = max(deadline - dispatcher.loop.time(), 0.0)
-            rpc = dispatcher.connections.get(address).cluster.TransferLeader(
-                cluster_pb2.TransferLeaderRequest(target=target), timeout=left_s
-            )
             try:
-                await answer_of(address, rpc)
+                return await answer_of(address, call(dispatcher.connections.get(address).cluster, left_s))
             except RaftKVError as error:
                 attempts += 1
                 pause_s = backoff_s(attempts, dispatcher.random)
                 if error.ambiguous or not error.retryable or pause_s >= left_s:
                     raise
                 await asyncio.sleep(pause_s)
-            else:
-                return
 
     async def _status_or_failure(self, endpoint: str, timeout: float) -> Status | EndpointFailure:
         try:

@@ -25,14 +25,17 @@ from raftkv.client.channels import Connections
 from raftkv.client.pipeline import Pipeline
 from raftkv.client.routing import Leader, Router
 from raftkv.client.session import Sequences, Session
+from raftkv.client.unary import answer_of
 from raftkv.client.wire import size_estimate, to_error
 from raftkv.errors import ConnectionFailed, DeadlineExceeded, RaftKVError
-from raftkv.v1 import common_pb2, kv_pb2
+from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 
 TICK_S: Final = 0.020
 """How exactly deadlines, silence and reconnects are timed while calls are under way."""
 IDLE_TICK_S: Final = 0.500
 """How often broken connections are tried while nobody waits."""
+LEARN_S: Final = 30.0
+"""How often a node is asked who the members are."""
 POLL_CALLS: Final = 64
 """How many parked calls ask for a leader at a time: an election must not be held up by the clients that wait for it."""
 _NEVER: Final = float("inf")
@@ -71,12 +74,40 @@ class Dispatcher:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_s = _NEVER
         self._ready_waiters: set[asyncio.Future[None]] = set()
+        self._configuration_index = 0
+        self._learning: asyncio.Task[None] | None = None
+        self._learn_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def open(self) -> None:
         """Connect to all endpoints; does not wait."""
         self._keep_open(self.loop.time())
         self._keep_ticking()
+
+    def _learn_members(self) -> None:
+        """Ask a node who the members are: those that this client was told of may leave, one after the other."""
+        if self._learn_timer is not None:
+            self._learn_timer.cancel()
+        self._learn_timer = None
+        address = self.router.choose()
+        if self._closed or address is None:
+            return
+        if self._learning is not None and not self._learning.done():
+            self._learning.cancel()  # what it hears is out of date
+        self._learning = self.loop.create_task(self._ask_members(address))
+
+    async def _ask_members(self, address: str) -> None:
+        request = cluster_pb2.StatusRequest()
+        try:
+            status = await answer_of(
+                address, self.connections.get(address).cluster.Status(request, timeout=self._attempt_timeout)
+            )
+        except RaftKVError:
+            pass  # of use only later, and asked again until then
+        else:
+            self.router.heard_members([member.client_address for member in status.members if member.client_address])
+        if not self._closed:
+            self._learn_timer = self.loop.call_later(LEARN_S, self._learn_members)
 
     def start(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float) -> Call:
         """Set an operation on its way. Its future gets the answer, or an error of `raftkv.errors`.
@@ -125,7 +156,10 @@ class Dispatcher:
     async def close(self) -> None:
         """Fail what is under way with ConnectionFailed, and end all streams and connections. Idempotent."""
         self._closed = True
-        for timer in (self._poll_timer, self._tick_timer):
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
+        for timer in (self._poll_timer, self._tick_timer, self._learn_timer):
             if timer is not None:
                 timer.cancel()
         self._wake_ready_waiters()
@@ -149,6 +183,7 @@ class Dispatcher:
     def ready(self, stream: Pipeline, member_id: int) -> None:
         """An endpoint takes operations."""
         self.router.ready(stream.address, member_id)
+        self._learn_members()
         self._target = None
         self._wake_ready_waiters()
         self._release()
@@ -156,6 +191,9 @@ class Dispatcher:
     def answered(self, stream: Pipeline, response: kv_pb2.BatchResponse) -> None:
         """Give every answer of a message to its call."""
         header = response.header
+        if header.configuration_index != self._configuration_index:
+            self._configuration_index = header.configuration_index
+            self._learn_members()
         leader = Leader(header.raft_term, header.leader_id, header.leader_address)
         self._heard(leader)
         outstanding = stream.outstanding

@@ -81,6 +81,17 @@ class RangeResult:
     guarantee: Guarantee
 
 
+class MemberKind(IntEnum):
+    """What a member takes part in."""
+
+    UNSPECIFIED = 0
+    VOTER = 1
+    LEARNER = 2
+    """It is sent all data, and decides nothing."""
+    WITNESS = 3
+    """It votes and knows where the log ends, but holds no data: it never leads and answers no reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One node of the cluster, as the node asked knows it."""
@@ -89,6 +100,9 @@ class Member:
     peer_address: str
     client_address: str
     """Where clients reach it; empty until the node asked has heard from it."""
+    kind: MemberKind = MemberKind.VOTER
+    leaving: bool = False
+    """It leaves with the change that is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,11 @@ class Status:
     members: tuple[Member, ...]
     progress: tuple[PeerProgress, ...]
     """Of each follower; only from the leader."""
+
+    @property
+    def is_witness(self) -> bool:
+        """Whether this node holds no data: its state is not to be compared with that of others."""
+        return any(member.id == self.member_id and member.kind is MemberKind.WITNESS for member in self.members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

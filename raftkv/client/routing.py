@@ -9,7 +9,8 @@ that was never sent provably had no effect, and an endpoint that is dead or hang
 
 All configured endpoints are kept open. The others are what a failover goes to without connecting first, and their
 answers tell which node each one is: a leader named by id is reached through the endpoint that the user configured
-(a proxy, a NAT'd address), and by the address it announces only when no configured endpoint can be it.
+(a proxy, a NAT'd address), and by the address it announces only when no configured endpoint can be it. The other
+members are connected to only when no configured endpoint can be reached: all of those may have left the cluster.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ NO_LEADER: Final = Leader(0, 0, "")
 class Router:
     """Endpoint states and the leader cache."""
 
-    __slots__ = ("_dial_learned", "_endpoints", "_random", "_turn", "leader")
+    __slots__ = ("_dial_learned", "_endpoints", "_members", "_random", "_turn", "leader")
 
     def __init__(self, addresses: Sequence[str], random: Random, *, dial_learned: bool = True) -> None:
         """`dial_learned` False: only configured endpoints are ever connected to."""
@@ -73,6 +74,8 @@ class Router:
         self._random = random
         self._dial_learned = dial_learned
         self._endpoints = {address: Endpoint(address, configured=True) for address in addresses}
+        self._members: frozenset[str] = frozenset()
+        """Where the members are that some node has named."""
         self._turn = 0
 
     @property
@@ -96,6 +99,9 @@ class Router:
     def to_open(self, now: float) -> tuple[str, ...]:
         """Return the endpoints to connect to at `now`. Answer with `opening` for each."""
         self._learn_address()
+        if not any(endpoint.health is Health.READY for endpoint in self._endpoints.values()):
+            for address in sorted(self._members - self._endpoints.keys()):
+                self._endpoints[address] = Endpoint(address, configured=False)
         return tuple(
             endpoint.address
             for endpoint in self._endpoints.values()
@@ -117,7 +123,7 @@ class Router:
         """The stream broke, could not be opened, or was given up. A learned endpoint that fails is forgotten."""
         endpoint = self._endpoints[address]
         endpoint.last_error = error
-        if not endpoint.configured and self.leader.address != address:
+        if not endpoint.configured and self.leader.address != address and address not in self._members:
             # It comes back when a leader announces it again. That of the leader believed in stays, with its back-off:
             # every answer names it, and forgetting it would dial it anew each time.
             del self._endpoints[address]
@@ -135,6 +141,11 @@ class Router:
             return False
         self.leader = leader
         return True
+
+    def heard_members(self, addresses: Collection[str]) -> None:
+        """A node has named the members of the cluster, as far as it knows where they are."""
+        if self._dial_learned and addresses:
+            self._members = frozenset(filter(None, map(_parsed, addresses)))
 
     def not_leader(self, address: str) -> None:
         """The node there does not lead: stop believing so."""
@@ -189,8 +200,14 @@ class Router:
             unknown = endpoint.member_id == 0 and endpoint.health in (Health.IDLE, Health.CONNECTING)
             if endpoint.member_id == leader.id or unknown:
                 return
-        try:
-            address = parse_endpoint(leader.address)
-        except ConfigurationError:
-            return  # what a node announces is its administrator's mistake, not the caller's
-        self._endpoints.setdefault(address, Endpoint(address, configured=False))
+        address = _parsed(leader.address)
+        if address is not None:
+            self._endpoints.setdefault(address, Endpoint(address, configured=False))
+
+
+def _parsed(address: str) -> str | None:
+    """Return an address that a node announces; None for nonsense: its administrator's mistake, not the caller's."""
+    try:
+        return parse_endpoint(address)
+    except ConfigurationError:
+        return None

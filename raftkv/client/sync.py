@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -220,6 +220,22 @@ class Client:
     def members(self, *, timeout: float | None = None) -> tuple[Member, ...]:
         """See AsyncClient.members."""
         return self._run(self._async.members(timeout=timeout))
+
+    def add_member(
+        self, member_id: int, peer_address: str, *, witness: bool = False, timeout: float | None = None
+    ) -> tuple[Member, ...]:
+        """See AsyncClient.add_member."""
+        return self._run(self._async.add_member(member_id, peer_address, witness=witness, timeout=timeout))
+
+    def promote_members(
+        self, *member_ids: int, remove: Iterable[int] = (), timeout: float | None = None
+    ) -> tuple[Member, ...]:
+        """See AsyncClient.promote_members."""
+        return self._run(self._async.promote_members(*member_ids, remove=remove, timeout=timeout))
+
+    def remove_members(self, *member_ids: int, timeout: float | None = None) -> tuple[Member, ...]:
+        """See AsyncClient.remove_members."""
+        return self._run(self._async.remove_members(*member_ids, timeout=timeout))
 
     def state_hash(self, endpoint: str, *, timeout: float | None = None) -> StateHash:
         """See AsyncClient.state_hash."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from google.rpc import status_pb2
@@ -13,6 +14,7 @@ from raftkv.client.results import (
     Guarantee,
     KeyValue,
     Member,
+    MemberKind,
     PeerProgress,
     RangeResult,
     ReadLevel,
@@ -35,6 +37,7 @@ _STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 _OPERATION_OVERHEAD_BYTES: Final = 32
 _MAX_U64: Final = 2**64 - 1
 _GUARANTEES: Final = {int(guarantee): guarantee for guarantee in Guarantee}
+_MEMBER_KINDS: Final = {int(kind): kind for kind in MemberKind}
 _READ_LEVELS: Final = {
     ReadLevel.LINEARIZABLE: kv_pb2.ReadLevel.LINEARIZABLE,
     ReadLevel.LOCAL: kv_pb2.ReadLevel.LOCAL,
@@ -162,11 +165,30 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         durable_index=answer.durable_index,
         store_bytes=answer.store_bytes,
         log_bytes=answer.log_bytes,
-        members=tuple(Member(one.id, one.peer_address, one.client_address) for one in answer.members),
+        members=to_members(answer.members),
         progress=tuple(
             PeerProgress(one.id, one.match_index, one.state, one.recently_active) for one in answer.progress
         ),
     )
+
+
+def to_members(members: Iterable[cluster_pb2.Member]) -> tuple[Member, ...]:
+    """Decode members."""
+    return tuple(
+        Member(
+            one.id,
+            one.peer_address,
+            one.client_address,
+            _MEMBER_KINDS.get(one.kind, MemberKind.UNSPECIFIED),
+            one.leaving,
+        )
+        for one in members
+    )
+
+
+def to_member_kind(number: int) -> MemberKind:
+    """Decode a kind of member; one that this client does not know is UNSPECIFIED."""
+    return _MEMBER_KINDS.get(number, MemberKind.UNSPECIFIED)
 
 
 def to_state_hash(endpoint: str, answer: cluster_pb2.StateHashResponse) -> StateHash:

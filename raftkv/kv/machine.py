@@ -24,7 +24,7 @@ from raftkv.kv.commands import (
     Written,
 )
 from raftkv.kv.keys import META
-from raftkv.kv.records import Meta, encode_meta, read_meta
+from raftkv.kv.records import EMPTY_META, Meta, encode_meta, read_meta
 from raftkv.kv.session import EXPIRED, SessionTable
 from raftkv.kv.store import OrderedStore, Writer
 from raftkv.kv.view import View
@@ -87,6 +87,12 @@ class StateMachine:
         return self._meta.time_ms
 
     @property
+    def holds_nothing(self) -> bool:
+        """Whether no command has ever been applied: the state is empty, wherever in the log it stands."""
+        meta = self._meta._replace(applied_index=0, applied_term=0)
+        return meta == EMPTY_META and not self._sessions
+
+    @property
     def session_count(self) -> int:
         """Sessions that are open, or have expired without anybody having looked since."""
         return len(self._sessions)
@@ -96,6 +102,17 @@ class StateMachine:
         """Open a snapshot of the committed state for reading."""
         with self._store.read() as reader:
             yield View(reader)
+
+    def leap(self, index: int, term: int) -> None:
+        """Stand at `index` without having applied what lies before: for a witness, which is sent no commands.
+
+        Only before anything was applied.
+        """
+        invariant(self._meta == EMPTY_META, "only an empty state may leap to entry {}", index)
+        meta = self._meta._replace(applied_index=index, applied_term=term)
+        with self._store.write() as writer:
+            writer.put(META, encode_meta(meta))
+        self._meta = meta
 
     def apply(self, entries: Sequence[AppliedEntry]) -> list[GroupResults]:
         """Apply entries, in one transaction, and return the results of each.

@@ -33,13 +33,16 @@ What is not here yet: membership changes enter through `quorum.Configuration` (e
 
 from raftkv.raft.config import RaftConfig
 from raftkv.raft.core import FollowerStatus, Position, Raft, Refusal
+from raftkv.raft.membership import MembershipChange
 from raftkv.raft.messages import Message
 from raftkv.raft.progress import ProgressState
-from raftkv.raft.quorum import Configuration
+from raftkv.raft.quorum import NO_MEMBERS, Configuration
 from raftkv.raft.ready import LogWrite, ReadState, Ready
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Role, Term
 
 __all__ = [
+    "NO_MEMBERS",
     "Configuration",
     "Entry",
     "EntryKind",
@@ -47,6 +50,7 @@ __all__ = [
     "HardState",
     "Index",
     "LogWrite",
+    "MembershipChange",
     "Message",
     "NodeId",
     "Position",
@@ -57,5 +61,6 @@ __all__ = [
     "Ready",
     "Refusal",
     "Role",
+    "Snapshot",
     "Term",
 ]

@@ -15,7 +15,7 @@ class RaftConfig:
 
     node_id: NodeId
     configuration: Configuration
-    """The membership that the cluster was bootstrapped with."""
+    """What the cluster was founded with; `quorum.NO_MEMBERS` on a node that joins. The log has every later one."""
     election_ticks: int = 25
     """A follower that hears nothing for election_ticks..2 x election_ticks - 1 ticks (drawn anew each time) campaigns;
     one that heard its leader within election_ticks refuses to vote."""
@@ -27,6 +27,12 @@ class RaftConfig:
     """A follower may have this many bytes of entries unacknowledged before the leader waits for it."""
     max_apply_bytes: int = 1 << 20
     """One Ready hands out at most this much to apply (and at least one entry)."""
+    promotion_lag: int = 100
+    """A learner that lacks more entries than this is not promoted."""
+    priority: int = 0
+    """How much this node is preferred as a leader: a leader hands over to a voter that is preferred more."""
+    leases: bool = False
+    """Let leaders hold leases (`lease`). Must be the same on all nodes."""
 
     def __post_init__(self) -> None:
         invariant(self.node_id > 0, "node ids start at 1; 0 means nobody")

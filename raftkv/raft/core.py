@@ -12,14 +12,17 @@ from enum import Enum
 from typing import assert_never
 
 from raftkv.invariant import invariant
-from raftkv.raft import checks, election, follower, heartbeat, read_index, replication, transfer
+from raftkv.raft import checks, election, follower, heartbeat, lease, read_index, replication, snapshots, transfer
 from raftkv.raft.config import RaftConfig
+from raftkv.raft.configurations import Configurations
 from raftkv.raft.log import Log
+from raftkv.raft.membership import MembershipChange, encode_configuration, plan
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,
     HeartbeatRequest,
     HeartbeatResponse,
+    InstallSnapshot,
     Message,
     PreVoteRequest,
     PreVoteResponse,
@@ -28,9 +31,10 @@ from raftkv.raft.messages import (
     VoteResponse,
 )
 from raftkv.raft.progress import ProgressState
-from raftkv.raft.quorum import durable_on
+from raftkv.raft.quorum import Configuration, durable_on
 from raftkv.raft.ready import LogWrite, Ready
 from raftkv.raft.roles import become_follower
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Role, Term
 
@@ -71,17 +75,22 @@ class Raft:
         entries: Sequence[Entry],
         applied: Index,
         rng: random.Random,
+        snapshot: Snapshot | None = None,
     ) -> None:
         """Start as a follower, from what storage recovered.
 
-        `entries` is the whole log from index 1 on, `applied` the state machine's applied index (at most the last
-        entry's), `rng` the source of election timeouts.
+        `entries` is the whole log behind `snapshot` (None: from index 1 on), `applied` the state machine's applied
+        index (at least the snapshot's, at most the last entry's), `rng` the source of election timeouts.
         """
-        log = Log(entries, commit=hard_state.commit, applied=applied)
-        self._state = RaftState(config, hard_state, log, rng)
+        base = snapshot or Snapshot(Index(0), Term(0), config.configuration)
+        log = Log(entries, commit=hard_state.commit, applied=applied, base_index=base.index, base_term=base.term)
+        configurations = Configurations(base.configuration, base.index, entries)
+        self._state = RaftState(
+            config, hard_state=hard_state, log=log, configurations=configurations, snapshot=snapshot, rng=rng
+        )
         self._state.restart_election_timer()
         self._told: tuple[Role, Term, NodeId | None] = (Role.FOLLOWER, hard_state.term, None)
-        self._before = checks.Snapshot.of(self._state)
+        self._before = checks.Footprint.of(self._state)
         invariant(
             log.last_term <= hard_state.term,
             "the log ends with an entry of term {}, above the persisted term {}",
@@ -94,14 +103,21 @@ class Raft:
     def tick(self) -> None:
         """One unit of time has passed. After a pause, call it once, not once for every unit missed."""
         state = self._state
+        if state.quarantine > 0:
+            state.quarantine -= 1
         if state.role is Role.LEADER:
             transfer.tick(state)
             heartbeat.tick(state)
             election.check_quorum(state)
+            if state.role is Role.LEADER:
+                replication.excuse(state)
+                read_index.advance(state)  # the members whose answers it waits for may have gone; there may be none
         else:
             state.election_elapsed += 1
             if state.election_elapsed >= state.election_timeout:
                 election.campaign(state)
+            elif state.role is not Role.FOLLOWER:
+                election.ask_again(state)
         self._check()
 
     def step(self, message: Message) -> None:
@@ -118,6 +134,7 @@ class Raft:
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMANDS) -> Position | Refusal:
         """Append one entry to the leader's log. The caller batches: one entry may hold many commands."""
         state = self._state
+        invariant(kind is not EntryKind.CONFIGURATION, "a configuration is proposed by change_membership")
         if state.role is not Role.LEADER:
             return Refusal.NOT_LEADER
         if state.transfer_target is not None:
@@ -136,7 +153,7 @@ class Raft:
     def transfer(self, target: NodeId | None = None) -> str | None:
         """Hand leadership to `target` (None: the most caught-up voter). Return None, or why that is not possible."""
         if target is None:
-            target = transfer.best_target(self._state)
+            target = replication.best_successor(self._state)
             if target is None:
                 return "no other voter has answered this leader yet"
         refusal = transfer.start(self._state, target)
@@ -147,17 +164,67 @@ class Raft:
         """Write `number` and all before it are on stable storage."""
         state = self._state
         durable = state.pending_writes.confirm(number)
+        if 0 < state.restore_write <= number:
+            state.restore_write = 0
+            state.log.restored()
         if durable is not None:
             state.log.durable = Index(max(state.log.durable, durable))
         election.own_vote_durable(state, number)
         if state.role is Role.LEADER:
             replication.advance_commit(state)
+        if state.role is Role.LEADER:
             replication.finish_transfer(state)
         self._check()
 
     def applied(self, index: Index) -> None:
         """The state machine has applied everything up to `index`."""
         self._state.log.applied = index
+        self._check()
+
+    def change_membership(self, change: MembershipChange) -> Position | str:
+        """Begin a change of the members. Return where it stands in the log, or why it cannot be made (no effect).
+
+        It is over when an entry that is not joint is committed: see `status` of the driver, or `configuration`.
+        """
+        state = self._state
+        problem = replication.change_problem(state)
+        if problem is not None:
+            return problem
+        planned = plan(state.configuration, change, replication.lagging_learners(state))
+        if isinstance(planned, str):
+            return planned
+        problem = replication.quorum_problem(state, planned)
+        if problem is not None:
+            return problem
+        index = replication.append(state, EntryKind.CONFIGURATION, encode_configuration(planned))
+        self._check()
+        return Position(state.term, index)
+
+    def snapshot_at(self, index: Index) -> Snapshot:
+        """Return what a checkpoint of the state at the applied `index` stands for. Raises ValueError."""
+        return snapshots.take(self._state, index)
+
+    def compact(self, snapshot: Snapshot, first_kept: Index) -> None:
+        """`snapshot` is durable here: forget the entries below `first_kept`, at most snapshot.index + 1.
+
+        What is kept spares followers that are a little behind a snapshot. Raises ValueError.
+        """
+        snapshots.compact(self._state, snapshot, first_kept)
+        self._check()
+
+    def snapshot_delivered(self, peer: NodeId, snapshot: Snapshot) -> None:
+        """`peer`, named in Ready.snapshots_needed, holds the checkpoint of `snapshot`: have it installed."""
+        snapshots.delivered(self._state, peer, snapshot)
+        self._check()
+
+    def snapshot_failed(self, peer: NodeId) -> None:
+        """No checkpoint reached `peer`. It is named again once it answers."""
+        snapshots.failed(self._state, peer)
+        self._check()
+
+    def suspect(self, peer: NodeId) -> None:
+        """The connection to `peer` was refused or reset: it may have died. A hint; see `election.suspect`."""
+        election.suspect(self._state, peer)
         self._check()
 
     def unreachable(self, peer: NodeId) -> None:
@@ -197,7 +264,6 @@ class Raft:
             role=state.role,
             term=state.term,
             leader=state.leader,
-            durable=self.durable_on(),
         )
         state.outbox.clear()
         reads.confirmed.clear()
@@ -211,17 +277,28 @@ class Raft:
         entries = state.log.unwritten()
         handed = state.handed_hard_state
         needs_disk = bool(entries) or (state.term, state.vote) != (handed.term, handed.vote)
+        needs_disk = needs_disk or state.restoring is not None
         if not needs_disk and not state.promises:
             return None
         hard_state = HardState(state.term, state.vote, state.log.commit)
         number = state.pending_writes.queue(state.log.last_index)
+        restore, state.restoring = state.restoring, None
+        if restore is not None:
+            state.restore_write = number
         if state.role is Role.CANDIDATE and state.vote_write == 0:
             state.vote_write = number
         state.handed_hard_state = hard_state
         state.log.handed_over = state.log.last_index
         messages = tuple(state.promises)
         state.promises.clear()
-        return LogWrite(number=number, hard_state=hard_state, entries=entries, messages=messages, needs_disk=needs_disk)
+        return LogWrite(
+            number=number,
+            hard_state=hard_state,
+            entries=entries,
+            messages=messages,
+            needs_disk=needs_disk,
+            restore=restore,
+        )
 
     # --- what it is, for status reports and tests ---------------------------------------------------------------------
 
@@ -255,8 +332,41 @@ class Raft:
         return self._state.config.election_ticks
 
     @property
+    def rounds(self) -> tuple[int, int] | None:
+        """(newest round of heartbeats, newest one that a quorum confirmed) where a lease may rest on them, else None.
+
+        See `lease`.
+        """
+        return lease.rounds(self._state)
+
+    @property
     def voters(self) -> frozenset[NodeId]:
         return self._state.configuration.voters
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one in force: the newest in the log, committed or not."""
+        return self._state.configuration
+
+    @property
+    def configuration_index(self) -> Index:
+        """Where the configuration in force stands in the log; 0: the cluster was founded with it."""
+        return self._state.configurations.index
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change of the members is not committed yet."""
+        return replication.change_is_open(self._state)
+
+    @property
+    def is_witness(self) -> bool:
+        """Whether this node holds no payloads."""
+        return self._state.id in self._state.configuration.witnesses
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The newest that this node knows to be durable here."""
+        return self._state.snapshot
 
     def durable_on(self) -> tuple[Index, ...]:
         """Return, on the leader, for k = 1..N the highest index durable on at least k voters; elsewhere ()."""
@@ -283,7 +393,7 @@ class Raft:
                     pass  # they speak of a term that nobody has entered
                 case VoteRequest(leadership_transfer=False) if election.hears_leader(state):
                     return False  # stickiness (thesis 4.2.3): do not even take the term over
-                case AppendRequest() | HeartbeatRequest():
+                case AppendRequest() | HeartbeatRequest() | InstallSnapshot():
                     become_follower(state, message.term, message.sender)
                 case _:
                     become_follower(state, message.term, None)
@@ -305,7 +415,7 @@ class Raft:
                             index=message.previous_index,
                         )
                     )
-                case HeartbeatRequest():
+                case HeartbeatRequest() | InstallSnapshot():
                     state.send(
                         HeartbeatResponse(sender=state.id, receiver=message.sender, term=state.term, read_sequence=0)
                     )
@@ -323,6 +433,9 @@ class Raft:
             case HeartbeatRequest():
                 self._follow(message.sender)
                 follower.on_heartbeat_request(state, message)
+            case InstallSnapshot():
+                self._follow(message.sender)
+                snapshots.on_install_snapshot(state, message)
             case AppendResponse():
                 replication.on_append_response(state, message)
             case HeartbeatResponse():
@@ -336,7 +449,7 @@ class Raft:
             case VoteResponse():
                 election.on_vote_response(state, message)
             case TimeoutNow():
-                if state.role is Role.FOLLOWER and state.id in state.configuration.voters:
+                if state.role is Role.FOLLOWER and state.configuration.may_lead(state.id):
                     election.stand(state, leadership_transfer=True)
             case _:
                 assert_never(message)
@@ -362,9 +475,12 @@ class Raft:
         )
         state.leader = leader
         state.election_elapsed = 0
+        if state.config.leases:
+            state.quarantine = state.config.election_ticks
 
     def _check(self) -> None:
-        after = checks.Snapshot.of(self._state)
-        checks.check_step(self._before, after)
-        self._before = after
+        after = checks.Footprint.of(self._state)
+        if after != self._before:
+            checks.check_step(self._before, after, self._state)
+            self._before = after
         checks.check_state(self._state)

@@ -13,7 +13,7 @@ from raftkv.raft.messages import PreVoteRequest, PreVoteResponse, VoteRequest, V
 from raftkv.raft.quorum import VoteResult, has_quorum, vote_result
 from raftkv.raft.roles import become_candidate, become_follower, become_leader, become_pre_candidate
 from raftkv.raft.state import RaftState
-from raftkv.raft.types import Role, Term
+from raftkv.raft.types import NodeId, Role, Term
 
 
 def may_vote(state: RaftState, request: VoteRequest) -> bool:
@@ -38,29 +38,78 @@ def may_pre_vote(state: RaftState, request: PreVoteRequest) -> bool:
 def hears_leader(state: RaftState) -> bool:
     """Whether a leader is alive, as far as this node can tell: it has heard it within an election timeout.
 
-    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum.
+    A leader hears itself: CheckQuorum makes it step down once it no longer hears a quorum. With leases (`lease`), what
+    counts is only when a leader was heard, of whatever term: a node that learns of a new term, or has just started,
+    has forgotten whom.
     """
+    if state.quarantine > 0:
+        return True
     return state.leader is not None and state.election_elapsed < state.config.election_ticks
 
 
 def campaign(state: RaftState) -> None:
     """The election timer ran out: ask for pre-votes."""
-    if state.id not in state.configuration.voters:
+    if not state.configuration.may_lead(state.id):
         state.restart_election_timer()
         return
     become_pre_candidate(state)
     state.votes[state.id] = True
-    for peer in state.peers:
-        state.send(
-            PreVoteRequest(
-                sender=state.id,
-                receiver=peer,
-                term=Term(state.term + 1),
-                last_index=state.log.last_index,
-                last_term=state.log.last_term,
-            )
-        )
+    for peer in state.rivals:
+        state.send(_pre_vote_request(state, peer))
     _count_pre_votes(state)
+
+
+def ask_again(state: RaftState) -> None:
+    """Repeat the requests that nobody has answered, every heartbeat interval (paper 5.1).
+
+    One lost message must not cost a whole election timeout. A candidate's own vote must be durable first, as ever.
+    """
+    if state.election_elapsed % state.config.heartbeat_ticks or state.id not in state.votes:
+        return
+    for peer in state.rivals:
+        if peer in state.votes:
+            continue
+        if state.role is Role.PRE_CANDIDATE:
+            state.send(_pre_vote_request(state, peer))
+        else:
+            state.send(_vote_request(state, peer))
+
+
+def _pre_vote_request(state: RaftState, peer: NodeId) -> PreVoteRequest:
+    return PreVoteRequest(
+        sender=state.id,
+        receiver=peer,
+        term=Term(state.term + 1),
+        last_index=state.log.last_index,
+        last_term=state.log.last_term,
+    )
+
+
+def _vote_request(state: RaftState, peer: NodeId) -> VoteRequest:
+    return VoteRequest(
+        sender=state.id,
+        receiver=peer,
+        term=state.term,
+        last_index=state.log.last_index,
+        last_term=state.log.last_term,
+        leadership_transfer=state.asked_to_stand,
+    )
+
+
+def suspect(state: RaftState, peer: NodeId) -> None:
+    """The connection to `peer` was refused or reset. If it is the leader, do not wait out the election timer.
+
+    Only this node's own patience ends: it asks for pre-votes soon, and it no longer says that it hears the leader. A
+    leader that others still hear stays (thesis 4.2.3): they refuse. The wait is drawn, since all followers may see
+    their connections end in the same moment. Where leases are on, the hint is worth nothing: a voter that forgets its
+    leader early would let another one be elected within the lease.
+    """
+    if state.role is not Role.FOLLOWER or state.leader != peer or state.config.leases:
+        return
+    state.leader = None
+    ticks = state.random.randrange(1, state.config.heartbeat_ticks + 1)
+    # Put the timer forward, not the time-out back: a leader that is alive after all resets the timer.
+    state.election_elapsed = max(state.election_elapsed, state.election_timeout - ticks)
 
 
 def stand(state: RaftState, *, leadership_transfer: bool) -> None:
@@ -69,17 +118,9 @@ def stand(state: RaftState, *, leadership_transfer: bool) -> None:
     Otherwise a candidate that crashes could win the same term twice, with two different logs.
     """
     become_candidate(state)
-    for peer in state.peers:
-        state.promise(
-            VoteRequest(
-                sender=state.id,
-                receiver=peer,
-                term=state.term,
-                last_index=state.log.last_index,
-                last_term=state.log.last_term,
-                leadership_transfer=leadership_transfer,
-            )
-        )
+    state.asked_to_stand = leadership_transfer
+    for peer in state.rivals:
+        state.promise(_vote_request(state, peer))
 
 
 def own_vote_durable(state: RaftState, number: int) -> None:
@@ -106,7 +147,9 @@ def on_pre_vote_response(state: RaftState, response: PreVoteResponse) -> None:
 
 
 def on_vote_request(state: RaftState, request: VoteRequest) -> None:
-    if may_vote(state, request):
+    # For a request of a higher term the dispatcher has asked; here it may be of a term that is known already.
+    leased = state.quarantine > 0 and not request.leadership_transfer and state.vote != request.sender
+    if not leased and may_vote(state, request):
         state.vote = request.sender
         state.election_elapsed = 0
         state.promise(VoteResponse(sender=state.id, receiver=request.sender, term=state.term, granted=True))
@@ -124,12 +167,11 @@ def on_vote_response(state: RaftState, response: VoteResponse) -> None:
 
 def check_quorum(state: RaftState) -> None:
     """CheckQuorum (thesis 6.2), every tick: a leader that no quorum has answered for an election timeout steps down."""
+    last_index = state.log.last_index
     for progress in state.progress.values():
         progress.silent_ticks += 1
-    active = {
-        peer for peer, progress in state.progress.items() if progress.silent_ticks < state.config.election_ticks
-    } | {state.id}
-    if not has_quorum(state.configuration, active):
+        progress.stalled_ticks = progress.stalled_ticks + 1 if progress.match < last_index else 0
+    if not has_quorum(state.configuration, replication.active(state)):
         become_follower(state, state.term, None)
 
 

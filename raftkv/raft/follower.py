@@ -48,7 +48,11 @@ def on_heartbeat_request(state: RaftState, request: HeartbeatRequest) -> None:
     log.commit = Index(max(log.commit, request.commit))
     state.send(
         HeartbeatResponse(
-            sender=state.id, receiver=request.sender, term=state.term, read_sequence=request.read_sequence
+            sender=state.id,
+            receiver=request.sender,
+            term=state.term,
+            read_sequence=request.read_sequence,
+            priority=state.config.priority,
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftkv.raft import lease
 from raftkv.raft.messages import HeartbeatRequest
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Index, NodeId
@@ -13,6 +14,7 @@ def tick(state: RaftState) -> None:
         progress.retry_ticks += 1
     state.heartbeat_elapsed += 1
     if state.heartbeat_elapsed >= state.config.heartbeat_ticks:
+        lease.open_round(state)
         broadcast(state)
     else:
         announce_commit(state)

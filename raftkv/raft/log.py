@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftkv.invariant import invariant
+from raftkv.invariant import InvariantViolation, invariant
 from raftkv.raft.types import Entry, Index, Term
 
 ENTRY_OVERHEAD_BYTES = 24
@@ -43,9 +43,18 @@ class Log:
         "handed_over",
     )
 
-    def __init__(self, entries: Sequence[Entry], *, commit: Index, applied: Index) -> None:
-        self._base_index = Index(0)
-        self._base_term = Term(0)
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        commit: Index,
+        applied: Index,
+        base_index: Index = Index(0),  # noqa: B008 - a number
+        base_term: Term = Term(0),  # noqa: B008
+    ) -> None:
+        """`entries` follow (base_index, base_term), the last entry that a snapshot covers."""
+        self._base_index = base_index
+        self._base_term = base_term
         self._entries: list[Entry] = list(entries)
         _check_order(self._base_index, self._base_term, self._entries)
         last = self.last_index
@@ -54,6 +63,12 @@ class Log:
             "the state has applied entry {} but the log ends at {}: they are not of the same node",
             applied,
             last,
+        )
+        invariant(
+            applied >= base_index,
+            "the state has applied entry {} but the log begins behind entry {}: entries are missing",
+            applied,
+            base_index,
         )
         self.commit = Index(max(min(commit, last), applied))
         """Highest index known to be committed."""
@@ -137,6 +152,37 @@ class Log:
             self.handed_over = Index(min(self.handed_over, first - 1))
         self._entries.extend(entries)
 
+    def compact(self, base_index: Index) -> None:
+        """Forget the entries up to `base_index`, which are applied and covered by a durable snapshot."""
+        term = self.term(base_index)
+        invariant(
+            term is not None and base_index <= self.applied,
+            "compacting up to entry {}, of a log that starts at {} and is applied up to {}",
+            base_index,
+            self.first_index,
+            self.applied,
+        )
+        del self._entries[: base_index - self._base_index]
+        self._base_index, self._base_term = base_index, term or Term(0)
+
+    def restore(self, index: Index, term: Term) -> None:
+        """Forget everything: the log goes on behind a snapshot that stands at `index`.
+
+        Until `restored`, nothing of it is durable and nothing is handed out to apply. What was durable above what is
+        handed out has been dropped.
+        """
+        invariant(index > self.commit, "a snapshot of entry {} for a log committed up to {}", index, self.commit)
+        self._entries.clear()
+        self._base_index, self._base_term = index, term
+        self.commit = self.handed_over = index
+        self.durable = self.handed_out
+
+    def restored(self) -> None:
+        """The driver has put the snapshot that `restore` named into force."""
+        self.durable = Index(max(self.durable, self._base_index))
+        self.handed_out = Index(max(self.handed_out, self._base_index))
+        self.applied = Index(max(self.applied, self._base_index))
+
     def new_entries(self, previous_index: Index, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Return the part of `entries` from the first one that this log lacks or contradicts.
 
@@ -171,21 +217,21 @@ class Log:
         """Return the next entries to apply: committed and durable here (L2)."""
         stop = Index(min(self.commit, self.durable) + 1)
         start = Index(self.handed_out + 1)
-        return self.slice(start, stop, max_bytes) if start < stop else ()
+        return self.slice(start, stop, max_bytes) if self._base_index < start < stop else ()
 
     def validate(self) -> None:
         """Raise InvariantViolation unless L2 and L3 hold (L1 is checked by `_check_order`, where entries come in)."""
-        last = self.last_index
-        invariant(self.commit <= last, "L3: commit {} is above the last index {}", self.commit, last)
-        invariant(self.durable <= last, "L3: durable {} is above the last index {}", self.durable, last)
-        invariant(self.handed_over <= last, "L3: handed_over {} is above the last index {}", self.handed_over, last)
-        invariant(
-            self.applied <= self.handed_out <= min(self.commit, self.durable),
-            "L2: applied {}, handed out {}, commit {}, durable {}",
-            self.applied,
-            self.handed_out,
-            self.commit,
-            self.durable,
+        last = self._base_index + len(self._entries)
+        commit, durable, handed_out = self.commit, self.durable, self.handed_out
+        # After every input of every node: so the calls that name what is wrong are made only when something is.
+        if commit <= last and durable <= last and self.handed_over <= last:
+            if self.applied <= handed_out <= commit and handed_out <= durable:
+                return
+            raise InvariantViolation(
+                f"L2: applied {self.applied}, handed out {handed_out}, commit {commit}, durable {durable}"
+            )
+        raise InvariantViolation(
+            f"L3: commit {commit}, durable {durable} or handed over {self.handed_over} is above the last index {last}"
         )
 
 

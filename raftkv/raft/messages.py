@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, Index, NodeId, Term
 
 _NOWHERE = Index(0)
@@ -93,6 +94,20 @@ class HeartbeatResponse(Envelope):
     """When I answered, I knew of no higher term than yours."""
 
     read_sequence: int
+    priority: int = 0
+    """How much the sender is preferred as a leader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallSnapshot(Envelope):
+    """InstallSnapshot (paper figure 13), without the bytes: the receiver's driver holds them already.
+
+    Answered by an AppendResponse, once the snapshot is in force and durable.
+    """
+
+    snapshot: Snapshot
+    bare: bool = False
+    """There are no bytes: the receiver is a witness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,5 +124,6 @@ Message = (
     | AppendResponse
     | HeartbeatRequest
     | HeartbeatResponse
+    | InstallSnapshot
     | TimeoutNow
 )

@@ -35,6 +35,10 @@ class PendingWrites:
         if self._queue and self._queue[-1][1] >= first:
             self._queue = deque((number, Index(min(last, first - 1))) for number, last in self._queue)
 
+    def restore(self, durable: Index) -> None:
+        """Note that a snapshot replaces the whole log: what is under way raises nothing above `durable` any more."""
+        self._queue = deque((number, min(last, durable)) for number, last in self._queue)
+
     def confirm(self, number: int) -> Index | None:
         """Return the index up to which the log is durable once write `number` is; None when that was known before."""
         invariant(number <= self.newest, "write {} was confirmed but only {} were handed out", number, self.newest)

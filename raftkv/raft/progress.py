@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-from raftkv.invariant import invariant
+from raftkv.invariant import InvariantViolation, invariant
 from raftkv.raft.types import Index
 
 
@@ -31,14 +31,18 @@ class Progress:
     __slots__ = (
         "_inflight",
         "commit_sent",
+        "excused",
         "inflight_bytes",
+        "installing",
         "match",
         "next",
+        "priority",
         "probe_sent",
         "read_sequence",
         "retry_ticks",
         "silent_ticks",
         "snapshot_index",
+        "stalled_ticks",
         "state",
     )
 
@@ -57,6 +61,14 @@ class Progress:
         self.commit_sent = Index(0)
         """The commit index that it was last told."""
         self.snapshot_index = Index(0)
+        self.installing = False
+        """In SNAPSHOT: it holds the bytes and was told to install them."""
+        self.stalled_ticks = 0
+        """Ticks since it last took something in while there was something to take in."""
+        self.excused = False
+        """Whether a witness may stand in for it (`replication.excuse`)."""
+        self.priority = 0
+        """How much it is preferred as a leader; it says so itself."""
         self.inflight_bytes = 0
         self._inflight: deque[tuple[Index, int]] = deque()
         """(last index, bytes) of each unanswered request, oldest first."""
@@ -87,6 +99,7 @@ class Progress:
             self.inflight_bytes -= self._inflight.popleft()[1]
         news = index > self.match
         if news:
+            self.stalled_ticks = 0
             self.match = index
             self.next = Index(max(self.next, index + 1))
         if self.state is ProgressState.PROBE or (
@@ -124,17 +137,15 @@ class Progress:
 
     def validate(self) -> None:
         """Raise InvariantViolation unless match < next and the accounting adds up."""
-        invariant(self.match < self.next, "next {} must be above match {}", self.next, self.match)
-        invariant(
-            self.inflight_bytes >= 0 and (self.inflight_bytes > 0) == bool(self._inflight),
-            "{} bytes are in flight in {} requests",
-            self.inflight_bytes,
-            len(self._inflight),
-        )
+        if self.match >= self.next:
+            raise InvariantViolation(f"P1: next {self.next} must be above match {self.match}")
+        if self.inflight_bytes < 0 or (self.inflight_bytes > 0) != bool(self._inflight):
+            raise InvariantViolation(f"P1: {self.inflight_bytes} bytes are in flight in {len(self._inflight)} requests")
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
         self.probe_sent = False
         self.snapshot_index = Index(0)
+        self.installing = False
         self._inflight.clear()
         self.inflight_bytes = 0

@@ -1,32 +1,74 @@
 """Majorities. Knows only sets and numbers, so that every rule here can be checked by enumeration.
 
-Whatever a membership is (one set of voters today, two during a joint change), the rest of the core asks these three
-questions and never counts by itself.
+While a change of several members is under way two sets of voters decide together, each by a majority of its own (joint
+consensus, paper 6). The rest of the core asks these questions and never counts by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 
 from raftkv.invariant import invariant
 from raftkv.raft.types import Index, NodeId
 
+_NOBODY: frozenset[NodeId] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Who decides."""
+    """Who decides, and who is sent the log.
+
+    A node that is to join starts with an empty one: it decides nothing and learns the real one from the log.
+    """
 
     voters: frozenset[NodeId]
+    """C_new, while a change is under way; else simply the voters. Witnesses are among them."""
+    outgoing: frozenset[NodeId] = _NOBODY
+    """C_old: whose majority is needed as well, while a change is under way."""
+    learners: frozenset[NodeId] = _NOBODY
+    """They are sent the log and decide nothing (thesis 4.2.1)."""
+    witnesses: frozenset[NodeId] = _NOBODY
+    """Those among voters and outgoing that hold term and index of every entry, but no payload. They never lead."""
+    addresses: tuple[tuple[NodeId, str], ...] = ()
+    """Where the members are, by id; nothing to the core."""
 
     def __post_init__(self) -> None:
-        invariant(len(self.voters) > 0, "a configuration needs at least one voter")
+        invariant(not self.learners & (self.voters | self.outgoing), "a learner does not vote")
+        invariant(self.witnesses <= self.voters | self.outgoing, "a witness votes")
+        invariant(bool(self.voters) or not self.members, "a configuration needs at least one voter")
+        invariant(
+            not self.members or bool(self.voters - self.witnesses), "a configuration needs a voter that holds data"
+        )
+
+    @property
+    def joint(self) -> bool:
+        """Whether a change of voters is under way."""
+        return bool(self.outgoing)
 
     @property
     def members(self) -> frozenset[NodeId]:
         """Everybody who is sent the log."""
-        return self.voters
+        return self.voters | self.outgoing | self.learners
+
+    @property
+    def deciders(self) -> frozenset[NodeId]:
+        """Everybody who has a vote, in either set."""
+        return self.voters | self.outgoing
+
+    @property
+    def majorities(self) -> tuple[frozenset[NodeId], ...]:
+        """The sets of voters of which each must give a majority."""
+        return (self.voters, self.outgoing) if self.outgoing else (self.voters,)
+
+    def may_lead(self, node: NodeId) -> bool:
+        """Return whether `node` may stand for election."""
+        return node in self.deciders and node not in self.witnesses
+
+
+NO_MEMBERS = Configuration(_NOBODY)
+"""What a node that is to join starts with."""
 
 
 class VoteResult(Enum):
@@ -43,31 +85,58 @@ def majority(voters: int) -> int:
 
 
 def has_quorum(configuration: Configuration, nodes: Set[NodeId]) -> bool:
-    """Return whether `nodes` hold a quorum of `configuration`."""
-    return len(configuration.voters & nodes) >= majority(len(configuration.voters))
+    """Return whether `nodes` hold a quorum of `configuration`: a majority of each of its sets of voters."""
+    return all(len(voters & nodes) >= majority(len(voters)) for voters in configuration.majorities)
 
 
 def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> VoteResult:
     """Return how an election stands, given each answer that came so far."""
-    voters = configuration.voters
-    needed = majority(len(voters))
-    granted = sum(1 for voter in voters if votes.get(voter) is True)
-    refused = sum(1 for voter in voters if votes.get(voter) is False)
-    if granted >= needed:
+    granted = {node for node, vote in votes.items() if vote}
+    if has_quorum(configuration, granted):
         return VoteResult.WON
-    if len(voters) - refused < needed:
+    refused = {node for node, vote in votes.items() if not vote}
+    # What has not refused may yet grant: the election is lost when even all of that would not do.
+    if not has_quorum(configuration, configuration.deciders - refused):
         return VoteResult.LOST
     return VoteResult.PENDING
 
 
 def durable_on(configuration: Configuration, match: Mapping[NodeId, Index]) -> tuple[Index, ...]:
-    """Return, for k = 1..N, the highest index that is durable on at least k voters (element k - 1)."""
-    return tuple(sorted([match.get(voter, Index(0)) for voter in configuration.voters], reverse=True))
+    """Return, for k = 1..N, the highest index that is durable on at least k voters (element k - 1).
+
+    The voters are those of the configuration to come, while a change is under way; witnesses do not count, because they
+    hold no payload.
+    """
+    holders = configuration.voters - configuration.witnesses if configuration.witnesses else configuration.voters
+    return tuple(_descending(holders, match))
 
 
-def committed_index(configuration: Configuration, match: Mapping[NodeId, Index]) -> Index:
+def committed_index(
+    configuration: Configuration, match: Mapping[NodeId, Index], excused: Container[NodeId] = ()
+) -> Index:
     """Return the highest index that a quorum holds durably.
 
     Whether it is *committed* also depends on the entry's term: see `replication.advance_commit`.
+
+    Where there are witnesses, a majority is not enough: an entry on one data node and a witness would be lost with that
+    one data node. So either a majority holds its data, or every voter that keeps data does, except for the `excused`
+    ones: those that have fallen silent or behind (`replication.excuse`). With two data nodes and a witness, both hold
+    what is acknowledged for as long as both are well, and the loss of either loses nothing (docs/adr/0005).
     """
-    return durable_on(configuration, match)[majority(len(configuration.voters)) - 1]
+    found = None
+    for voters in configuration.majorities:
+        index = _descending(voters, match)[majority(len(voters)) - 1] if voters else Index(0)
+        witnesses = configuration.witnesses & voters
+        if witnesses:
+            keepers = _descending(voters - witnesses, match)
+            needed = majority(len(voters))
+            by_data = keepers[needed - 1] if needed <= len(keepers) else Index(0)
+            unexcused = [match.get(node, Index(0)) for node in voters - witnesses if node not in excused]
+            by_all_data = min(unexcused, default=Index(0))
+            index = max(by_data, min(index, by_all_data))
+        found = index if found is None else min(found, index)
+    return found or Index(0)
+
+
+def _descending(voters: Set[NodeId], match: Mapping[NodeId, Index]) -> list[Index]:
+    return sorted([match.get(voter, Index(0)) for voter in voters], reverse=True)

@@ -14,11 +14,10 @@ A Ready is a value. Field by field:
 `reads`, `reads_dropped`
     Reads that may be served once the state has applied `index`; reads whose confirmation was lost with leadership.
 `snapshots_needed`
-    Followers that need a snapshot, because their next entry is compacted. (Never, until the log is compacted.)
+    Followers that need a snapshot, because their next entry is compacted. Stream the newest checkpoint to each, then
+    call `Raft.snapshot_delivered`, or `Raft.snapshot_failed`. A follower is named once until one of the two is called.
 `role`, `term`, `leader`
     As they are now.
-`durable`
-    On the leader: element k - 1 is the highest index durable on at least k voters. Elsewhere empty.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raftkv.raft.messages import Message
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, HardState, Index, NodeId, Role, Term
 
 
@@ -40,6 +40,9 @@ class LogWrite:
     messages: tuple[Message, ...]
     needs_disk: bool
     """False: nothing new to store, the messages only wait for earlier writes."""
+    restore: Snapshot | None = None
+    """First of all, replace the state by the checkpoint of this snapshot, and the log by one that is empty and goes on
+    behind it. Drop what earlier Readys handed out to apply. The step must be atomic and durable (raft-bugs 28)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +66,3 @@ class Ready:
     role: Role
     term: Term
     leader: NodeId | None
-    durable: tuple[Index, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from raftkv.invariant import invariant
-from raftkv.raft.progress import Progress
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Index, NodeId, Role, Term
 
@@ -46,7 +45,7 @@ def become_leader(state: RaftState) -> None:
     _leave_role(state)
     state.role = Role.LEADER
     state.leader = state.id
-    state.progress = {peer: Progress(next_index=Index(state.log.last_index + 1)) for peer in state.peers}
+    state.follow_configuration(Index(state.log.last_index + 1))
     state.restart_election_timer()
 
 
@@ -56,6 +55,9 @@ def _leave_role(state: RaftState) -> None:
     state.progress = {}
     state.transfer_target = None
     state.transfer_elapsed = 0
+    state.preference_elapsed = 0
+    state.preference_wait = 0
+    state.lease_void = False
     state.heartbeat_elapsed = 0
     state.snapshots_needed.clear()
     state.reads.drop_all()

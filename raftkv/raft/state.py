@@ -6,12 +6,14 @@ import random
 from collections.abc import Sequence
 
 from raftkv.raft.config import RaftConfig
+from raftkv.raft.configurations import Configurations
 from raftkv.raft.log import Log
 from raftkv.raft.messages import Message
 from raftkv.raft.persistence import PendingWrites
 from raftkv.raft.progress import Progress
 from raftkv.raft.quorum import Configuration
 from raftkv.raft.read_queue import ReadQueue
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, HardState, Index, NodeId, Role, Term
 
 
@@ -19,21 +21,29 @@ class RaftState:
     """The state of one node (paper figure 2). The rule modules change it; nobody outside this package does."""
 
     __slots__ = (
+        "asked_to_stand",
         "config",
-        "configuration",
+        "configurations",
         "election_elapsed",
         "election_timeout",
         "handed_hard_state",
         "heartbeat_elapsed",
         "leader",
+        "lease_void",
         "log",
         "outbox",
         "pending_writes",
+        "preference_elapsed",
+        "preference_wait",
         "progress",
         "promises",
+        "quarantine",
         "random",
         "reads",
+        "restore_write",
+        "restoring",
         "role",
+        "snapshot",
         "snapshots_needed",
         "term",
         "transfer_elapsed",
@@ -43,11 +53,26 @@ class RaftState:
         "votes",
     )
 
-    def __init__(self, config: RaftConfig, hard_state: HardState, log: Log, rng: random.Random) -> None:
+    def __init__(
+        self,
+        config: RaftConfig,
+        *,
+        hard_state: HardState,
+        log: Log,
+        configurations: Configurations,
+        snapshot: Snapshot | None,
+        rng: random.Random,
+    ) -> None:
         self.config = config
-        self.configuration: Configuration = config.configuration
+        self.configurations = configurations
         self.random = rng
         self.log = log
+        self.snapshot = snapshot
+        """The newest of this node: durable, or being restored. None: the log begins at 1."""
+        self.restoring: Snapshot | None = None
+        """The one that is to replace state and log; not handed to the driver yet."""
+        self.restore_write = 0
+        """Number of the write that does so and is not confirmed; 0: none was handed out."""
         self.term: Term = hard_state.term
         self.vote: NodeId | None = hard_state.vote
         self.handed_hard_state = hard_state
@@ -61,6 +86,8 @@ class RaftState:
         self.heartbeat_elapsed = 0
 
         self.votes: dict[NodeId, bool] = {}
+        self.asked_to_stand = False
+        """Candidate only: the leader itself asked for this election."""
         self.vote_write = 0
         """Number of the write that makes this candidate's own vote durable; 0: not handed out yet."""
 
@@ -68,7 +95,15 @@ class RaftState:
         """Leader only: every other member."""
         self.transfer_target: NodeId | None = None
         self.transfer_elapsed = 0
+        self.preference_elapsed = 0
+        self.preference_wait = 0
+        """Leader only: ticks to wait before leadership is offered again to a preferred voter (`transfer.tick`)."""
         self.reads = ReadQueue()
+        self.lease_void = False
+        """Leader only: a TimeoutNow has left in this term, and may arrive at any time."""
+        self.quarantine = config.election_ticks if config.leases else 0
+        """Ticks for which this node votes for nobody, because a lease may rest on it (`lease`). At the start too: it
+        may have heard a leader before."""
 
         self.outbox: list[Message] = []
         """Messages that may leave at once."""
@@ -81,9 +116,14 @@ class RaftState:
         return self.config.node_id
 
     @property
-    def peers(self) -> list[NodeId]:
-        """All other members, in a fixed order (the order is part of determinism)."""
-        return sorted(self.configuration.members - {self.id})
+    def configuration(self) -> Configuration:
+        """The one in force."""
+        return self.configurations.current
+
+    @property
+    def rivals(self) -> list[NodeId]:
+        """Whose votes a candidate asks for, in a fixed order (the order is part of determinism)."""
+        return sorted(self.configuration.deciders - {self.id})
 
     def send(self, message: Message) -> None:
         """Queue a message that promises nothing which is not durable."""
@@ -95,9 +135,38 @@ class RaftState:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Append to the log; a truncation also devalues the writes under way."""
-        if entries:
-            self.pending_writes.truncate(entries[0].index)
-            self.log.append(entries)
+        if not entries:
+            return
+        self.pending_writes.truncate(entries[0].index)
+        self.log.append(entries)
+        # In force when appended, gone when truncated (raft-bugs 21, 22).
+        self.configurations.truncate(entries[0].index)
+        if self.configurations.append(entries) and self.role is Role.LEADER:
+            self.follow_configuration(entries[0].index)
+
+    def follow_configuration(self, next_index: Index) -> None:
+        """Leader only: track the other members, and those who leave until it is committed that they have left.
+
+        The first request to a new one starts at `next_index`.
+        """
+        leaving = self.configurations.previous.members if self.configurations.index > self.log.commit else frozenset()
+        peers = sorted((self.configuration.members | leaving) - {self.id})
+        for peer in [peer for peer in self.progress if peer not in peers]:
+            del self.progress[peer]
+        for peer in peers:
+            if peer not in self.progress:
+                self.progress[peer] = Progress(next_index=next_index)
+        if self.transfer_target is not None and self.transfer_target not in self.configuration.voters:
+            self.transfer_target = None
+            self.transfer_elapsed = 0
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace the whole log, and the state behind it, by a snapshot that the driver has the bytes of."""
+        self.log.restore(snapshot.index, snapshot.term)
+        self.pending_writes.restore(self.log.durable)
+        self.configurations = Configurations(snapshot.configuration, snapshot.index, ())
+        self.snapshot = self.restoring = snapshot
+        self.restore_write = 0  # the confirmation of an earlier one makes nothing of this one durable (raft-bugs 29)
 
     def durable_match(self) -> dict[NodeId, Index]:
         """Leader only: what each member holds durably."""

@@ -6,7 +6,7 @@ election timeout, the leader goes on leading.
 
 from __future__ import annotations
 
-from raftkv.raft import replication
+from raftkv.raft import read_index, replication
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import NodeId, Role
 
@@ -17,6 +17,10 @@ def start(state: RaftState, target: NodeId) -> str | None:
         return f"node {state.id} is not the leader"
     if target == state.id:
         return f"node {target} is the leader already"
+    if target in state.configuration.witnesses:
+        return f"node {target} is a witness: it holds no data and never leads"
+    if target in state.configuration.learners:
+        return f"node {target} is a learner: promote it first"
     if target not in state.configuration.voters:
         voters = ", ".join(str(voter) for voter in sorted(state.configuration.voters))
         return f"node {target} is not a voter of this cluster (voters: {voters})"
@@ -33,8 +37,12 @@ def start(state: RaftState, target: NodeId) -> str | None:
 
 
 def tick(state: RaftState) -> None:
-    """Give up after an election timeout."""
+    """Give up after an election timeout. Without a transfer, look now and then for a preferred leader."""
     if state.transfer_target is None:
+        state.preference_elapsed += 1
+        if state.preference_elapsed >= max(state.preference_wait, state.config.election_ticks):
+            state.preference_elapsed = 0
+            prefer(state)
         return
     state.transfer_elapsed += 1
     if state.transfer_elapsed >= state.config.election_ticks:
@@ -42,12 +50,20 @@ def tick(state: RaftState) -> None:
         state.transfer_elapsed = 0
 
 
-def best_target(state: RaftState) -> NodeId | None:
-    """Return the voter that would take over soonest: the most caught-up one that answers. None if none does."""
-    patience = 2 * state.config.heartbeat_ticks + 1
+def prefer(state: RaftState) -> None:
+    """Hand over to a voter that is preferred more, and that would not have to catch up first.
+
+    One that does not take over although it could must not stop proposals for half of the time: the waits double.
+    """
+    own = state.config.priority
     candidates = [
-        (progress.match, peer)
+        (progress.priority, progress.match, peer)
         for peer, progress in state.progress.items()
-        if peer in state.configuration.voters and progress.match > 0 and progress.silent_ticks <= patience
+        if progress.priority > own
+        and progress.match >= state.log.commit
+        and progress.silent_ticks <= state.config.heartbeat_ticks + 1
+        and peer in state.configuration.voters - state.configuration.witnesses
     ]
-    return max(candidates)[1] if candidates else None
+    if candidates and state.transfer_target is None and read_index.term_is_committed(state):
+        state.preference_wait = 2 * max(state.preference_wait, state.config.election_ticks)
+        start(state, max(candidates)[2])

@@ -18,14 +18,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from raftkv.errors import ConfigurationError, ShuttingDown
-from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig
+from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.clock import MonotonicClock
+from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.node import Node, NodeLimits
+from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
 from raftkv.server.services.kv import KvService
+from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.settings import ServerSettings
 from raftkv.transport.channel import SERVER_OPTIONS
@@ -52,12 +55,13 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
     Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
+    cluster = await find_cluster(settings)
     async with (
-        _listener(settings.own_peer_listen, "peers") as peer_server,
+        _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
         _listener(settings.listen, "clients") as client_server,
-        open_disk(settings) as disk,
+        open_disk(settings, cluster) as disk,
     ):
-        parts = _build(settings, disk, peer_server, client_server)
+        parts = _build(settings, cluster, disk, peer_server=peer_server, client_server=client_server)
         try:
             parts.node.recover()
             _tune_interpreter()
@@ -66,7 +70,7 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await parts.node.start()
             await client_server.start()
             health_task = asyncio.create_task(parts.report_health())
-            log.info("serving", clients=settings.listen, peers=settings.own_peer_listen)
+            log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
@@ -125,50 +129,66 @@ def _tune_interpreter() -> None:
 
 
 def _build(
-    settings: ServerSettings, disk: Disk, peer_server: grpc.aio.Server, client_server: grpc.aio.Server
+    settings: ServerSettings,
+    cluster: Cluster,
+    disk: Disk,
+    *,
+    peer_server: grpc.aio.Server,
+    client_server: grpc.aio.Server,
 ) -> _Parts:
+    book = PeerBook.open(settings.data_dir)
     node_id = NodeId(settings.id)
     raft = Raft(
         RaftConfig(
             node_id=node_id,
-            configuration=Configuration(frozenset(NodeId(node) for node in settings.member)),
+            configuration=cluster.founded_with,
             election_ticks=settings.election_ticks,
             heartbeat_ticks=settings.heartbeat_ticks,
+            priority=settings.priority,
         ),
         hard_state=disk.recovered.hard_state,
-        entries=disk.recovered.entries,
+        entries=disk.entries,
         applied=Index(disk.machine.applied_index),
         rng=random.Random(),
+        snapshot=disk.snapshot,
     )
     transport = GrpcTransport(
-        Identity(cluster_id=settings.cluster_id, node_id=node_id, client_address=settings.own_advertise),
-        {NodeId(node): address for node, address in settings.peer_addresses.items()},
+        Identity(
+            cluster_id=cluster.cluster_id,
+            node_id=node_id,
+            client_address=settings.own_advertise,
+            peer_address=cluster.peer_address,
+            incarnation=book.incarnation,
+        ),
+        dict(raft.configuration.addresses),
+        dial={NodeId(node): address for node, address in settings.peer_dial.items()},
+        admits=book.admits,
     )
     node = Node(
         raft=raft,
-        machine=disk.machine,
+        state=disk,
         log_store=disk.wal,
         transport=transport,
         clock=MonotonicClock(),
-        limits=NodeLimits(tick_s=settings.tick_ms / 1000),
+        limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
     )
-    requests = Requests(node, disk.machine, PeerForwarder(transport), settings.cluster_id, RequestLimits())
+    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits())
     transfers = LeadershipTransfers(node, requests, transport)
+    changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)
-    cluster = ClusterService(
+    service = ClusterService(
         node=node,
-        machine=disk.machine,
         log_store=disk.wal,
-        store_bytes=disk.store.size_bytes,
+        store_bytes=disk.store_bytes,
         requests=requests,
         transport=transport,
         transfers=transfers,
-        peer_addresses={NodeId(member): address for member, address in settings.member.items()},
+        changes=changes,
     )
     health_service = health.aio.HealthServicer()
-    peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers), peer_server)
+    peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers, changes), peer_server)
     kv_pb2_grpc.add_KVServicer_to_server(kv, client_server)
-    cluster_pb2_grpc.add_ClusterServicer_to_server(cluster, client_server)
+    cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
         (KV_SERVICE, CLUSTER_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), client_server

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
+import google_crc32c
 import structlog
 
+from raftkv.kv.hashing import StateHasher
 from raftkv.kv.machine import StateMachine
-from raftkv.raft import Index, NodeId
+from raftkv.kv.records import read_meta
+from raftkv.kv.store import Reader
+from raftkv.raft import Entry, Index, NodeId, Snapshot, Term
+from raftkv.raft.membership import decode_configuration, encode_configuration
+from raftkv.server.cluster import Cluster
 from raftkv.server.settings import ServerSettings
+from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, StateInfo
+from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import open_data_dir
-from raftkv.storage.lmdb_store import LmdbStore
+from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 from raftkv.storage.protocols import RecoveredLog
+from raftkv.storage.recovery import Recovered, recover_node
 from raftkv.storage.wal import WriteAheadLog
 
 log = structlog.get_logger("raftkv.disk")
 
+HASH_STEP_ROWS: Final = 1000
+EMPTY_MAP_BYTES: Final = 1 << 20
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Disk:
     """Open, and locked for this process."""
 
@@ -27,10 +44,101 @@ class Disk:
     recovered: RecoveredLog
     store: LmdbStore
     machine: StateMachine
+    checkpoints: CheckpointStore[LmdbStore]
+    checkpoint: CheckpointManifest | None
+    """What the log follows. Entries at or before its index may be in `recovered` too."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries after the checkpoint."""
+        return self.recovered.after(self.checkpoint.index if self.checkpoint else Index(0))
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What the checkpoint stands for."""
+        if self.checkpoint is None:
+            return None
+        meta = self.checkpoint.meta
+        return Snapshot(meta.index, meta.term, decode_configuration(meta.configuration))
+
+    @property
+    def newest(self) -> CheckpointManifest | None:
+        return self.checkpoints.newest
+
+    def store_bytes(self) -> int:
+        return self.store.size_bytes()
+
+    async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
+        return await self.checkpoints.create(self.store, configuration_at)
+
+    def send(self) -> Sending:
+        return self.checkpoints.send()
+
+    async def begin(self, manifest: CheckpointManifest) -> Receiving:
+        return await self.checkpoints.begin(manifest)
+
+    async def fabricate(self, snapshot: Snapshot) -> None:
+        """See `Keeper.fabricate`. It goes the way of one that was received, so that a crash leaves what that leaves."""
+        manifest, content = await asyncio.to_thread(_empty_checkpoint, snapshot)
+        receiving = await self.checkpoints.begin(manifest)
+        while receiving.offset < manifest.size:
+            data = content[receiving.offset : receiving.offset + CHUNK_BYTES]
+            await receiving.write_chunk(receiving.offset, data, google_crc32c.value(data))
+        await receiving.finish()
+
+    async def restore(self) -> None:
+        """Replace `store` and `machine` by the state of the newest checkpoint. See `CheckpointStore.restore`."""
+        self.store = await self.checkpoints.restore(self.store)
+        self.machine = StateMachine(self.store)
+
+    async def close_state(self) -> None:
+        """Close the checkpoints, and then whichever store is in place now. Idempotent."""
+        await self.checkpoints.close()
+        self.store.close()
+
+
+def inspect_state(reader: Reader) -> StateInfo:
+    """Say which state a store holds. Reads all of it."""
+    hasher = StateHasher(reader)
+    while not hasher.step(HASH_STEP_ROWS):
+        # Lets go of the interpreter: this runs beside the event loop.
+        time.sleep(0)
+    return StateInfo(Index(hasher.applied_index), Term(hasher.applied_term), hasher.digest())
+
+
+def _empty_checkpoint(snapshot: Snapshot) -> tuple[CheckpointManifest, bytes]:
+    """Return the checkpoint of a state that is at `snapshot` and holds nothing. Blocks."""
+    with TemporaryDirectory(prefix="raftkv-") as directory:
+        store = LmdbStore.open(Path(directory) / "store", map_size=EMPTY_MAP_BYTES)
+        try:
+            StateMachine(store).leap(snapshot.index, snapshot.term)
+            with store.copy() as blocks:
+                content = b"".join(blocks)
+            with store.read() as reader:
+                state = inspect_state(reader)
+        finally:
+            store.close()
+    crcs = tuple(google_crc32c.value(content[at : at + CHUNK_BYTES]) for at in range(0, len(content), CHUNK_BYTES))
+    meta = CheckpointMeta(snapshot.index, snapshot.term, encode_configuration(snapshot.configuration))
+    return CheckpointManifest(meta, len(content), crcs, state.state_hash, received=True), content
+
+
+def _applied_index(store: LmdbStore) -> Index:
+    with store.read() as reader:
+        return Index(read_meta(reader).applied_index)
+
+
+def _report(node: Recovered[LmdbStore]) -> None:
+    for problem in node.damaged:
+        log.warning("a damaged checkpoint was passed over", problem=problem)
+    if node.checkpoint is not None and node.store_restored:
+        log.info("the state store was restored from a checkpoint", index=node.checkpoint.index)
+    if node.checkpoint is not None and node.log_restarted:
+        log.warning("the log begins anew after an installed checkpoint", index=node.checkpoint.index)
 
 
 @asynccontextmanager
-async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
+async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
@@ -38,9 +146,9 @@ async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
     async with AsyncExitStack() as stack:
         data_dir = open_data_dir(
             settings.data_dir,
-            cluster_id=settings.cluster_id,
+            cluster_id=cluster.cluster_id,
             node_id=NodeId(settings.id),
-            members={NodeId(node): address for node, address in settings.member.items()},
+            members=cluster.members,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(
@@ -54,19 +162,25 @@ async def open_disk(settings: ServerSettings) -> AsyncIterator[Disk]:
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
         if data_dir.store_discarded:
-            log.warning("the machine stopped uncleanly: the state store is rebuilt from the log")
-        store = LmdbStore.open(data_dir.store_path, map_size=settings.store_map_size)
-        stack.callback(store.close)
-        machine = StateMachine(store)
-        recovered.require_covers(Index(machine.applied_index))
+            log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
+        engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size)
+        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)
+        stack.push_async_callback(checkpoints.close)
+        node = await recover_node(wal, recovered, checkpoints, open_store=engine.open, applied_index=_applied_index)
+        _report(node)
+        recovered = node.log
+        disk = Disk(wal, recovered, node.store, StateMachine(node.store), checkpoints, node.checkpoint)
+        stack.push_async_callback(disk.close_state)
         log.info(
             "data directory open",
             path=str(settings.data_dir),
+            first=recovered.first_index,
             entries=len(recovered.entries),
-            applied=machine.applied_index,
+            checkpoint=node.checkpoint.index if node.checkpoint else None,
+            applied=disk.machine.applied_index,
             clean_shutdown=data_dir.clean_shutdown is not None,
         )
-        yield Disk(wal, recovered, store, machine)
-        store.close()
+        yield disk
+        await disk.close_state()
         await wal.close()
         data_dir.mark_clean(wal.tail)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grpc
+
 from raftkv.raft import NodeId
 from raftkv.transport.grpc_peer import GrpcTransport
 from raftkv.v1 import kv_pb2, peer_pb2
@@ -18,7 +20,15 @@ class PeerForwarder:
         identity = self._transport.identity
         request = peer_pb2.ForwardRequest(cluster_id=identity.cluster_id, batch=batch)
         setattr(request, "from", identity.node_id)
-        return await self._transport.stub(leader).Forward(request, timeout=timeout_s)
+        stub = self._transport.stub(leader)
+        if stub is None:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.aio.Metadata(),
+                grpc.aio.Metadata(),
+                details=f"no way to node {leader} is known",
+            )
+        return await stub.Forward(request, timeout=timeout_s)
 
     def client_address(self, node: NodeId) -> str:
         """See `Forwarder.client_address`."""

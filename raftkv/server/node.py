@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -24,13 +25,35 @@ from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
 from raftkv.kv.machine import AppliedEntry, StateMachine
-from raftkv.raft import Entry, EntryKind, LogWrite, Message, NodeId, Position, Raft, Ready, Role
+from raftkv.raft import (
+    Entry,
+    EntryKind,
+    Index,
+    LogWrite,
+    MembershipChange,
+    Message,
+    NodeId,
+    Position,
+    Raft,
+    Ready,
+    Role,
+    Snapshot,
+    Term,
+)
+from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
+from raftkv.raft.membership import decode_configuration, encode_configuration
+from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.barriers import Barrier, Barriers
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
+from raftkv.server.compaction import CompactionPolicy
+from raftkv.server.keeper import Keeper
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
+from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
-from raftkv.transport.protocols import Transport
+from raftkv.storage.wal_format import FormatError
+from raftkv.transport.protocols import CheckpointNotSent, Transport
 
 log = structlog.get_logger("raftkv.node")
 
@@ -41,6 +64,8 @@ class NodeLimits:
 
     tick_s: float = 0.01
     """Length of the core's tick, in seconds."""
+    checkpoint_log_bytes: int = 64 << 20
+    """So much log after a checkpoint makes another one due, or a quarter of the store's size, if that is more."""
     max_entry_bytes: int = 1 << 20
     """Writes are gathered into one entry up to this size; a larger single group makes an entry of its own."""
     worthwhile_commands: int = 64
@@ -65,14 +90,16 @@ class Node:
         self,
         *,
         raft: Raft,
-        machine: StateMachine,
+        state: StateMachine | Keeper,
         log_store: LogStore,
         transport: Transport,
         clock: Clock,
         limits: NodeLimits | None = None,
     ) -> None:
+        """`state` is a bare StateMachine where there are no checkpoints: the log then grows for ever."""
         self.raft = raft
-        self.machine = machine
+        self._bare = state if isinstance(state, StateMachine) else None
+        self._keeper = None if isinstance(state, StateMachine) else state
         self._log_store = log_store
         self._transport = transport
         self._limits = limits or NodeLimits()
@@ -80,16 +107,24 @@ class Node:
         self._proposals = Proposals(
             max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
         )
+        self._compaction = CompactionPolicy(
+            self._limits.checkpoint_log_bytes, raft.snapshot.index if raft.snapshot else Index(0)
+        )
+        self._checkpoint_due = asyncio.Event()
+        self._sending: dict[NodeId, asyncio.Task[None]] = {}
+        self._installing: asyncio.Task[None] | None = None
         self._barriers = Barriers()
         self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
         self._writing = False
         self._wake = asyncio.Event()
         self._wake_writer = asyncio.Event()
-        self._known = (raft.role, raft.term, raft.leader, raft.transferring)
+        self._known = self._standing()
+        self._configuration = raft.configuration
+        self._shrinks = True
         self._leadership_changed: asyncio.Future[None] | None = None
         self._stopped: ShuttingDown | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception that made the node stop by itself: a failed disk, a violated invariant."""
 
@@ -105,10 +140,14 @@ class Node:
     async def start(self) -> None:
         """Join the cluster. Call `recover` before."""
         await self._transport.start(self)
-        for name, coroutine in (("tick", self._tick()), ("write", self._write()), ("crank", self._crank())):
-            task = asyncio.create_task(coroutine, name=f"raftkv-{name}")
-            task.add_done_callback(self._task_ended)
-            self._tasks.append(task)
+        self._note_configuration()
+        for name, coroutine in (
+            ("tick", self._tick()),
+            ("write", self._write()),
+            ("crank", self._crank()),
+            ("compact", self._compact()),
+        ):
+            self._begin_task(name, coroutine)
 
     async def hand_over(self, timeout_s: float) -> bool:
         """If this node leads, let another one take over. Return whether it does not lead any more.
@@ -130,10 +169,19 @@ class Node:
     async def stop(self) -> None:
         """Stop at once: everybody who waits is told so. Does not close the log store. Idempotent."""
         self._refuse_all(ShuttingDown("the node is shutting down"))
-        for task in self._tasks:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.close()
+
+    @property
+    def machine(self) -> StateMachine:
+        """The state as it is now; ask again after every await, since an installed snapshot brings another one."""
+        if self._bare is not None:
+            return self._bare
+        assert self._keeper is not None
+        return self._keeper.machine
 
     # --- what services ask for ----------------------------------------------------------------------------------------
 
@@ -175,6 +223,14 @@ class Node:
         self.wake()
         return refusal
 
+    def change_membership(self, change: MembershipChange) -> str | None:
+        """Begin to change the members. Return None, or why that cannot be done. Follow it with `leadership_changed`."""
+        if self._stopped is not None:
+            raise ShuttingDown(self._stopped.message)
+        position = self.raft.change_membership(change)
+        self.wake()
+        return position if isinstance(position, str) else None
+
     async def transfer_finished(self, timeout_s: float) -> bool:
         """Wait until another node leads, or this one has given up handing over. Return whether another one leads."""
         with contextlib.suppress(TimeoutError):
@@ -184,7 +240,7 @@ class Node:
         return self.leader not in (None, self.raft.node_id)
 
     def leadership_changed(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next change of role, term, known leader or transfer.
+        """Return a future that is done at the next change of role, term, known leader, transfer or members.
 
         Raises ShuttingDown when there will be none.
         """
@@ -206,15 +262,61 @@ class Node:
     # --- what the transport brings ------------------------------------------------------------------------------------
 
     def on_messages(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if not isinstance(message, InstallSnapshot) or self._can_install(message):
+                self._step(message)
+        self.wake()
+
+    async def begin_checkpoint(self, manifest: bytes) -> Receiving:
+        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError."""
+        if self._keeper is None:
+            raise CheckpointRefused("this node keeps no checkpoints")
         try:
-            for message in messages:
-                self.raft.step(message)
+            return await self._keeper.begin(decode_manifest(manifest))
+        except FormatError as error:
+            raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
+
+    def _step(self, message: Message) -> None:
+        try:
+            self.raft.step(message)
         except InvariantViolation as error:
             self._fail(error)
+
+    def _can_install(self, message: InstallSnapshot) -> bool:
+        """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
+
+        A witness needs none; it makes an empty checkpoint first.
+        """
+        snapshot, keeper = message.snapshot, self._keeper
+        if snapshot.index <= self.raft.log.commit:
+            return True  # the core says that it has all of it
+        newest = keeper.newest if keeper is not None else None
+        if newest is not None and (newest.index, newest.term) == (snapshot.index, snapshot.term):
+            return True
+        if keeper is not None and message.bare:
+            if not keeper.machine.holds_nothing:
+                self._fail(InvariantViolation("a leader takes this node, which holds data, for a witness"))
+            elif self._installing is None or self._installing.done():
+                self._installing = self._begin_task("fabricate", self._fabricate(keeper, message))
+            return False
+        log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
+        return False
+
+    async def _fabricate(self, keeper: Keeper, message: InstallSnapshot) -> None:
+        try:
+            await keeper.fabricate(message.snapshot)
+        except CheckpointRefused as error:
+            log.warning("a snapshot cannot be installed", index=message.snapshot.index, reason=error.message)
+            return
+        self._step(message)
         self.wake()
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)
+
+    def on_connection_lost(self, peer: NodeId) -> None:
+        self.raft.suspect(peer)
+        self.wake()
 
     def on_failure(self, error: BaseException) -> None:
         self._fail(error)
@@ -243,14 +345,18 @@ class Node:
                 self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
 
     def _turn(self) -> None:
-        if (self.raft.role, self.raft.term, self.raft.leader, self.raft.transferring) != self._known:
+        if self._standing() != self._known:
             self._note_leadership()
+        if self.raft.configuration is not self._configuration:
+            self._note_configuration()
         self._propose_waiting()
         request = self._barriers.next_request()
         if request is not None:
             self.raft.read_index(request)
         while (ready := self.raft.ready()) is not None:
             self._act_on(ready)
+        if self._shrinks and not self.raft.changing:
+            self._forget_old_members()
 
     def _propose_waiting(self) -> None:
         limits = self._limits
@@ -273,10 +379,14 @@ class Node:
         if ready.messages:
             self._transport.send(ready.messages)
         if ready.write is not None:
+            if ready.write.restore is not None:
+                self._unapplied.clear()  # the snapshot has it, and more
             self._writes.append(ready.write)
             self._writing = True
             self._wake_writer.set()
         self._unapplied.extend(ready.committed)
+        for peer in ready.snapshots_needed:
+            self._send_checkpoint(peer)
         for read in ready.reads:
             self._barriers.confirmed(read.request, read.index)
         for request in ready.reads_dropped:
@@ -289,13 +399,20 @@ class Node:
         while self._unapplied:
             entry = self._unapplied.popleft()
             payload = entry.data if entry.kind is EntryKind.COMMANDS else None
+            if payload == b"":
+                # Only a witness is sent entries without their payload; anybody else who skipped one would diverge.
+                invariant(self.raft.is_witness, "entry {} has no payload, and this node is no witness", entry.index)
+                payload = None
             (results,) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
+            self._compaction.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)
             self._proposals.applied(entry.term, entry.index, results)
             self.raft.applied(entry.index)
             self._barriers.applied(entry.index)
             if asyncio.get_running_loop().time() >= until:
                 self.wake()
-                return
+                break
+        if self._keeper is not None and self._compaction.due(self._keeper.store_bytes()):
+            self._checkpoint_due.set()
 
     async def _write(self) -> None:
         while True:
@@ -305,7 +422,9 @@ class Node:
                 self.wake()
                 await self._wake_writer.wait()
             writes = self._next_writes()
-            if any(write.needs_disk for write in writes):
+            if writes[0].restore is not None:
+                await self._restore(writes[0], writes[0].restore)
+            elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
                 await self._log_store.append(writes[-1].hard_state, entries)
             self.raft.persisted(writes[-1].number)
@@ -316,11 +435,14 @@ class Node:
     def _next_writes(self) -> list[LogWrite]:
         """Take the writes that one append may store: all, up to one that replaces entries of those before it.
 
-        Entries that are replaced must have been on disk before what was promised about them leaves.
+        Entries that are replaced must have been on disk before what was promised about them leaves. A write that
+        begins with a snapshot is a step of its own.
         """
         writes = [self._writes.popleft()]
+        if writes[0].restore is not None:
+            return writes
         last_index = writes[0].entries[-1].index if writes[0].entries else None
-        while self._writes:
+        while self._writes and self._writes[0].restore is None:
             entries = self._writes[0].entries
             if entries:
                 if last_index is not None and entries[0].index <= last_index:
@@ -329,12 +451,108 @@ class Node:
             writes.append(self._writes.popleft())
         return writes
 
+    def _note_configuration(self) -> None:
+        """Others may be the members now. Whoever was added must be reachable before anything is sent to it."""
+        before, self._configuration = self._configuration, self.raft.configuration
+        self._shrinks = True
+        if self._configuration.addresses:
+            # Those who leave are still told that they have left.
+            self._transport.reconfigure(dict(before.addresses) | dict(self._configuration.addresses))
+        log.info(
+            "members",
+            voters=sorted(self._configuration.voters),
+            outgoing=sorted(self._configuration.outgoing),
+            learners=sorted(self._configuration.learners),
+            witnesses=sorted(self._configuration.witnesses),
+        )
+
+    def _forget_old_members(self) -> None:
+        self._shrinks = False
+        if self._configuration.addresses:
+            self._transport.reconfigure(dict(self._configuration.addresses))
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    async def _restore(self, write: LogWrite, snapshot: Snapshot) -> None:
+        """Install a snapshot whose bytes are the newest checkpoint: state first, then the log (`storage.recovery`)."""
+        keeper = self._keeper
+        invariant(
+            keeper is not None and keeper.newest is not None and keeper.newest.index >= snapshot.index,
+            "a snapshot of entry {} is to be installed, and its checkpoint is not here",
+            snapshot.index,
+        )
+        assert keeper is not None
+        await keeper.restore()
+        await self._log_store.restart(write.hard_state, snapshot.index, snapshot.term)
+        if write.entries:
+            await self._log_store.append(write.hard_state, write.entries)
+        self._compaction.restored(snapshot.index)
+        self._proposals.overtaken(snapshot.index)
+        log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
+
+    async def _compact(self) -> None:
+        """Whenever enough has been applied: a checkpoint, then a shorter log."""
+        while True:
+            await self._checkpoint_due.wait()
+            self._checkpoint_due.clear()
+            if self._keeper is None:
+                continue
+            self._compaction.begun()
+            try:
+                manifest = await self._keeper.create(self._configuration_at)
+            except CheckpointRefused as error:
+                log.warning("no checkpoint was made; the log keeps growing", reason=error.message)
+                continue
+            if manifest.index <= (self.raft.snapshot.index if self.raft.snapshot else 0):
+                continue  # a snapshot was installed meanwhile
+            plan = self._compaction.made(manifest.index)
+            snapshot = self.raft.snapshot_at(manifest.index)
+            self.raft.compact(snapshot, plan.first_kept)
+            await self._log_store.compact(plan.first_kept)
+            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=plan.first_kept)
+
+    def _configuration_at(self, index: Index, term: Term) -> bytes:
+        try:
+            return encode_configuration(self.raft.snapshot_at(index).configuration)
+        except ValueError as error:
+            raise CheckpointRefused(f"the log has been replaced meanwhile: {error}") from error
+
+    def _send_checkpoint(self, peer: NodeId) -> None:
+        running = self._sending.get(peer)
+        if running is None or running.done():
+            self._sending[peer] = self._begin_task(f"send-checkpoint-{peer}", self._stream_checkpoint(peer))
+
+    async def _stream_checkpoint(self, peer: NodeId) -> None:
+        """Send the newest checkpoint to `peer`; the core decides what comes after."""
+        sending = None
+        try:
+            if self._keeper is None:
+                raise CheckpointRefused("this node keeps no checkpoints")
+            sending = self._keeper.send()
+            meta = sending.manifest.meta
+            await self._transport.send_checkpoint(peer, sending)
+        except (CheckpointRefused, DamagedCheckpoint, CheckpointNotSent) as error:
+            log.warning("a checkpoint was not sent", peer=peer, reason=str(error))
+            self.raft.snapshot_failed(peer)
+        else:
+            log.info("sent a checkpoint", peer=peer, index=meta.index)
+            snapshot = Snapshot(meta.index, meta.term, decode_configuration(meta.configuration))
+            self.raft.snapshot_delivered(peer, snapshot)
+        finally:
+            if sending is not None:
+                sending.close()
+        self.wake()
+
     # --- changes of leadership, and the end ---------------------------------------------------------------------------
+
+    def _standing(self) -> tuple[Role, Term, NodeId | None, bool, bool]:
+        raft = self.raft
+        return raft.role, raft.term, raft.leader, raft.transferring, raft.changing
 
     def _note_leadership(self) -> None:
         raft = self.raft
-        old_role, old_term, old_leader, _ = self._known
-        self._known = (raft.role, raft.term, raft.leader, raft.transferring)
+        old_role, old_term, old_leader, _, _ = self._known
+        self._known = self._standing()
         if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
             log.info("no longer leading", term=old_term)
             undecided = self._proposals.leadership_lost()
@@ -356,7 +574,14 @@ class Node:
         if changed is not None and not changed.done():
             changed.set_result(None)
 
+    def _begin_task(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine, name=f"raftkv-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
     def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
@@ -364,7 +589,7 @@ class Node:
         """Stop serving at once: after a failed disk write or a violated invariant nothing here can be trusted."""
         log.critical("the node stops", error=str(error), kind=type(error).__name__)
         self._refuse_all(ShuttingDown("the node has failed"))
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             task.cancel()
         if not self.failure.done():
             self.failure.set_exception(error)

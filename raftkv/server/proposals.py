@@ -102,6 +102,17 @@ class Proposals:
                 for proposal in proposals:
                     self._fail(proposal, NotLeader("another leader's entry took its place: no effect"))
 
+    def overtaken(self, index: int) -> None:
+        """A snapshot at `index` took the place of the entries up to there: they are never applied here (raft-bugs 17).
+
+        It may hold what they did or not, and only a session can tell.
+        """
+        error = LeaderChanged("a snapshot was installed where the write stood", ambiguous=True)
+        for placed in [placed for placed in self._placed if placed <= index]:
+            for _, proposals in self._placed.pop(placed):
+                for proposal in proposals:
+                    self._fail(proposal, error)
+
     def leadership_lost(self) -> list[Outcome]:
         """This node no longer leads. Return what waits for the log to be decided, for `give_up`."""
         while self._queue:

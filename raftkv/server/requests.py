@@ -18,9 +18,17 @@ from typing import Any, Protocol
 
 import grpc
 
-from raftkv.errors import DeadlineExceeded, LeaderChanged, NoLeader, NotLeader, Overloaded, RaftKVError, ShuttingDown
+from raftkv.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    LeaderChanged,
+    NoLeader,
+    NotLeader,
+    Overloaded,
+    RaftKVError,
+    ShuttingDown,
+)
 from raftkv.kv.commands import Command, Result
-from raftkv.kv.machine import StateMachine
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.view import View
 from raftkv.raft import NodeId
@@ -148,11 +156,8 @@ class Attempt:
 class Requests:
     """Runs batches of client operations on one node."""
 
-    def __init__(
-        self, node: Node, machine: StateMachine, forwarder: Forwarder, cluster_id: int, limits: RequestLimits
-    ) -> None:
+    def __init__(self, node: Node, forwarder: Forwarder, cluster_id: int, limits: RequestLimits) -> None:
         self._node = node
-        self._machine = machine
         self._forwarder = forwarder
         self._cluster_id = cluster_id
         self._limits = limits
@@ -175,6 +180,12 @@ class Requests:
 
     async def _read_local(self, attempt: Attempt) -> None:
         reads = attempt.work.local_reads
+        if self._node.raft.is_witness:
+            for operation_id, _ in reads:
+                nothing = FailedPrecondition(f"node {self._node.raft.node_id} is a witness: it holds no data to read")
+                wire.add_error(attempt.response, operation_id, nothing)
+                attempt.answered.add(operation_id)
+            return
         try:
             async with asyncio.timeout_at(attempt.deadline):
                 await self._read(attempt, reads, kv_pb2.GUARANTEE_STALE_PREFIX)
@@ -203,10 +214,11 @@ class Requests:
         return common_pb2.ResponseHeader(
             cluster_id=self._cluster_id,
             member_id=self._node.raft.node_id,
-            revision=self._machine.revision,
+            revision=self._node.machine.revision,
             raft_term=self._node.raft.term,
             leader_id=leader or 0,
             leader_address=self._forwarder.client_address(leader) if leader is not None else "",
+            configuration_index=self._node.raft.configuration_index,
         )
 
     # --- on the leader ------------------------------------------------------------------------------------------------
@@ -275,7 +287,7 @@ class Requests:
         async with contextlib.AsyncExitStack() as stack:
             if any(not _is_get(query) for _, query in reads):
                 await stack.enter_async_context(self._scans)
-            view = stack.enter_context(self._machine.view())
+            view = stack.enter_context(self._node.machine.view())
             size = 0
             for operation_id, query in reads:
                 if size > self._limits.max_answer_bytes:

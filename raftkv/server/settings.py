@@ -62,10 +62,16 @@ class ServerSettings(BaseSettings):
 
     id: int = Field(ge=1, lt=2**64, description="This node's id, unique in the cluster and never used again.")
     data_dir: Path = Field(description="Where this node keeps its log and state.")
-    member: AddressMap = Field(description="Every member's peer address, this node's included: ID=HOST:PORT.")
+    member: AddressMap = Field(
+        default_factory=dict,
+        description="The peer address of every member that the cluster is founded with, this node's included.",
+    )
+    join: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Client addresses of a running cluster that this node was added to (`raftkv member add`)."
+    )
     listen: str = Field("127.0.0.1:7001", description="HOST:PORT for clients.")
     advertise: str | None = Field(None, description="HOST:PORT that clients are told to use; default: --listen.")
-    peer_listen: str | None = Field(None, description="HOST:PORT for peers; default: this node's own --member address.")
+    peer_listen: str | None = Field(None, description="HOST:PORT for peers; default: this node's address as a member.")
     peer_dial: AddressMap = Field(
         default_factory=dict,
         description="Dial a peer at another address than its --member one (fault proxies, NAT): ID=HOST:PORT.",
@@ -78,8 +84,16 @@ class ServerSettings(BaseSettings):
     election_ms: int = Field(
         250, ge=1, description="A follower that hears no leader for 1 to 2 times this long starts an election."
     )
+    priority: int = Field(
+        0, ge=0, lt=2**32, description="A leader hands over to a voter of higher priority that is caught up."
+    )
     store_map_size: int = Field(
         64 << 30, ge=1 << 20, description="Upper bound of the state store, in bytes (address space, not disk)."
+    )
+    checkpoint_log_bytes: int = Field(
+        64 << 20,
+        ge=1 << 16,
+        description="Log after a checkpoint that makes another one due, in bytes (or a quarter of the store, if more).",
     )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
     shutdown_timeout_s: float = Field(
@@ -93,6 +107,14 @@ class ServerSettings(BaseSettings):
     def _addresses(cls, value: object) -> object:
         return parse_addresses(value)
 
+    @field_validator("join", mode="before")
+    @classmethod
+    def _join(cls, value: object) -> object:
+        parts = value.split(",") if isinstance(value, str) else value
+        if isinstance(parts, list | tuple):
+            return tuple(check_address(str(part).strip()) for part in parts if str(part).strip())
+        return parts
+
     @field_validator("listen", "advertise", "peer_listen")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
@@ -100,12 +122,15 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.id not in self.member:
+        if self.join and self.member:
+            raise ValueError("--member founds a cluster and --join enters one: give one of them")
+        if not self.join and not self.member:
+            raise ValueError("give --member for every founding member, or --join HOST:PORT to enter a running cluster")
+        if not self.join and self.id not in self.member:
             known = ", ".join(str(node) for node in sorted(self.member)) or "none"
             raise ValueError(f"node {self.id} (id) is not among the members ({known})")
-        strangers = sorted(set(self.peer_dial) - (set(self.member) - {self.id}))
-        if strangers:
-            raise ValueError(f"peer_dial names node {strangers[0]}, which is not a peer of node {self.id}")
+        if self.id in self.peer_dial:
+            raise ValueError(f"peer_dial names node {self.id}, which is this node")
         if len(set(self.member.values())) != len(self.member):
             raise ValueError("two members have the same address")
         if self.heartbeat_ticks * 2 >= self.election_ticks:
@@ -124,21 +149,12 @@ class ServerSettings(BaseSettings):
         return max(1, self.election_ms // self.tick_ms)
 
     @property
-    def own_peer_listen(self) -> str:
-        return self.peer_listen or self.member[self.id]
-
-    @property
     def own_advertise(self) -> str:
         return self.advertise or self.listen
 
     @property
-    def peer_addresses(self) -> dict[int, str]:
-        """Where each peer is dialled."""
-        return {node: self.peer_dial.get(node, address) for node, address in self.member.items() if node != self.id}
-
-    @property
-    def cluster_id(self) -> int:
-        """The cluster's identity: the same on all nodes that are started with the same name and members."""
+    def founded_cluster_id(self) -> int:
+        """The identity of the cluster that these members found: the same on all that are started with the same ones."""
         members = ",".join(f"{node}={address}" for node, address in sorted(self.member.items()))
         digest = hashlib.blake2b(f"{self.cluster_name}\n{members}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big")

@@ -23,6 +23,7 @@ LOCK_NAME: Final = "LOCK"
 IDENTITY_NAME: Final = "identity.json"
 BOOT_NAME: Final = "boot.json"
 WAL_NAME: Final = "wal"
+CHECKPOINTS_NAME: Final = "checkpoints"
 STORE_NAME: Final = "store"
 DISCARDED_NAME: Final = "store.discarded"
 
@@ -86,7 +87,7 @@ class DataDir:
         self.ran_before = ran_before
         """A node has run here: there must be a log, and a missing one is a lost one."""
         self.store_discarded = store_discarded
-        """The state store was thrown away: rebuild it from the log."""
+        """The state store was thrown away: rebuild it from checkpoint and log."""
         self._files = files
         self._lock_fd = lock_fd
         self._boot_id = boot_id
@@ -98,6 +99,10 @@ class DataDir:
     @property
     def store_path(self) -> Path:
         return self.path / STORE_NAME
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / CHECKPOINTS_NAME
 
     @property
     def clean_tail(self) -> WalPosition | None:
@@ -160,7 +165,7 @@ def open_data_dir(
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = _lock(path)
-        identity = _read_identity(path)
+        identity = read_identity(path)
         if identity is None:
             identity = Identity(cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now())
             _create_identity(files, path, identity)
@@ -213,7 +218,7 @@ def _check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeI
 
 
 def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
-    for name in (WAL_NAME, STORE_NAME):
+    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME):
         if (path / name).exists():
             raise StorageError(
                 f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. The way "
@@ -234,7 +239,8 @@ def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
     )
 
 
-def _read_identity(path: Path) -> Identity | None:
+def read_identity(path: Path) -> Identity | None:
+    """Return whose data the directory `path` holds, None where it holds none. Raises StorageError when damaged."""
     stored = _read_json(path / IDENTITY_NAME)
     if stored is None:
         return None

@@ -6,6 +6,8 @@ the kernel has it, but not a power loss, which can leave any mixture of pages; `
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,15 @@ import lmdb
 from raftkv.errors import StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.store import MAX_KEY_BYTES
+from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, write_all
+from raftkv.storage.wal_segments import describe_os_error
 
 MAP_SIZE_BYTES: Final = 64 << 30
 """Default limit of the store's size. Address space only: the file grows as it is used."""
 MAX_READERS: Final = 1024
+COPY_BLOCK_BYTES: Final = 1 << 20
+COPY_NAME: Final = "data.mdb"
+"""What LMDB calls its file."""
 SPARE_TRANSACTIONS: Final = 64
 """Snapshots whose memory is kept for the next ones."""
 
@@ -74,6 +81,8 @@ class LmdbStore:
         self._path = path
         self._writing = False
         self._closed = False
+        self._copying = threading.Lock()
+        """Held while LMDB reads the environment in another thread."""
 
     @classmethod
     def open(cls, path: Path, *, map_size: int = MAP_SIZE_BYTES, max_readers: int = MAX_READERS) -> Self:
@@ -110,6 +119,37 @@ class LmdbStore:
         finally:
             self._writing = False
 
+    @contextmanager
+    def copy(self) -> Iterator[Iterator[bytes]]:
+        """Stream a compact copy of the last commit, as LMDB's one file. See `CopyableStore`; in any thread.
+
+        `close` and `discard` wait for it, so whoever wants to close the store ends the copy first.
+        """
+        with self._copying:
+            if self._closed:
+                raise StorageError(f"the state store in {self._path} is closed")
+            # A pipe rather than a file: what is copied can be summed, paced and given up on its way.
+            source, sink = os.pipe()
+            failures: list[lmdb.Error] = []
+            thread = threading.Thread(target=self._copy_into, args=(sink, failures), name="raftkv-copy", daemon=True)
+            thread.start()
+            try:
+                yield iter(lambda: os.read(source, COPY_BLOCK_BYTES), b"")
+                if failures:
+                    raise StorageError(f"the state store in {self._path} cannot be copied: {failures[0]}")
+            finally:
+                # LMDB's writer finds the pipe broken if there is anything left to write.
+                os.close(source)
+                thread.join()
+
+    def _copy_into(self, sink: int, failures: list[lmdb.Error]) -> None:
+        try:
+            self._environment.copyfd(sink, compact=True)
+        except lmdb.Error as error:
+            failures.append(error)
+        finally:
+            os.close(sink)
+
     def size_bytes(self) -> int:
         """Bytes of the pages in use and of those that were in use once."""
         return int(self._environment.info()["last_pgno"] + 1) * int(self._environment.stat()["psize"])
@@ -119,14 +159,22 @@ class LmdbStore:
 
         Only after it returned may a clean shutdown be recorded. Raises StorageError when the flush failed.
         """
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            with self._errors():
-                self._environment.sync(True)
-        finally:
-            self._environment.close()
+        with self._copying:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                with self._errors():
+                    self._environment.sync(True)
+            finally:
+                self._environment.close()
+
+    def discard(self) -> None:
+        """Release the store without flushing it: it is about to be replaced. Idempotent."""
+        with self._copying:
+            if not self._closed:
+                self._closed = True
+                self._environment.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -142,3 +190,63 @@ class LmdbStore:
             ) from error
         except lmdb.Error as error:
             raise StorageError(f"the state store in {self._path} failed: {error}") from error
+
+
+class LmdbEngine:
+    """The `StateEngine` of the store in the directory `path`: a copy is its file."""
+
+    def __init__(self, path: Path, *, map_size: int = MAP_SIZE_BYTES, files: FileSystem | None = None) -> None:
+        self._path = path
+        self._map_size = map_size
+        self._files = files or OsFileSystem()
+
+    def open(self) -> LmdbStore:
+        """Open or create the working store."""
+        return LmdbStore.open(self._path, map_size=self._map_size)
+
+    @contextmanager
+    def open_copy(self, path: Path) -> Iterator[LmdbReader]:
+        """See `StateEngine.open_copy`."""
+        try:
+            environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
+        except (lmdb.Error, OSError) as error:
+            raise StorageError(f"{path} is no copy of a state store: {error}") from error
+        try:
+            with environment.begin() as transaction:
+                yield LmdbReader(transaction)
+        except lmdb.Error as error:
+            raise StorageError(f"the copy of a state store in {path} cannot be read: {error}") from error
+        finally:
+            environment.close()
+
+    def prepare(self, blocks: Iterator[bytes]) -> None:
+        """See `StateEngine.prepare`."""
+        try:
+            self._files.mkdir(self._path)
+            self._files.fsync_dir(self._path.parent)
+            file = self._files.create(self._prepared)
+            try:
+                size = 0
+                for block in blocks:
+                    write_all(file, block, size)
+                    size += len(block)
+                file.fdatasync()
+            finally:
+                file.close()
+        except OSError as error:
+            raise StorageError(describe_os_error(self._path, error)) from error
+
+    def swap(self, store: LmdbStore | None) -> LmdbStore:
+        """See `StateEngine.swap`. One rename: a crash leaves the old store or the new one."""
+        if store is not None:
+            store.discard()
+        try:
+            self._files.rename(self._prepared, self._path / COPY_NAME)
+            self._files.fsync_dir(self._path)
+        except OSError as error:
+            raise StorageError(describe_os_error(self._path, error)) from error
+        return self.open()
+
+    @property
+    def _prepared(self) -> Path:
+        return self._path / (COPY_NAME + TEMPORARY_SUFFIX)

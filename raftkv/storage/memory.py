@@ -6,20 +6,27 @@ They use no thread and no clock but the running event loop's, so they run under 
 from __future__ import annotations
 
 import asyncio
+import struct
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from random import Random
 from typing import Self
 
 from raftkv.errors import StorageError
-from raftkv.invariant import invariant
-from raftkv.kv.store import MAX_KEY_BYTES
-from raftkv.raft.types import Entry, HardState, Index
+from raftkv.invariant import InvariantViolation, invariant
+from raftkv.kv.store import MAX_KEY_BYTES, Reader
+from raftkv.raft.types import Entry, HardState, Index, Term
+from raftkv.storage.files import FileSystem
 from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RecoveredLog
 
-_FIRST_INDEX = Index(1)
+_COPY_MAGIC = b"RAFTKVMS"
+_ROW = struct.Struct("<II")
+"""What a copy has before each row: the lengths of key and value."""
 _CLOSED = "it is closed"
 _RECORD_BYTES = 64
 """What an append costs besides its data, roughly as in the WAL."""
@@ -29,27 +36,47 @@ class MemoryDisk:
     """What a node's log store has made durable. It outlives the store: a crash, and opening it again.
 
     Faults: `flush_seconds` is asked for the duration of every flush; `fail_next` holds the error of the next one.
+    Compaction drops multiples of `segment_entries`, since the real log drops whole segments.
     """
 
-    def __init__(self, *, flush_seconds: Callable[[], float] | None = None) -> None:
+    def __init__(self, *, flush_seconds: Callable[[], float] | None = None, segment_entries: int = 1) -> None:
         self.hard_state = HardState()
         self.entries: list[Entry] = []
+        self.base: tuple[Index, Term] = (Index(0), Term(0))
+        """Index and term of the entry before the first one."""
+        self.segment_entries = segment_entries
         self.flush_seconds = flush_seconds
         self.fail_next: OSError | None = None
         self.generation = 0
         """Counts crashes and openings: a store of an earlier one cannot reach the disk any more."""
         self._in_flight: tuple[HardState, Sequence[Entry]] | None = None
+        self._new_base: tuple[Index, Term] | None = None
+        """Where the write in flight makes the log begin, if it does."""
 
-    def begin(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+    def begin(
+        self, hard_state: HardState, entries: Sequence[Entry], new_base: tuple[Index, Term] | None = None
+    ) -> None:
         self._in_flight = (hard_state, entries)
+        self._new_base = new_base
 
     def settle(self) -> None:
         """Make the write in flight durable."""
         if self._in_flight is not None:
             (self.hard_state, entries), self._in_flight = self._in_flight, None
+            if self._new_base is not None:
+                self.entries.clear()
+                self.base = self._new_base
             if entries:
-                del self.entries[entries[0].index - _FIRST_INDEX :]
+                del self.entries[entries[0].index - self.base[0] - 1 :]
                 self.entries.extend(entries)
+
+    def compact(self, first_kept: Index) -> None:
+        """Drop entries below `first_kept`, in multiples of a segment."""
+        kept = (first_kept - 1) // self.segment_entries * self.segment_entries
+        dropped = kept - self.base[0]
+        if dropped > 0:
+            self.base = (Index(kept), self.entries[dropped - 1].term)
+            del self.entries[:dropped]
 
     def discard(self) -> None:
         """Lose the write in flight."""
@@ -79,7 +106,7 @@ class MemoryLogStore:
         disk.generation += 1
         self._disk = disk
         self._generation = disk.generation
-        self._shape = LogShape(_FIRST_INDEX)
+        self._shape = LogShape(*disk.base, disk.hard_state)
         self._shape.advance(disk.hard_state, disk.entries)
         self._size_bytes = sum(_RECORD_BYTES + len(entry.data) for entry in disk.entries)
         self._failure = ""
@@ -90,7 +117,14 @@ class MemoryLogStore:
     @classmethod
     def open(cls, disk: MemoryDisk) -> tuple[Self, RecoveredLog]:
         """Open what `disk` holds; a store opened on it before is cut off."""
-        return cls(disk), RecoveredLog(hard_state=disk.hard_state, entries=tuple(disk.entries))
+        state = disk.hard_state
+        disk.hard_state = replace(state, commit=max(state.commit, disk.base[0]))
+        return cls(disk), RecoveredLog(
+            hard_state=disk.hard_state,
+            entries=tuple(disk.entries),
+            first_index=Index(disk.base[0] + 1),
+            base_term=disk.base[1],
+        )
 
     async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         """See `LogStore.append`."""
@@ -99,9 +133,36 @@ class MemoryLogStore:
         problem = self._shape.violation(hard_state, batch)
         invariant(problem is None, "the log store refuses an append: {}", problem)
         self._shape.advance(hard_state, batch)
+        await self._flush(hard_state, batch)
+        self._size_bytes += _RECORD_BYTES + sum(len(entry.data) for entry in batch)
+
+    async def compact(self, first_kept: Index) -> None:
+        """See `LogStore.compact`."""
+        self._require_alive()
+        last = self._shape.last_index
+        invariant(first_kept <= last + 1, "the log is to begin at entry {}, but ends at {}", first_kept, last)
+        disk = self._disk
+        await asyncio.sleep(disk.flush_seconds() if disk.flush_seconds else 0)
+        self._require_alive()
+        disk.compact(first_kept)
+        self._size_bytes = sum(_RECORD_BYTES + len(entry.data) for entry in disk.entries)
+
+    async def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
+        """See `LogStore.restart`."""
+        self._require_alive()
+        problem = self._shape.restart_violation(hard_state, index, term)
+        invariant(problem is None, "the log store refuses to begin anew: {}", problem)
+        state = replace(hard_state, commit=index)
+        self._shape = LogShape(index, term, state)
+        await self._flush(state, (), (index, term))
+        self._size_bytes = 0
+
+    async def _flush(
+        self, hard_state: HardState, batch: tuple[Entry, ...], new_base: tuple[Index, Term] | None = None
+    ) -> None:
         disk = self._disk
         self._error, disk.fail_next = disk.fail_next, None
-        disk.begin(hard_state, batch)
+        disk.begin(hard_state, batch, new_base)
         try:
             await asyncio.sleep(disk.flush_seconds() if disk.flush_seconds else 0)
         finally:
@@ -110,10 +171,9 @@ class MemoryLogStore:
         if self._error is not None:
             raise StorageError(self._failure) from self._error
         self._require_connected()
-        self._size_bytes += _RECORD_BYTES + sum(len(entry.data) for entry in batch)
 
     def size_bytes(self) -> int:
-        """Bytes appended since the disk was new, or held by it when it was opened."""
+        """Bytes held by the disk when it was opened or compacted, and appended since."""
         return self._size_bytes
 
     async def close(self) -> None:
@@ -237,8 +297,68 @@ class MemoryOrderedStore:
                 writer.abort()
             self._writing = False
 
+    @contextmanager
+    def copy(self) -> Iterator[Iterator[bytes]]:
+        """Stream all rows. See `CopyableStore`."""
+        with self.read() as reader:
+            yield (
+                _ROW.pack(len(key), len(value)) + key + value if key else _COPY_MAGIC
+                for key, value in chain(((b"", b""),), reader.scan(b"\0", None))
+            )
+
+    @classmethod
+    def of_copy(cls, content: bytes) -> Self:
+        """Make a store of what `copy` streamed. Raises StorageError."""
+        store = cls()
+        at = len(_COPY_MAGIC)
+        try:
+            while content[: len(_COPY_MAGIC)] == _COPY_MAGIC and at < len(content):
+                key_bytes, value_bytes = _ROW.unpack_from(content, at)
+                value_at = at + _ROW.size + key_bytes
+                key = content[at + _ROW.size : value_at]
+                at = value_at + value_bytes
+                store._values[key] = content[value_at:at]
+        except struct.error as error:
+            raise StorageError(f"this is no copy of an in-memory store: {error}") from error
+        if at != len(content):
+            raise StorageError(f"this is no copy of an in-memory store: {len(content)} bytes")
+        store._keys = sorted(store._values)
+        return store
+
     def close(self) -> None:
         """Do nothing; the twin of `LmdbStore.close`."""
+
+
+class MemoryEngine:
+    """The `StateEngine` of in-memory stores: a copy is a list of rows, in a file of `files`."""
+
+    def __init__(self, files: FileSystem) -> None:
+        self._files = files
+        self._prepared: MemoryOrderedStore | None = None
+
+    @contextmanager
+    def open_copy(self, path: Path) -> Iterator[Reader]:
+        """See `StateEngine.open_copy`."""
+        file = self._files.open(path)
+        try:
+            content = file.pread(file.size(), 0)
+        finally:
+            file.close()
+        with MemoryOrderedStore.of_copy(content).read() as reader:
+            yield reader
+
+    def prepare(self, blocks: Iterator[bytes]) -> None:
+        """See `StateEngine.prepare`."""
+        self._prepared = MemoryOrderedStore.of_copy(b"".join(blocks))
+
+    def swap(self, store: MemoryOrderedStore | None) -> MemoryOrderedStore:
+        """See `StateEngine.swap`."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            raise InvariantViolation("there is no copy to swap in")
+        if store is not None:
+            store.close()
+        return prepared
 
 
 def _check_key(key: bytes) -> None:

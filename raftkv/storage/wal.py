@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 from raftkv.errors import StorageError
 from raftkv.invariant import invariant
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RecoveredLog, WalPosition
 from raftkv.storage.wal_format import segment_name
-from raftkv.storage.wal_recovery import FIRST_INDEX, RecoveredSegments
+from raftkv.storage.wal_recovery import RecoveredSegments
 from raftkv.storage.wal_segments import SegmentWriter, open_segments
 from raftkv.storage.worker import Worker
 
@@ -75,7 +76,7 @@ class WriteAheadLog:
             must_exist=must_exist,
         )
         if found is None:
-            return cls(writer, LogShape(FIRST_INDEX)), RecoveredLog(hard_state=HardState(), entries=())
+            return cls(writer, LogShape()), RecoveredLog(hard_state=HardState(), entries=())
         return cls(writer, found.shape), _report(directory, found)
 
     @property
@@ -85,8 +86,7 @@ class WriteAheadLog:
 
     async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         """See `LogStore.append`."""
-        if self._closed:
-            raise StorageError("the write-ahead log is closed")
+        self._require_open()
         batch = tuple(entries)
         problem = self._shape.violation(hard_state, batch)
         invariant(problem is None, "the write-ahead log refuses an append: {}", problem)
@@ -95,6 +95,33 @@ class WriteAheadLog:
         if self._writer.wants_next() and not self._closed:
             # Behind this append and ahead of the next one. A failure is not lost: it fails the next append.
             self._worker.run(self._writer.prepare_next).add_done_callback(_retrieve)
+
+    async def compact(self, first_kept: Index) -> None:
+        """See `LogStore.compact`. Whole segments are dropped."""
+        self._require_open()
+        last = self._shape.last_index
+        invariant(first_kept <= last + 1, "the log is to begin at entry {}, but ends at {}", first_kept, last)
+        await self._worker.run(partial(self._writer.compact, first_kept))
+        await self._delete_garbage()
+
+    async def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
+        """See `LogStore.restart`."""
+        self._require_open()
+        problem = self._shape.restart_violation(hard_state, index, term)
+        invariant(problem is None, "the write-ahead log refuses to begin anew: {}", problem)
+        state = replace(hard_state, commit=index)
+        self._shape = LogShape(index, term, state)
+        await self._worker.run(partial(self._writer.restart, state, index, term))
+        await self._delete_garbage()
+
+    async def _delete_garbage(self) -> None:
+        # One at a time, so that appends get in between: deleting a large file takes a while.
+        while not self._closed and await self._worker.run(self._writer.delete_one):
+            pass
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StorageError("the write-ahead log is closed")
 
     def size_bytes(self) -> int:
         """Bytes of all segments, preallocated room included."""
@@ -116,12 +143,17 @@ def _retrieve(future: asyncio.Future[None]) -> None:
 
 
 def _report(directory: Path, found: RecoveredSegments) -> RecoveredLog:
-    torn = found.torn
-    if torn is None:
-        return RecoveredLog(hard_state=found.hard_state, entries=tuple(found.entries))
-    return RecoveredLog(
+    log = RecoveredLog(
         hard_state=found.hard_state,
         entries=tuple(found.entries),
+        first_index=found.shape.first_index,
+        base_term=found.base.term,
+    )
+    torn = found.torn
+    if torn is None:
+        return log
+    return replace(
+        log,
         torn_bytes=torn.stop - torn.start,
         torn_at=f"{directory / segment_name(found.current.sequence)}, byte offset {torn.start}: {torn.flaw}",
     )

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Final
 
 import google_crc32c
 
 from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Term
+from raftkv.storage.log_shape import NO_HARD_STATE, NO_INDEX, NO_TERM
 
 FORMAT_VERSION: Final = 1
+BASE_NAME: Final = "base"
 SEGMENT_SUFFIX: Final = ".wal"
 
 _MAGIC: Final = b"RAFTKVWL"
@@ -30,6 +32,12 @@ _SEGMENT: Final = struct.Struct("<8sH6xQQQ")
 _SEGMENT_CRC: Final = struct.Struct("<I20x")
 """Checksum of the fields before it."""
 SEGMENT_HEADER_BYTES: Final = _SEGMENT.size + _SEGMENT_CRC.size
+
+_BASE_MAGIC: Final = b"RAFTKVLB"
+_BASE: Final = struct.Struct("<8sH6xQQQQQQ")
+"""Magic, format version, first segment; index and term of the base; term, vote (0: none), commit."""
+_BASE_END: Final = struct.Struct("<II")
+"""Previous checksum of the first record, checksum of everything before this."""
 
 _RECORD: Final = struct.Struct("<IIIIQB7x")
 """Marker, checksum, previous checksum, payload length, offset, type."""
@@ -112,6 +120,60 @@ class Batch:
 
     hard_state: HardState
     entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogBase:
+    """The state of a log at the start of one of its segments: what has to be known once all before it is gone."""
+
+    segment: int
+    """Sequence of the segment."""
+    chain: int
+    """What its first record names as the checksum before it."""
+    index: Index = NO_INDEX
+    """The last entry before the segment..."""
+    term: Term = NO_TERM
+    """...and its term."""
+    hard_state: HardState = NO_HARD_STATE
+    """The newest hard state before the segment."""
+
+    @classmethod
+    def of_restart(cls, before: int, segment: int, hard_state: HardState, index: Index, term: Term) -> LogBase:
+        """Begin a log anew, in a segment without records, where `before` is the checksum of the old log.
+
+        The new chain starts from the base itself, so that equal ends of two logs still mean equal logs.
+        """
+        base = cls(segment=segment, chain=0, index=index, term=term, hard_state=hard_state)
+        return replace(base, chain=google_crc32c.extend(before, base._fields()))
+
+    def _fields(self) -> bytes:
+        state = self.hard_state
+        return _BASE.pack(
+            *(_BASE_MAGIC, FORMAT_VERSION, self.segment, self.index, self.term),
+            *(state.term, state.vote or 0, state.commit),
+        )
+
+    def encode(self) -> bytes:
+        fields = self._fields()
+        crc = google_crc32c.value(fields + self.chain.to_bytes(4, "little"))
+        return fields + _BASE_END.pack(self.chain, crc)
+
+
+def decode_base(content: bytes) -> LogBase:
+    """Decode the base file. Raises FormatError."""
+    if len(content) != _BASE.size + _BASE_END.size:
+        raise FormatError(f"the file has {len(content)} bytes instead of {_BASE.size + _BASE_END.size}")
+    magic, version, segment, index, base_term, term, vote, commit = _BASE.unpack_from(content)
+    chain, _ = _BASE_END.unpack_from(content, _BASE.size)
+    if magic != _BASE_MAGIC:
+        raise FormatError("this is no base of a raftkv log")
+    if version != FORMAT_VERSION:
+        raise FormatError(f"format version {version}; this raftkv reads version {FORMAT_VERSION}")
+    hard_state = HardState(term=Term(term), vote=NodeId(vote) if vote else None, commit=Index(commit))
+    base = LogBase(segment=segment, chain=chain, index=Index(index), term=Term(base_term), hard_state=hard_state)
+    if content != base.encode():
+        raise FormatError("the base's checksum does not match")
+    return base
 
 
 def segment_name(sequence: int) -> str:

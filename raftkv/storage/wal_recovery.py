@@ -7,7 +7,7 @@ written last, is corruption of confirmed data: CorruptLog, never a truncation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,13 +18,16 @@ from raftkv.storage.files import FileSystem
 from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, WalPosition
 from raftkv.storage.wal_format import (
+    BASE_NAME,
     SEGMENT_HEADER_BYTES,
     SEGMENT_SUFFIX,
     Flaw,
     FormatError,
+    LogBase,
     Record,
     RecordType,
     Segment,
+    decode_base,
     decode_batch,
     decode_record,
     decode_segment,
@@ -35,9 +38,7 @@ from raftkv.storage.wal_format import (
 )
 
 FIRST_SEQUENCE = 1
-"""Sequence of the oldest segment, for as long as the log is not compacted."""
-FIRST_INDEX = Index(1)
-"""Index of the oldest entry, likewise."""
+"""Sequence of the oldest segment of a log that was neither compacted nor restarted."""
 
 _ZERO_BLOCK = bytes(1 << 16)
 
@@ -65,6 +66,14 @@ class RecoveredSegments:
     torn: TornTail | None
     shape: LogShape
     entries: list[Entry]
+    marks: tuple[LogBase, ...]
+    """Where the log may be cut, the base first: nothing after such a place reaches back behind it."""
+    garbage: tuple[int, ...]
+    """Sequences of segments before the base, which a crash kept from being deleted. Not among `segments`."""
+
+    @property
+    def base(self) -> LogBase:
+        return self.marks[0]
 
     @property
     def hard_state(self) -> HardState:
@@ -87,17 +96,31 @@ class _Image:
 
 
 def recover(files: FileSystem, directory: Path, clean_tail: WalPosition | None = None) -> RecoveredSegments | None:
-    """Read the log in `directory`; None when it has no segment yet.
+    """Read the log in `directory`; None when it has no segment and no base yet.
 
     `clean_tail` is where a clean shutdown left the log: then every byte up to it was confirmed, and any other end is
     corruption. Raises CorruptLog, naming segment, offset, what is wrong, what is lost and the way out; and OSError.
     """
     sequences = _sequences(files, directory)
-    if not sequences:
+    base = _read_base(files, directory)
+    if not sequences and base is None:
         if clean_tail is not None:
             _refuse(directory / segment_name(FIRST_SEQUENCE), 0, "the segment is missing", Index(0))
         return None
-    return _Recovery(files, directory, sequences).run(clean_tail)
+    return _Recovery(files, directory, sequences, base or LogBase(segment=FIRST_SEQUENCE, chain=0)).run(clean_tail)
+
+
+def _read_base(files: FileSystem, directory: Path) -> LogBase | None:
+    path = directory / BASE_NAME
+    if BASE_NAME not in files.names(directory):
+        return None
+    file = files.open(path)
+    try:
+        return decode_base(file.pread(file.size(), 0))
+    except FormatError as error:
+        _refuse(path, 0, str(error), Index(0))
+    finally:
+        file.close()
 
 
 def _sequences(files: FileSystem, directory: Path) -> list[int]:
@@ -119,13 +142,16 @@ def _refuse(path: Path, offset: int, problem: str, last_good: Index) -> NoReturn
 
 
 class _Recovery:
-    def __init__(self, files: FileSystem, directory: Path, sequences: list[int]) -> None:
+    def __init__(self, files: FileSystem, directory: Path, sequences: list[int], base: LogBase) -> None:
         self._files = files
         self._directory = directory
-        self._sequences = sequences
-        self._shape = LogShape(FIRST_INDEX)
+        self._sequences = [sequence for sequence in sequences if sequence >= base.segment]
+        self._garbage = tuple(sequence for sequence in sequences if sequence < base.segment)
+        self._base = base
+        self._shape = LogShape(base.index, base.term, base.hard_state)
         self._entries: list[Entry] = []
-        self._crc = 0
+        self._crc = base.chain
+        self._marks: list[LogBase] = []
 
     def run(self, clean_tail: WalPosition | None) -> RecoveredSegments:
         self._check_sequence()
@@ -145,6 +171,7 @@ class _Recovery:
                     # The next segment was begun, so everything in this one had been confirmed (raft-bugs 35).
                     self._refuse(before.path, torn.start, f"{torn.flaw}, in a segment that is not the last one")
                 written = image
+                self._mark(sequence)
                 last, end, torn = self._replay(image)
             before = image
         if written is None:
@@ -154,6 +181,9 @@ class _Recovery:
             self._refuse(
                 written.path, end, f"the log ends here, but a clean shutdown left its end at {_describe(clean_tail)}"
             )
+        # What lies before the base is committed, whatever the last hint said.
+        state = self._shape.hard_state
+        self._shape.hard_state = replace(state, commit=max(state.commit, self._base.index))
         return RecoveredSegments(
             segments=tuple(segments),
             current=written.segment,
@@ -162,10 +192,19 @@ class _Recovery:
             torn=torn,
             shape=self._shape,
             entries=self._entries,
+            marks=tuple(self._marks),
+            garbage=self._garbage,
         )
 
+    def _mark(self, sequence: int) -> None:
+        shape = self._shape
+        last = shape.last_index
+        self._marks.append(LogBase(sequence, self._crc, last, shape.term_at(last), shape.hard_state))
+
     def _check_sequence(self) -> None:
-        for expected, sequence in enumerate(self._sequences, FIRST_SEQUENCE):
+        if not self._sequences:
+            self._refuse(self._path(self._base.segment), 0, f"the segment is missing, though {BASE_NAME} names it")
+        for expected, sequence in enumerate(self._sequences, self._base.segment):
             if sequence != expected:
                 self._refuse(self._path(expected), 0, f"the segment is missing, though {segment_name(sequence)} exists")
 
@@ -220,7 +259,10 @@ class _Recovery:
         self._shape.advance(batch.hard_state, batch.entries)
         if batch.entries:
             # Truncation is logical: the later record wins (raft-bugs 36).
-            del self._entries[batch.entries[0].index - self._shape.first_index :]
+            first = batch.entries[0].index
+            while self._marks[-1].index >= first:
+                self._marks.pop()
+            del self._entries[first - self._shape.first_index :]
             self._entries.extend(batch.entries)
 
     def _path(self, sequence: int) -> Path:

@@ -1,22 +1,29 @@
 """Writes the segments of a log. Synchronous; everything here runs in the thread that owns the log.
 
-Nothing is ever overwritten but a torn tail, nothing confirmed is ever removed: a truncated suffix stays on disk and
-loses against the records after it at replay, so there is no truncation for a crash to interrupt (raft-bugs 36).
+Nothing is ever overwritten but a torn tail. A truncated suffix stays on disk and loses against the records after it at
+replay, so there is no truncation for a crash to interrupt (raft-bugs 36).
+
+The front of the log goes by whole segments, and in one step: a new base file, which names the first segment that
+counts. What lies before it is garbage from that moment on, however much of it a crash leaves behind (raft-bugs 28).
 """
 
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from raftkv.errors import CorruptLog, StorageError
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all, write_zeros
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.wal_format import (
+    BASE_NAME,
     SEGMENT_HEADER_BYTES,
+    Batch,
+    LogBase,
     RecordType,
     Segment,
     encode_batch,
@@ -62,6 +69,15 @@ class SegmentWriter:
         self._zeroed = 0
         """Where the blocks end that were written, and not only reserved, in this segment; 0: not known."""
         self._next: tuple[Segment, File] | None = None
+        self._last = Index(0)
+        self._last_term = Term(0)
+        self._hard_state = HardState()
+        self._marks: list[LogBase] = []
+        """Where the log may be cut, the base first: nothing after such a place reaches back behind it."""
+        self._sizes: dict[int, int] = {}
+        """Bytes of every segment."""
+        self._garbage: deque[int] = deque()
+        """Sequences of the segments that count no more and are still to be deleted, oldest first."""
 
     @property
     def tail(self) -> WalPosition:
@@ -82,7 +98,7 @@ class SegmentWriter:
         """Make one batch durable. Raises StorageError."""
         with self._fatal():
             for part in split_batch(hard_state, entries, self._record_limit_bytes):
-                self._append_record(encode_batch(part.hard_state, part.entries))
+                self._append_record(part)
 
     def prepare_next(self) -> None:
         """Create the segment after this one ahead of need, so that no append waits for it. Raises StorageError."""
@@ -90,6 +106,44 @@ class SegmentWriter:
         with self._fatal():
             if due:
                 self._next = self._create(self._segment.sequence + 1, self._segment_bytes)
+
+    def compact(self, first_kept: Index) -> None:
+        """Let go of the segments that hold only entries below `first_kept`; `delete_one` deletes them."""
+        with self._fatal():
+            cuts = [mark for mark in self._marks if mark.index < first_kept]
+            if len(cuts) > 1:
+                self._rebase(cuts[-1])
+                del self._marks[: len(cuts) - 1]
+
+    def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
+        """Begin anew after entry `index`, in a segment without records; `delete_one` deletes the others."""
+        with self._fatal():
+            fresh = None
+            if self._offset > SEGMENT_HEADER_BYTES:
+                fresh, self._next = self._next, None
+                fresh = fresh or self._create(self._segment.sequence + 1, self._segment_bytes)
+            segment = fresh[0] if fresh else self._segment
+            base = LogBase.of_restart(self._crc, segment.sequence, hard_state, index, term)
+            self._rebase(base)
+            self._marks = [base]
+            self._last, self._last_term, self._hard_state, self._crc = index, term, hard_state, base.chain
+            if fresh:
+                self._file.close()
+                self._segment, self._file = fresh
+                self._offset = SEGMENT_HEADER_BYTES
+                self._zeroed = 0
+
+    def delete_one(self) -> bool:
+        """Delete one of the segments let go of; say whether there are more.
+
+        Nothing waits for the deletions to be durable: a segment that comes back is deleted when the log is opened.
+        """
+        with self._fatal():
+            if self._garbage:
+                sequence = self._garbage.popleft()
+                self._files.unlink(self._path(sequence))
+                self._size_bytes -= self._sizes.pop(sequence)
+        return bool(self._garbage)
 
     @property
     def failure(self) -> str:
@@ -106,6 +160,7 @@ class SegmentWriter:
         """Create the first segment of an empty log."""
         with self._fatal():
             self._segment, self._file = self._create(FIRST_SEQUENCE, self._segment_bytes)
+            self._marks = [LogBase(segment=FIRST_SEQUENCE, chain=0)]
 
     def resume(self, found: RecoveredSegments) -> None:
         """Go on after what was recovered, once the disk holds exactly that and holds it durably.
@@ -117,7 +172,11 @@ class SegmentWriter:
         with self._fatal():
             self._segment, self._offset, self._crc = found.current, found.tail.offset, found.tail.crc
             self._file = self._files.open(self._path(found.current.sequence))
-            self._size_bytes = sum(segment.size for segment in found.segments)
+            self._sizes = {segment.sequence: segment.size for segment in found.segments}
+            self._size_bytes = sum(self._sizes.values())
+            self._marks = list(found.marks)
+            self._last, self._hard_state = found.shape.last_index, found.hard_state
+            self._last_term = found.shape.term_at(self._last)
             if found.torn is not None:
                 write_zeros(self._file, found.torn.start, found.torn.stop)
             if found.last_record is not None:
@@ -128,7 +187,8 @@ class SegmentWriter:
             if prepared.sequence > found.current.sequence:
                 self._next = prepared, self._files.open(self._path(prepared.sequence))
 
-    def _append_record(self, payload: bytes) -> None:
+    def _append_record(self, batch: Batch) -> None:
+        payload = encode_batch(batch.hard_state, batch.entries)
         room = record_bytes(len(payload))
         if self._offset + room > self._segment.size:
             self._roll(SEGMENT_HEADER_BYTES + room)
@@ -139,6 +199,17 @@ class SegmentWriter:
         self._file.fdatasync()
         self._offset += len(record)
         self._crc = crc
+        self._hard_state = batch.hard_state
+        if batch.entries:
+            while self._marks[-1].index >= batch.entries[0].index:
+                self._marks.pop()
+            self._last, self._last_term = batch.entries[-1].index, batch.entries[-1].term
+
+    def _rebase(self, base: LogBase) -> None:
+        """Make `base` the beginning of the log, durably: the one step in which a cut or a restart happens."""
+        first = self._marks[0].segment
+        publish_file(self._files, self._directory / BASE_NAME, base.encode()).close()
+        self._garbage.extend(range(first, base.segment))
 
     def _zero_ahead(self, least: int) -> None:
         """Write zeros over the zeros ahead, at least up to `least`; the next sync flushes them.
@@ -168,18 +239,20 @@ class SegmentWriter:
         self._segment, self._file = following
         self._offset = SEGMENT_HEADER_BYTES
         self._zeroed = 0
+        self._marks.append(LogBase(self._segment.sequence, self._crc, self._last, self._last_term, self._hard_state))
 
     def _create(self, sequence: int, size: int) -> tuple[Segment, File]:
         """Create a segment, or replace an empty one; it and its name are durable on return (raft-bugs 33)."""
         segment = Segment(sequence=sequence, nonce=self._make_nonce(), size=size)
         file = publish_file(self._files, self._path(sequence), segment.encode(), reserve_bytes=size)
         self._size_bytes += size
+        self._sizes[sequence] = size
         return segment, file
 
     def _discard(self, segment: Segment, file: File) -> None:
         """Let go of an empty segment that is about to be replaced."""
         file.close()
-        self._size_bytes -= segment.size
+        self._size_bytes -= self._sizes.pop(segment.sequence)
 
     def _path(self, sequence: int) -> Path:
         return self._directory / segment_name(sequence)
@@ -228,7 +301,7 @@ def open_segments(
                 f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone. "
                 "The way out: put the log back; a node that lost its disk must not come back under its old id"
             )
-        _remove_unpublished(files, directory)
+        _clean_up(files, directory, found.garbage if found else ())
     except OSError as error:
         raise StorageError(describe_os_error(directory, error)) from error
     if found is None:
@@ -238,12 +311,15 @@ def open_segments(
     return writer, found
 
 
-def _remove_unpublished(files: FileSystem, directory: Path) -> None:
+def _clean_up(files: FileSystem, directory: Path, garbage: Sequence[int]) -> None:
     for name in files.names(directory):
         if name.endswith(TEMPORARY_SUFFIX):
             files.unlink(directory / name)
-    # Also makes durable what a process that died had renamed but not yet synced.
+    # Also makes durable what a process that died had renamed but not yet synced: before anything is deleted because of
+    # it, since an old base without its segments would be a lost log.
     files.fsync_dir(directory)
+    for sequence in garbage:
+        files.unlink(directory / segment_name(sequence))
 
 
 def describe_os_error(path: Path, error: OSError) -> str:

@@ -40,8 +40,10 @@ class ClusterError(RaftKVError):
 class NodeProcess:
     """One node. Its addresses and its data directory stay the same over restarts."""
 
-    def __init__(self, cluster: LocalCluster, node_id: int) -> None:
+    def __init__(self, cluster: LocalCluster, node_id: int, *, joins: bool = False) -> None:
         self.id = node_id
+        self.joins = joins
+        """It was not among the founders: it enters the running cluster."""
         self.client_address = self._reserve_address()
         self.peer_address = self._reserve_address()
         self.data_dir = cluster.directory / f"node-{node_id}"
@@ -66,7 +68,10 @@ class NodeProcess:
         """Return the command line that runs this node."""
         arguments = ["--id", str(self.id), "--data-dir", str(self.data_dir), "--listen", self.client_address]
         for node in self._cluster.nodes:
-            arguments += ["--member", f"{node.id}={node.peer_address}"]
+            if not self.joins and not node.joins:
+                arguments += ["--member", f"{node.id}={node.peer_address}"]
+            elif self.joins and node is not self:
+                arguments += ["--join", node.client_address]
             dialled = self._cluster.dial_address(self.id, node.id)
             if node.id != self.id and dialled is not None:
                 arguments += ["--peer-dial", f"{node.id}={dialled}"]
@@ -197,11 +202,29 @@ class LocalCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.dial = dial
         self.nodes = [NodeProcess(self, node_id) for node_id in range(1, size + 1)]
+        self._arguments = list(arguments)
         for node in self.nodes:
             node.extra_arguments += arguments
 
     def node(self, node_id: int) -> NodeProcess:
-        return self.nodes[node_id - 1]
+        return next(node for node in self.nodes if node.id == node_id)
+
+    async def add(self, *, witness: bool = False, start: bool = True) -> NodeProcess:
+        """Add a node to the running cluster, as a learner or a witness, and start it. Raises RaftKVError."""
+        node = NodeProcess(self, max(one.id for one in self.nodes) + 1, joins=True)
+        node.extra_arguments += self._arguments
+        async with AsyncClient(self.endpoints) as client:
+            await client.add_member(node.id, node.peer_address, witness=witness)
+        self.nodes.append(node)
+        if start:
+            await node.start()
+        return node
+
+    async def discard(self, node_id: int) -> None:
+        """Stop a node that was removed from the cluster, and forget it."""
+        node = self.node(node_id)
+        await node.stop()
+        self.nodes.remove(node)
 
     def dial_address(self, source: int, target: int) -> str | None:
         """Return where `source` dials `target`; None: at its own address."""
@@ -253,7 +276,8 @@ class LocalCluster:
                 async with asyncio.timeout(timeout_s):
                     while True:
                         statuses = await asyncio.gather(*(_ask(client, endpoint) for endpoint in self.endpoints))
-                        if _all_applied(statuses) and (state := await self._common_state(client)) is not None:
+                        keepers = [one.endpoint for one in statuses if one is not None and not one.is_witness]
+                        if _all_applied(statuses) and (state := await self._common_state(client, keepers)) is not None:
                             return state
                         await asyncio.sleep(POLL_S)
             except TimeoutError:
@@ -287,10 +311,10 @@ class LocalCluster:
         if self._temporary:
             await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
-    async def _common_state(self, client: AsyncClient) -> StateHash | None:
-        """Return the state of all nodes; None while they are not at the same index. Raises ClusterError."""
+    async def _common_state(self, client: AsyncClient, endpoints: Sequence[str]) -> StateHash | None:
+        """Return the state of all these nodes; None while they are not at the same index. Raises ClusterError."""
         try:
-            states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in self.endpoints))
+            states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in endpoints))
         except RaftKVError:
             return None
         first = states[0]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,
     HeartbeatRequest,
     HeartbeatResponse,
+    InstallSnapshot,
     Message,
     PreVoteRequest,
     PreVoteResponse,
@@ -16,6 +18,7 @@ from raftkv.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
+from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.types import Entry, EntryKind, Index, NodeId, Term
 from raftkv.v1 import peer_pb2 as pb
 
@@ -65,7 +68,8 @@ def to_proto(message: Message) -> pb.RaftMessage:
             )
         case HeartbeatResponse():
             return pb.RaftMessage(
-                term=term, heartbeat_response=pb.HeartbeatResponse(read_sequence=message.read_sequence)
+                term=term,
+                heartbeat_response=pb.HeartbeatResponse(read_sequence=message.read_sequence, priority=message.priority),
             )
         case PreVoteRequest():
             return pb.RaftMessage(
@@ -84,6 +88,11 @@ def to_proto(message: Message) -> pb.RaftMessage:
             )
         case VoteResponse():
             return pb.RaftMessage(term=term, vote_response=pb.VoteResponse(granted=message.granted))
+        case InstallSnapshot():
+            return pb.RaftMessage(
+                term=term,
+                install_snapshot=pb.InstallSnapshot(snapshot=snapshot_to_proto(message.snapshot), bare=message.bare),
+            )
         case TimeoutNow():
             return pb.RaftMessage(term=term, timeout_now=pb.TimeoutNow())
         case _:
@@ -131,6 +140,7 @@ def from_proto(message: pb.RaftMessage, *, sender: NodeId, receiver: NodeId) -> 
                 receiver=receiver,
                 term=term,
                 read_sequence=message.heartbeat_response.read_sequence,
+                priority=message.heartbeat_response.priority,
             )
         case "pre_vote_request":
             ask = message.pre_vote_request
@@ -157,10 +167,35 @@ def from_proto(message: pb.RaftMessage, *, sender: NodeId, receiver: NodeId) -> 
             )
         case "vote_response":
             return VoteResponse(sender=sender, receiver=receiver, term=term, granted=message.vote_response.granted)
+        case "install_snapshot":
+            return InstallSnapshot(
+                sender=sender,
+                receiver=receiver,
+                term=term,
+                snapshot=snapshot_from_proto(message.install_snapshot.snapshot, term),
+                bare=message.install_snapshot.bare,
+            )
         case "timeout_now":
             return TimeoutNow(sender=sender, receiver=receiver, term=term)
         case _:
             raise MalformedMessage("a message without a known body")
+
+
+def snapshot_to_proto(snapshot: Snapshot) -> pb.SnapshotPoint:
+    """Return the wire form of `snapshot`."""
+    return pb.SnapshotPoint(
+        index=snapshot.index, term=snapshot.term, configuration=encode_configuration(snapshot.configuration)
+    )
+
+
+def snapshot_from_proto(point: pb.SnapshotPoint, term: Term) -> Snapshot:
+    """Return the core's form of `point`, sent in `term`. Raises MalformedMessage."""
+    if not (point.index > 0 and 0 < point.term <= term):
+        raise MalformedMessage(f"a snapshot of entry {point.index} of term {point.term}, in term {term}")
+    try:
+        return Snapshot(Index(point.index), Term(point.term), decode_configuration(point.configuration))
+    except ValueError as error:
+        raise MalformedMessage(f"a snapshot with a configuration that cannot be read: {error}") from error
 
 
 def _entries(append: pb.AppendRequest, term: Term) -> tuple[Entry, ...]:
@@ -176,5 +211,10 @@ def _entries(append: pb.AppendRequest, term: Term) -> tuple[Entry, ...]:
             kind = EntryKind(entry.kind)
         except ValueError as error:
             raise MalformedMessage(f"entry {entry.index} is of unknown kind {entry.kind}") from error
+        if kind is EntryKind.CONFIGURATION:
+            try:
+                decode_configuration(entry.data)
+            except ValueError as error:
+                raise MalformedMessage(f"entry {entry.index}: {error}") from error
         entries.append(Entry(Term(entry.term), Index(entry.index), kind, entry.data))
     return tuple(entries)

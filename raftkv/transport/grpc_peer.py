@@ -1,15 +1,16 @@
 """The transport over gRPC: one long-lived stream per direction between each two nodes.
 
 A node dials each of its peers and only sends on that stream; what the peers send comes in on streams that they dialled.
-The first frame introduces the caller. A node that belongs to another cluster, means another node, or is not a member is
-refused there, before one of its messages is looked at.
+The first frame introduces the caller. A node that belongs to another cluster, means another node, or has another disk
+than the one known under its id is refused there, before one of its messages is looked at. One that is no member, as far
+as this node knows, is heard: members are learned from the log, and that comes over these very streams.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from raftkv.errors import DataDirectoryMismatch, ShuttingDown
 from raftkv.raft import Message, NodeId
+from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
-from raftkv.transport.protocols import Receiver, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2 as pb
 from raftkv.v1.peer_pb2_grpc import PeerStub
 
@@ -38,6 +41,7 @@ FRAME_BYTES = 2 << 20
 
 HELLO_TIMEOUT_S = 2.0
 RETRY_S = 0.1
+DRAIN_TIMEOUT_S = 1.0
 
 log = structlog.get_logger("raftkv.transport")
 
@@ -50,36 +54,108 @@ class Identity:
     node_id: NodeId
     client_address: str
     """host:port under which clients reach this node."""
+    peer_address: str = ""
+    """host:port under which peers reach this node."""
+    incarnation: int = 0
+    """Names the disk behind the id (`raftkv.server.peer_book`)."""
 
 
 class GrpcTransport(Transport):
     """The sending half, and the book of who is who. The receiving half is `PeerStreams`."""
 
-    def __init__(self, identity: Identity, dial: Mapping[NodeId, str]) -> None:
-        """`dial` maps each peer to the host:port to connect to."""
+    def __init__(
+        self,
+        identity: Identity,
+        members: Mapping[NodeId, str],
+        *,
+        dial: Mapping[NodeId, str] | None = None,
+        admits: Callable[[NodeId, int], bool] = lambda node, incarnation: True,
+    ) -> None:
+        """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
+
+        `admits` says whether a peer's incarnation is the one known under its id.
+        """
         self.identity = identity
-        self.members = frozenset(dial) | {identity.node_id}
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
         """Where clients reach each node, as far as it has been heard."""
-        self._links = {peer: _Link(self, peer, address) for peer, address in dial.items()}
+        self.admits = admits
+        self._dial = dial or {}
+        self._links: dict[NodeId, _Link] = {}
+        self._members: frozenset[NodeId] = frozenset()
+        self._ending: set[asyncio.Task[None]] = set()
         self._receiver: Receiver | None = None
+        self._wanted = dict(members)
 
     async def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        for link in self._links.values():
-            link.start()
+        self.reconfigure(self._wanted)
+
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        self._wanted = dict(members)
+        self._members = frozenset(members) - {self.identity.node_id}
+        if self._receiver is None:
+            return
+        for peer in self._members:
+            self._connect(peer, members[peer])
+        for peer in [peer for peer in self._links if peer not in self._members]:
+            self._disconnect(peer)
+
+    def greeted_by(self, peer: NodeId, client_address: str, peer_address: str) -> None:
+        """A stream from `peer` begins. One that is no member yet, as far as is known here, must be answered too."""
+        self.client_addresses[peer] = client_address
+        if self._receiver is not None and peer not in self._links and peer_address:
+            self._connect(peer, peer_address)
+
+    def left_by(self, peer: NodeId) -> None:
+        """The stream from `peer` has ended."""
+        self.report_lost(peer)
+        if peer not in self._members and peer in self._links:
+            self._disconnect(peer)
 
     def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            self._links[message.receiver].send(message)
+            link = self._links.get(message.receiver)
+            if link is not None:
+                link.send(message)
 
-    def stub(self, peer: NodeId) -> PeerAsyncStub:
-        """Return a stub on the channel to `peer`, for calls beside the stream (forwarding)."""
-        return self._links[peer].stub
+    def stub(self, peer: NodeId) -> PeerAsyncStub | None:
+        """Return a stub on the channel to `peer`, for calls beside the stream; None where there is no way to it."""
+        link = self._links.get(peer)
+        return None if link is None else link.stub
+
+    async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
+        stub = self.stub(peer)
+        if stub is None:
+            raise CheckpointNotSent(f"no way to node {peer} is known")
+        await checkpoints.send(stub, self.identity.cluster_id, checkpoint)
+
+    async def begin_checkpoint(self, manifest: bytes) -> Incoming:
+        """Let the driver take a checkpoint in. Raises RaftKVError."""
+        if self._receiver is None:
+            raise ShuttingDown("the node does not run")
+        return await self._receiver.begin_checkpoint(manifest)
 
     async def close(self) -> None:
         self._receiver = None
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        for peer in list(self._links):
+            self._disconnect(peer)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    def _connect(self, peer: NodeId, address: str) -> None:
+        address = self._dial.get(peer, address)
+        known = self._links.get(peer)
+        if known is not None and known.address == address:
+            return
+        if known is not None:
+            self._disconnect(peer)
+        self._links[peer] = link = _Link(self, peer, address)
+        link.start()
+
+    def _disconnect(self, peer: NodeId) -> None:
+        task = asyncio.create_task(self._links.pop(peer).close(drain=self._receiver is not None))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def deliver(self, messages: Sequence[Message]) -> None:
         """Hand incoming messages to the driver; before `start` and after `close` they are dropped."""
@@ -89,6 +165,10 @@ class GrpcTransport(Transport):
     def report_unreachable(self, peer: NodeId) -> None:
         if self._receiver is not None:
             self._receiver.on_unreachable(peer)
+
+    def report_lost(self, peer: NodeId) -> None:
+        if self._receiver is not None:
+            self._receiver.on_connection_lost(peer)
 
     def report_failure(self, error: BaseException) -> None:
         if self._receiver is not None:
@@ -102,7 +182,7 @@ class _Link:
         self.connected = False
         self._transport = transport
         self._peer = peer
-        self._address = address
+        self.address = address
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -110,6 +190,7 @@ class _Link:
         self.stub = PeerStub(self._channel)
         self._task: asyncio.Task[None] | None = None
         self._last_complaint = ""
+        self._ending = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"peer-link-{self._peer}")
@@ -128,24 +209,30 @@ class _Link:
         self._queued_bytes += size
         self._wake.set()
 
-    async def close(self) -> None:
+    async def close(self, *, drain: bool) -> None:
+        """End the link. With `drain`, what is queued leaves first, if that does not take long."""
+        self._ending = True
+        self._wake.set()
         if self._task is not None:
+            if drain and self.connected:
+                await asyncio.wait([self._task], timeout=DRAIN_TIMEOUT_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
 
     async def _run(self) -> None:
-        while True:
+        while not self._ending:
             try:
                 await self._stream()
-                self._disconnected("the peer ended the stream")
+                self._disconnected("the peer ended the stream", lost=True)
             except grpc.aio.AioRpcError as error:
-                self._disconnected(f"{error.code().name}: {error.details()}")
+                lost = error.code() is grpc.StatusCode.UNAVAILABLE
+                self._disconnected(f"{error.code().name}: {error.details()}", lost=lost)
             except TimeoutError:
                 self._disconnected(f"no answer to the greeting within {HELLO_TIMEOUT_S} s")
             except asyncio.InvalidStateError:
                 # What a write raises when the stream has ended and the pending read has not been told yet.
-                self._disconnected("the stream ended under a write")
+                self._disconnected("the stream ended under a write", lost=True)
             # The channel has its own back-off for connecting; this one is for streams that end at once.
             await asyncio.sleep(RETRY_S)
 
@@ -164,6 +251,8 @@ class _Link:
                 to=self._peer,
                 protocol_version=PROTOCOL_VERSION,
                 client_address=identity.client_address,
+                peer_address=identity.peer_address,
+                incarnation=identity.incarnation,
             )
             setattr(hello, "from", identity.node_id)
             async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -171,8 +260,11 @@ class _Link:
                 reply = await call.read()
             if not isinstance(reply, pb.HelloReply):
                 return
+            if reply.verdict == pb.OTHER_DISK:
+                self._transport.report_failure(DataDirectoryMismatch(reply.reason))
+                return
             self._transport.client_addresses[self._peer] = reply.client_address
-            log.info("connected to peer", peer=self._peer, address=self._address)
+            log.info("connected to peer", peer=self._peer, address=self.address)
             self._last_complaint = ""
             self.connected = True
             await self._pump(call)
@@ -187,6 +279,8 @@ class _Link:
             while not end.done():
                 if self._queue:
                     await call.write(self._next_frame())
+                elif self._ending:
+                    return
                 else:
                     self._wake.clear()
                     await self._wake.wait()
@@ -208,14 +302,18 @@ class _Link:
         self._queue.clear()
         self._queued_bytes = 0
 
-    def _disconnected(self, reason: str) -> None:
+    def _disconnected(self, reason: str, *, lost: bool = False) -> None:
         was_connected = self.connected
         self.connected = False
         self._drop_queue()
+        if self._ending:
+            return  # it was ended here: nothing is wrong with the peer
         if was_connected:
             self._transport.report_unreachable(self._peer)
+        if lost:
+            self._transport.report_lost(self._peer)
         if was_connected or reason != self._last_complaint:
-            log.warning("no connection to peer", peer=self._peer, address=self._address, reason=reason)
+            log.warning("no connection to peer", peer=self._peer, address=self.address, reason=reason)
             self._last_complaint = reason
 
 
@@ -224,6 +322,8 @@ class PeerStreams:
 
     def __init__(self, transport: GrpcTransport) -> None:
         self._transport = transport
+        self._newest: dict[NodeId, AsyncIterator[pb.PeerFrame]] = {}
+        """The stream that each peer opened last."""
 
     async def serve(
         self, requests: AsyncIterator[pb.PeerFrame], context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply]
@@ -232,6 +332,7 @@ class PeerStreams:
         frames = _decoded(requests)
         identity = self._transport.identity
         who = "it"
+        sender = None
         try:
             first = await anext(frames, None)
             if first is None or not first.HasField("hello"):
@@ -241,9 +342,16 @@ class PeerStreams:
             if refusal is not None:
                 await self.refuse(context, refusal)
                 return
-            sender = NodeId(getattr(first.hello, "from"))
-            who = f"node {sender}"
-            self._transport.client_addresses[sender] = first.hello.client_address
+            caller = NodeId(getattr(first.hello, "from"))
+            who = f"node {caller}"
+            if not self._transport.admits(caller, first.hello.incarnation):
+                reason = _other_disk(caller, identity.node_id)
+                log.warning("refused a peer connection", peer=context.peer(), reason=reason)
+                yield pb.HelloReply(verdict=pb.OTHER_DISK, reason=reason)
+                return
+            sender = caller
+            self._newest[sender] = frames
+            self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address)
             yield pb.HelloReply(client_address=identity.client_address)
             async for frame in frames:
                 self._transport.deliver(
@@ -251,6 +359,11 @@ class PeerStreams:
                 )
         except MalformedMessage as error:
             await self.refuse(context, f"{who} sent {error}")
+        finally:
+            # Unless it has opened another one: then it lives.
+            if sender is not None and self._newest.get(sender) is frames:
+                del self._newest[sender]
+                self._transport.left_by(sender)
 
     def judge(self, hello: pb.Hello) -> str | None:
         """Return why the caller is not to be listened to; None when it is."""
@@ -262,7 +375,7 @@ class PeerStreams:
             return f"cluster {hello.cluster_id:016x}; this node is of cluster {identity.cluster_id:016x}"
         if hello.to != identity.node_id:
             return f"it looks for node {hello.to}; this is node {identity.node_id}"
-        if sender not in self._transport.members or sender == identity.node_id:
+        if sender in (0, identity.node_id):
             return f"node {sender} is not a peer of node {identity.node_id}"
         return None
 
@@ -270,6 +383,14 @@ class PeerStreams:
         """Log and end the stream; nothing of it has reached the core."""
         log.warning("refused a peer connection", peer=context.peer(), reason=reason)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {reason}")
+
+
+def _other_disk(node: NodeId, by: NodeId) -> str:
+    return (
+        f"node {node} was a member of this cluster with another disk, says node {by}: this one has forgotten its votes "
+        f"and all that it acknowledged. The way out: run `raftkv member remove {node}` against a node that is well, "
+        "add a new id with `raftkv member add`, and start that one with an empty data directory and --join"
+    )
 
 
 async def _decoded(requests: AsyncIterator[pb.PeerFrame]) -> AsyncIterator[pb.PeerFrame]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from raftkv.errors import RaftKVError
 from raftkv.raft import Message, NodeId
-from raftkv.transport.protocols import Receiver, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
+
+PIECE_BYTES = 64 << 10
 
 
 class MemoryHub:
@@ -36,6 +39,18 @@ class MemoryHub:
     def detach(self, node: NodeId) -> None:
         self._receivers.pop(node, None)
 
+    def require_link(self, sender: NodeId, receiver: NodeId) -> None:
+        """Raise CheckpointNotSent where nothing gets through."""
+        if receiver not in self._receivers or (sender, receiver) in self._cut:
+            raise CheckpointNotSent(f"node {receiver} cannot be reached")
+
+    async def begin_checkpoint(self, sender: NodeId, receiver: NodeId, manifest: bytes) -> Incoming:
+        self.require_link(sender, receiver)
+        try:
+            return await self._receivers[receiver].begin_checkpoint(manifest)
+        except RaftKVError as error:
+            raise CheckpointNotSent(error.message) from error
+
     def deliver(self, sender: NodeId, receiver: NodeId, messages: Sequence[Message]) -> None:
         target = self._receivers.get(receiver)
         if target is not None and (sender, receiver) not in self._cut:
@@ -52,6 +67,9 @@ class MemoryTransport(Transport):
     async def start(self, receiver: Receiver) -> None:
         self._hub.attach(self._node, receiver)
 
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        pass  # the hub knows everybody
+
     def send(self, messages: Sequence[Message]) -> None:
         loop = asyncio.get_running_loop()
         by_receiver: dict[NodeId, list[Message]] = {}
@@ -59,6 +77,19 @@ class MemoryTransport(Transport):
             by_receiver.setdefault(message.receiver, []).append(message)
         for receiver, batch in by_receiver.items():
             loop.call_soon(self._hub.deliver, self._node, receiver, batch)
+
+    async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
+        incoming = await self._hub.begin_checkpoint(self._node, peer, checkpoint.encoded_manifest())
+        try:
+            offset = incoming.offset
+            while offset < checkpoint.size_bytes():
+                piece = await checkpoint.read_chunk(offset, PIECE_BYTES)
+                self._hub.require_link(self._node, peer)
+                offset = await incoming.write_chunk(piece.offset, piece.data, piece.crc)
+            await incoming.finish()
+            self._hub.require_link(peer, self._node)
+        except RaftKVError as error:
+            raise CheckpointNotSent(error.message) from error
 
     async def close(self) -> None:
         self._hub.detach(self._node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from raftkv.raft import Message, NodeId
@@ -19,9 +19,63 @@ class Receiver(Protocol):
         """Messages to `peer` may have been lost: a connection broke, or a queue overflowed."""
         ...
 
+    def on_connection_lost(self, peer: NodeId) -> None:
+        """A connection to or from `peer` was refused or reset: its process may be gone. A hint, nothing more."""
+        ...
+
+    async def begin_checkpoint(self, manifest: bytes) -> Incoming:
+        """A peer has a checkpoint to send. Raises RaftKVError to refuse it."""
+        ...
+
     def on_failure(self, error: BaseException) -> None:
         """The transport has a bug and no longer does its work; the node must stop."""
         ...
+
+
+class Piece(Protocol):
+    """A part of a checkpoint."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def crc(self) -> int: ...
+
+
+class Outgoing(Protocol):
+    """A checkpoint to send (`storage.checkpoint_store.Sending`)."""
+
+    def encoded_manifest(self) -> bytes: ...
+
+    async def read_chunk(self, offset: int, size: int) -> Piece:
+        """Read up to `size` bytes at `offset`, fewer at the end."""
+        ...
+
+    def size_bytes(self) -> int: ...
+
+
+class Incoming(Protocol):
+    """A checkpoint that is being received (`storage.checkpoint_store.Receiving`)."""
+
+    @property
+    def offset(self) -> int:
+        """Where to go on."""
+        ...
+
+    async def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
+        """Take a piece; return where to go on."""
+        ...
+
+    async def finish(self) -> object:
+        """Verify and publish."""
+        ...
+
+
+class CheckpointNotSent(Exception):
+    """A checkpoint did not reach its receiver whole. It can be tried again, and goes on where it ended."""
 
 
 class Transport(Protocol):
@@ -35,8 +89,19 @@ class Transport(Protocol):
         """Begin to deliver to `receiver`, and to connect to peers."""
         ...
 
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        """From now on these are the members (this node may be among them), and where they are."""
+        ...
+
     def send(self, messages: Sequence[Message]) -> None:
         """Queue messages for their receivers. Returns at once; what has no room or no connection is dropped."""
+        ...
+
+    async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
+        """Return when `peer` holds the checkpoint, whole, verified and durable. Beside the messages: never ahead.
+
+        Raises CheckpointNotSent.
+        """
         ...
 
     async def close(self) -> None:

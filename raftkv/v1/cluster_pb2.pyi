@@ -41,6 +41,29 @@ CANDIDATE: Role.ValueType  # 3
 LEADER: Role.ValueType  # 4
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _MemberKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MemberKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEMBER_KIND_UNSPECIFIED: _MemberKind.ValueType  # 0
+    VOTER: _MemberKind.ValueType  # 1
+    LEARNER: _MemberKind.ValueType  # 2
+    """Is sent the log, and decides nothing."""
+    WITNESS: _MemberKind.ValueType  # 3
+    """Votes and holds the log's terms and indexes, but no data. Never leads, answers no reads."""
+
+class MemberKind(_MemberKind, metaclass=_MemberKindEnumTypeWrapper): ...
+
+MEMBER_KIND_UNSPECIFIED: MemberKind.ValueType  # 0
+VOTER: MemberKind.ValueType  # 1
+LEARNER: MemberKind.ValueType  # 2
+"""Is sent the log, and decides nothing."""
+WITNESS: MemberKind.ValueType  # 3
+"""Votes and holds the log's terms and indexes, but no data. Never leads, answers no reads."""
+Global___MemberKind: _TypeAlias = MemberKind  # noqa: Y015
+
 @_typing.final
 class Member(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -48,20 +71,27 @@ class Member(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PEER_ADDRESS_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     peer_address: _builtins.str
     client_address: _builtins.str
     """Where clients reach it; empty until this node has heard from it."""
+    kind: Global___MemberKind.ValueType
+    leaving: _builtins.bool
+    """It leaves with the change that is under way."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         peer_address: _builtins.str = ...,
         client_address: _builtins.str = ...,
+        kind: Global___MemberKind.ValueType = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "id", b"id", "peer_address", b"peer_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "id", b"id", "kind", b"kind", "leaving", b"leaving", "peer_address", b"peer_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +238,90 @@ class TransferLeaderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransferLeaderResponse: _TypeAlias = TransferLeaderResponse  # noqa: Y015
+
+@_typing.final
+class NewMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    peer_address: _builtins.str
+    """host:port where peers reach it."""
+    witness: _builtins.bool
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        peer_address: _builtins.str = ...,
+        witness: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "peer_address", b"peer_address", "witness", b"witness"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewMember: _TypeAlias = NewMember  # noqa: Y015
+
+@_typing.final
+class ChangeMembersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADD_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def add(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewMember]:
+        """Join as learners, or as witnesses."""
+
+    @_builtins.property
+    def promote(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Learners that become voters."""
+
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Members of whatever kind."""
+
+    def __init__(
+        self,
+        *,
+        add: _abc.Iterable[Global___NewMember] | None = ...,
+        promote: _abc.Iterable[_builtins.int] | None = ...,
+        remove: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "promote", b"promote", "remove", b"remove"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeMembersRequest: _TypeAlias = ChangeMembersRequest  # noqa: Y015
+
+@_typing.final
+class ChangeMembersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        members: _abc.Iterable[Global___Member] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeMembersResponse: _TypeAlias = ChangeMembersResponse  # noqa: Y015
 
 @_typing.final
 class StateHashRequest(_message.Message):

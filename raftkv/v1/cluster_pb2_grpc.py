@@ -45,6 +45,11 @@ class ClusterStub(object):
                 request_serializer=raftkv_dot_v1_dot_cluster__pb2.TransferLeaderRequest.SerializeToString,
                 response_deserializer=raftkv_dot_v1_dot_cluster__pb2.TransferLeaderResponse.FromString,
                 _registered_method=True)
+        self.ChangeMembers = channel.unary_unary(
+                '/raftkv.v1.Cluster/ChangeMembers',
+                request_serializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.FromString,
+                _registered_method=True)
         self.StateHash = channel.unary_unary(
                 '/raftkv.v1.Cluster/StateHash',
                 request_serializer=raftkv_dot_v1_dot_cluster__pb2.StateHashRequest.SerializeToString,
@@ -70,6 +75,13 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeMembers(self, request, context):
+        """Changes who the members are, in one step, and answers when the change is over. Any node takes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StateHash(self, request, context):
         """A hash of this node's whole state at its applied index. Equal index and unequal hash: the nodes diverged.
         """
@@ -89,6 +101,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.TransferLeader,
                     request_deserializer=raftkv_dot_v1_dot_cluster__pb2.TransferLeaderRequest.FromString,
                     response_serializer=raftkv_dot_v1_dot_cluster__pb2.TransferLeaderResponse.SerializeToString,
+            ),
+            'ChangeMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMembers,
+                    request_deserializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.SerializeToString,
             ),
             'StateHash': grpc.unary_unary_rpc_method_handler(
                     servicer.StateHash,
@@ -151,6 +168,33 @@ class Cluster(object):
             '/raftkv.v1.Cluster/TransferLeader',
             raftkv_dot_v1_dot_cluster__pb2.TransferLeaderRequest.SerializeToString,
             raftkv_dot_v1_dot_cluster__pb2.TransferLeaderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Cluster/ChangeMembers',
+            raftkv_dot_v1_dot_cluster__pb2.ChangeMembersRequest.SerializeToString,
+            raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

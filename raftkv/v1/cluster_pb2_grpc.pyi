@@ -37,6 +37,8 @@ class ClusterStub:
     """Answered by the node that is asked, from its own state: it works without a leader."""
     TransferLeader: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.TransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]
     """Hands leadership to another voter. Any node takes it; a follower forwards to the leader."""
+    ChangeMembers: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]
+    """Changes who the members are, in one step, and answers when the change is over. Any node takes it."""
     StateHash: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.StateHashRequest, _cluster_pb2.StateHashResponse]
     """A hash of this node's whole state at its applied index. Equal index and unequal hash: the nodes diverged."""
 
@@ -49,6 +51,8 @@ class ClusterAsyncStub(ClusterStub):
     """Answered by the node that is asked, from its own state: it works without a leader."""
     TransferLeader: _aio.UnaryUnaryMultiCallable[_cluster_pb2.TransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]  # type: ignore[assignment]
     """Hands leadership to another voter. Any node takes it; a follower forwards to the leader."""
+    ChangeMembers: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]  # type: ignore[assignment]
+    """Changes who the members are, in one step, and answers when the change is over. Any node takes it."""
     StateHash: _aio.UnaryUnaryMultiCallable[_cluster_pb2.StateHashRequest, _cluster_pb2.StateHashResponse]  # type: ignore[assignment]
     """A hash of this node's whole state at its applied index. Equal index and unequal hash: the nodes diverged."""
 
@@ -70,6 +74,14 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.TransferLeaderResponse, _abc.Awaitable[_cluster_pb2.TransferLeaderResponse]]:
         """Hands leadership to another voter. Any node takes it; a follower forwards to the leader."""
+
+    @_abc_1.abstractmethod
+    def ChangeMembers(
+        self,
+        request: _cluster_pb2.ChangeMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ChangeMembersResponse, _abc.Awaitable[_cluster_pb2.ChangeMembersResponse]]:
+        """Changes who the members are, in one step, and answers when the change is over. Any node takes it."""
 
     @_abc_1.abstractmethod
     def StateHash(

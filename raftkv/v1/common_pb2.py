@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16raftkv/v1/common.proto\x12\traftkv.v1\"\x87\x01\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x11\n\traft_term\x18\x04 \x01(\x04\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x16\n\x0eleader_address\x18\x06 \x01(\t\"\x8d\x01\n\x05\x45rror\x12\"\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x14.raftkv.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\x11\n\tambiguous\x18\x04 \x01(\x08\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x16\n\x0eleader_address\x18\x06 \x01(\t*\xc2\x02\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x14\n\x10INVALID_ARGUMENT\x10\x01\x12\x0e\n\nNOT_LEADER\x10\x02\x12\r\n\tNO_LEADER\x10\x03\x12\x12\n\x0eLEADER_CHANGED\x10\x04\x12\x0e\n\nOVERLOADED\x10\x05\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x06\x12\x11\n\rSHUTTING_DOWN\x10\x07\x12\x13\n\x0fSESSION_EXPIRED\x10\x08\x12\x1a\n\x16SEQUENCE_OUT_OF_WINDOW\x10\t\x12\x13\n\x0f\x46UTURE_REVISION\x10\n\x12\r\n\tCOMPACTED\x10\x0b\x12\x12\n\x0eLIMIT_EXCEEDED\x10\x0c\x12\x14\n\x10\x43LUSTER_MISMATCH\x10\r\x12\x17\n\x13\x46\x41ILED_PRECONDITION\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16raftkv/v1/common.proto\x12\traftkv.v1\"\xa4\x01\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x11\n\traft_term\x18\x04 \x01(\x04\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x16\n\x0eleader_address\x18\x06 \x01(\t\x12\x1b\n\x13\x63onfiguration_index\x18\x07 \x01(\x04\"\x8d\x01\n\x05\x45rror\x12\"\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x14.raftkv.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\x11\n\tambiguous\x18\x04 \x01(\x08\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x16\n\x0eleader_address\x18\x06 \x01(\t*\xc2\x02\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x14\n\x10INVALID_ARGUMENT\x10\x01\x12\x0e\n\nNOT_LEADER\x10\x02\x12\r\n\tNO_LEADER\x10\x03\x12\x12\n\x0eLEADER_CHANGED\x10\x04\x12\x0e\n\nOVERLOADED\x10\x05\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x06\x12\x11\n\rSHUTTING_DOWN\x10\x07\x12\x13\n\x0fSESSION_EXPIRED\x10\x08\x12\x1a\n\x16SEQUENCE_OUT_OF_WINDOW\x10\t\x12\x13\n\x0f\x46UTURE_REVISION\x10\n\x12\r\n\tCOMPACTED\x10\x0b\x12\x12\n\x0eLIMIT_EXCEEDED\x10\x0c\x12\x14\n\x10\x43LUSTER_MISMATCH\x10\r\x12\x17\n\x13\x46\x41ILED_PRECONDITION\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ERRORCODE']._serialized_start=320
-  _globals['_ERRORCODE']._serialized_end=642
+  _globals['_ERRORCODE']._serialized_start=349
+  _globals['_ERRORCODE']._serialized_end=671
   _globals['_RESPONSEHEADER']._serialized_start=38
-  _globals['_RESPONSEHEADER']._serialized_end=173
-  _globals['_ERROR']._serialized_start=176
-  _globals['_ERROR']._serialized_end=317
+  _globals['_RESPONSEHEADER']._serialized_end=202
+  _globals['_ERROR']._serialized_start=205
+  _globals['_ERROR']._serialized_end=346
 # @@protoc_insertion_point(module_scope)

@@ -98,6 +98,7 @@ class ResponseHeader(_message.Message):
     RAFT_TERM_FIELD_NUMBER: _builtins.int
     LEADER_ID_FIELD_NUMBER: _builtins.int
     LEADER_ADDRESS_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_INDEX_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
     member_id: _builtins.int
     """The node that produced the answer (the leader, when a follower forwarded the request)."""
@@ -108,6 +109,8 @@ class ResponseHeader(_message.Message):
     """The leader that this node knows of, 0 when it knows none; clients go there directly next time."""
     leader_address: _builtins.str
     """host:port under which the leader says clients reach it; empty when unknown."""
+    configuration_index: _builtins.int
+    """Log index of the configuration in force: another one than before says that the members have changed."""
     def __init__(
         self,
         *,
@@ -117,10 +120,11 @@ class ResponseHeader(_message.Message):
         raft_term: _builtins.int = ...,
         leader_id: _builtins.int = ...,
         leader_address: _builtins.str = ...,
+        configuration_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "leader_address", b"leader_address", "leader_id", b"leader_id", "member_id", b"member_id", "raft_term", b"raft_term", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "configuration_index", b"configuration_index", "leader_address", b"leader_address", "leader_id", b"leader_id", "member_id", b"member_id", "raft_term", b"raft_term", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from raftkv.v1 import cluster_pb2 as _cluster_pb2
 from raftkv.v1 import kv_pb2 as _kv_pb2
 import builtins as _builtins
@@ -20,6 +21,23 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WELCOME: _Verdict.ValueType  # 0
+    OTHER_DISK: _Verdict.ValueType  # 1
+    """The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
+
+WELCOME: Verdict.ValueType  # 0
+OTHER_DISK: Verdict.ValueType  # 1
+"""The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
 @_typing.final
 class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -29,12 +47,18 @@ class Hello(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
     to: _builtins.int
     """The node that the caller believes it talks to: a wrong address is found out here."""
     protocol_version: _builtins.int
     client_address: _builtins.str
     """Where clients reach the caller."""
+    peer_address: _builtins.str
+    """Where peers reach the caller: a node that joins does not know the members yet, and must answer them."""
+    incarnation: _builtins.int
+    """Drawn at random when the caller's data directory was made: another one under a known id is another disk."""
     def __init__(
         self,
         *,
@@ -42,10 +66,12 @@ class Hello(_message.Message):
         to: _builtins.int = ...,
         protocol_version: _builtins.int = ...,
         client_address: _builtins.str = ...,
+        peer_address: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "cluster_id", b"cluster_id", "from", b"from", "protocol_version", b"protocol_version", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "cluster_id", b"cluster_id", "from", b"from", "incarnation", b"incarnation", "peer_address", b"peer_address", "protocol_version", b"protocol_version", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -56,15 +82,22 @@ class HelloReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     client_address: _builtins.str
+    verdict: Global___Verdict.ValueType
+    reason: _builtins.str
+    """What is wrong, unless welcome."""
     def __init__(
         self,
         *,
         client_address: _builtins.str = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -145,6 +178,87 @@ class ForwardTransferLeaderRequest(_message.Message):
 Global___ForwardTransferLeaderRequest: _TypeAlias = ForwardTransferLeaderRequest  # noqa: Y015
 
 @_typing.final
+class ForwardChangeMembersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    @_builtins.property
+    def request(self) -> _cluster_pb2.ChangeMembersRequest: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        request: _cluster_pb2.ChangeMembersRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "from", b"from", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardChangeMembersRequest: _TypeAlias = ForwardChangeMembersRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointPiece(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CRC_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    """In the first one, and only there."""
+    manifest: _builtins.bytes
+    offset: _builtins.int
+    """In all others."""
+    data: _builtins.bytes
+    crc: _builtins.int
+    """CRC-32C of data."""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        manifest: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        crc: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "crc", b"crc", "data", b"data", "manifest", b"manifest", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointPiece: _TypeAlias = CheckpointPiece  # noqa: Y015
+
+@_typing.final
+class CheckpointProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    done: _builtins.bool
+    """The checkpoint is here, whole, verified and durable."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointProgress: _TypeAlias = CheckpointProgress  # noqa: Y015
+
+@_typing.final
 class Entry(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,6 +302,7 @@ class RaftMessage(_message.Message):
     HEARTBEAT_REQUEST_FIELD_NUMBER: _builtins.int
     HEARTBEAT_RESPONSE_FIELD_NUMBER: _builtins.int
     TIMEOUT_NOW_FIELD_NUMBER: _builtins.int
+    INSTALL_SNAPSHOT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     @_builtins.property
     def pre_vote_request(self) -> Global___VoteRequest: ...
@@ -207,6 +322,8 @@ class RaftMessage(_message.Message):
     def heartbeat_response(self) -> Global___HeartbeatResponse: ...
     @_builtins.property
     def timeout_now(self) -> Global___TimeoutNow: ...
+    @_builtins.property
+    def install_snapshot(self) -> Global___InstallSnapshot: ...
     def __init__(
         self,
         *,
@@ -220,12 +337,13 @@ class RaftMessage(_message.Message):
         heartbeat_request: Global___HeartbeatRequest | None = ...,
         heartbeat_response: Global___HeartbeatResponse | None = ...,
         timeout_now: Global___TimeoutNow | None = ...,
+        install_snapshot: Global___InstallSnapshot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "install_snapshot", b"install_snapshot", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "term", b"term", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_request", b"append_request", "append_response", b"append_response", "body", b"body", "heartbeat_request", b"heartbeat_request", "heartbeat_response", b"heartbeat_response", "install_snapshot", b"install_snapshot", "pre_vote_request", b"pre_vote_request", "pre_vote_response", b"pre_vote_response", "term", b"term", "timeout_now", b"timeout_now", "vote_request", b"vote_request", "vote_response", b"vote_response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["pre_vote_request", "pre_vote_response", "vote_request", "vote_response", "append_request", "append_response", "heartbeat_request", "heartbeat_response", "timeout_now"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["pre_vote_request", "pre_vote_response", "vote_request", "vote_response", "append_request", "append_response", "heartbeat_request", "heartbeat_response", "timeout_now", "install_snapshot"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -360,19 +478,75 @@ class HeartbeatResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READ_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     read_sequence: _builtins.int
+    priority: _builtins.int
     def __init__(
         self,
         *,
         read_sequence: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["read_sequence", b"read_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotPoint(_message.Message):
+    """Which entry a snapshot follows, and the configuration in force there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    term: _builtins.int
+    configuration: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "index", b"index", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotPoint: _TypeAlias = SnapshotPoint  # noqa: Y015
+
+@_typing.final
+class InstallSnapshot(_message.Message):
+    """The bytes have gone ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    BARE_FIELD_NUMBER: _builtins.int
+    bare: _builtins.bool
+    """There are no bytes: the receiver is a witness."""
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotPoint: ...
+    def __init__(
+        self,
+        *,
+        snapshot: Global___SnapshotPoint | None = ...,
+        bare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bare", b"bare", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstallSnapshot: _TypeAlias = InstallSnapshot  # noqa: Y015
 
 @_typing.final
 class TimeoutNow(_message.Message):

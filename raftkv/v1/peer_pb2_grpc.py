@@ -52,6 +52,16 @@ class PeerStub(object):
                 request_serializer=raftkv_dot_v1_dot_peer__pb2.ForwardTransferLeaderRequest.SerializeToString,
                 response_deserializer=raftkv_dot_v1_dot_cluster__pb2.TransferLeaderResponse.FromString,
                 _registered_method=True)
+        self.SendCheckpoint = channel.stream_stream(
+                '/raftkv.v1.Peer/SendCheckpoint',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.CheckpointPiece.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_peer__pb2.CheckpointProgress.FromString,
+                _registered_method=True)
+        self.ForwardChangeMembers = channel.unary_unary(
+                '/raftkv.v1.Peer/ForwardChangeMembers',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.ForwardChangeMembersRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServicer(object):
@@ -78,6 +88,20 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendCheckpoint(self, request_iterator, context):
+        """Sends a checkpoint. The first request has the manifest, and is answered with where to go on; each piece is answered
+        with where the next one goes, and the end of the stream with an empty answer once everything is verified and durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForwardChangeMembers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +119,16 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.ForwardTransferLeader,
                     request_deserializer=raftkv_dot_v1_dot_peer__pb2.ForwardTransferLeaderRequest.FromString,
                     response_serializer=raftkv_dot_v1_dot_cluster__pb2.TransferLeaderResponse.SerializeToString,
+            ),
+            'SendCheckpoint': grpc.stream_stream_rpc_method_handler(
+                    servicer.SendCheckpoint,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.CheckpointPiece.FromString,
+                    response_serializer=raftkv_dot_v1_dot_peer__pb2.CheckpointProgress.SerializeToString,
+            ),
+            'ForwardChangeMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForwardChangeMembers,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.ForwardChangeMembersRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +213,60 @@ class Peer(object):
             '/raftkv.v1.Peer/ForwardTransferLeader',
             raftkv_dot_v1_dot_peer__pb2.ForwardTransferLeaderRequest.SerializeToString,
             raftkv_dot_v1_dot_cluster__pb2.TransferLeaderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendCheckpoint(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/raftkv.v1.Peer/SendCheckpoint',
+            raftkv_dot_v1_dot_peer__pb2.CheckpointPiece.SerializeToString,
+            raftkv_dot_v1_dot_peer__pb2.CheckpointProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForwardChangeMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Peer/ForwardChangeMembers',
+            raftkv_dot_v1_dot_peer__pb2.ForwardChangeMembersRequest.SerializeToString,
+            raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,11 @@ class PeerStub:
     Forward: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardRequest, _kv_pb2.BatchResponse]
     """Client operations that a follower hands to the leader. Never forwarded a second time."""
     ForwardTransferLeader: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardTransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]
+    SendCheckpoint: _grpc.StreamStreamMultiCallable[_peer_pb2.CheckpointPiece, _peer_pb2.CheckpointProgress]
+    """Sends a checkpoint. The first request has the manifest, and is answered with where to go on; each piece is answered
+    with where the next one goes, and the end of the stream with an empty answer once everything is verified and durable.
+    """
+    ForwardChangeMembers: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]
 
 @_typing.type_check_only
 class PeerAsyncStub(PeerStub):
@@ -51,6 +56,11 @@ class PeerAsyncStub(PeerStub):
     Forward: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardRequest, _kv_pb2.BatchResponse]  # type: ignore[assignment]
     """Client operations that a follower hands to the leader. Never forwarded a second time."""
     ForwardTransferLeader: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardTransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]  # type: ignore[assignment]
+    SendCheckpoint: _aio.StreamStreamMultiCallable[_peer_pb2.CheckpointPiece, _peer_pb2.CheckpointProgress]  # type: ignore[assignment]
+    """Sends a checkpoint. The first request has the manifest, and is answered with where to go on; each piece is answered
+    with where the next one goes, and the end of the stream with an empty answer once everything is verified and durable.
+    """
+    ForwardChangeMembers: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]  # type: ignore[assignment]
 
 class PeerServicer(metaclass=_abc_1.ABCMeta):
     """Node to node. Served on the peer address only."""
@@ -77,5 +87,22 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         request: _peer_pb2.ForwardTransferLeaderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.TransferLeaderResponse, _abc.Awaitable[_cluster_pb2.TransferLeaderResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SendCheckpoint(
+        self,
+        request_iterator: _MaybeAsyncIterator[_peer_pb2.CheckpointPiece],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_peer_pb2.CheckpointProgress], _abc.AsyncIterator[_peer_pb2.CheckpointProgress]]:
+        """Sends a checkpoint. The first request has the manifest, and is answered with where to go on; each piece is answered
+        with where the next one goes, and the end of the stream with an empty answer once everything is verified and durable.
+        """
+
+    @_abc_1.abstractmethod
+    def ForwardChangeMembers(
+        self,
+        request: _peer_pb2.ForwardChangeMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ChangeMembersResponse, _abc.Awaitable[_cluster_pb2.ChangeMembersResponse]]: ...
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -98,5 +98,6 @@ def test_failover(tmp_path: Path) -> None:
     figures = json.loads(result.stdout)
     assert (figures["nodes"], figures["times"]) == (3, 1)
     assert figures["samples_ms"] == [figures["median_ms"]] == [figures["p95_ms"]] == [figures["max_ms"]]
-    assert figures["max_ms"] > 10
+    assert figures["how"] == "kill"
+    assert figures["max_ms"] > 0
     assert processes_naming(tmp_path) == []

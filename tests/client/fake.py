@@ -247,6 +247,14 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.cluster.elect(request.target)
         return cluster_pb2.TransferLeaderResponse(header=self.header())
 
+    async def ChangeMembers(self, request: cluster_pb2.ChangeMembersRequest, context: Any) -> Any:
+        changed = [*(new.id for new in request.add), *request.promote, *request.remove]
+        if 9 in changed:
+            await abort(context, ErrorCode.FAILED_PRECONDITION, "node 9 is refused")
+        self.cluster.changes.append(request)
+        members = [cluster_pb2.Member(id=one, kind=cluster_pb2.LEARNER) for one in changed]
+        return cluster_pb2.ChangeMembersResponse(header=self.header(), members=members)
+
 
 def execute(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
     """Answer as a healthy node does (which forwards to the leader where it must)."""
@@ -286,6 +294,8 @@ class FakeCluster:
         self.store = FakeStore()
         self.leader_id = 1
         self.term = 1
+        self.changes: list[cluster_pb2.ChangeMembersRequest] = []
+        """Every change of the members that was asked for."""
         self.announced: dict[int, str] = {}
         """What the headers say of a member's address, where that is not its real one."""
         self.nodes = {node_id: FakeNode(self, node_id) for node_id in range(1, size + 1)}

@@ -155,3 +155,22 @@ def test_polling_stays_within_what_failover_may_cost() -> None:
     waits = {poll_s(Random(seed)) for seed in range(200)}
     assert 0.010 <= min(waits) < 0.012
     assert 0.023 < max(waits) <= 0.025
+
+
+def test_members_are_dialled_only_when_no_configured_endpoint_answers() -> None:
+    router = make_router("a:1")
+    router.heard_members(["a:1", "b:1", "c:1", "nonsense"])
+    assert router.to_open(0.0) == ()
+    router.failed("a:1", 0.0, "gone")
+    assert set(router.to_open(0.0)) == {"b:1", "c:1"}
+    router.opening("b:1")
+    router.failed("b:1", 0.0, "gone too")
+    assert "b:1" in [endpoint.address for endpoint in router.endpoints], "it has a back-off, and is not dialled at once"
+    assert router.to_open(0.0) == ("c:1",)
+
+
+def test_members_are_not_dialled_against_the_users_will() -> None:
+    router = make_router("a:1", dial_learned=False)
+    router.heard_members(["b:1"])
+    router.failed("a:1", 0.0, "gone")
+    assert router.to_open(0.0) == ()

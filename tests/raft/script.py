@@ -26,6 +26,7 @@ from raftkv.raft.messages import (
     AppendResponse,
     HeartbeatRequest,
     HeartbeatResponse,
+    InstallSnapshot,
     PreVoteRequest,
     PreVoteResponse,
     TimeoutNow,
@@ -61,6 +62,8 @@ def message_text(message: Message) -> str:
             return f"{head} commit={message.commit} read={message.read_sequence}"
         case HeartbeatResponse():
             return f"{head} read={message.read_sequence}"
+        case InstallSnapshot():
+            return f"{head} snapshot={message.snapshot.index}@{message.snapshot.term}"
         case TimeoutNow():
             return head
 

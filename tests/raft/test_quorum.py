@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from raftkv.invariant import InvariantViolation
-from raftkv.raft import Configuration, Index, NodeId
+from raftkv.raft import NO_MEMBERS, Configuration, Index, NodeId
 from raftkv.raft.quorum import VoteResult, committed_index, durable_on, has_quorum, majority, vote_result
 
 SIZES = range(1, 8)
@@ -104,6 +104,15 @@ def test_a_voter_that_never_answered_holds_nothing() -> None:
     assert committed_index(configuration, {NodeId(2): Index(7)}) == 0
 
 
-def test_a_configuration_without_voters_is_refused() -> None:
+def test_a_configuration_with_members_needs_a_voter_that_holds_data() -> None:
+    one = frozenset({NodeId(1)})
     with pytest.raises(InvariantViolation, match="at least one voter"):
-        Configuration(frozenset())
+        Configuration(frozenset(), learners=one)
+    with pytest.raises(InvariantViolation, match="a voter that holds data"):
+        Configuration(one, witnesses=one)
+
+
+def test_a_node_that_joins_decides_nothing() -> None:
+    assert not has_quorum(NO_MEMBERS, {NodeId(1)})
+    assert committed_index(NO_MEMBERS, {NodeId(1): Index(5)}) == 0
+    assert not NO_MEMBERS.may_lead(NodeId(1))

@@ -59,14 +59,14 @@ class MemoryNode:
         )
         self.node = Node(
             raft=raft,
-            machine=machine,
+            state=machine,
             log_store=log_store,
             transport=self.cluster.hub.transport(self.id),
             clock=MonotonicClock(),
             limits=self.cluster.limits,
         )
         self.requests = Requests(
-            self.node, machine, self.cluster, CLUSTER_ID, RequestLimits(default_timeout_s=2.0, leader_wait_s=0.5)
+            self.node, self.cluster, CLUSTER_ID, RequestLimits(default_timeout_s=2.0, leader_wait_s=0.5)
         )
         self.node.recover()
         await self.node.start()

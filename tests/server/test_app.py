@@ -40,7 +40,7 @@ async def start(node: ServerSettings, stop: asyncio.Event) -> asyncio.Task[None]
 
 def clean(node: ServerSettings) -> bool:
     members = dict(node.member.items())
-    found = open_data_dir(node.data_dir, cluster_id=node.cluster_id, node_id=1, members=members)  # type: ignore[arg-type]
+    found = open_data_dir(node.data_dir, cluster_id=node.founded_cluster_id, node_id=1, members=members)  # type: ignore[arg-type]
     found.close()
     return found.clean_shutdown is not None
 

@@ -41,16 +41,11 @@ def test_members_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.member == {1: "10.0.0.1:7101", 2: "10.0.0.2:7101", 3: "10.0.0.3:7101"}
 
 
-def test_peers_are_dialled_at_their_own_address_unless_told_otherwise() -> None:
-    settings = load_settings({**FLAGS, "peer_dial": ["3=127.0.0.1:9"]})
-    assert settings.peer_addresses == {2: "10.0.0.2:7101", 3: "127.0.0.1:9"}
-
-
 def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> None:
-    one = load_settings(FLAGS).cluster_id
-    assert one == load_settings({**FLAGS, "id": 2, "member": MEMBERS[::-1]}).cluster_id
-    assert one != load_settings({**FLAGS, "cluster_name": "other"}).cluster_id
-    assert one != load_settings({**FLAGS, "member": [*MEMBERS, "4=10.0.0.4:7101"]}).cluster_id
+    one = load_settings(FLAGS).founded_cluster_id
+    assert one == load_settings({**FLAGS, "id": 2, "member": MEMBERS[::-1]}).founded_cluster_id
+    assert one != load_settings({**FLAGS, "cluster_name": "other"}).founded_cluster_id
+    assert one != load_settings({**FLAGS, "member": [*MEMBERS, "4=10.0.0.4:7101"]}).founded_cluster_id
 
 
 @pytest.mark.parametrize(
@@ -59,7 +54,9 @@ def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> Non
         ({"id": None}, "id is missing: give --id or RAFTKV_ID"),
         ({"id": 0}, "id:"),
         ({"id": 4}, "node 4 (id) is not among the members (1, 2, 3)"),
-        ({"member": None}, "member is missing"),
+        ({"member": None}, "give --member for every founding member, or --join HOST:PORT to enter a running cluster"),
+        ({"join": ["10.0.0.1:7001"]}, "--member founds a cluster and --join enters one: give one of them"),
+        ({"member": None, "join": ["10.0.0.1"]}, "join: '10.0.0.1' is not HOST:PORT"),
         ({"member": ["1"]}, "'1' is not ID=HOST:PORT (for example 1=10.0.0.1:7101)"),
         ({"member": ["0=10.0.0.1:1"]}, "is not ID=HOST:PORT"),
         ({"member": ["1=10.0.0.1"]}, "'10.0.0.1' is not HOST:PORT"),
@@ -67,7 +64,6 @@ def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> Non
         ({"member": ["1=a:1", "1=b:1"]}, "node 1 is named twice"),
         ({"member": ["1=a:1", "2=a:1"]}, "two members have the same address"),
         ({"listen": "nonsense"}, "listen: 'nonsense' is not HOST:PORT"),
-        ({"peer_dial": ["9=a:1"]}, "peer_dial names node 9, which is not a peer of node 1"),
         ({"peer_dial": ["1=a:1"]}, "peer_dial names node 1"),
         ({"election_ms": 100}, "election_ms (100) must exceed twice heartbeat_ms (50)"),
         ({"log_level": "loud"}, "log-level"),

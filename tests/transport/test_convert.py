@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.raft import Entry, EntryKind, Index, Message, NodeId, Term
+from raftkv.raft import Configuration, Entry, EntryKind, Index, Message, NodeId, Snapshot, Term
+from raftkv.raft.membership import encode_configuration
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,
     HeartbeatRequest,
     HeartbeatResponse,
+    InstallSnapshot,
     PreVoteRequest,
     PreVoteResponse,
     TimeoutNow,
@@ -28,13 +30,33 @@ terms = numbers.map(Term)
 
 
 @st.composite
+def configurations(draw: st.DrawFn) -> Configuration:
+    ids = [NodeId(node) for node in draw(st.lists(st.integers(1, 2**64 - 1), min_size=4, max_size=9, unique=True))]
+    voters, outgoing, learners = frozenset(ids[:2]), frozenset(ids[1:3]), frozenset(ids[3:])
+    witnesses = frozenset(draw(st.sets(st.sampled_from(ids[1:3]))))
+    addresses = tuple((node, draw(st.text(max_size=5))) for node in sorted(ids))
+    return Configuration(
+        voters, draw(st.sampled_from([outgoing, frozenset()])) | witnesses, learners, witnesses, addresses
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> InstallSnapshot:
+    index, *in_order = draw(st.integers(1, 2**64 - 1)), *sorted(draw(st.tuples(*[st.integers(1, 2**64 - 1)] * 2)))
+    snapshot = Snapshot(Index(index), Term(in_order[0]), draw(configurations()))
+    return InstallSnapshot(sender=A, receiver=B, term=Term(in_order[1]), snapshot=snapshot, bare=draw(st.booleans()))
+
+
+@st.composite
 def appends(draw: st.DrawFn) -> AppendRequest:
     previous = draw(st.integers(0, 2**62))
     in_order = sorted(draw(st.lists(st.integers(0, 2**62), min_size=2, max_size=6)))
-    entries = tuple(
-        Entry(Term(term), Index(previous + offset), draw(st.sampled_from(EntryKind)), draw(st.binary(max_size=20)))
-        for offset, term in enumerate(in_order[1:-1], start=1)
-    )
+    entries = []
+    for offset, term in enumerate(in_order[1:-1], start=1):
+        kind = draw(st.sampled_from(EntryKind))
+        is_configuration = kind is EntryKind.CONFIGURATION
+        data = encode_configuration(draw(configurations())) if is_configuration else draw(st.binary(max_size=20))
+        entries.append(Entry(Term(term), Index(previous + offset), kind, data))
     return AppendRequest(
         sender=A,
         receiver=B,
@@ -42,7 +64,7 @@ def appends(draw: st.DrawFn) -> AppendRequest:
         previous_index=Index(previous),
         previous_term=Term(in_order[0]),
         commit=draw(indexes),
-        entries=entries,
+        entries=tuple(entries),
     )
 
 
@@ -54,12 +76,13 @@ messages = st.one_of(
     appends(),
     build(AppendResponse, rejected=st.booleans(), index=indexes, hint_index=indexes, hint_term=terms),
     build(HeartbeatRequest, commit=indexes, read_sequence=numbers),
-    build(HeartbeatResponse, read_sequence=numbers),
+    build(HeartbeatResponse, read_sequence=numbers, priority=st.integers(0, 2**32 - 1)),
     build(PreVoteRequest, last_index=indexes, last_term=terms),
     build(PreVoteResponse, granted=st.booleans()),
     build(VoteRequest, last_index=indexes, last_term=terms, leadership_transfer=st.booleans()),
     build(VoteResponse, granted=st.booleans()),
     build(TimeoutNow),
+    snapshots(),
 )
 
 
@@ -78,6 +101,18 @@ def test_round_trip(message: Message) -> None:
             pb.RaftMessage(term=1, append_request=pb.AppendRequest(entries=[pb.Entry(term=2, index=1)])),
             "outside 0..1",
         ),
+        (
+            pb.RaftMessage(term=1, append_request=pb.AppendRequest(entries=[pb.Entry(term=1, index=1, kind=2)])),
+            "entry 1",
+        ),
+        (
+            pb.RaftMessage(
+                term=1,
+                install_snapshot=pb.InstallSnapshot(snapshot=pb.SnapshotPoint(index=1, term=1, configuration=b"{}")),
+            ),
+            "a configuration that cannot be read",
+        ),
+        (pb.RaftMessage(term=1, install_snapshot=pb.InstallSnapshot()), "a snapshot of entry 0"),
         (
             pb.RaftMessage(
                 term=5, append_request=pb.AppendRequest(previous_term=4, entries=[pb.Entry(term=3, index=1)])

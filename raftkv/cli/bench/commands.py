@@ -107,22 +107,25 @@ def get(
 def failover(
     *,
     local: Annotated[int, typer.Option(min=3, max=9, metavar="NODES", help="Size of the cluster that is started.")] = 3,
-    times: Annotated[int, typer.Option(min=1, max=1000, help="How often the leader is killed.")] = 20,
+    times: Annotated[int, typer.Option(min=1, max=1000, help="How often the leader is ended.")] = 20,
+    graceful: Annotated[bool, typer.Option("--graceful", help="SIGTERM instead of SIGKILL: it hands over.")] = False,
     directory: Directory = None,
     output: Format = Output.TABLE,
 ) -> None:
-    """Measure the time from SIGKILL of the leader to the next acknowledged write.
+    """Measure how long a writer pauses when the leader is killed.
 
-    One client writes without a break. After each kill the dead node is started again and catches up.
+    One client writes without a break; a pause is its longest time between two acknowledgements. After each kill the
+    dead node is started again and catches up.
     """
     from raftkv.cli.bench.failover import measure_failover  # noqa: PLC0415 - see raftkv.cli
 
     require_empty(directory)
-    result = run_to_end(measure_failover(local, times, directory))
+    result = run_to_end(measure_failover(local, times, directory, graceful=graceful))
     if output is Output.JSON:
         print_json(asdict(result))
         return
-    print_line(f"SIGKILL of the leader of {result.nodes} nodes to the next acknowledged write, {result.times} times")
+    signal_name = "SIGTERM" if graceful else "SIGKILL"
+    print_line(f"{signal_name} to the leader of {result.nodes} nodes: longest pause of a writer, {result.times} times")
     print_line(f"  median {result.median_ms} ms   p95 {result.p95_ms} ms   max {result.max_ms} ms")
     print_line(f"  all    {'  '.join(str(sample) for sample in result.samples_ms)} ms")
 

@@ -26,7 +26,11 @@ def state_hash(
 
     async def compare(client: AsyncClient) -> tuple[list[MemberView], list[StateHash]]:
         views = await look(client, timeout)
-        reachable = [view.endpoint for view in views if view.status is not None and view.endpoint is not None]
+        reachable = [
+            view.endpoint
+            for view in views
+            if view.status is not None and view.endpoint is not None and not view.status.is_witness
+        ]
         return views, await hashes_at_one_index(client, reachable, patience_s=min(timeout, 1.0))
 
     views, hashes = run_with_client(endpoints, timeout, compare)
@@ -50,7 +54,8 @@ def state_hash(
 
 def _row(view: MemberView, found: StateHash | None) -> tuple[object, ...]:
     if found is None:
-        return (view.id, view.endpoint, None, None, "unreachable")
+        why = "witness: holds no data" if view.status is not None and view.status.is_witness else "unreachable"
+        return (view.id, view.endpoint, None, None, why)
     return (view.id, view.endpoint, found.applied_index, found.applied_term, found.hash.hex())
 
 

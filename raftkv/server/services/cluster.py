@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 import raftkv
-from raftkv.errors import FailedPrecondition, NoLeader, ShuttingDown
-from raftkv.kv.machine import StateMachine
+from raftkv.errors import FailedPrecondition, ShuttingDown
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
+from raftkv.server.services.leading import on_leader
+from raftkv.server.services.members import MembershipChanges, members_of
 from raftkv.server.services.status import abort
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.grpc_peer import GrpcTransport
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1 import peer_pb2
 from raftkv.v1.cluster_pb2_grpc import ClusterServicer
+
+if TYPE_CHECKING:
+    from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
 
 HASH_ROWS = 2_000
 """Rows that are hashed in one go."""
@@ -47,20 +51,16 @@ class LeadershipTransfers:
         self, request: pb.TransferLeaderRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.TransferLeaderResponse:
         """Run here when this node leads, else on the leader."""
-        leader = self._node.leader
-        if self._node.is_leader:
-            return await self.run_here(request, context)
-        if leader is None:
-            await abort(context, wire.to_error(NoLeader("no leader is known: an election, or no majority")))
-        forward = peer_pb2.ForwardTransferLeaderRequest(cluster_id=self._transport.identity.cluster_id, request=request)
-        setattr(forward, "from", self._transport.identity.node_id)
-        try:
-            answer = await self._transport.stub(leader).ForwardTransferLeader(forward, timeout=TRANSFER_TIMEOUT_S + 1)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                await abort(context, wire.to_error(FailedPrecondition(error.details() or "refused by the leader")))
-            await abort(context, wire.to_error(NoLeader(f"leader {leader} could not be reached: {error.details()}")))
-        return answer
+        identity = self._transport.identity
+        forward = peer_pb2.ForwardTransferLeaderRequest(cluster_id=identity.cluster_id, request=request)
+        setattr(forward, "from", identity.node_id)
+
+        async def there(stub: PeerAsyncStub) -> pb.TransferLeaderResponse:
+            return await stub.ForwardTransferLeader(forward, timeout=TRANSFER_TIMEOUT_S + 1)
+
+        return await on_leader(
+            self._node, self._transport, context, here=lambda: self.run_here(request, context), there=there
+        )
 
     async def run_here(
         self, request: pb.TransferLeaderRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -91,22 +91,20 @@ class ClusterService(ClusterServicer):
         self,
         *,
         node: Node,
-        machine: StateMachine,
         log_store: LogStore,
         store_bytes: Callable[[], int],
         requests: Requests,
         transport: GrpcTransport,
         transfers: LeadershipTransfers,
-        peer_addresses: Mapping[NodeId, str],
+        changes: MembershipChanges,
     ) -> None:
         self._node = node
-        self._machine = machine
         self._log_store = log_store
         self._store_bytes = store_bytes
         self._requests = requests
         self._transport = transport
         self._transfers = transfers
-        self._peer_addresses = peer_addresses
+        self._changes = changes
 
     async def Status(  # noqa: N802 - the name in the proto
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
@@ -117,19 +115,12 @@ class ClusterService(ClusterServicer):
             version=raftkv.__version__,
             role=_ROLES[raft.role],
             commit_index=raft.log.commit,
-            applied_index=self._machine.applied_index,
+            applied_index=self._node.machine.applied_index,
             last_index=raft.log.last_index,
             durable_index=raft.log.durable,
             store_bytes=self._store_bytes(),
             log_bytes=self._log_store.size_bytes(),
-            members=[
-                pb.Member(
-                    id=member,
-                    peer_address=address,
-                    client_address=self._transport.client_addresses.get(member, ""),
-                )
-                for member, address in sorted(self._peer_addresses.items())
-            ],
+            members=members_of(raft.configuration, self._transport),
             progress=[
                 pb.PeerProgress(
                     id=peer,
@@ -148,12 +139,21 @@ class ClusterService(ClusterServicer):
     ) -> pb.TransferLeaderResponse:
         return await self._transfers.run(request, context)
 
+    async def ChangeMembers(  # noqa: N802
+        self,
+        request: pb.ChangeMembersRequest,
+        context: grpc.aio.ServicerContext[pb.ChangeMembersRequest, pb.ChangeMembersResponse],
+    ) -> pb.ChangeMembersResponse:
+        return await self._changes.run(request, context)
+
     async def StateHash(  # noqa: N802
         self,
         request: pb.StateHashRequest,
         context: grpc.aio.ServicerContext[pb.StateHashRequest, pb.StateHashResponse],
     ) -> pb.StateHashResponse:
-        with self._machine.view() as view:
+        if self._node.raft.is_witness:
+            await abort(context, wire.to_error(FailedPrecondition("a witness holds no state")))
+        with self._node.machine.view() as view:
             hasher = view.hasher()
             while not hasher.step(HASH_ROWS):  # noqa: ASYNC110 - gives way to others, waits for nothing
                 await asyncio.sleep(0)

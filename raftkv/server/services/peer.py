@@ -11,7 +11,9 @@ from raftkv.errors import ClusterMismatch
 from raftkv.server import wire
 from raftkv.server.requests import Requests
 from raftkv.server.services.cluster import LeadershipTransfers
+from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.status import abort
+from raftkv.transport import checkpoints
 from raftkv.transport.grpc_peer import GrpcTransport, PeerStreams
 from raftkv.v1 import cluster_pb2, kv_pb2, peer_pb2
 from raftkv.v1.peer_pb2_grpc import PeerServicer
@@ -20,8 +22,15 @@ from raftkv.v1.peer_pb2_grpc import PeerServicer
 class PeerService(PeerServicer):
     """Raft messages, and what followers forward."""
 
-    def __init__(self, transport: GrpcTransport, requests: Requests, transfers: LeadershipTransfers) -> None:
+    def __init__(
+        self,
+        transport: GrpcTransport,
+        requests: Requests,
+        transfers: LeadershipTransfers,
+        changes: MembershipChanges,
+    ) -> None:
         self._transport = transport
+        self._changes = changes
         self._streams = PeerStreams(transport)
         self._requests = requests
         self._transfers = transfers
@@ -33,6 +42,14 @@ class PeerService(PeerServicer):
     ) -> AsyncIterator[peer_pb2.HelloReply]:
         async for reply in self._streams.serve(request_iterator, context):
             yield reply
+
+    async def SendCheckpoint(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[peer_pb2.CheckpointPiece],
+        context: grpc.aio.ServicerContext[peer_pb2.CheckpointPiece, peer_pb2.CheckpointProgress],
+    ) -> AsyncIterator[peer_pb2.CheckpointProgress]:
+        async for progress in checkpoints.receive(self._transport, request_iterator, context):
+            yield progress
 
     async def Forward(  # noqa: N802
         self,
@@ -50,14 +67,22 @@ class PeerService(PeerServicer):
         await self._check(request, context)
         return await self._transfers.run_here(request.request, context)
 
+    async def ForwardChangeMembers(  # noqa: N802
+        self,
+        request: peer_pb2.ForwardChangeMembersRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.ForwardChangeMembersRequest, cluster_pb2.ChangeMembersResponse],
+    ) -> cluster_pb2.ChangeMembersResponse:
+        await self._check(request, context)
+        return await self._changes.run_here(request.request, context)
+
     async def _check(
         self,
-        request: peer_pb2.ForwardRequest | peer_pb2.ForwardTransferLeaderRequest,
+        request: peer_pb2.ForwardRequest | peer_pb2.ForwardTransferLeaderRequest | peer_pb2.ForwardChangeMembersRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         identity = self._transport.identity
         sender = getattr(request, "from")
-        if request.cluster_id != identity.cluster_id or sender not in self._transport.members:
+        if request.cluster_id != identity.cluster_id:
             mismatch = ClusterMismatch(
                 f"node {sender} of cluster {request.cluster_id:016x} is not a peer of node {identity.node_id} "
                 f"of cluster {identity.cluster_id:016x}"

@@ -1,0 +1,41 @@
+"""Leader leases (thesis 6.4.1): what a leader may answer without asking anybody.
+
+Voters that have heard a leader refuse to vote for another one for an election timeout (stickiness, thesis 4.2.3). So a
+leader whose round of heartbeats was confirmed by a quorum is the only leader until an election timeout after that round
+*began*. The core has no clock: it numbers the rounds, and the driver, which has one, knows when each began and allows
+for clocks that run at different speeds. (An election timeout here means election_ticks - 1 ticks: the first one may
+come at once.)
+
+Five things would break the promise, and each has its rule:
+  - a transfer asks voters not to be sticky: no lease while one is under way, nor, once TimeoutNow has left, for the
+    rest of the term, since that message may arrive late (raft-bugs 43);
+  - a node that restarts, or that takes over a higher term from somebody's answer, forgets whom it heard: it votes for
+    nobody for an election timeout after it heard any leader, or started (`quarantine`);
+  - a hint that the leader is dead makes a voter impatient: hints are ignored (`election.suspect`);
+  - a new leader does not know what its predecessor committed: no lease before a commit in its own term (raft-bugs 40);
+  - voters may have followed another leader since: a round of an earlier term of leadership counts for nothing.
+"""
+
+from __future__ import annotations
+
+from raftkv.raft.state import RaftState
+from raftkv.raft.types import Role
+
+
+def open_round(state: RaftState) -> None:
+    """Make the heartbeats that are about to leave a round, unless one is under way."""
+    if state.config.leases and state.reads.round is None and state.log.matches(state.log.commit, state.term):
+        state.reads.open_round(state.log.commit)
+
+
+def rounds(state: RaftState) -> tuple[int, int] | None:
+    """Return (newest round, newest confirmed round), or None where this node may hold no lease."""
+    if (
+        not state.config.leases
+        or state.role is not Role.LEADER
+        or state.lease_void
+        or state.transfer_target is not None
+        or not state.log.matches(state.log.commit, state.term)
+    ):
+        return None
+    return state.reads.sequence, state.reads.closed

@@ -1,0 +1,80 @@
+"""Which cluster a node belongs to: one that it founds, one that it enters, or the one that its disk remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+import structlog
+
+from raftkv.errors import ConfigurationError, NoLeader
+from raftkv.raft import NO_MEMBERS, Configuration, NodeId
+from raftkv.server.settings import ServerSettings
+from raftkv.storage.data_dir import read_identity
+from raftkv.v1 import cluster_pb2 as pb
+from raftkv.v1.cluster_pb2_grpc import ClusterStub
+
+log = structlog.get_logger("raftkv.cluster")
+
+JOIN_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster, as a node knows it before it has heard anything."""
+
+    cluster_id: int
+    founded_with: Configuration
+    """Empty on a node that enters: it learns the members from the log."""
+    members: Mapping[NodeId, str]
+    """Peer addresses, to be recorded with the data."""
+    peer_address: str
+    """Where peers reach this node."""
+
+
+async def find_cluster(settings: ServerSettings) -> Cluster:
+    """Return the cluster to take part in. With --join and no data yet, ask it.
+
+    Raises ConfigurationError: this node was not added to the cluster, or its id was used before; NoLeader: none of the
+    addresses answers; StorageError.
+    """
+    if not settings.join:
+        members = {NodeId(node): address for node, address in settings.member.items()}
+        founded_with = Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
+        return Cluster(settings.founded_cluster_id, founded_with, members, members[NodeId(settings.id)])
+    node_id = NodeId(settings.id)
+    identity = read_identity(settings.data_dir)
+    if identity is not None:
+        return Cluster(identity.cluster_id, NO_MEMBERS, identity.members, identity.members.get(node_id, ""))
+    status = await _ask(settings.join)
+    found = {NodeId(member.id): member.peer_address for member in status.members}
+    if node_id not in found:
+        raise ConfigurationError(
+            f"node {node_id} is not a member of the cluster at {settings.join[0]} (members: "
+            f"{', '.join(map(str, sorted(found)))}): run `raftkv member add {node_id} HOST:PORT` first, with the "
+            "address where its peers will reach it"
+        )
+    return Cluster(status.header.cluster_id, NO_MEMBERS, found, found[node_id])
+
+
+async def _ask(addresses: tuple[str, ...]) -> pb.StatusResponse:
+    reasons = []
+    for address in addresses:
+        async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                # Through the leader's eyes: a follower may not know yet that this node was added.
+                status = await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
+                leader = status.header.leader_address
+                if leader in ("", address):
+                    return status
+            except grpc.aio.AioRpcError as error:
+                reasons.append(f"{address}: {error.code().name}: {error.details()}")
+                continue
+        async with grpc.aio.insecure_channel(leader, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                return await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                log.warning("the leader does not answer", leader=leader, reason=error.details())
+                return status
+    raise NoLeader(f"no member of the cluster answers: {'; '.join(reasons)}")

@@ -1,0 +1,51 @@
+"""The state of a node and its checkpoints, as the driver uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from raftkv.kv.machine import StateMachine
+from raftkv.raft import Index, Snapshot, Term
+from raftkv.storage.checkpoint import CheckpointManifest
+from raftkv.storage.checkpoint_store import Receiving, Sending
+
+
+class Keeper(Protocol):
+    """Who holds the state machine, and can copy it and replace it (`disk.Disk`).
+
+    Methods raise StorageError when the disk fails: the node must stop. CheckpointRefused and DamagedCheckpoint mean
+    that nothing has changed.
+    """
+
+    @property
+    def machine(self) -> StateMachine:
+        """The state machine; another one after `restore`."""
+        ...
+
+    @property
+    def newest(self) -> CheckpointManifest | None:
+        """The newest checkpoint."""
+        ...
+
+    def store_bytes(self) -> int: ...
+
+    async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
+        """Make a checkpoint of the state as it is; writes go on meanwhile."""
+        ...
+
+    def send(self) -> Sending:
+        """Open the newest checkpoint for sending."""
+        ...
+
+    async def begin(self, manifest: CheckpointManifest) -> Receiving:
+        """Begin to receive a checkpoint, or go on with it."""
+        ...
+
+    async def fabricate(self, snapshot: Snapshot) -> None:
+        """Make the checkpoint of a witness that is at `snapshot`: it holds no data, so nobody needs to send it."""
+        ...
+
+    async def restore(self) -> None:
+        """Replace the state by the newest checkpoint's."""
+        ...

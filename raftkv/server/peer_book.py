@@ -1,0 +1,67 @@
+"""Which disk stands behind which node id: so that a node which lost its disk is not taken for the one it was.
+
+A node that comes back under its old id with an empty disk has forgotten its votes and what it acknowledged. If it took
+part, a leader could be elected that lacks committed entries. Nothing in Raft's messages shows the difference; so every
+data directory draws a random incarnation when it is made, says it in its greeting, and every node writes down durably
+which incarnation it met first under an id. Another one is refused for ever: ids are not used twice.
+
+What this cannot see: a node that lost its disk, and peers that never met it before.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import Final
+
+from raftkv.errors import StorageError
+from raftkv.raft import NodeId
+from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
+
+NAME: Final = "peers.json"
+
+
+class PeerBook:
+    """One node's own incarnation, and those of the nodes it has met. Durable before it is relied upon."""
+
+    def __init__(self, path: Path, files: FileSystem, incarnation: int, met: dict[NodeId, int]) -> None:
+        self.incarnation = incarnation
+        self._path = path
+        self._files = files
+        self._met = met
+
+    @classmethod
+    def open(cls, data_dir: Path, files: FileSystem | None = None) -> PeerBook:
+        """Read the book of a data directory, or begin one. Raises StorageError."""
+        path = data_dir / NAME
+        files = files or OsFileSystem()
+        try:
+            stored = json.loads(path.read_bytes())
+            met = {NodeId(int(node)): int(incarnation) for node, incarnation in stored["met"].items()}
+            return cls(path, files, int(stored["incarnation"]), met)
+        except FileNotFoundError:
+            book = cls(path, files, secrets.randbits(63) | 1, {})
+            book._write()
+            return book
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageError(
+                f"{path} cannot be read ({error!r}). The way out: restore the file from a backup of this node, or "
+                "remove the node from the cluster and add it again under a new id"
+            ) from error
+
+    def admits(self, node: NodeId, incarnation: int) -> bool:
+        """Return whether `node` is who it was; a node that was never met is written down. Raises StorageError."""
+        known = self._met.get(node)
+        if known is None:
+            self._met[node] = incarnation
+            self._write()
+            return True
+        return known == incarnation
+
+    def _write(self) -> None:
+        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in self._met.items()}}
+        try:
+            publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written: {error}") from error

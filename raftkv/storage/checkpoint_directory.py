@@ -1,0 +1,308 @@
+"""The checkpoints of a node as files. Synchronous; `checkpoint_store` runs it in threads.
+
+    checkpoints/
+      0000000000000100.manifest   published last: it makes the checkpoint count
+      0000000000000100.data       the copy of the store
+      incoming.manifest, incoming.data    a checkpoint that is being received
+      creating.data                       one that is being made
+
+A data file without a manifest is garbage. Only the newest checkpoint is kept; an older one stays on disk only when a
+crash came between the publication of the newer one and its deletion.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import google_crc32c
+
+from raftkv.invariant import invariant
+from raftkv.kv.store import Reader
+from raftkv.raft.types import Index
+from raftkv.storage.checkpoint import (
+    CHUNK_BYTES,
+    CheckpointManifest,
+    CheckpointMeta,
+    CheckpointRefused,
+    Chunk,
+    CopyableStore,
+    DamagedCheckpoint,
+    StateInfo,
+    decode_manifest,
+    refuse_when_full,
+)
+from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all
+from raftkv.storage.wal_format import FormatError
+
+MANIFEST_SUFFIX: Final = ".manifest"
+DATA_SUFFIX: Final = ".data"
+INCOMING: Final = "incoming"
+CREATING: Final = "creating"
+SYNC_BYTES: Final = 16 << 20
+"""A copy is flushed as it grows: a flush of all of it at the end would hold up those of the log."""
+
+
+class CheckpointDirectory:
+    """What was published, and how to publish more. Methods may be called from several threads."""
+
+    def __init__(
+        self,
+        files: FileSystem,
+        path: Path,
+        open_copy: Callable[[Path], AbstractContextManager[Reader]],
+        inspect: Callable[[Reader], StateInfo],
+    ) -> None:
+        self.files = files
+        self.path = path
+        self.damaged: tuple[str, ...] = ()
+        """What is wrong with checkpoints that were found damaged."""
+        self._open_copy = open_copy
+        self._inspect = inspect
+        self._valid: tuple[CheckpointManifest, ...] = ()
+        self._lock = threading.Lock()
+
+    @property
+    def valid(self) -> tuple[CheckpointManifest, ...]:
+        """The checkpoints whose manifest and size are right, newest first. The bytes are judged when they are read."""
+        return self._valid
+
+    @property
+    def newest(self) -> CheckpointManifest | None:
+        return self._valid[0] if self._valid else None
+
+    def load(self) -> None:
+        """Read what is there and remove what was never published. Raises OSError."""
+        self.files.mkdir(self.path)
+        self.files.fsync_dir(self.path.parent)
+        names = self.files.names(self.path)
+        found, damaged = [], []
+        for name in names:
+            stem = name.removesuffix(MANIFEST_SUFFIX)
+            if stem not in {name, INCOMING}:
+                try:
+                    found.append(self._load(stem))
+                except (FormatError, FileNotFoundError) as error:
+                    damaged.append(f"{self.path / name}: {error}")
+        for name in names:
+            stem = name.removesuffix(DATA_SUFFIX)
+            orphan = stem not in {name, INCOMING} and stem + MANIFEST_SUFFIX not in names
+            if orphan or name.endswith(TEMPORARY_SUFFIX):
+                self.files.unlink(self.path / name)
+        # Also makes durable what a process that died had renamed but not yet synced.
+        self.files.fsync_dir(self.path)
+        self.damaged = tuple(damaged)
+        self._valid = tuple(sorted(found, key=lambda manifest: -manifest.index))
+
+    def _load(self, stem: str) -> CheckpointManifest:
+        manifest = decode_manifest(self._read(self.path / (stem + MANIFEST_SUFFIX)))
+        if stem != checkpoint_stem(manifest.index):
+            raise FormatError(f"the manifest is that of entry {manifest.index}")
+        file = self.files.open(self.data_path(manifest))
+        try:
+            if file.size() != manifest.size:
+                raise FormatError(f"{DATA_SUFFIX} has {file.size()} bytes instead of {manifest.size}")
+        finally:
+            file.close()
+        return manifest
+
+    def data_path(self, manifest: CheckpointManifest) -> Path:
+        return self.path / (checkpoint_stem(manifest.index) + DATA_SUFFIX)
+
+    def staged(self, stem: str) -> Path:
+        return self.path / (stem + DATA_SUFFIX)
+
+    # Making one
+
+    def copy_state(self, store: CopyableStore, stopped: Callable[[], bool]) -> CheckpointManifest | None:
+        """Copy `store` beside the checkpoints; None when `stopped`. The configuration is left open."""
+        path = self.staged(CREATING)
+        file = self.files.create(path)
+        try:
+            with refuse_when_full(), store.copy() as blocks:
+                size, crcs = _write_chunks(file, blocks, stopped)
+                file.fdatasync()
+        except CheckpointRefused:
+            self.files.unlink(path)
+            raise
+        finally:
+            file.close()
+        if stopped():
+            self.files.unlink(path)
+            return None
+        # From here on the copy decides what it is a copy of.
+        info = self.examine(path)
+        return CheckpointManifest(
+            CheckpointMeta(info.index, info.term, b""), size=size, chunk_crcs=crcs, state_hash=info.state_hash
+        )
+
+    def examine(self, path: Path) -> StateInfo:
+        """Return what the copy at `path` says of itself."""
+        with self._open_copy(path) as reader:
+            return self._inspect(reader)
+
+    def publish(self, stem: str, manifest: CheckpointManifest) -> CheckpointManifest:
+        """Make the staged copy the newest checkpoint and delete all others; return the newest.
+
+        The staged copy is durable, but for its name. One that is not newer than what is there is dropped.
+        """
+        with self._lock:
+            if self._valid and self._valid[0].index >= manifest.index:
+                self.files.unlink(self.staged(stem))
+                return self._valid[0]
+            path = self.path / (checkpoint_stem(manifest.index) + MANIFEST_SUFFIX)
+            if path.name in self.files.names(self.path):
+                # A damaged one of the same index: its manifest must not vouch for these bytes.
+                self.files.unlink(path)
+                self.files.fsync_dir(self.path)
+            self.files.rename(self.staged(stem), self.data_path(manifest))
+            self.files.fsync_dir(self.path)
+            publish_file(self.files, path, manifest.encode()).close()
+            self._valid = (manifest, *self._valid)
+            self._delete_all_but(manifest)
+            return manifest
+
+    def forget_above(self, index: Index) -> None:
+        """Delete the damaged checkpoints that are newer than entry `index`, lest they hide the ones made later."""
+        with self._lock:
+            stem = checkpoint_stem(index)
+            self._delete(other for other in self._stems() if other > stem)
+
+    def _delete_all_but(self, kept: CheckpointManifest) -> None:
+        self._delete(self._stems() - {checkpoint_stem(kept.index)})
+        self._valid = (kept,)
+        self.damaged = ()
+
+    def _stems(self) -> set[str]:
+        names = self.files.names(self.path)
+        return {name.rpartition(".")[0] for name in names if not name.endswith(TEMPORARY_SUFFIX)} - {INCOMING, CREATING}
+
+    def _delete(self, stems: Iterable[str]) -> None:
+        """Delete checkpoints: manifests first, so that none is left without its data."""
+        others = sorted(stems)
+        names = self.files.names(self.path)
+        for suffix in (MANIFEST_SUFFIX, DATA_SUFFIX):
+            gone = [other + suffix for other in others if other + suffix in names]
+            for name in gone:
+                self.files.unlink(self.path / name)
+            if gone:
+                self.files.fsync_dir(self.path)
+
+    # Reading one
+
+    def open_reader(self, manifest: CheckpointManifest) -> CheckpointReader:
+        """Open a checkpoint for reading; it stays readable when it is deleted meanwhile. Raises DamagedCheckpoint."""
+        try:
+            return CheckpointReader(self, manifest, self.files.open(self.data_path(manifest)))
+        except FileNotFoundError as error:
+            raise self.condemn(manifest, "the file is gone") from error
+
+    def condemn(self, manifest: CheckpointManifest, problem: str) -> DamagedCheckpoint:
+        """Do not offer a damaged checkpoint again. Its files stay until the next one is published."""
+        message = (
+            f"the checkpoint of entry {manifest.index} is damaged: {self.data_path(manifest)}: {problem}. The way out: "
+            "nothing as long as the node runs, it takes another one; if it refuses to start, restore it from its peers"
+        )
+        with self._lock:
+            self._valid = tuple(other for other in self._valid if other.index != manifest.index)
+            self.damaged = (*self.damaged, message)
+        return DamagedCheckpoint(message)
+
+    # The checkpoint that is being received
+
+    def incoming_manifest(self) -> CheckpointManifest | None:
+        """Return that of an interrupted transfer."""
+        name = INCOMING + MANIFEST_SUFFIX
+        if name not in self.files.names(self.path):
+            return None
+        try:
+            return decode_manifest(self._read(self.path / name))
+        except FormatError:
+            return None
+
+    def begin_incoming(self, manifest: CheckpointManifest) -> None:
+        publish_file(self.files, self.path / (INCOMING + MANIFEST_SUFFIX), manifest.encode()).close()
+
+    def drop_incoming(self) -> None:
+        names = self.files.names(self.path)
+        for suffix in (MANIFEST_SUFFIX, DATA_SUFFIX):
+            if INCOMING + suffix in names:
+                self.files.unlink(self.path / (INCOMING + suffix))
+
+    def _read(self, path: Path) -> bytes:
+        file = self.files.open(path)
+        try:
+            return file.pread(file.size(), 0)
+        finally:
+            file.close()
+
+
+class CheckpointReader:
+    """An open checkpoint. Used by one thread at a time."""
+
+    def __init__(self, directory: CheckpointDirectory, manifest: CheckpointManifest, file: File) -> None:
+        self.manifest = manifest
+        self._directory = directory
+        self._file = file
+        self._start = -1
+        self._chunk = b""
+        """The chunk read last, found right, and where it begins."""
+
+    def read_chunk(self, offset: int, size: int) -> Chunk:
+        """Read up to `size` bytes at `offset`: fewer at the end of a chunk. Raises DamagedCheckpoint."""
+        invariant(0 <= offset < self.manifest.size, "byte {} of a checkpoint of {}", offset, self.manifest.size)
+        start, _ = self.manifest.chunk_at(offset)
+        if start != self._start:
+            self._chunk, self._start = self._read(start), start
+        data = self._chunk[offset - start : offset - start + size]
+        return Chunk(offset, data, google_crc32c.value(data))
+
+    def blocks(self) -> Iterator[bytes]:
+        """Read everything. Raises DamagedCheckpoint."""
+        for start in range(0, self.manifest.size, CHUNK_BYTES):
+            yield self._read(start)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _read(self, start: int) -> bytes:
+        start, stop = self.manifest.chunk_at(start)
+        data = self._file.pread(stop - start, start)
+        if len(data) != stop - start or google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
+            raise self._directory.condemn(self.manifest, f"byte offset {start}: checksum mismatch")
+        return data
+
+
+def checkpoint_stem(index: Index) -> str:
+    return f"{index:020d}"
+
+
+def complete(manifest: CheckpointManifest, configuration: bytes) -> CheckpointManifest:
+    """Put in the configuration that `copy_state` could not know."""
+    return replace(manifest, meta=replace(manifest.meta, configuration=configuration))
+
+
+def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], bool]) -> tuple[int, tuple[int, ...]]:
+    size, crc, crcs = 0, 0, []
+    for block in blocks:
+        if stopped():
+            break
+        write_all(file, block, size)
+        view, synced = memoryview(block), size // SYNC_BYTES
+        while view:
+            part = view[: CHUNK_BYTES - size % CHUNK_BYTES]
+            crc = google_crc32c.extend(crc, bytes(part))
+            size += len(part)
+            view = view[len(part) :]
+            if size % CHUNK_BYTES == 0:
+                crcs.append(crc)
+                crc = 0
+        if size // SYNC_BYTES > synced:
+            file.fdatasync()
+    if size % CHUNK_BYTES:
+        crcs.append(crc)
+    return size, tuple(crcs)

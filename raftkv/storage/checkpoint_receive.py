@@ -1,0 +1,148 @@
+"""Receives a checkpoint piece by piece. Synchronous; `checkpoint_store` runs it in a thread."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import google_crc32c
+
+from raftkv.errors import StorageError
+from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointRefused, refuse_when_full
+from raftkv.storage.checkpoint_directory import INCOMING, SYNC_BYTES, CheckpointDirectory
+from raftkv.storage.files import File, preallocate, write_all
+
+
+class Incoming:
+    """One transfer. Its bytes count for nothing until `finish` has compared all of them with the manifest.
+
+    What a crash or a broken connection leaves is kept: the next transfer of the same bytes goes on after the last
+    chunk whose checksum is right.
+    """
+
+    def __init__(self, directory: CheckpointDirectory, manifest: CheckpointManifest) -> None:
+        """Begin or resume a transfer. Raises CheckpointRefused: older than what is here, or no room."""
+        self.manifest = manifest
+        self.offset = 0
+        """Where the transfer goes on: everything before it is here."""
+        self._directory = directory
+        self._crc = 0
+        """Checksum of the bytes before `offset` that belong to its chunk."""
+        self._file: File | None = None
+        self._finished: CheckpointManifest | None = None
+        newest = directory.newest
+        if newest is not None and newest.index > manifest.index:
+            raise CheckpointRefused(
+                f"a checkpoint of entry {newest.index} is here, newer than that of {manifest.index}"
+            )
+        if newest is not None and newest.index == manifest.index:
+            if newest.term != manifest.term:
+                raise CheckpointRefused(
+                    f"entry {newest.index} has term {newest.term} here and term {manifest.term} there"
+                )
+            # The same state, if perhaps in other bytes.
+            self._finished, self.offset = newest, manifest.size
+            return
+        with refuse_when_full():
+            self._open()
+
+    def _open(self) -> None:
+        directory, files = self._directory, self._directory.files
+        path = directory.staged(INCOMING)
+        staged = directory.incoming_manifest()
+        if staged is not None and staged.same_bytes(self.manifest) and path.name in files.names(directory.path):
+            self._file = files.open(path)
+            self.offset = self._whole_chunks()
+            return
+        directory.drop_incoming()
+        self._file = files.create(path)
+        # Now rather than half way.
+        preallocate(self._file, self.manifest.size)
+        directory.begin_incoming(self.manifest)
+
+    def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
+        """Take a piece, and return where to go on. It lies within one chunk, as `CheckpointReader` cuts them.
+
+        A piece that does not begin at `self.offset` is not taken: it is here already, or something before it is
+        missing. Raises CheckpointRefused when the piece, or the chunk that it completes, is not what it should be.
+        """
+        file = self._require_open()
+        if google_crc32c.value(data) != crc:
+            raise CheckpointRefused(f"the piece at byte offset {offset} was damaged on the way")
+        start, stop = self.manifest.chunk_at(offset)
+        if not 0 <= offset < offset + len(data) <= stop:
+            raise CheckpointRefused(f"a piece of {len(data)} bytes at byte offset {offset} reaches beyond its chunk")
+        if offset != self.offset:
+            return self.offset
+        with refuse_when_full():
+            write_all(file, data, offset)
+        self.offset += len(data)
+        self._crc = google_crc32c.extend(self._crc, data)
+        if self.offset == stop:
+            whole, self._crc = self._crc, 0
+            if whole != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
+                self.offset = start
+                raise CheckpointRefused(f"the chunk at byte offset {start} is not that of the manifest")
+            if stop % SYNC_BYTES == 0:
+                file.fdatasync()
+        return self.offset
+
+    def finish(self) -> CheckpointManifest:
+        """Verify everything and publish the checkpoint; return it. Repeating it is harmless.
+
+        Raises CheckpointRefused when something is missing or wrong; a transfer that is wrong begins anew.
+        """
+        if self._finished is not None:
+            return self._finished
+        file = self._require_open()
+        if self.offset != self.manifest.size:
+            raise CheckpointRefused(f"the checkpoint has {self.manifest.size} bytes, of which {self.offset} are here")
+        file.fdatasync()
+        if self._whole_chunks() != self.manifest.size:
+            self.abort()
+            raise CheckpointRefused("what was written is not what is read: the transfer begins anew")
+        try:
+            info = self._directory.examine(self._directory.staged(INCOMING))
+        except StorageError as error:
+            self.abort()
+            raise CheckpointRefused(f"the state cannot be read: {error}") from error
+        meta = self.manifest.meta
+        if (info.index, info.term, info.state_hash) != (meta.index, meta.term, self.manifest.state_hash):
+            self.abort()
+            raise CheckpointRefused(
+                f"the manifest is that of entry {meta.index} of term {meta.term} with state hash "
+                f"{self.manifest.state_hash.hex()}, but the state is that of entry {info.index} of term {info.term} "
+                f"with state hash {info.state_hash.hex()}"
+            )
+        self.close()
+        self._finished = self._directory.publish(INCOMING, replace(self.manifest, received=True))
+        self._directory.drop_incoming()
+        return self._finished
+
+    def abort(self) -> None:
+        """Forget what was received. Without it, the transfer can be resumed."""
+        if self._file is not None:
+            self.close()
+            self._directory.drop_incoming()
+
+    def close(self) -> None:
+        """End the transfer; what was received stays for the next one. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _require_open(self) -> File:
+        if self._file is None:
+            raise CheckpointRefused("this transfer has ended, or another one has begun since")
+        return self._file
+
+    def _whole_chunks(self) -> int:
+        """Return the length of the prefix of whole chunks that are right."""
+        file = self._require_open()
+        start = 0
+        while start < self.manifest.size:
+            _, stop = self.manifest.chunk_at(start)
+            data = file.pread(stop - start, start)
+            if google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
+                return start
+            start = stop
+        return start

@@ -1,0 +1,282 @@
+"""The checkpoints of a node, as the driver uses them: make, send, receive, restore. The event loop waits for none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+from raftkv.errors import StorageError
+from raftkv.kv.store import Reader
+from raftkv.raft.types import Index, Term
+from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, Chunk, S, StateEngine, StateInfo
+from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, CheckpointReader, complete
+from raftkv.storage.checkpoint_receive import Incoming
+from raftkv.storage.files import FileSystem, OsFileSystem
+from raftkv.storage.wal_segments import describe_os_error
+from raftkv.storage.worker import Worker
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Where blocking work is done, one job after the other: a `Worker`, or `Inline` in the simulator."""
+
+    def run(self, job: Callable[[], T]) -> Awaitable[T]: ...
+
+    async def stop(self) -> None: ...
+
+
+class Inline:
+    """Does the work in the event loop, after a time that `seconds` says: no threads, and the clock is the loop's."""
+
+    def __init__(self, seconds: Callable[[], float] | None = None) -> None:
+        self._seconds = seconds
+
+    async def run(self, job: Callable[[], T]) -> T:
+        await asyncio.sleep(self._seconds() if self._seconds else 0)
+        return job()
+
+    async def stop(self) -> None:
+        """Do nothing: nothing goes on by itself."""
+
+
+class CheckpointStore(Generic[S]):
+    """The newest checkpoint, and the one that is being made or received.
+
+    Methods raise StorageError when the disk fails: the node must stop. CheckpointRefused and DamagedCheckpoint are not
+    that: nothing has changed, and the node goes on.
+    """
+
+    def __init__(
+        self, directory: CheckpointDirectory, engine: StateEngine[S], make_runner: Callable[[str], Runner] = Worker
+    ) -> None:
+        self._directory = directory
+        self._engine = engine
+        self._creating = make_runner("raftkv-checkpoint")
+        self._transfers = make_runner("raftkv-transfer")
+        self._incoming: Incoming | None = None
+        self._give_up_copy = threading.Event()
+        self._restoring = False
+        self._busy = False
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        engine: StateEngine[S],
+        inspect: Callable[[Reader], StateInfo],
+        files: FileSystem | None = None,
+        make_runner: Callable[[str], Runner] = Worker,
+    ) -> Self:
+        """Open or create the directory of checkpoints (the parent must exist). Blocks. Raises StorageError.
+
+        `inspect` says which state a store holds; it is called in another thread, and takes its time.
+        """
+        directory = CheckpointDirectory(files or OsFileSystem(), path, engine.open_copy, inspect)
+        with _storage_errors(path):
+            directory.load()
+        return cls(directory, engine, make_runner)
+
+    @property
+    def newest(self) -> CheckpointManifest | None:
+        """The checkpoint that counts; None without one."""
+        return self._directory.newest
+
+    @property
+    def valid(self) -> tuple[CheckpointManifest, ...]:
+        """All that are there, newest first. More than one only after a crash."""
+        return self._directory.valid
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """What is wrong with checkpoints that were found damaged."""
+        return self._directory.damaged
+
+    async def create(self, store: S, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
+        """Make a checkpoint of what `store` has committed; return it, durable and the newest.
+
+        Writes go on meanwhile. The copy decides at which entry it was taken; `configuration_at` is then asked, in the
+        event loop, for the configuration in force there. When that entry has a checkpoint already, nothing is done.
+        Raises CheckpointRefused: no room, nothing applied yet, one is being made already, or it was stopped by
+        `close` or `restore`.
+        """
+        self._require_open()
+        if self._busy or self._restoring:
+            raise CheckpointRefused("a checkpoint is being made or restored already")
+        self._busy = True
+        give_up = self._give_up_copy = threading.Event()
+        try:
+            copied = await self._run(self._creating, partial(self._directory.copy_state, store, give_up.is_set))
+            if copied is None or self._closed:
+                raise CheckpointRefused("the checkpoint was given up")
+            if not copied.index:
+                raise CheckpointRefused("nothing has been applied yet")
+            manifest = complete(copied, configuration_at(copied.index, copied.term))
+            return await self._run(self._creating, partial(self._directory.publish, CREATING, manifest))
+        finally:
+            # Also when cancelled, with the copy still under way.
+            give_up.set()
+            self._busy = False
+
+    def send(self) -> Sending:
+        """Open the newest checkpoint for sending. Raises CheckpointRefused when there is none."""
+        self._require_open()
+        if self.newest is None:
+            raise CheckpointRefused("there is no checkpoint")
+        with _storage_errors(self._directory.path):
+            return Sending(self._directory.open_reader(self.newest), partial(self._run, self._transfers))
+
+    async def begin(self, manifest: CheckpointManifest) -> Receiving:
+        """Begin to receive a checkpoint, or go on where an interrupted transfer of the same one ended.
+
+        A transfer that is under way ends. A checkpoint whose index is that of the newest one here is received
+        already. Raises CheckpointRefused: an older one than is here, or no room.
+        """
+        self._require_open()
+        incoming = await self._run(self._transfers, partial(self._begin, manifest))
+        return Receiving(incoming, partial(self._run, self._transfers))
+
+    async def restore(self, store: S) -> S:
+        """Replace `store` by the newest checkpoint's copy; return the new store. `store` is closed then.
+
+        The old one serves until the very end: it is closed and replaced without giving way to another task. A crash
+        leaves the old store or the new one. Raises DamagedCheckpoint and leaves `store` as it is.
+        """
+        self._require_open()
+        manifest = self.newest
+        if manifest is None:
+            raise CheckpointRefused("there is no checkpoint")
+        await self._run(self._transfers, partial(self._prepare, manifest))
+        self._restoring = True
+        try:
+            self._give_up_copy.set()
+            await self._run(self._creating, _nothing)
+            return self._engine.swap(store)
+        finally:
+            self._restoring = False
+
+    def restore_at_start(self, manifest: CheckpointManifest, store: S | None) -> S:
+        """Do what `restore` does, blocking, with the checkpoint of choice. Before the node runs."""
+        with _storage_errors(self._directory.path):
+            self._prepare(manifest)
+        return self._engine.swap(store)
+
+    async def forget_above(self, manifest: CheckpointManifest) -> None:
+        """Delete damaged checkpoints that are newer than `manifest`: the node goes on from that one."""
+        await self._run(self._transfers, partial(self._directory.forget_above, manifest.index))
+
+    async def close(self) -> None:
+        """Give up what is under way. Idempotent. Before the state store is closed, which would wait for its copy."""
+        self._closed = True
+        self._give_up_copy.set()
+        await self._creating.stop()
+        await self._transfers.stop()
+        if self._incoming is not None:
+            self._incoming.close()
+
+    def _begin(self, manifest: CheckpointManifest) -> Incoming:
+        # In the thread that writes: a piece of the transfer that ends may be under way.
+        if self._incoming is not None:
+            self._incoming.close()
+            self._incoming = None
+        self._incoming = Incoming(self._directory, manifest)
+        return self._incoming
+
+    def _prepare(self, manifest: CheckpointManifest) -> None:
+        reader = self._directory.open_reader(manifest)
+        try:
+            self._engine.prepare(reader.blocks())
+        finally:
+            reader.close()
+
+    async def _run(self, runner: Runner, job: Callable[[], T]) -> T:
+        self._require_open()
+        with _storage_errors(self._directory.path):
+            return await runner.run(job)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StorageError("the checkpoints are closed")
+
+
+class _Run(Protocol):
+    def __call__(self, job: Callable[[], T]) -> Awaitable[T]: ...
+
+
+class Sending:
+    """A checkpoint on its way to a peer. It can be read to its end even when a newer one has replaced it."""
+
+    def __init__(self, reader: CheckpointReader, run: _Run) -> None:
+        self._reader = reader
+        self._run = run
+
+    @property
+    def manifest(self) -> CheckpointManifest:
+        return self._reader.manifest
+
+    def encoded_manifest(self) -> bytes:
+        return self.manifest.encode()
+
+    def size_bytes(self) -> int:
+        return self.manifest.size
+
+    async def read_chunk(self, offset: int, size: int) -> Chunk:
+        """Read up to `size` bytes at `offset`, fewer at the end of a chunk. One call at a time.
+
+        Raises DamagedCheckpoint: this checkpoint is not offered again, and the next one made replaces it.
+        """
+        return await self._run(partial(self._reader.read_chunk, offset, size))
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Receiving:
+    """A checkpoint that is on its way here. Dropped without `abort`, it can be resumed; one call at a time."""
+
+    def __init__(self, incoming: Incoming, run: _Run) -> None:
+        self._incoming = incoming
+        self._run = run
+
+    @property
+    def manifest(self) -> CheckpointManifest:
+        return self._incoming.manifest
+
+    @property
+    def offset(self) -> int:
+        """Where the transfer goes on; the size of the checkpoint when nothing is missing."""
+        return self._incoming.offset
+
+    async def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
+        """Take a piece; return where to go on. See `Incoming.write_chunk`."""
+        return await self._run(partial(self._incoming.write_chunk, offset, data, crc))
+
+    async def finish(self) -> CheckpointManifest:
+        """Verify everything, down to the state hash, and publish; see `Incoming.finish`.
+
+        From the return on, a node that starts restores its state from this checkpoint if the state is older.
+        """
+        return await self._run(self._incoming.finish)
+
+    async def abort(self) -> None:
+        """Forget what was received."""
+        await self._run(self._incoming.abort)
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(describe_os_error(path, error)) from error

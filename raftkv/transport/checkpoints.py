@@ -1,0 +1,84 @@
+"""A checkpoint on its way from one node to another: its own call, beside the stream of messages.
+
+Pieces go one at a time, each answered before the next one is read, so at most one is in memory on either side, and the
+receiver sets the pace. What was received survives a broken connection: the next attempt goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from raftkv.errors import RaftKVError
+from raftkv.transport.protocols import CheckpointNotSent, Outgoing
+from raftkv.v1 import peer_pb2 as pb
+
+if TYPE_CHECKING:
+    from raftkv.transport.grpc_peer import GrpcTransport
+    from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
+
+PIECE_BYTES: Final = 256 << 10
+BYTES_PER_S: Final = 100 << 20
+"""At most so fast, so that entries and heartbeats on the same network and disk do not wait."""
+PIECE_TIMEOUT_S: Final = 10.0
+"""A receiver that takes longer for a piece is given up."""
+FINISH_TIMEOUT_S: Final = 600.0
+"""Verifying reads the whole checkpoint, and hashes the state."""
+
+
+async def send(stub: PeerAsyncStub, cluster_id: int, checkpoint: Outgoing) -> None:
+    """Send a checkpoint; return when the peer holds it. Raises CheckpointNotSent, and what `checkpoint` raises."""
+    call = stub.SendCheckpoint()
+    loop = asyncio.get_running_loop()
+    try:
+        await call.write(pb.CheckpointPiece(cluster_id=cluster_id, manifest=checkpoint.encoded_manifest()))
+        offset = (await _progress(call, PIECE_TIMEOUT_S)).offset
+        while offset < checkpoint.size_bytes():
+            not_before = loop.time()
+            piece = await checkpoint.read_chunk(offset, PIECE_BYTES)
+            await call.write(pb.CheckpointPiece(offset=piece.offset, data=piece.data, crc=piece.crc))
+            offset = (await _progress(call, PIECE_TIMEOUT_S)).offset
+            await asyncio.sleep(max(0.0, not_before + len(piece.data) / BYTES_PER_S - loop.time()))
+        await call.done_writing()
+        if not (await _progress(call, FINISH_TIMEOUT_S)).done:
+            raise CheckpointNotSent("the peer ended without saying that it holds the checkpoint")
+    except grpc.aio.AioRpcError as error:
+        raise CheckpointNotSent(f"{error.code().name}: {error.details()}") from error
+    except (TimeoutError, asyncio.InvalidStateError) as error:
+        raise CheckpointNotSent("the peer takes nothing in any more") from error
+    finally:
+        call.cancel()
+
+
+async def _progress(
+    call: grpc.aio.StreamStreamCall[pb.CheckpointPiece, pb.CheckpointProgress], timeout_s: float
+) -> pb.CheckpointProgress:
+    async with asyncio.timeout(timeout_s):
+        answer = await call.read()
+    if not isinstance(answer, pb.CheckpointProgress):
+        await call.code()
+        raise CheckpointNotSent(f"the peer ended the stream: {await call.details()}")
+    return answer
+
+
+async def receive(
+    transport: GrpcTransport,
+    pieces: AsyncIterator[pb.CheckpointPiece],
+    context: grpc.aio.ServicerContext[pb.CheckpointPiece, pb.CheckpointProgress],
+) -> AsyncIterator[pb.CheckpointProgress]:
+    """The other end: what `raftkv.v1.Peer.SendCheckpoint` does. Nothing is in force before the core is told."""
+    try:
+        first = await anext(pieces, None)
+        if first is None or first.cluster_id != transport.identity.cluster_id:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "refused: a checkpoint of another cluster")
+        incoming = await transport.begin_checkpoint(first.manifest)
+        yield pb.CheckpointProgress(offset=incoming.offset)
+        async for piece in pieces:
+            yield pb.CheckpointProgress(offset=await incoming.write_chunk(piece.offset, piece.data, piece.crc))
+        await incoming.finish()
+        yield pb.CheckpointProgress(done=True)
+    except RaftKVError as error:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {error.message}")
