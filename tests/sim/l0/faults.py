@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from raftkv.raft import EntryKind, NodeId, Position
+from raftkv.raft import EntryKind, MembershipChange, NodeId, Position
 from tests.sim.l0.cluster import STALLED, Cluster
 from tests.sim.l0.machine import Fault, Link, Machine
 from tests.sim.l0.plan import HUNT, TICK, Act
@@ -47,11 +47,15 @@ class Conductor:
             "stalled disk": self._stalled_disk,
             "slow disks of all but one": self._slow_disks_of_all_but_one,
             "clock": self._clock,
+            "restless voters": self._restless_voters,
             HUNT: self._hunt,
             "propose": self._propose,
             "read": self._read,
             "transfer": self._transfer,
             "unreachable": self._unreachable,
+            "suspect": self._suspect,
+            "checkpoint": self._checkpoint,
+            "change members": self._change_members,
         }
         self._open: dict[int, tuple[Fault, Undo]] = {}
         self._writes = 0
@@ -71,6 +75,7 @@ class Conductor:
         cluster.jitter = 0
         cluster.grain = 1
         cluster.batching = 0.0
+        cluster.stream_loss = 0.0
         cluster.forget_messages()
         for machine in cluster.machines.values():
             machine.usual_tick_length = min(max(machine.usual_tick_length, int(0.9 * TICK)), int(1.1 * TICK))
@@ -275,6 +280,13 @@ class Conductor:
             machines[0].raft.unreachable(machines[1].id)
             self.cluster.after_input(machines[0], 7)
 
+    def _suspect(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        """A hint that the leader is dead, which is not true."""
+        machine = self._shuffled(rng)[0]
+        if machine.up and not machine.pausers and machine.raft.leader is not None:
+            machine.raft.suspect(machine.raft.leader)
+            self.cluster.after_input(machine, 7)
+
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _kill(self, machines: Iterable[Machine], fault: Fault) -> Undo:
@@ -309,8 +321,30 @@ class Conductor:
         machines = [machine for machine in self._shuffled(rng)[: rng.choice([1, 1, 7])] if machine.up]
         undo = self._kill(machines, fault)
         for machine in machines:
-            self.cluster.lose_state(machine, rng.choice([0, rng.randint(0, len(machine.applied))]))
+            oldest = machine.first_on_disk - 1
+            self.cluster.lose_state(machine, rng.choice([oldest, rng.randint(oldest, len(machine.applied))]))
         return undo
+
+    def _restless_voters(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """One election after the other, and in the midst of each processes die and are back at once."""
+        cluster = self.cluster
+        undo: list[Undo] = []
+
+        def turn(_: None, __: None, ___: None) -> None:
+            if fault.over:
+                return
+            while undo:
+                undo.pop()()
+            leader = self._leader()
+            if leader is not None:
+                undo.append(self._block(fault, self._both_ways([leader], self._around(leader))))
+            for machine in self._shuffled(rng)[: rng.choice([1, 2])]:
+                if machine.up and machine is not leader:
+                    self._kill([machine], fault)()
+            cluster.at(cluster.now + rng.randint(1, 2 * TICK), turn)
+
+        turn(None, None, None)
+        return lambda: undo.pop()() if undo else None
 
     def _stop(self, machine: Machine, fault: Fault) -> Undo:
         if machine.up:
@@ -448,3 +482,37 @@ class Conductor:
             if machine.raft.transfer(target) is None:
                 self.cluster.counts["transfers"] += 1
             self.cluster.after_input(machine, 9)
+
+    def _checkpoint(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        machine = self._shuffled(rng)[0] if rng.random() < 0.5 else self._leader_or_any(rng)
+        if machine.up and not machine.pausers:
+            self.cluster.checkpoint(machine, rng.choice([0, 0, 3, 1000]), rng.choice([1, TICK, 5 * TICK]))
+
+    def _change_members(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        cluster, leader = self.cluster, self._leader()
+        if leader is None:
+            return
+        configuration = leader.raft.configuration
+        outside = [node for node in cluster.machines if node not in configuration.members]
+        learners = tuple((node, f"n{node}") for node in outside if node not in cluster.witnesses)
+        witnesses = tuple((node, f"n{node}") for node in outside if node in cluster.witnesses)
+        someone = rng.choice(sorted(configuration.members))
+        change = rng.choice(
+            [
+                MembershipChange(learners=learners[:1]),
+                MembershipChange(learners=learners),
+                MembershipChange(learners=learners[:1], witnesses=witnesses),
+                MembershipChange(promote=configuration.learners),
+                MembershipChange(promote=configuration.learners),
+                MembershipChange(promote=configuration.learners, remove=frozenset([someone]) - configuration.learners),
+                MembershipChange(remove=frozenset([someone])),
+                MembershipChange(remove=frozenset([leader.id])),
+            ]
+        )
+        outcome = leader.raft.change_membership(change)
+        if isinstance(outcome, str):
+            cluster.counts["changes refused"] += 1
+        else:
+            cluster.counts["changes of members"] += 1
+            cluster.say(f"** {change}")
+            cluster.after_input(leader, 12)

@@ -63,6 +63,8 @@ class Machine(Node):
         self.collects_later = False
         """Inputs are taken and the Ready is not: the next ones will share it."""
         self.to_apply: deque[tuple[Entry, ...]] = deque()
+        self.apply_turn = 0
+        """Counts what is dropped from it."""
         self.applied_index = 0
         self.state_hash = 0
         """Rolling, over everything applied."""
@@ -76,6 +78,10 @@ class Machine(Node):
             length *= factor
         self.tick_length = max(int(length), 1)
 
+    def drop_applies(self) -> None:
+        self.to_apply.clear()
+        self.apply_turn += 1
+
     def crash(self) -> None:
         super().crash()
         self.life += 1
@@ -84,5 +90,5 @@ class Machine(Node):
         self.disk_is_busy = False
         self.disk_turn += 1
         self.collects_later = False
-        self.to_apply.clear()
+        self.drop_applies()
         self.waiting_reads.clear()

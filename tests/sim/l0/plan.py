@@ -21,6 +21,15 @@ class Parameters:
     """One cluster and its surroundings. Times are in units of virtual time."""
 
     size: int
+    """Voters that found the cluster: nodes 1 to `size`."""
+    spares: int
+    """Nodes behind them that may join as learners."""
+    witnesses: int
+    """Nodes behind those that may join as witnesses."""
+    promotion_lag: int
+    stream_time: int
+    """How long a checkpoint takes to another node."""
+    stream_loss: float
     ticks: int
     """How long the safety phase is."""
     election_ticks: int
@@ -47,6 +56,19 @@ class Parameters:
     apply_delay: int
     reset_on_crash: bool
     """Peers learn of a crash by a reset of their connections."""
+
+    @property
+    def founders(self) -> list[NodeId]:
+        return [NodeId(i) for i in range(1, self.size + 1)]
+
+    @property
+    def machines(self) -> list[NodeId]:
+        """All nodes that there are."""
+        return [NodeId(i) for i in range(1, self.size + self.spares + self.witnesses + 1)]
+
+    @property
+    def future_witnesses(self) -> list[NodeId]:
+        return self.machines[self.size + self.spares :]
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.__slots__)
@@ -91,6 +113,7 @@ FAULTS = {
     "stalled disk": 1.0,
     "slow disks of all but one": 1.0,
     "clock": 1.0,
+    "restless voters": 1.0,
 }
 """What can be on the tape, and how often against the others when all are on."""
 
@@ -114,7 +137,10 @@ def draw(seed: int) -> tuple[Parameters, tuple[Act, ...]]:
 
 def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     size = rng.choices(range(1, 8), [2, 3, 36, 6, 36, 2, 3])[0]
-    ids = [NodeId(i) for i in range(1, size + 1)]
+    changing = size < 6 and rng.random() < 0.4
+    spares = rng.choice([1, 2, 3]) if changing else 0
+    witnesses = rng.choice([0, 0, 1]) if changing else 0
+    ids = [NodeId(i) for i in range(1, size + spares + witnesses + 1)]
     hunted = size in (3, 5) and rng.random() < 0.3
     drift = rng.choice([0.0, 0.0, 0.05, 0.5])
     disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 100])
@@ -125,6 +151,11 @@ def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     loss = rng.choice(losses) if not hunted else 0.0
     parameters = Parameters(
         size=size,
+        spares=spares,
+        witnesses=witnesses,
+        promotion_lag=rng.choice([2, 100]),
+        stream_time=rng.choice([100, 1000, 5000]),
+        stream_loss=rng.choice([0.0, 0.2]),
         ticks=400 if hunted else 350 if loss > 0.1 else rng.choice([200, 250, 300]),
         election_ticks=rng.choice([10, 10, 20]) if not hunted else 6,
         heartbeat_ticks=rng.choice([1, 2, 4]) if not hunted and loss < 0.2 else rng.choice([1, 2]),
@@ -175,8 +206,11 @@ def _inputs(parameters: Parameters, rng: random.Random) -> list[Act]:
     acts: list[Act] = []
     gap = rng.choice([0.5, 1, 2]) * TICK
     burst = rng.choice([1, 1, 5])
-    kinds = ["propose", "read", "transfer", "unreachable"]
-    weights = [10.0, rng.choice([1, 5]), rng.choice([0.0, 0.2, 0.6]), 0.2]
+    kinds = ["propose", "read", "transfer", "unreachable", "suspect", "checkpoint", "change members"]
+    weights = [10.0, rng.choice([1, 5]), rng.choice([0.0, 0.2, 0.6]), 0.2, 0.2, rng.choice([0.0, 0.3, 1.0]), 0.0]
+    if parameters.spares:
+        weights[-1] = rng.choice([0.3, 1.0])
+        weights[-2] = rng.choice([0.3, 1.0])
     at = 0.0
     while (at := at + rng.expovariate(1 / (gap * burst))) < parameters.ticks * TICK:
         acts.extend(

@@ -110,6 +110,21 @@ def leader_of(cluster: Cluster) -> Machine | None:
     return max(cluster.leaders(), key=lambda leader: leader.raft.term, default=None)
 
 
+def members_of(cluster: Cluster) -> list[Machine]:
+    """Return the machines that the leader takes for members; all, while there is no leader."""
+    leader = leader_of(cluster)
+    members = leader.raft.configuration.members if leader is not None else cluster.machines.keys()
+    return [machine for machine in cluster.machines.values() if machine.id in members]
+
+
+def successors(cluster: Cluster, leader: Machine) -> list[Machine]:
+    """Return who may lead instead; nobody, where `leader` is needed for a majority."""
+    configuration = leader.raft.configuration
+    if len(configuration.voters) < 3:
+        return []
+    return [cluster.machines[node] for node in sorted(configuration.voters - configuration.witnesses - {leader.id})]
+
+
 def wait(cluster: Cluster, holds: Callable[[], bool], limit: int, what: str) -> None:
     """Let time pass until `holds`, which must come true within `limit`."""
     end = cluster.now + limit
@@ -170,7 +185,7 @@ def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None
     index = cluster.clients.acknowledged[write]
     wait(
         cluster,
-        lambda: all(machine.applied_index >= index for machine in cluster.machines.values()),
+        lambda: all(machine.applied_index >= index for machine in members_of(cluster)),
         end - cluster.now,
         "a write does not reach every node",
     )
@@ -178,16 +193,20 @@ def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None
 
 def require_agreement(cluster: Cluster) -> None:
     """Everybody follows the same leader, holds the same log and has applied all of it."""
-    machines = list(cluster.machines.values())
 
     def agreed() -> bool:
         leader = leader_of(cluster)
-        return leader is not None and all(
-            machine.raft.leader == leader.id and machine.applied_index == leader.raft.log.last_index
-            for machine in machines
+        return (
+            leader is not None
+            and not leader.raft.changing
+            and all(
+                machine.raft.leader == leader.id and machine.applied_index == leader.raft.log.last_index
+                for machine in members_of(cluster)
+            )
         )
 
-    wait(cluster, agreed, 2 * timeout(cluster), "the nodes do not agree")
+    wait(cluster, agreed, 4 * timeout(cluster), "the nodes do not agree")
+    machines = members_of(cluster)
     for machine in machines:
         cluster.clients.require_kept(machine)
         if machine.raft.log.last_term != machines[0].raft.log.last_term:
@@ -200,9 +219,9 @@ def require_agreement(cluster: Cluster) -> None:
 def _disturb(cluster: Cluster, *, only_the_leader: bool) -> None:
     """A node that nobody needs misses its leader for a while: the leader must not care (thesis 4.2.3)."""
     leader = leader_of(cluster)
-    if leader is None or cluster.parameters.size < 3:
+    others = successors(cluster, leader) if leader is not None else []
+    if leader is None or not others:
         return
-    others = [machine for machine in cluster.machines.values() if machine is not leader]
     victim = random.Random(cluster.now).choice(others)
     fault = Fault("trial")
     links = [leader.links[victim.id]]
@@ -234,7 +253,7 @@ def a_node_that_was_cut_off_does_not_disturb(cluster: Cluster, conductor: Conduc
 def a_deaf_leader_is_replaced(cluster: Cluster, conductor: Conductor) -> None:
     """It reaches everybody and hears nobody: it must give way (CheckQuorum, thesis 6.2)."""
     leader = leader_of(cluster)
-    if leader is None or cluster.parameters.size < 3:
+    if leader is None or not successors(cluster, leader):
         return
     fault = Fault("trial")
     links = [machine.links[leader.id] for machine in cluster.machines.values() if machine is not leader]
@@ -259,7 +278,7 @@ def the_leader_dies(cluster: Cluster, conductor: Conductor) -> None:
         return
     cluster.say(f"** trial: leader {leader.id} dies")
     cluster.crash(leader)
-    if cluster.parameters.size > 2:
+    if successors(cluster, leader):
         wait(cluster, lambda: leader_of(cluster) is not None, CONVERGENCE * timeout(cluster), "nobody takes over")
     cluster.restart(leader)
     write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
@@ -268,9 +287,9 @@ def the_leader_dies(cluster: Cluster, conductor: Conductor) -> None:
 def a_transfer_that_fails_ends(cluster: Cluster, conductor: Conductor) -> None:
     """The leader cannot reach the node that it hands over to: it must go on leading (thesis 3.10)."""
     leader = leader_of(cluster)
-    if leader is None or cluster.parameters.size < 3:
+    if leader is None or not successors(cluster, leader):
         return
-    target = min(machine.id for machine in cluster.machines.values() if machine is not leader)
+    target = successors(cluster, leader)[0].id
     cluster.say(f"** trial: transfer from {leader.id} to {target}, which does not hear of it")
     fault = Fault("trial")
     leader.links[target].blockers.append(fault)
@@ -284,9 +303,9 @@ def a_transfer_that_fails_ends(cluster: Cluster, conductor: Conductor) -> None:
 def a_candidate_that_nobody_heard_comes_back(cluster: Cluster, conductor: Conductor) -> None:
     """It is in a term of its own, which nobody else has entered: somebody must give way (raft-bugs 7, 9)."""
     leader = leader_of(cluster)
-    if leader is None or cluster.parameters.size < 3:
+    if leader is None or not successors(cluster, leader):
         return
-    mute = max((machine for machine in cluster.machines.values() if machine is not leader), key=lambda m: m.id)
+    mute = successors(cluster, leader)[-1]
     cluster.say(f"** trial: node {mute.id} is told to campaign, and nobody hears it")
     fault = Fault("trial")
     for link in mute.links.values():

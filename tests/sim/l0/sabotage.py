@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from raftkv.raft import core, election, heartbeat, replication, roles, transfer
+from raftkv.raft import (
+    Configuration,
+    Entry,
+    EntryKind,
+    Role,
+    Snapshot,
+    Term,
+    core,
+    election,
+    heartbeat,
+    replication,
+    roles,
+    snapshots,
+    transfer,
+)
+from raftkv.raft.configurations import Configurations
+from raftkv.raft.log import Log
+from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, HeartbeatRequest, HeartbeatResponse, Message
 from raftkv.raft.progress import Progress
 from raftkv.raft.state import RaftState
@@ -92,3 +111,84 @@ def a_broken_connection_means_nothing_is_known(patch: Patch) -> None:
         progress.next = Index(1)
 
     patch.setattr(Progress, "probe", probe)
+
+
+# --- membership and snapshots -----------------------------------------------------------------------------------------
+
+
+def a_joint_change_needs_one_majority(patch: Patch) -> None:
+    """Paper 6: the voters to come decide alone, from the moment the change is appended."""
+    patch.setattr(Configuration, "majorities", property(lambda configuration: (configuration.voters,)))
+
+
+def learners_count(patch: Patch) -> None:
+    """Thesis 4.2.1: whoever is sent the log decides, too."""
+    patch.setattr(
+        Configuration, "majorities", property(lambda configuration: (configuration.voters | configuration.learners,))
+    )
+
+
+def a_joint_configuration_is_left_before_it_is_committed(patch: Patch) -> None:
+    """Raft-bugs 19."""
+    append = RaftState.append
+
+    def eager(state: RaftState, entries: Sequence[Entry]) -> None:
+        append(state, entries)
+        if state.role is Role.LEADER and state.configuration.joint:
+            data = encode_configuration(left(state.configuration))
+            append(state, [Entry(state.term, Index(state.log.last_index + 1), EntryKind.CONFIGURATION, data)])
+
+    patch.setattr(RaftState, "append", eager)
+
+
+def configurations_survive_truncation(patch: Patch) -> None:
+    """Raft-bugs 21: an entry is dropped, the configuration in it stays in force."""
+    patch.setattr(Configurations, "truncate", lambda configurations, first: None)
+
+
+def a_restart_forgets_the_configurations_of_the_log(patch: Patch) -> None:
+    """Raft-bugs 20: only the snapshot's, or the founders', is recovered."""
+
+    def forgetful(configurations: Configurations, base: Configuration, base_index: Index, entries: object) -> None:
+        recover(configurations, base, base_index, ())
+
+    recover = Configurations.__init__
+    patch.setattr(Configurations, "__init__", forgetful)
+
+
+def a_snapshot_brings_no_configuration(patch: Patch) -> None:
+    """Raft-bugs 20, 26: the log is replaced, and the configuration is that of before."""
+    restore = RaftState.restore
+
+    def careless(state: RaftState, snapshot: Snapshot) -> None:
+        before = state.configurations
+        restore(state, snapshot)
+        state.configurations = before
+
+    patch.setattr(RaftState, "restore", careless)
+
+
+def a_snapshot_counts_before_it_is_durable(patch: Patch) -> None:
+    """Raft-bugs 28, 32: what lies behind it is applied to a state that is not there yet."""
+    restore = Log.restore
+
+    def optimistic(log: Log, index: Index, term: Term) -> None:
+        restore(log, index, term)
+        log.restored()
+
+    patch.setattr(Log, "restore", optimistic)
+
+
+def nobody_is_sent_a_snapshot(patch: Patch) -> None:
+    """Paper 7: who needs what is compacted waits for ever."""
+    patch.setattr(snapshots, "need", lambda state, peer: None)
+
+
+def a_lost_checkpoint_is_not_sent_again(patch: Patch) -> None:
+    """Paper 7: the leader waits for an installation that never comes."""
+    patch.setattr(snapshots, "failed", lambda state, peer: None)
+
+
+def a_witness_may_lead(patch: Patch) -> None:
+    """It has no payloads to give."""
+    patch.setattr(Configuration, "may_lead", lambda configuration, node: node in configuration.deciders)
