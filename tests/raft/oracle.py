@@ -74,10 +74,12 @@ class _Watched:
         "base",
         "base_term",
         "configurations",
+        "expected",
         "known_commit",
         "leading",
         "log_terms",
         "on_disk",
+        "seen",
         "wrote_as_leader_of",
     )
 
@@ -88,6 +90,9 @@ class _Watched:
         self.base_term = 0
         self.configurations: list[tuple[int, Configuration]] = [(0, founded)]
         """Those in that log, with their indexes; the first is that of the base."""
+        self.expected: Configuration | None = None
+        """The configuration that should be in force, once it was found to be equal to the one `seen`."""
+        self.seen: Configuration | None = None
         self.known_commit = 0
         self.leading = 0
         """The term it leads; 0: none."""
@@ -178,7 +183,22 @@ class Oracle:
                 previous = entry.term
                 terms.append(previous)
                 if entry.kind is EntryKind.CONFIGURATION:
+                    if known is None and watched.configurations[-1][0] > self.newest_committed:
+                        _fail(
+                            f"node {node.id} appends a configuration at {entry.index} before the one at "
+                            f"{watched.configurations[-1][0]} is committed (paper 6; thesis 4.3)"
+                        )
                     watched.configurations.append((entry.index, decode_configuration(entry.data)))
+        if node.raft.configuration is not watched.seen:
+            watched.seen = node.raft.configuration
+            watched.expected = None
+        if watched.expected is not watched.configurations[-1][1]:
+            watched.expected = watched.configurations[-1][1]
+            if watched.expected != watched.seen:
+                _fail(
+                    f"on node {node.id} {watched.seen} is in force, but the newest in its log, at "
+                    f"{watched.configurations[-1][0]}, is {watched.expected} (paper 6)"
+                )
         if leads:
             watched.wrote_as_leader_of = node.raft.term
 

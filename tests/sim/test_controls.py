@@ -58,6 +58,15 @@ CONTROLS = [
     Control(sabotage.a_transfer_never_ends, "no write is acknowledged"),
     Control(sabotage.what_a_candidate_hears_stays, "C1|C8"),
     Control(sabotage.a_broken_connection_means_nothing_is_known, "next 1 must be above match", seeds=5),
+    Control(sabotage.a_joint_change_needs_one_majority, "C[146]", seeds=100),
+    Control(sabotage.learners_count, "C6|nobody takes over"),
+    Control(sabotage.a_joint_configuration_is_left_before_it_is_committed, "before the one at"),
+    Control(sabotage.configurations_survive_truncation, "the newest in its log", seeds=100),
+    Control(sabotage.a_restart_forgets_the_configurations_of_the_log, "C6|the newest in its log"),
+    Control(sabotage.a_snapshot_brings_no_configuration, "the newest in its log"),
+    Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
+    Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
+    Control(sabotage.a_witness_may_lead, "SafetyViolation|LivenessViolation|InvariantViolation", seeds=100),
 ]
 
 

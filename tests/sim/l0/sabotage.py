@@ -10,9 +10,9 @@ from raftkv.raft import (
     Configuration,
     Entry,
     EntryKind,
+    NodeId,
     Role,
     Snapshot,
-    Term,
     core,
     election,
     heartbeat,
@@ -22,7 +22,6 @@ from raftkv.raft import (
     transfer,
 )
 from raftkv.raft.configurations import Configurations
-from raftkv.raft.log import Log
 from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, HeartbeatRequest, HeartbeatResponse, Message
 from raftkv.raft.progress import Progress
@@ -168,20 +167,13 @@ def a_snapshot_brings_no_configuration(patch: Patch) -> None:
     patch.setattr(RaftState, "restore", careless)
 
 
-def a_snapshot_counts_before_it_is_durable(patch: Patch) -> None:
-    """Raft-bugs 28, 32: what lies behind it is applied to a state that is not there yet."""
-    restore = Log.restore
-
-    def optimistic(log: Log, index: Index, term: Term) -> None:
-        restore(log, index, term)
-        log.restored()
-
-    patch.setattr(Log, "restore", optimistic)
-
-
 def nobody_is_sent_a_snapshot(patch: Patch) -> None:
     """Paper 7: who needs what is compacted waits for ever."""
-    patch.setattr(snapshots, "need", lambda state, peer: None)
+
+    def wait(state: RaftState, peer: NodeId) -> None:
+        state.progress[peer].await_snapshot(Index(state.log.first_index - 1))
+
+    patch.setattr(snapshots, "need", wait)
 
 
 def a_lost_checkpoint_is_not_sent_again(patch: Patch) -> None:
