@@ -56,7 +56,7 @@ CONTROLS = [
     Control(sabotage.a_term_begins_without_an_entry, "no read is served"),
     Control(sabotage.lost_appends_are_not_repeated, "LivenessViolation"),
     Control(sabotage.a_transfer_never_ends, "no write is acknowledged"),
-    Control(sabotage.what_a_candidate_hears_stays, "C1|C8"),
+    Control(sabotage.what_a_candidate_hears_stays, "C1|C7|C8"),
     Control(sabotage.a_broken_connection_means_nothing_is_known, "next 1 must be above match", seeds=5),
     Control(sabotage.a_joint_change_needs_one_majority, "C[146]", seeds=100),
     Control(sabotage.learners_count, "C6|nobody takes over"),

@@ -37,8 +37,8 @@ Event = tuple[int, float, int, Callable[[Any, Any, Any], None], Any, Any, Any]
 STALLED = 0
 """Instead of a factor: a disk that finishes nothing while the fault lasts."""
 
-FAR = 20
-"""A straggler's share of the jitter: one message in fifty takes so many times as long."""
+STRAGGLE = 20
+"""One message in fifty takes so many jitters longer."""
 
 
 class Cluster:
@@ -76,6 +76,8 @@ class Cluster:
         self.duplicate_above = 1 - parameters.duplication
         self.latency = parameters.latency
         self.jitter = parameters.jitter
+        self.straggle = min(STRAGGLE * parameters.jitter, (2 if parameters.fifo else 10) * TICK)
+        """In order, it holds up all that are behind it."""
         self.grain = parameters.grain
         self.fifo = parameters.fifo
         self.batching = parameters.batching
@@ -247,7 +249,9 @@ class Cluster:
 
     def _transmit(self, link: Link, message: Message) -> None:
         share = self._network_random()
-        delay = self.latency + int(self.jitter * (share if share < 0.98 else share * FAR))
+        delay = self.latency + int(self.jitter * share)
+        if share > 0.98:
+            delay += self.straggle
         if link.slowness:
             fault, factor = link.slowness[-1]
             fault.hits += 1

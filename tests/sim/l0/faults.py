@@ -72,7 +72,7 @@ class Conductor:
         cluster.loss = 0.0
         cluster.duplicate_above = 1.0
         cluster.latency = min(cluster.latency, TICK // 5)
-        cluster.jitter = 0
+        cluster.jitter = cluster.straggle = 0
         cluster.grain = 1
         cluster.batching = 0.0
         cluster.stream_loss = 0.0

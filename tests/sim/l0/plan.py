@@ -184,7 +184,7 @@ def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list
         kinds = ["crash", "bounce", "power loss", "pause", "slow disk", "stalled disk"]
     weights = [FAULTS[kind] for kind in kinds]
     gap = rng.choice([8, 15, 30]) * TICK
-    lasts = rng.choice([5, 15, 40]) * TICK
+    lasts = (rng.choice([5, 15, 40]) if parameters.size > 1 else 5) * TICK
     acts = []
     at = 60.0 * TICK  # long enough for a first leader
     if hunted:

@@ -22,7 +22,7 @@ CONVERGENCE = 12
 """In so many election timeouts a healed cluster must elect, serve a read, commit a write and bring everybody up."""
 
 LEAST_COMMITS = 3
-LEAST_FAULTS = 3
+LEAST_FAULTS = 2
 
 
 class LivenessViolation(AssertionError):
