@@ -105,7 +105,9 @@ class Dispatcher:
         except RaftKVError:
             pass  # of use only later, and asked again until then
         else:
-            self.router.heard_members([member.client_address for member in status.members if member.client_address])
+            self.router.heard_members(
+                {member.id: member.client_address for member in status.members if member.client_address}
+            )
         if not self._closed:
             self._learn_timer = self.loop.call_later(LEARN_S, self._learn_members)
 
@@ -219,8 +221,10 @@ class Dispatcher:
         self._fill_window()
         # What a leader answered shows that there is one. That a node names one shows nothing: a dead leader that all
         # still name would send the parked calls on their way again and again.
-        if led and self._parked:
-            self._release()
+        if led:
+            self.router.found_leader()
+            if self._parked:
+                self._release()
 
     def ended(self, stream: Pipeline, reason: str) -> None:
         """A stream broke: its calls go elsewhere at once."""
@@ -275,6 +279,7 @@ class Dispatcher:
     def _park(self, call: Call) -> None:
         call.tried = ()
         self._parked.append(call)
+        self.router.found_no_leader()
         # With nobody to ask, the next endpoint that becomes ready releases them.
         if self._poll_timer is None and self.router.any_ready():
             self._poll_timer = self.loop.call_later(poll_s(self.random), self._poll)

@@ -10,12 +10,12 @@ that was never sent provably had no effect, and an endpoint that is dead or hang
 All configured endpoints are kept open. The others are what a failover goes to without connecting first, and their
 answers tell which node each one is: a leader named by id is reached through the endpoint that the user configured
 (a proxy, a NAT'd address), and by the address it announces only when no configured endpoint can be it. The other
-members are connected to only when no configured endpoint can be reached: all of those may have left the cluster.
+members are connected to only when the endpoints at hand cannot serve: those may have left the cluster, one and all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from random import Random
@@ -66,7 +66,7 @@ NO_LEADER: Final = Leader(0, 0, "")
 class Router:
     """Endpoint states and the leader cache."""
 
-    __slots__ = ("_dial_learned", "_endpoints", "_members", "_random", "_turn", "leader")
+    __slots__ = ("_dial_learned", "_endpoints", "_members", "_random", "_searching", "_turn", "leader")
 
     def __init__(self, addresses: Sequence[str], random: Random, *, dial_learned: bool = True) -> None:
         """`dial_learned` False: only configured endpoints are ever connected to."""
@@ -74,8 +74,10 @@ class Router:
         self._random = random
         self._dial_learned = dial_learned
         self._endpoints = {address: Endpoint(address, configured=True) for address in addresses}
-        self._members: frozenset[str] = frozenset()
-        """Where the members are that some node has named."""
+        self._members: dict[int, str] = {}
+        """Where the members are that some node has named, by id."""
+        self._searching = False
+        """No leader was found among the endpoints at hand."""
         self._turn = 0
 
     @property
@@ -99,9 +101,11 @@ class Router:
     def to_open(self, now: float) -> tuple[str, ...]:
         """Return the endpoints to connect to at `now`. Answer with `opening` for each."""
         self._learn_address()
-        if not any(endpoint.health is Health.READY for endpoint in self._endpoints.values()):
-            for address in sorted(self._members - self._endpoints.keys()):
-                self._endpoints[address] = Endpoint(address, configured=False)
+        if self._searching or not self.any_ready():
+            at_hand = {endpoint.member_id for endpoint in self._endpoints.values()}
+            for member, address in self._members.items():
+                if member not in at_hand and address not in self._endpoints:
+                    self._endpoints[address] = Endpoint(address, configured=False)
         return tuple(
             endpoint.address
             for endpoint in self._endpoints.values()
@@ -123,7 +127,7 @@ class Router:
         """The stream broke, could not be opened, or was given up. A learned endpoint that fails is forgotten."""
         endpoint = self._endpoints[address]
         endpoint.last_error = error
-        if not endpoint.configured and self.leader.address != address and address not in self._members:
+        if not endpoint.configured and self.leader.address != address and not self._is_member(address):
             # It comes back when a leader announces it again. That of the leader believed in stays, with its back-off:
             # every answer names it, and forgetting it would dial it anew each time.
             del self._endpoints[address]
@@ -142,10 +146,22 @@ class Router:
         self.leader = leader
         return True
 
-    def heard_members(self, addresses: Collection[str]) -> None:
+    def heard_members(self, addresses: Mapping[int, str]) -> None:
         """A node has named the members of the cluster, as far as it knows where they are."""
         if self._dial_learned and addresses:
-            self._members = frozenset(filter(None, map(_parsed, addresses)))
+            parsed = {member: _parsed(address) for member, address in addresses.items()}
+            self._members = {member: address for member, address in parsed.items() if address is not None}
+
+    def found_no_leader(self) -> None:
+        """All endpoints at hand have refused an operation for want of a leader: look further."""
+        self._searching = True
+
+    def found_leader(self) -> None:
+        """A leader has answered."""
+        self._searching = False
+
+    def _is_member(self, address: str) -> bool:
+        return address in self._members.values()
 
     def not_leader(self, address: str) -> None:
         """The node there does not lead: stop believing so."""

@@ -9,6 +9,9 @@ Where to look:
     log matching     follower.on_append_request    read rule         read_index (module docstring)
     majorities       quorum                        persistence       ready, persistence
     terms            core.Raft._enter_term_of      safety checks     checks
+    who decides      configurations, membership    snapshots         snapshots
+    witnesses        quorum.committed_index,       leases            lease
+                     replication.send_limit        preferred leader  transfer.prefer
 
 How to drive it
 ---------------
@@ -27,8 +30,14 @@ The driver owns one `Raft`, calls its inputs from one thread, and after each inp
 Call `tick()` at a steady pace, once after a pause however long, `step()` for each message from a member of this
 cluster, and `unreachable()` when a connection breaks. Messages may be lost, repeated, delayed or reordered.
 
-What is not here yet: membership changes enter through `quorum.Configuration` (every majority is asked for there) and
-`EntryKind.CONFIGURATION`; snapshots through `Progress.await_snapshot` and `Ready.snapshots_needed`.
+Members come and go by `change_membership` on the leader; the change is over when `changing` is false again. A node
+that joins starts with `NO_MEMBERS` and learns the rest from the log. Those who leave are sent the log until the leader
+knows that to be committed, and must be reachable until then (`followers`).
+
+A checkpoint of the state at an applied index stands for `snapshot_at(index)`. Once it is durable, `compact` the log.
+Pass an InstallSnapshot to `step` only when the checkpoint that it names is here, whole; drop it otherwise. A witness
+has no state: it is given InstallSnapshot without a checkpoint, and is handed out COMMANDS entries without data, also
+before it has learned from the log that it is a witness. They change nothing.
 """
 
 from raftkv.raft.config import RaftConfig

@@ -6,32 +6,20 @@ are checked by the tests that see all nodes at once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from raftkv.invariant import InvariantViolation, invariant
+from raftkv.invariant import InvariantViolation
 from raftkv.raft import replication
 from raftkv.raft.quorum import Configuration, committed_index
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Index, NodeId, Role, Term
 
+Footprint = tuple[Term, NodeId | None, Role, Index, Index, Index, Configuration]
+"""What must never go back, and what decided; see `footprint`. A bare tuple, because one is made for every input."""
 
-class Footprint(NamedTuple):
-    """What must never go back, and what decided. A NamedTuple, because one is made for every input."""
 
-    term: Term
-    vote: NodeId | None
-    role: Role
-    commit: Index
-    applied: Index
-    last_index: Index
-    configuration: Configuration
-
-    @classmethod
-    def of(cls, state: RaftState) -> Footprint:
-        log = state.log
-        return cls(
-            state.term, state.vote, state.role, log.commit, log.applied, log.last_index, state.configurations.current
-        )
+def footprint(state: RaftState) -> Footprint:
+    """Return (term, vote, role, commit, applied, last index, configuration)."""
+    log = state.log
+    return (state.term, state.vote, state.role, log.commit, log.applied, log.last_index, state.configurations.current)
 
 
 def check_state(state: RaftState) -> None:
@@ -44,36 +32,34 @@ def check_state(state: RaftState) -> None:
                 f"{state.term} was handed over to be persisted ({state.handed_hard_state.term})"
             )
         for progress in state.progress.values():
-            progress.validate()
+            if progress.match >= progress.next or progress.inflight_bytes:
+                progress.validate()
     elif state.progress or state.reads.round is not None or state.reads.waiting or state.leader == state.id:
         raise InvariantViolation("N6: only a leader tracks followers, confirms reads and follows itself")
 
 
 def check_step(before: Footprint, after: Footprint, state: RaftState) -> None:
     """Raise InvariantViolation unless one step may lead from `before` to `after`, the footprint of `state`."""
-    invariant(after.term >= before.term, "N1: the term went back from {} to {}", before.term, after.term)
-    invariant(
-        after.term > before.term or before.vote is None or after.vote == before.vote,
-        "N2: the vote of term {} changed from {} to {}",
-        before.term,
-        before.vote,
-        after.vote,
-    )
-    invariant(
-        after.commit >= before.commit, "N3: the commit index went back from {} to {}", before.commit, after.commit
-    )
-    invariant(after.applied >= before.applied, "N3: the applied index went back")
-    if before.role is Role.LEADER and after.role is Role.LEADER:
-        invariant(after.term == before.term, "N7: a leader does not enter another term without stepping down")
-        invariant(after.last_index >= before.last_index, "N7: a leader never truncates its log")
-        if after.commit > before.commit:
-            # By the configuration of before: the commit may have put another one into the log.
-            decided = committed_index(before.configuration, state.durable_match(), replication.excused(state))
-            invariant(
-                after.commit <= decided and state.log.term(after.commit) == after.term,
-                "N5: a leader of term {} committed up to {}, of term {}; a quorum holds up to {}",
-                after.term,
-                after.commit,
-                state.log.term(after.commit),
-                decided,
+    old_term, old_vote, old_role, old_commit, old_applied, old_last, configuration = before
+    term, vote, role, commit, applied, last, _ = after
+    if term < old_term:
+        raise InvariantViolation(f"N1: the term went back from {old_term} to {term}")
+    if term == old_term and old_vote is not None and vote != old_vote:
+        raise InvariantViolation(f"N2: the vote of term {term} changed from {old_vote} to {vote}")
+    if commit < old_commit or applied < old_applied:
+        raise InvariantViolation(
+            f"N3: commit index {old_commit} and applied index {old_applied} became {commit} and {applied}"
+        )
+    if old_role is Role.LEADER and role is Role.LEADER:
+        if term != old_term or last < old_last:
+            raise InvariantViolation(
+                f"N7: a leader of term {old_term} with a log up to {old_last} came to term {term} with one up to {last}"
             )
+        if commit > old_commit:
+            # By the configuration of before: the commit may have put another one into the log.
+            decided = committed_index(configuration, state.durable_match(), replication.excused(state))
+            if commit > decided or state.log.term(commit) != term:
+                raise InvariantViolation(
+                    f"N5: a leader of term {term} committed up to {commit}, of term {state.log.term(commit)}; "
+                    f"a quorum holds up to {decided}"
+                )

@@ -90,7 +90,7 @@ class Raft:
         )
         self._state.restart_election_timer()
         self._told: tuple[Role, Term, NodeId | None] = (Role.FOLLOWER, hard_state.term, None)
-        self._before = checks.Footprint.of(self._state)
+        self._before = checks.footprint(self._state)
         invariant(
             log.last_term <= hard_state.term,
             "the log ends with an entry of term {}, above the persisted term {}",
@@ -162,17 +162,18 @@ class Raft:
 
     def persisted(self, number: int) -> None:
         """Write `number` and all before it are on stable storage."""
-        state = self._state
+        state, log = self._state, self._state.log
         durable = state.pending_writes.confirm(number)
         if 0 < state.restore_write <= number:
             state.restore_write = 0
-            state.log.restored()
-        if durable is not None:
-            state.log.durable = Index(max(state.log.durable, durable))
-        election.own_vote_durable(state, number)
+            log.restored()
+        if durable is not None and durable > log.durable:
+            log.durable = durable
+        if state.vote_write:
+            election.own_vote_durable(state, number)
         if state.role is Role.LEADER:
             replication.advance_commit(state)
-        if state.role is Role.LEADER:
+        if state.transfer_target is not None:
             replication.finish_transfer(state)
         self._check()
 
@@ -234,15 +235,19 @@ class Raft:
     # --- output -------------------------------------------------------------------------------------------------------
 
     def ready(self) -> Ready | None:
-        """Return what there is to do, once; None when there is nothing."""
+        """Return what there is to do, once; None when there is nothing.
+
+        It decides nothing, and so is not followed by `_check`: every input is, and it only hands over what they left.
+        """
         state = self._state
-        read_index.start_round(state)
+        reads = state.reads
+        if reads.waiting:
+            read_index.start_round(state)
         write = self._next_write()
         committed = state.log.applicable(state.config.max_apply_bytes)
         if committed:
             state.log.handed_out = committed[-1].index
         told = (state.role, state.term, state.leader)
-        reads = state.reads
         if not (
             write
             or committed
@@ -269,17 +274,20 @@ class Raft:
         reads.confirmed.clear()
         reads.dropped.clear()
         state.snapshots_needed.clear()
-        self._check()
         return ready
 
     def _next_write(self) -> LogWrite | None:
         state = self._state
-        entries = state.log.unwritten()
-        handed = state.handed_hard_state
-        needs_disk = bool(entries) or (state.term, state.vote) != (handed.term, handed.vote)
-        needs_disk = needs_disk or state.restoring is not None
+        log, handed = state.log, state.handed_hard_state
+        needs_disk = (
+            log.handed_over < log.last_index
+            or state.term != handed.term
+            or state.vote != handed.vote
+            or state.restoring is not None
+        )
         if not needs_disk and not state.promises:
             return None
+        entries = log.unwritten()
         hard_state = HardState(state.term, state.vote, state.log.commit)
         number = state.pending_writes.queue(state.log.last_index)
         restore, state.restoring = state.restoring, None
@@ -426,20 +434,20 @@ class Raft:
 
     def _dispatch(self, message: Message) -> None:
         state = self._state
-        match message:
+        match message:  # the most frequent ones first
             case AppendRequest():
                 self._follow(message.sender)
                 follower.on_append_request(state, message)
+            case AppendResponse():
+                replication.on_append_response(state, message)
             case HeartbeatRequest():
                 self._follow(message.sender)
                 follower.on_heartbeat_request(state, message)
+            case HeartbeatResponse():
+                replication.on_heartbeat_response(state, message)
             case InstallSnapshot():
                 self._follow(message.sender)
                 snapshots.on_install_snapshot(state, message)
-            case AppendResponse():
-                replication.on_append_response(state, message)
-            case HeartbeatResponse():
-                replication.on_heartbeat_response(state, message)
             case PreVoteRequest():
                 election.on_pre_vote_request(state, message)
             case PreVoteResponse():
@@ -449,7 +457,7 @@ class Raft:
             case VoteResponse():
                 election.on_vote_response(state, message)
             case TimeoutNow():
-                if state.role is Role.FOLLOWER and state.configuration.may_lead(state.id):
+                if state.role is Role.FOLLOWER and state.may_lead:
                     election.stand(state, leadership_transfer=True)
             case _:
                 assert_never(message)
@@ -479,7 +487,7 @@ class Raft:
             state.quarantine = state.config.election_ticks
 
     def _check(self) -> None:
-        after = checks.Footprint.of(self._state)
+        after = checks.footprint(self._state)
         if after != self._before:
             checks.check_step(self._before, after, self._state)
             self._before = after

@@ -15,6 +15,9 @@ from raftkv.raft.roles import become_candidate, become_follower, become_leader, 
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import NodeId, Role, Term
 
+SUSPICION_GAP_TICKS = 2
+"""Between the campaigns of two followers that were told in the same moment that their leader may be dead."""
+
 
 def may_vote(state: RaftState, request: VoteRequest) -> bool:
     """The vote rule (paper 5.2, 5.4.1): one vote a term, and only for a log that is at least as up-to-date.
@@ -49,8 +52,9 @@ def hears_leader(state: RaftState) -> bool:
 
 def campaign(state: RaftState) -> None:
     """The election timer ran out: ask for pre-votes."""
-    if not state.configuration.may_lead(state.id):
-        state.restart_election_timer()
+    if not state.may_lead:
+        # The leader is gone for it too: with the timer restarted it would seem to hear it, and refuse its vote.
+        become_follower(state, state.term, None)
         return
     become_pre_candidate(state)
     state.votes[state.id] = True
@@ -100,14 +104,16 @@ def suspect(state: RaftState, peer: NodeId) -> None:
     """The connection to `peer` was refused or reset. If it is the leader, do not wait out the election timer.
 
     Only this node's own patience ends: it asks for pre-votes soon, and it no longer says that it hears the leader. A
-    leader that others still hear stays (thesis 4.2.3): they refuse. The wait is drawn, since all followers may see
-    their connections end in the same moment. Where leases are on, the hint is worth nothing: a voter that forgets its
-    leader early would let another one be elected within the lease.
+    leader that others still hear stays (thesis 4.2.3): they refuse. All followers may see their connections end in the
+    same moment, and a split vote would cost what the hint has won: so each has a wait of its own, by its rank. Where
+    leases are on, the hint is worth nothing: a voter that forgets its leader early would let another one be elected
+    within the lease.
     """
     if state.role is not Role.FOLLOWER or state.leader != peer or state.config.leases:
         return
     state.leader = None
-    ticks = state.random.randrange(1, state.config.heartbeat_ticks + 1)
+    heirs = sorted(state.configuration.deciders - state.configuration.witnesses - {peer})
+    ticks = 1 + SUSPICION_GAP_TICKS * (heirs.index(state.id) if state.id in heirs else 0)
     # Put the timer forward, not the time-out back: a leader that is alive after all resets the timer.
     state.election_elapsed = max(state.election_elapsed, state.election_timeout - ticks)
 

@@ -41,6 +41,7 @@ class Log:
         "durable",
         "handed_out",
         "handed_over",
+        "last_index",
     )
 
     def __init__(
@@ -57,7 +58,8 @@ class Log:
         self._base_term = base_term
         self._entries: list[Entry] = list(entries)
         _check_order(self._base_index, self._base_term, self._entries)
-        last = self.last_index
+        self.last_index = last = Index(base_index + len(self._entries))
+        """Index of the last entry, or, where there is none, of the last compacted one."""
         invariant(
             applied <= last,
             "the state has applied entry {} but the log ends at {}: they are not of the same node",
@@ -86,10 +88,6 @@ class Log:
     def first_index(self) -> Index:
         """The lowest index whose entry is here (one above the compacted ones)."""
         return Index(self._base_index + 1)
-
-    @property
-    def last_index(self) -> Index:
-        return Index(self._base_index + len(self._entries))
 
     @property
     def last_term(self) -> Term:
@@ -122,12 +120,14 @@ class Log:
         )
         low = start - self._base_index - 1
         high = stop - self._base_index - 1
-        taken = 0
-        for position in range(low, high):
-            taken += entry_bytes(self._entries[position])
-            if taken > max_bytes and position > low:
-                return tuple(self._entries[low:position])
-        return tuple(self._entries[low:high])
+        taken = tuple(self._entries[low:high])
+        if len(taken) > 1:
+            size_bytes = 0
+            for count, entry in enumerate(taken):
+                size_bytes += entry_bytes(entry)
+                if size_bytes > max_bytes and count > 0:
+                    return taken[:count]
+        return taken
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Add `entries`; where the first one's index is taken, it and all that follow are replaced.
@@ -151,6 +151,7 @@ class Log:
             self.durable = Index(min(self.durable, first - 1))
             self.handed_over = Index(min(self.handed_over, first - 1))
         self._entries.extend(entries)
+        self.last_index = entries[-1].index
 
     def compact(self, base_index: Index) -> None:
         """Forget the entries up to `base_index`, which are applied and covered by a durable snapshot."""
@@ -174,7 +175,7 @@ class Log:
         invariant(index > self.commit, "a snapshot of entry {} for a log committed up to {}", index, self.commit)
         self._entries.clear()
         self._base_index, self._base_term = index, term
-        self.commit = self.handed_over = index
+        self.last_index = self.commit = self.handed_over = index
         self.durable = self.handed_out
 
     def restored(self) -> None:
@@ -190,7 +191,8 @@ class Log:
         AppendEntries step 3).
         """
         for offset, entry in enumerate(entries):
-            invariant(entry.index == previous_index + 1 + offset, "the entries of a request must be contiguous")
+            if entry.index != previous_index + 1 + offset:
+                raise InvariantViolation("the entries of a request must be contiguous")
             if not self.matches(entry.index, entry.term):
                 return entries[offset:]
         return ()
@@ -215,14 +217,14 @@ class Log:
 
     def applicable(self, max_bytes: int) -> tuple[Entry, ...]:
         """Return the next entries to apply: committed and durable here (L2)."""
-        stop = Index(min(self.commit, self.durable) + 1)
-        start = Index(self.handed_out + 1)
-        return self.slice(start, stop, max_bytes) if self._base_index < start < stop else ()
+        end = self.commit if self.commit < self.durable else self.durable
+        if self.handed_out >= end:
+            return ()
+        return self.slice(Index(self.handed_out + 1), Index(end + 1), max_bytes)
 
     def validate(self) -> None:
         """Raise InvariantViolation unless L2 and L3 hold (L1 is checked by `_check_order`, where entries come in)."""
-        last = self._base_index + len(self._entries)
-        commit, durable, handed_out = self.commit, self.durable, self.handed_out
+        last, commit, durable, handed_out = self.last_index, self.commit, self.durable, self.handed_out
         # After every input of every node: so the calls that name what is wrong are made only when something is.
         if commit <= last and durable <= last and self.handed_over <= last:
             if self.applied <= handed_out <= commit and handed_out <= durable:
@@ -238,8 +240,8 @@ class Log:
 def _check_order(index: Index, term: Term, entries: Sequence[Entry]) -> None:
     """Raise InvariantViolation unless L1 holds for `entries` placed behind (index, term)."""
     for entry in entries:
-        invariant(entry.index == index + 1, "L1: entry {} stands behind entry {}", entry.index, index)
-        invariant(
-            entry.term >= term, "L1: entry {} of term {} stands behind one of term {}", entry.index, entry.term, term
-        )
+        if entry.index != index + 1 or entry.term < term:
+            raise InvariantViolation(
+                f"L1: entry {entry.index} of term {entry.term} stands behind entry {index} of term {term}"
+            )
         index, term = entry.index, entry.term

@@ -44,10 +44,13 @@ class Progress:
         "snapshot_index",
         "stalled_ticks",
         "state",
+        "witness",
     )
 
-    def __init__(self, *, next_index: Index) -> None:
+    def __init__(self, *, next_index: Index, witness: bool = False) -> None:
         self.state = ProgressState.PROBE
+        self.witness = witness
+        """Whether it takes no payloads, and no checkpoints. A node is one for ever, also while it is being removed."""
         self.match = Index(0)
         self.next = next_index
         """The index that the next request starts at."""

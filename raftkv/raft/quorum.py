@@ -123,20 +123,29 @@ def committed_index(
     ones: those that have fallen silent or behind (`replication.excuse`). With two data nodes and a witness, both hold
     what is acknowledged for as long as both are well, and the loss of either loses nothing (docs/adr/0005).
     """
-    found = None
-    for voters in configuration.majorities:
-        index = _descending(voters, match)[majority(len(voters)) - 1] if voters else Index(0)
-        witnesses = configuration.witnesses & voters
-        if witnesses:
-            keepers = _descending(voters - witnesses, match)
-            needed = majority(len(voters))
-            by_data = keepers[needed - 1] if needed <= len(keepers) else Index(0)
-            unexcused = [match.get(node, Index(0)) for node in voters - witnesses if node not in excused]
-            by_all_data = min(unexcused, default=Index(0))
-            index = max(by_data, min(index, by_all_data))
-        found = index if found is None else min(found, index)
-    return found or Index(0)
+    if not configuration.voters:
+        return Index(0)
+    witnesses = configuration.witnesses
+    index = _held(configuration.voters, witnesses, match, excused)
+    if configuration.outgoing:
+        index = min(index, _held(configuration.outgoing, witnesses, match, excused))
+    return index
+
+
+def _held(
+    voters: Set[NodeId], witnesses: Set[NodeId], match: Mapping[NodeId, Index], excused: Container[NodeId]
+) -> Index:
+    """Return the highest index that a quorum of one set of voters holds, and where there are witnesses, enough data."""
+    needed = majority(len(voters))
+    by_majority = _descending(voters, match)[needed - 1]
+    if not witnesses & voters:
+        return by_majority
+    keepers = voters - witnesses
+    by_data = _descending(keepers, match)[needed - 1] if needed <= len(keepers) else Index(0)
+    unexcused = [match.get(keeper, Index(0)) for keeper in keepers if keeper not in excused]
+    return max(by_data, min(by_majority, min(unexcused, default=Index(0))))
 
 
 def _descending(voters: Set[NodeId], match: Mapping[NodeId, Index]) -> list[Index]:
-    return sorted([match.get(voter, Index(0)) for voter in voters], reverse=True)
+    nothing = Index(0)
+    return sorted([match.get(voter, nothing) for voter in voters], reverse=True)

@@ -34,8 +34,9 @@ def advance_commit(state: RaftState) -> None:
         if configuration.joint or state.configurations.index > before:
             _finish_change(state)
     if configuration.witnesses:
-        for peer in sorted(state.progress.keys() & configuration.witnesses):
-            send_appends(state, peer)  # `send_limit` may have risen
+        for peer, progress in state.progress.items():
+            if progress.witness:
+                send_appends(state, peer)  # `send_limit` may have risen
 
 
 def excused(state: RaftState) -> set[NodeId]:
@@ -65,9 +66,9 @@ def send_limit(state: RaftState, peer: NodeId) -> Index:
     with a log longer than that of the one data node that is left it would keep that node from ever being elected,
     although nothing that was acknowledged is missing there.
     """
-    configuration = state.configuration
-    if peer not in configuration.witnesses:
+    if not state.progress[peer].witness:
         return state.log.last_index
+    configuration = state.configuration
     keepers = configuration.deciders - configuration.witnesses - {state.id}
     held = [p.match for keeper in keepers if not (p := state.progress[keeper]).excused]
     return max(state.log.commit, min([state.log.durable, *held]))
@@ -180,6 +181,8 @@ def send_appends(state: RaftState, peer: NodeId) -> None:
     progress = state.progress.get(peer)
     if progress is None:
         return
+    if progress.next > state.log.last_index:
+        return
     limit = send_limit(state, peer)
     while progress.next <= limit and not progress.paused(state.config.max_inflight_bytes):
         _send_append(state, peer, with_entries=True)
@@ -226,10 +229,7 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
         # a heartbeat: every ReadIndex round sends some, and a probe may carry max_append_bytes.
         progress.retry_ticks = 0
         progress.probe_sent = False
-        if progress.state is ProgressState.PROBE:
-            send_appends(state, response.sender)
-        else:
-            _send_append(state, response.sender, with_entries=False)
+        _send_append(state, response.sender, with_entries=progress.state is ProgressState.PROBE)
     if response.read_sequence > progress.read_sequence:
         progress.read_sequence = response.read_sequence
         read_index.advance(state)
@@ -267,7 +267,7 @@ def _send_append(state: RaftState, peer: NodeId, *, with_entries: bool) -> None:
     if with_entries:
         stop = max(Index(send_limit(state, peer) + 1), progress.next)
         entries = state.log.slice(progress.next, stop, state.config.max_append_bytes)
-        if peer in state.configuration.witnesses:
+        if progress.witness:
             entries = tuple([without_payload(entry) for entry in entries])
     state.send(
         AppendRequest(
@@ -282,4 +282,4 @@ def _send_append(state: RaftState, peer: NodeId, *, with_entries: bool) -> None:
     )
     progress.commit_sent = Index(max(progress.commit_sent, min(state.log.commit, previous_index + len(entries))))
     if entries or progress.state is ProgressState.PROBE:
-        progress.sent(Index(previous_index + len(entries)), sum(entry_bytes(entry) for entry in entries))
+        progress.sent(Index(previous_index + len(entries)), sum([entry_bytes(entry) for entry in entries]))

@@ -22,7 +22,7 @@ def need(state: RaftState, peer: NodeId) -> None:
     """Leader: the next entry of `peer` is compacted."""
     progress = state.progress[peer]
     progress.await_snapshot(Index(state.log.first_index - 1))
-    if peer in state.configuration.witnesses:
+    if progress.witness:
         delivered(state, peer, state.snapshot)
     else:
         state.snapshots_needed.append(peer)
@@ -80,6 +80,8 @@ def compact(state: RaftState, snapshot: Snapshot, first_kept: Index) -> None:
         raise ValueError(f"entry {first_kept - 1} lies behind the snapshot of {snapshot.index}")
     if snapshot.index > state.log.applied:
         raise ValueError(f"a snapshot of entry {snapshot.index}, but only {state.log.applied} are applied")
+    if state.log.term(snapshot.index) not in (None, snapshot.term):
+        raise ValueError(f"a snapshot of entry {snapshot.index} of term {snapshot.term}: that entry is of another term")
     if state.snapshot is None or snapshot.index > state.snapshot.index:
         # An older one may come late, after one from the leader was installed: it covers no more.
         state.snapshot = snapshot

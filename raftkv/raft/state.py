@@ -28,6 +28,7 @@ class RaftState:
         "election_timeout",
         "handed_hard_state",
         "heartbeat_elapsed",
+        "id",
         "leader",
         "lease_void",
         "log",
@@ -64,6 +65,7 @@ class RaftState:
         rng: random.Random,
     ) -> None:
         self.config = config
+        self.id = config.node_id
         self.configurations = configurations
         self.random = rng
         self.log = log
@@ -112,13 +114,20 @@ class RaftState:
         self.snapshots_needed: list[NodeId] = []
 
     @property
-    def id(self) -> NodeId:
-        return self.config.node_id
-
-    @property
     def configuration(self) -> Configuration:
         """The one in force."""
         return self.configurations.current
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether this node may stand for election.
+
+        One that is being removed may, until it knows that to be committed: it may be the only one whose log is up to
+        date enough to win, and commit it (thesis 4.2.2). It does not count itself.
+        """
+        if self.configuration.may_lead(self.id):
+            return True
+        return self.configurations.index > self.log.commit and self.configurations.previous.may_lead(self.id)
 
     @property
     def rivals(self) -> list[NodeId]:
@@ -153,9 +162,10 @@ class RaftState:
         peers = sorted((self.configuration.members | leaving) - {self.id})
         for peer in [peer for peer in self.progress if peer not in peers]:
             del self.progress[peer]
+        witnesses = self.configuration.witnesses | self.configurations.previous.witnesses
         for peer in peers:
             if peer not in self.progress:
-                self.progress[peer] = Progress(next_index=next_index)
+                self.progress[peer] = Progress(next_index=next_index, witness=peer in witnesses)
         if self.transfer_target is not None and self.transfer_target not in self.configuration.voters:
             self.transfer_target = None
             self.transfer_elapsed = 0

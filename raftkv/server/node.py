@@ -259,6 +259,12 @@ class Node:
     def is_leader(self) -> bool:
         return self.raft.role is Role.LEADER
 
+    @property
+    def was_removed(self) -> bool:
+        """Whether this node has been a member and is none any more, as far as it knows."""
+        members = self.raft.configuration.members
+        return bool(members) and self.raft.node_id not in members and not self.is_leader
+
     # --- what the transport brings ------------------------------------------------------------------------------------
 
     def on_messages(self, messages: Sequence[Message]) -> None:
@@ -400,8 +406,9 @@ class Node:
             entry = self._unapplied.popleft()
             payload = entry.data if entry.kind is EntryKind.COMMANDS else None
             if payload == b"":
-                # Only a witness is sent entries without their payload; anybody else who skipped one would diverge.
-                invariant(self.raft.is_witness, "entry {} has no payload, and this node is no witness", entry.index)
+                # Only a witness is sent entries without their payload, and it may not have come to the entry yet that
+                # says so. A node that holds data and skipped one would diverge.
+                invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
             (results,) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
             self._compaction.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)

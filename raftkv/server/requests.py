@@ -198,6 +198,10 @@ class Requests:
 
     async def _run_on_leader(self, attempt: Attempt, *, forwarded: bool) -> None:
         while attempt.open:
+            if self._node.was_removed:
+                # Nobody tells it who leads: it would keep its clients waiting for nothing.
+                attempt.fail(NoLeader(f"node {self._node.raft.node_id} is not a member of the cluster any more"))
+                return
             leader, term = self._node.leader, self._node.raft.term
             if self._node.is_leader:
                 await self._lead(attempt)

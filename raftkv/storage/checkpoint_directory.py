@@ -65,6 +65,8 @@ class CheckpointDirectory:
         self._inspect = inspect
         self._valid: tuple[CheckpointManifest, ...] = ()
         self._lock = threading.Lock()
+        self.closing = threading.Event()
+        """Ends whatever takes long."""
 
     @property
     def valid(self) -> tuple[CheckpointManifest, ...]:
@@ -93,6 +95,10 @@ class CheckpointDirectory:
             orphan = stem not in {name, INCOMING} and stem + MANIFEST_SUFFIX not in names
             if orphan or name.endswith(TEMPORARY_SUFFIX):
                 self.files.unlink(self.path / name)
+        newest = max((manifest.index for manifest in found), default=Index(0))
+        staged = self.incoming_manifest()
+        if staged is None or staged.index <= newest or INCOMING + DATA_SUFFIX not in names:
+            self.drop_incoming()
         # Also makes durable what a process that died had renamed but not yet synced.
         self.files.fsync_dir(self.path)
         self.damaged = tuple(damaged)
@@ -118,8 +124,8 @@ class CheckpointDirectory:
 
     # Making one
 
-    def copy_state(self, store: CopyableStore, stopped: Callable[[], bool]) -> CheckpointManifest | None:
-        """Copy `store` beside the checkpoints; None when `stopped`. The configuration is left open."""
+    def copy_state(self, store: CopyableStore, stopped: Callable[[], bool]) -> CheckpointManifest:
+        """Copy `store` beside the checkpoints. The configuration is left open. Raises CheckpointRefused."""
         path = self.staged(CREATING)
         file = self.files.create(path)
         try:
@@ -131,19 +137,20 @@ class CheckpointDirectory:
             raise
         finally:
             file.close()
-        if stopped():
+        try:
+            # From here on the copy decides what it is a copy of.
+            info = self.examine(path, stopped)
+        except CheckpointRefused:
             self.files.unlink(path)
-            return None
-        # From here on the copy decides what it is a copy of.
-        info = self.examine(path)
+            raise
         return CheckpointManifest(
             CheckpointMeta(info.index, info.term, b""), size=size, chunk_crcs=crcs, state_hash=info.state_hash
         )
 
-    def examine(self, path: Path) -> StateInfo:
-        """Return what the copy at `path` says of itself."""
+    def examine(self, path: Path, stopped: Callable[[], bool]) -> StateInfo:
+        """Return what the copy at `path` says of itself. Raises CheckpointRefused when `stopped`."""
         with self._open_copy(path) as reader:
-            return self._inspect(reader)
+            return self._inspect(_StoppableReader(reader, stopped))
 
     def publish(self, stem: str, manifest: CheckpointManifest) -> CheckpointManifest:
         """Make the staged copy the newest checkpoint and delete all others; return the newest.
@@ -155,10 +162,6 @@ class CheckpointDirectory:
                 self.files.unlink(self.staged(stem))
                 return self._valid[0]
             path = self.path / (checkpoint_stem(manifest.index) + MANIFEST_SUFFIX)
-            if path.name in self.files.names(self.path):
-                # A damaged one of the same index: its manifest must not vouch for these bytes.
-                self.files.unlink(path)
-                self.files.fsync_dir(self.path)
             self.files.rename(self.staged(stem), self.data_path(manifest))
             self.files.fsync_dir(self.path)
             publish_file(self.files, path, manifest.encode()).close()
@@ -264,6 +267,7 @@ class CheckpointReader:
     def blocks(self) -> Iterator[bytes]:
         """Read everything. Raises DamagedCheckpoint."""
         for start in range(0, self.manifest.size, CHUNK_BYTES):
+            go_on(self._directory.closing.is_set)
             yield self._read(start)
 
     def close(self) -> None:
@@ -275,6 +279,31 @@ class CheckpointReader:
         if len(data) != stop - start or google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
             raise self._directory.condemn(self.manifest, f"byte offset {start}: checksum mismatch")
         return data
+
+
+class _StoppableReader:
+    """A `Reader` whose scans end when they are no longer wanted: a large state takes seconds to read."""
+
+    def __init__(self, reader: Reader, stopped: Callable[[], bool]) -> None:
+        self._reader = reader
+        self._stopped = stopped
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._reader.get(key)
+
+    def first(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
+        return self._reader.first(start, stop)
+
+    def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        for row in self._reader.scan(start, stop):
+            go_on(self._stopped)
+            yield row
+
+
+def go_on(stopped: Callable[[], bool]) -> None:
+    """Raise CheckpointRefused when `stopped`."""
+    if stopped():
+        raise CheckpointRefused("the checkpoint was given up: the node stops, or its state is being replaced")
 
 
 def checkpoint_stem(index: Index) -> str:
@@ -289,8 +318,7 @@ def complete(manifest: CheckpointManifest, configuration: bytes) -> CheckpointMa
 def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], bool]) -> tuple[int, tuple[int, ...]]:
     size, crc, crcs = 0, 0, []
     for block in blocks:
-        if stopped():
-            break
+        go_on(stopped)
         write_all(file, block, size)
         view, synced = memoryview(block), size // SYNC_BYTES
         while view:

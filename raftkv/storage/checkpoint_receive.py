@@ -8,7 +8,7 @@ import google_crc32c
 
 from raftkv.errors import StorageError
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointRefused, refuse_when_full
-from raftkv.storage.checkpoint_directory import INCOMING, SYNC_BYTES, CheckpointDirectory
+from raftkv.storage.checkpoint_directory import INCOMING, SYNC_BYTES, CheckpointDirectory, go_on
 from raftkv.storage.files import File, preallocate, write_all
 
 
@@ -101,7 +101,7 @@ class Incoming:
             self.abort()
             raise CheckpointRefused("what was written is not what is read: the transfer begins anew")
         try:
-            info = self._directory.examine(self._directory.staged(INCOMING))
+            info = self._directory.examine(self._directory.staged(INCOMING), self._directory.closing.is_set)
         except StorageError as error:
             self.abort()
             raise CheckpointRefused(f"the state cannot be read: {error}") from error
@@ -140,6 +140,7 @@ class Incoming:
         file = self._require_open()
         start = 0
         while start < self.manifest.size:
+            go_on(self._directory.closing.is_set)
             _, stop = self.manifest.chunk_at(start)
             data = file.pread(stop - start, start)
             if google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:

@@ -14,7 +14,7 @@ from raftkv.errors import StorageError
 from raftkv.kv.store import Reader
 from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, Chunk, S, StateEngine, StateInfo
-from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, CheckpointReader, complete
+from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, CheckpointReader, complete, go_on
 from raftkv.storage.checkpoint_receive import Incoming
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.wal_segments import describe_os_error
@@ -114,8 +114,7 @@ class CheckpointStore(Generic[S]):
         give_up = self._give_up_copy = threading.Event()
         try:
             copied = await self._run(self._creating, partial(self._directory.copy_state, store, give_up.is_set))
-            if copied is None or self._closed:
-                raise CheckpointRefused("the checkpoint was given up")
+            go_on(give_up.is_set)
             if not copied.index:
                 raise CheckpointRefused("nothing has been applied yet")
             manifest = complete(copied, configuration_at(copied.index, copied.term))
@@ -176,6 +175,7 @@ class CheckpointStore(Generic[S]):
         """Give up what is under way. Idempotent. Before the state store is closed, which would wait for its copy."""
         self._closed = True
         self._give_up_copy.set()
+        self._directory.closing.set()
         await self._creating.stop()
         await self._transfers.stop()
         if self._incoming is not None:

@@ -42,8 +42,8 @@ class NodeProcess:
 
     def __init__(self, cluster: LocalCluster, node_id: int, *, joins: bool = False) -> None:
         self.id = node_id
-        self.joins = joins
-        """It was not among the founders: it enters the running cluster."""
+        self.joins: list[str] = cluster.endpoints if joins else []
+        """Through whom it enters the running cluster; empty for a founder."""
         self.client_address = self._reserve_address()
         self.peer_address = self._reserve_address()
         self.data_dir = cluster.directory / f"node-{node_id}"
@@ -70,11 +70,11 @@ class NodeProcess:
         for node in self._cluster.nodes:
             if not self.joins and not node.joins:
                 arguments += ["--member", f"{node.id}={node.peer_address}"]
-            elif self.joins and node is not self:
-                arguments += ["--join", node.client_address]
             dialled = self._cluster.dial_address(self.id, node.id)
             if node.id != self.id and dialled is not None:
                 arguments += ["--peer-dial", f"{node.id}={dialled}"]
+        for address in self.joins:
+            arguments += ["--join", address]
         return [sys.executable, "-m", "raftkv.cli", "serve", *arguments, *self.extra_arguments]
 
     async def start(self) -> None:

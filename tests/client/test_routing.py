@@ -157,20 +157,30 @@ def test_polling_stays_within_what_failover_may_cost() -> None:
     assert 0.023 < max(waits) <= 0.025
 
 
-def test_members_are_dialled_only_when_no_configured_endpoint_answers() -> None:
+def test_members_are_dialled_only_when_the_endpoints_at_hand_cannot_serve() -> None:
     router = make_router("a:1")
-    router.heard_members(["a:1", "b:1", "c:1", "nonsense"])
+    router.ready("a:1", 1)
+    router.heard_members({1: "somewhere-else:1", 2: "b:1", 3: "c:1", 4: "nonsense"})
+    assert router.to_open(0.0) == ()
+    router.found_no_leader()
+    assert router.to_open(0.0) == ("b:1", "c:1"), "node 1 is at hand, under another address"
+    router.found_leader()
+    router.opening("b:1")
+    router.failed("b:1", 0.0, "gone")
+    assert router.to_open(0.0) == ("c:1",), "it has a back-off, and is not dialled again at once"
+
+
+def test_members_are_dialled_when_no_endpoint_answers() -> None:
+    router = make_router("a:1")
+    router.heard_members({2: "b:1"})
     assert router.to_open(0.0) == ()
     router.failed("a:1", 0.0, "gone")
-    assert set(router.to_open(0.0)) == {"b:1", "c:1"}
-    router.opening("b:1")
-    router.failed("b:1", 0.0, "gone too")
-    assert "b:1" in [endpoint.address for endpoint in router.endpoints], "it has a back-off, and is not dialled at once"
-    assert router.to_open(0.0) == ("c:1",)
+    assert router.to_open(0.0) == ("b:1",)
 
 
 def test_members_are_not_dialled_against_the_users_will() -> None:
     router = make_router("a:1", dial_learned=False)
-    router.heard_members(["b:1"])
+    router.heard_members({2: "b:1"})
     router.failed("a:1", 0.0, "gone")
+    router.found_no_leader()
     assert router.to_open(0.0) == ()

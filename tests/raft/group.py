@@ -338,6 +338,15 @@ class Group:
             if isinstance(message, kind) and sender in (None, message.sender) and receiver in (None, message.receiver)
         ]
 
+    def role(self, node: int) -> Role:
+        return self[node].role
+
+    def changing(self, node: int) -> bool:
+        return self[node].changing
+
+    def transferring(self, node: int) -> bool:
+        return self[node].transferring
+
     def data(self, node: int) -> list[bytes]:
         """What the state machine of `node` holds."""
         return [entry.data for _, entry in sorted(self.members[node].state.items()) if entry.data and entry.kind == 1]

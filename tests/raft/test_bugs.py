@@ -1,7 +1,7 @@
 """Bugs that real Raft systems shipped (the numbers are those of docs/invariants.md): the core must not have them.
 
-Bug 11 and the core's half of bug 2 are in test_persistence.py. No test speaks of leader leases (bug 43): there are none
-yet; what is tested is that TimeoutNow bypasses nothing else.
+Bug 11 and the core's half of bug 2 are in test_persistence.py; those of membership changes and snapshots in
+test_bugs_membership.py, those of leader leases in test_lease.py.
 """
 
 from __future__ import annotations

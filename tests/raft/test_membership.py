@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from raftkv.raft import NO_MEMBERS, Configuration, EntryKind, Index, NodeId, Role
+from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, Index, Message, NodeId, Position, Role, Term
+from raftkv.raft.configurations import Configurations
 from raftkv.raft.membership import MembershipChange, decode_configuration, encode_configuration, left, plan
-from raftkv.raft.messages import AppendResponse, HeartbeatRequest, TimeoutNow
+from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatRequest, TimeoutNow
 from raftkv.raft.quorum import has_quorum
 from tests.raft.group import ELECTION_TICKS, HEARTBEAT_TICKS, Group, change, ids
 from tests.raft.test_quorum import subsets
@@ -170,11 +171,11 @@ def test_one_change_at_a_time() -> None:
     group = with_learner(led_by_1())
     group.isolate(2, 3)
     group.begin(1, change(promote=[4]))
-    assert group[1].changing
+    assert group.changing(1)
     assert group.refuses(1, change(remove=[2])).startswith("another change of the members is under way (entry ")
     group.heal()
     group.tick(3 * HEARTBEAT_TICKS)
-    assert not group[1].changing
+    assert not group.changing(1)
     group.change(1, change(remove=[2]))
 
 
@@ -186,7 +187,7 @@ def test_only_the_leader_changes_members_and_not_during_a_transfer() -> None:
     group.collect(1)
     assert group[1].transfer(NodeId(2)) is None
     group.settle()
-    assert group[1].transferring
+    assert group.transferring(1)
     assert group.refuses(1, change(learners=[4])) == "leadership is being transferred to node 2"
 
 
@@ -217,7 +218,7 @@ def test_a_transfer_to_a_learner_a_stranger_or_a_dead_node_is_refused() -> None:
         4: "node 4 is a learner: promote it first",
         9: "node 9 is not a voter of this cluster (voters: 1, 2, 3)",
     }
-    assert not group[1].transferring
+    assert not group.transferring(1)
 
 
 # --- what happens -----------------------------------------------------------------------------------------------------
@@ -231,13 +232,13 @@ def test_a_learner_is_sent_the_log_and_decides_nothing() -> None:
     assert group[4].log.last_index == index
     assert group[1].log.commit < index
     group.tick(2 * ELECTION_TICKS)
-    assert group[1].role is Role.FOLLOWER, "a learner's answers keep nobody in office"
-    assert group[4].role is Role.FOLLOWER, "nor does it campaign"
+    assert group.role(1) is Role.FOLLOWER, "a learner's answers keep nobody in office"
+    assert group.role(4) is Role.FOLLOWER, "nor does it campaign"
 
 
 def test_a_cluster_grows_from_one_to_three_to_five_and_shrinks_again() -> None:
     group = led_by_1(1)
-    written = []
+    written: list[bytes] = []
 
     def write() -> None:
         written.append(b"%d" % len(written))
@@ -297,20 +298,20 @@ def test_a_leader_that_is_removed_manages_the_cluster_until_c_new_is_committed()
     group = led_by_1()
     group.members[2].disk_is_slow = True
     group.begin(1, change(remove=[1]))
-    assert group[1].role is Role.LEADER
+    assert group.role(1) is Role.LEADER
     assert group[1].configuration.joint, "2 of 3, but 1 of the new 2"
     group.flush(2)
     group.settle()
+    assert group[1].configuration == left(group[1].configuration)
     assert group[1].configuration.voters == ids(2, 3)
-    assert not group[1].configuration.joint
-    assert group[1].changing
-    assert group[1].role is Role.LEADER, "its own disk and node 3 have C_new: that is one of two"
+    assert group.changing(1)
+    assert group.role(1) is Role.LEADER, "its own disk and node 3 have C_new: that is one of two"
     group.members[2].disk_is_slow = False
     group.flush(2)
     group.settle()
-    assert group[1].role is Role.FOLLOWER
+    assert group.role(1) is Role.FOLLOWER
     assert group.sent(TimeoutNow, sender=1), "nobody has to wait for an election timeout"
-    assert {group[2].role, group[3].role} == {Role.LEADER, Role.FOLLOWER}
+    assert {group.role(2), group.role(3)} == {Role.LEADER, Role.FOLLOWER}
 
 
 def test_those_who_leave_are_sent_c_new_and_are_tracked_until_it_is_committed() -> None:
@@ -324,7 +325,7 @@ def test_those_who_leave_are_sent_c_new_and_are_tracked_until_it_is_committed() 
     group.flush(2)
     group.settle()
     assert 3 not in group[1].followers()
-    assert not group[3].changing, "it has been told that this is final"
+    assert not group.changing(3), "it has been told that this is final"
 
 
 def test_a_transfer_whose_target_leaves_is_over() -> None:
@@ -341,8 +342,8 @@ def test_a_transfer_whose_target_leaves_is_over() -> None:
     group.flush(2)
     group.flush(3)
     group.tick(HEARTBEAT_TICKS)
-    assert group[2].role is Role.LEADER
-    assert not group[1].transferring
+    assert group.role(2) is Role.LEADER
+    assert not group.transferring(1)
 
 
 def test_c_old_new_of_a_dead_leader_is_finished_by_the_next_one() -> None:
@@ -356,7 +357,83 @@ def test_c_old_new_of_a_dead_leader_is_finished_by_the_next_one() -> None:
     leader = group.wait_for_leader()
     group.tick(3 * HEARTBEAT_TICKS)
     assert group[leader].configuration.voters == ids(2, 3, 4)
-    assert not group[leader].changing
+    assert not group.changing(leader)
+
+
+def c_new_only(message: Message) -> bool:
+    """Whether a message carries C_new of a change."""
+    return isinstance(message, AppendRequest) and any(
+        entry.kind is EntryKind.CONFIGURATION and not decode_configuration(entry.data).joint
+        for entry in message.entries
+    )
+
+
+def test_a_node_that_is_being_removed_may_have_to_lead_once_more() -> None:
+    """Thesis 4.2.2: C_new is in its log only, and everybody else's log is too old to win."""
+    group = Group(2)
+    group.elect(2)
+    group.drop = c_new_only
+    group.begin(2, change(remove=[2]))
+    assert group[1].configuration.joint
+    assert group[2].configuration.voters == ids(1)
+    group.crash(2)
+    group.restart(2)
+    group.drop = lambda message: False
+    group.tick(10 * ELECTION_TICKS)
+    assert group[1].configuration.voters == ids(1)
+    assert group.role(1) is Role.LEADER
+    assert group.role(2) is Role.FOLLOWER, "and then it is over"
+    assert not group.changing(2)
+
+
+def test_c_old_new_that_a_new_leader_knows_to_be_committed_is_left() -> None:
+    group = with_learner(led_by_1())
+    group.drop = c_new_only
+    group.begin(1, change(promote=[4], remove=[3]))
+    group.tick(HEARTBEAT_TICKS)
+    assert group[2].configuration.joint
+    group.crash(1)
+    group.heal()
+    leader = group.wait_for_leader()
+    group.tick(3 * HEARTBEAT_TICKS)
+    assert group[leader].voters == ids(1, 2, 4)
+    assert not group.changing(leader)
+
+
+def test_a_new_leader_sends_a_leaving_witness_no_payload() -> None:
+    """It is no witness of the configuration in force any more."""
+    group = Group(4, witnesses=[4])
+    group.elect(1)
+    group.isolate(4)
+    last = group.propose(1, b"secret")
+    group.drop = lambda message: isinstance(message, AppendResponse) and message.index > last + 1
+    group.begin(1, change(remove=[4]))
+    assert group[2].configuration.witnesses == ids()
+    group.heal()
+    group.drop = lambda message: isinstance(message, AppendResponse) and message.sender != 4
+    group.crash(1)
+    for _ in range(6 * ELECTION_TICKS):
+        group.tick()
+        if group.sent(AppendResponse, sender=4) and group[4].log.last_index >= last:
+            break
+    assert group.changing(2)
+    sent = [e for m in group.sent(AppendRequest, receiver=4) if isinstance(m, AppendRequest) for e in m.entries]
+    assert {entry.data for entry in sent if entry.kind is EntryKind.COMMANDS} == {b""}
+
+
+def test_compaction_keeps_the_configuration_that_was_in_force() -> None:
+    """A later one may still be truncated."""
+    old, new = Configuration(ids(1, 2)), Configuration(ids(1, 2, 3))
+    entries = [
+        Entry(Term(1), Index(index), EntryKind.CONFIGURATION, encode_configuration(configuration))
+        for index, configuration in ((5, old), (8, new))
+    ]
+    configurations = Configurations(Configuration(ids(1)), Index(0), entries)
+    configurations.compact(Index(6))
+    assert configurations.current == new
+    assert configurations.at(Index(6)) == configurations.at(Index(7)) == old
+    configurations.truncate(Index(8))
+    assert configurations.current == old
 
 
 def test_reads_go_on_while_members_change() -> None:
@@ -413,14 +490,14 @@ def test_random_changes_crashes_partitions_and_snapshots(seed: int) -> None:
     for step in range(250):
         up = [node for node, member in group.members.items() if member.up]
         node = rng.choice(list(group.members))
-        leaders = [n for n in up if group[n].role is Role.LEADER]
+        leaders = [n for n in up if group.role(n) is Role.LEADER]
         match rng.randrange(14):
             case 0 | 1 | 2 if leaders:
                 leader = rng.choice(leaders)
                 data = b"%d" % step
                 position = group[leader].propose(data)
                 group.collect(leader)
-                if hasattr(position, "index"):
+                if isinstance(position, Position):
                     group.settle()
                     raft = group[leader]
                     if raft.log.commit >= position.index and raft.term == position.term:

@@ -216,6 +216,10 @@ class SimDisk:
         """Names of the files with writes that a power loss would take."""
         return [path.name for path, inode in self._names.items() if inode.dirty]
 
+    def unsynced_names(self) -> list[str]:
+        """Names that were set or removed since their directory was synced."""
+        return [target.name for _, target, _ in self._moves]
+
     def step(self, operation: str) -> None:
         self.trace.append(operation)
         if self.crash_at is not None and len(self.trace) >= self.crash_at:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import google_crc32c
 import pytest
 
 from raftkv.errors import StorageError
+from raftkv.kv.store import Reader
 from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import (
     CHUNK_BYTES,
@@ -19,6 +20,7 @@ from raftkv.storage.checkpoint import (
     CheckpointMeta,
     CheckpointRefused,
     DamagedCheckpoint,
+    StateInfo,
     decode_manifest,
 )
 from raftkv.storage.checkpoint_store import CheckpointStore, Inline
@@ -56,7 +58,7 @@ class Peer:
             self.engine, self.store = MemoryEngine(self.files), MemoryOrderedStore()
         self.opened: list[CheckpointStore[Any]] = []
 
-    async def open(self) -> CheckpointStore[Any]:
+    async def open(self, inspect: Callable[[Reader], StateInfo] = inspect) -> CheckpointStore[Any]:
         """Close the checkpoints and open them again, as a restarted node does."""
         await self.close_checkpoints()
         checkpoints: CheckpointStore[Any] = (
@@ -212,7 +214,7 @@ async def test_a_checkpoint_travels_to_a_peer(peers: tuple[Peer, Peer], pieces: 
     sending = source.send()
     await transfer(sending, receiving, pieces=pieces)
     sending.close()
-    assert target.newest is None
+    assert target.valid == ()
     received = await receiving.finish()
     assert received == replace(manifest, received=True) == target.newest
     assert follower.names() == FILES_OF_7
@@ -423,8 +425,8 @@ async def test_a_damaged_checkpoint_is_not_sent_and_the_next_one_replaces_it(pee
     peer.flip(FILES_OF_7[0], CHUNK_BYTES + 100)
     with pytest.raises(DamagedCheckpoint, match=rf"entry 7 is damaged: .*\.data: byte offset {CHUNK_BYTES}"):
         await sending.read_chunk(CHUNK_BYTES + 5, 10)
-    assert checkpoints.valid == ()
-    assert len(checkpoints.damaged) == 1
+    assert checkpoints.newest is None
+    assert "entry 7" in checkpoints.damaged[0]
     # The same entry again: it has to be made anew.
     again = await peer.checkpoint(7, 3)
     assert again.meta == manifest.meta
@@ -447,10 +449,11 @@ async def test_a_damaged_manifest_is_reported(peer: Peer, name: str, offset: int
     await peer.checkpoint(7)
     peer.flip(name, offset)
     checkpoints = await peer.open()
-    assert checkpoints.newest is None
     assert name in checkpoints.damaged[0]
     await peer.checkpoint(7)
+    checkpoints = await peer.open()
     assert not checkpoints.damaged
+    assert len(checkpoints.valid) == 1
 
 
 async def test_a_checkpoint_without_its_data_is_reported(peer: Peer) -> None:
@@ -487,3 +490,68 @@ async def test_manifests_with_any_flipped_bit_are_refused(peer: Peer) -> None:
     for cut in range(len(content)):
         with pytest.raises(FormatError):
             decode_manifest(content[:cut])
+
+
+async def test_a_checkpoint_of_an_older_state_is_dropped(peers: tuple[Peer, Peer]) -> None:
+    # It was being copied when a newer one arrived.
+    source, target, manifest = await begin(peers)
+    receiving = await target.begin(manifest)
+    await transfer(source.send(), receiving)
+    received = await receiving.finish()
+    assert await peers[1].checkpoint(6, 3) == received
+    assert target.valid == (received,)
+    assert peers[1].names() == FILES_OF_7
+
+
+@pytest.mark.parametrize("step", ["make", "finish"])
+async def test_a_node_that_stops_does_not_wait_for_a_large_state(tmp_path: Path, step: str) -> None:
+    leader, peer = Peer("lmdb", tmp_path / "a"), Peer("lmdb", tmp_path / "b")
+    source = await leader.open()
+    manifest = await leader.checkpoint(7, 3, large_rows(8, 1.5))
+    apply_entry(peer.store, 3, 1, large_rows(9, 0.2))
+    loop, reading = asyncio.get_running_loop(), asyncio.Event()
+
+    def endless(reader: Reader) -> StateInfo:
+        while True:
+            for _ in reader.scan(b"\0", None):
+                loop.call_soon_threadsafe(reading.set)
+
+    checkpoints = await peer.open(endless)
+    if step == "make":
+        waiting = asyncio.ensure_future(checkpoints.create(peer.store, configuration_at))
+    else:
+        receiving = await checkpoints.begin(manifest)
+        await transfer(source.send(), receiving)
+        waiting = asyncio.ensure_future(receiving.finish())
+    await reading.wait()
+    await checkpoints.close()
+    with pytest.raises(CheckpointRefused, match="the node stops"):
+        await waiting
+    # What was received is not lost.
+    checkpoints = await peer.open()
+    assert (await checkpoints.begin(manifest)).offset == (manifest.size if step == "finish" else 0)
+    for each in (leader, peer):
+        await each.close()
+
+
+async def test_a_restore_does_not_wait_for_a_checkpoint_that_is_being_made(tmp_path: Path) -> None:
+    peer = Peer("lmdb", tmp_path / "a")
+    await peer.open()
+    await peer.checkpoint(7, 3, {b"checkpoint": b"7"})
+    apply_entry(peer.store, 9, 3, large_rows(8, 0.2))
+    loop, reading = asyncio.get_running_loop(), asyncio.Event()
+
+    def endless(reader: Reader) -> StateInfo:
+        while True:
+            for _ in reader.scan(b"\0", None):
+                loop.call_soon_threadsafe(reading.set)
+
+    checkpoints = await peer.open(endless)
+    making = asyncio.ensure_future(checkpoints.create(peer.store, configuration_at))
+    await reading.wait()
+    restoring = asyncio.ensure_future(checkpoints.restore(peer.store))
+    with pytest.raises(CheckpointRefused, match="its state is being replaced"):
+        await making
+    peer.store = await restoring
+    assert applied_index(peer.store) == 7
+    await peer.close()

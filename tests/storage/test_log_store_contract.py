@@ -297,6 +297,13 @@ async def test_a_restarted_log_begins_after_the_checkpoint(reopen: Reopen, index
     assert recovered.first_index == index + 1
 
 
+async def test_what_a_restarted_log_begins_after_is_committed_at_once(reopen: Reopen) -> None:
+    store, _ = await filled(reopen)
+    await store.restart(hard(6, 1), Index(100), Term(5))
+    with pytest.raises(InvariantViolation, match="commit index goes back from 100 to 99"):
+        await store.append(hard(6, 1, 99), ())
+
+
 async def test_a_restarted_log_frees_its_room_and_lives_on(reopen: Reopen) -> None:
     store, _ = await filled(reopen)
     before = store.size_bytes()

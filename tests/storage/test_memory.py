@@ -9,7 +9,9 @@ from random import Random
 import pytest
 
 from raftkv.errors import StorageError
+from raftkv.raft.types import Index, Term
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore
+from raftkv.storage.protocols import RecoveredLog
 from tests.storage.support import hard, run
 
 
@@ -97,3 +99,61 @@ async def test_a_write_that_a_crash_overtakes_is_not_confirmed() -> None:
     disk.crash(Random(1))
     with pytest.raises(StorageError, match="crashed"):
         await append
+
+
+async def test_a_crash_leaves_the_old_log_or_the_restarted_one() -> None:
+    outcomes = set()
+    for seed in range(40):
+        disk = MemoryDisk(flush_seconds=lambda: 3600)
+        disk.hard_state, disk.entries = hard(1, 1, 1), list(run(1, 1, 4))
+        store, _ = MemoryLogStore.open(disk)
+        restart = asyncio.ensure_future(store.restart(hard(3, 2), Index(9), Term(2)))
+        await asyncio.sleep(0)
+        disk.crash(Random(seed))
+        restart.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await restart
+        _, recovered = MemoryLogStore.open(disk)
+        if recovered.first_index == 1:
+            assert (recovered.hard_state, recovered.entries) == (hard(1, 1, 1), run(1, 1, 4))
+        else:
+            assert recovered == RecoveredLog(
+                hard_state=hard(3, 2, 9), entries=(), first_index=Index(10), base_term=Term(2)
+            )
+        outcomes.add(recovered.first_index)
+    assert outcomes == {1, 10}
+
+
+async def test_a_crash_during_compaction_loses_no_entry_that_counts() -> None:
+    disk = MemoryDisk(flush_seconds=lambda: 3600)
+    disk.hard_state, disk.entries = hard(1, 1, 4), list(run(1, 1, 4))
+    store, _ = MemoryLogStore.open(disk)
+    compaction = asyncio.ensure_future(store.compact(Index(3)))
+    await asyncio.sleep(0)
+    disk.crash(Random(0))
+    compaction.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await compaction
+    assert MemoryLogStore.open(disk)[1].entries == run(1, 1, 4)
+
+
+async def test_compaction_drops_whole_segments_only() -> None:
+    disk = MemoryDisk(segment_entries=10)
+    store, _ = MemoryLogStore.open(disk)
+    await store.append(hard(2, 1, 35), (*run(1, 1, 20), *run(2, 21, 40)))
+    for first_kept, base in ((10, (0, 0)), (11, (10, 1)), (36, (30, 2)), (25, (30, 2))):
+        await store.compact(Index(first_kept))
+        assert disk.base == base
+        assert disk.entries[0].index == base[0] + 1
+
+
+async def test_a_failed_restart_kills_the_store() -> None:
+    disk = MemoryDisk()
+    store, _ = MemoryLogStore.open(disk)
+    await store.append(hard(1), run(1, 1, 1))
+    disk.fail_next = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(StorageError, match="Input/output error"):
+        await store.restart(hard(1), Index(5), Term(1))
+    with pytest.raises(StorageError, match="dead"):
+        await store.compact(Index(1))
+    assert MemoryLogStore.open(disk)[1].entries == run(1, 1, 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.errors import CorruptLog, StorageError
+from raftkv.raft.types import Index
 from raftkv.storage.files import File, OsFile, OsFileSystem
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.storage.wal_format import segment_name
@@ -213,3 +214,58 @@ async def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="file"):
         WriteAheadLog.open(tmp_path / "file")
+
+
+def files_in(directory: Path) -> int:
+    return len(list(directory.iterdir()))
+
+
+class SlowDeletion(OsFileSystem):
+    """Deletes only while the gate is open."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def unlink(self, path: Path) -> None:
+        self._gate.pass_through()
+        super().unlink(path)
+
+
+async def test_an_append_waits_for_one_deletion_at_most(tmp_path: Path) -> None:
+    gate = Gate()
+    wal, _ = WriteAheadLog.open(tmp_path, segment_bytes=4096, files=SlowDeletion(gate))
+    for index in range(1, 30):
+        await wal.append(hard(1, None, index - 1), run(1, index, index, b"x" * 1800))
+    segments = files_in(tmp_path)
+    gate.shut()
+    compaction = asyncio.ensure_future(wal.compact(Index(29)))
+    await asyncio.to_thread(gate.wait_until_reached)
+    append = asyncio.ensure_future(wal.append(hard(1, None, 29), run(1, 30, 30)))
+    gate.open()
+    await append
+    assert files_in(tmp_path) > segments - 3
+    assert not compaction.done()
+    await compaction
+    assert files_in(tmp_path) < 6
+    await wal.close()
+
+
+async def test_closing_gives_up_the_deletions_and_the_next_start_finishes_them(tmp_path: Path) -> None:
+    gate = Gate()
+    wal, _ = WriteAheadLog.open(tmp_path, segment_bytes=4096, files=SlowDeletion(gate))
+    for index in range(1, 30):
+        await wal.append(hard(1, None, index - 1), run(1, index, index, b"x" * 1800))
+    gate.shut()
+    compaction = asyncio.ensure_future(wal.compact(Index(29)))
+    await asyncio.to_thread(gate.wait_until_reached)
+    closing = asyncio.ensure_future(wal.close())
+    await asyncio.sleep(0)
+    gate.open()
+    await closing
+    await compaction
+    assert files_in(tmp_path) > 10
+    wal, recovered = WriteAheadLog.open(tmp_path, segment_bytes=4096, clean_tail=wal.tail)
+    assert files_in(tmp_path) < 6
+    assert recovered.last_index == 29
+    assert recovered.first_index > 20
+    await wal.close()

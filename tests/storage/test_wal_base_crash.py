@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -257,6 +258,29 @@ def test_a_process_that_dies_before_the_new_base_is_durable_loses_nothing() -> N
             disk.lose_power(Random(seed))
             _, found = open_log(disk, segment_bytes=SEGMENT)
             assert found.entries[-1].index == 9
+
+
+def test_the_base_that_was_found_is_made_durable_before_anything_is_deleted() -> None:
+    """An old base without its segments would be a lost log. The simulated disk keeps names in order; others may not."""
+    disk = SimDisk()
+    writer, _ = open_log(disk, segment_bytes=SEGMENT)
+    for at in range(1, 10):
+        writer.append(hard(1, 2, at - 1), run(1, at, at, b"x" * 200))
+    disk.crash_at = len(disk.trace) + 4
+    with pytest.raises(PowerLoss):
+        writer.compact(Index(9))
+    disk.crash_at = None
+    assert disk.unsynced_names() == ["base.tmp", "base"]
+    deleted = []
+
+    def unlink(path: Path) -> None:
+        assert "base" not in disk.unsynced_names()
+        deleted.append(path)
+        SimDisk.unlink(disk, path)
+
+    disk.unlink = unlink  # type: ignore[method-assign]
+    open_log(disk, segment_bytes=SEGMENT)
+    assert deleted == [segment_path(1), segment_path(2)]
 
 
 def cut_log() -> tuple[SimDisk, SegmentWriter]:

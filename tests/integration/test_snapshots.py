@@ -1,0 +1,67 @@
+"""The log is compacted while everybody works, and who falls behind it gets a snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from raftkv.client import AsyncClient
+from raftkv.testing.cluster import LocalCluster, NodeProcess
+from tests.integration.load import CounterLoad
+from tests.integration.waiting import PATIENCE_S, until
+
+pytestmark = pytest.mark.processes
+
+SMALL = ["--checkpoint-log-bytes", "100000", "--wal-segment-bytes", "65536"]
+
+
+def compactions(node: NodeProcess) -> int:
+    return node.log().count("checkpoint made, log compacted")
+
+
+async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_load() -> None:
+    async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
+        async with CounterLoad(client, "k" * 100) as load:
+            await load.progress()
+            leader = cluster.node(await cluster.leader())
+            behind = next(node for node in cluster.nodes if node is not leader)
+            await behind.kill()
+            while compactions(leader) < 4:
+                await load.progress()
+            await behind.start()
+            await until("the snapshot is installed", lambda: "installed a snapshot" in behind.log())
+            await load.progress()
+            assert await cluster.leader() == leader.id, "nothing of this may cost an election"
+        await load.verify_on_every_node(cluster)
+        # Everybody starts again from checkpoint and log, and so does the session table (raft-bugs 31).
+        for node in cluster.nodes:
+            await node.kill()
+        await asyncio.gather(*(node.start() for node in cluster.nodes))
+        await load.verify_on_every_node(cluster)
+        opened = [line for line in behind.log().splitlines() if "data directory open" in line]
+        assert "checkpoint=None" not in opened[-1]
+
+
+async def test_a_follower_is_killed_again_and_again_while_it_installs() -> None:
+    """Raft-bugs 28: whatever the kill leaves is the old state or the new one."""
+    async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
+        async with CounterLoad(client, "k" * 100) as load:
+            leader = cluster.node(await cluster.leader())
+            victim = next(node for node in cluster.nodes if node is not leader)
+            for _ in range(2):
+                await victim.kill()
+                made = compactions(leader)
+                while compactions(leader) < made + 2:
+                    await load.progress()
+                installs = victim.log().count("installed a snapshot")
+                await victim.start()
+                await until("a snapshot is on its way", partial(_installs_more, victim, installs))
+        await victim.kill()
+        await victim.start()
+        await load.verify_on_every_node(cluster)
+
+
+def _installs_more(node: NodeProcess, than: int) -> bool:
+    return node.log().count("installed a snapshot") > than

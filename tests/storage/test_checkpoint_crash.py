@@ -1,0 +1,243 @@
+"""Checkpoints under power loss: the old one or the new one, whole, whatever the disk made of the writes under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from raftkv.errors import StorageError
+from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointRefused
+from raftkv.storage.checkpoint_store import CheckpointStore, Inline
+from raftkv.storage.files import FileSystem
+from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
+from raftkv.storage.memory_files import MemoryFileSystem
+from tests.storage.simdisk import PowerLoss, SimDisk
+from tests.storage.states import apply_entry, configuration_at, inspect, transfer, whole_copy
+
+DIRECTORY = Path("/data/checkpoints")
+Checkpoints = CheckpointStore[Any]
+
+
+def open_checkpoints(files: FileSystem) -> Checkpoints:
+    return CheckpointStore.open(
+        DIRECTORY, engine=MemoryEngine(files), inspect=inspect, files=files, make_runner=lambda _: Inline()
+    )
+
+
+def state(index: int) -> MemoryOrderedStore:
+    store = MemoryOrderedStore()
+    # A little more than a chunk, in two writes.
+    apply_entry(store, index, 1, {b"a": bytes((index,)) * 700_000, b"b": bytes((index + 100,)) * 400_000})
+    return store
+
+
+async def make(checkpoints: Checkpoints, index: int) -> None:
+    await checkpoints.create(state(index), configuration_at)
+
+
+async def leader_with(index: int) -> Checkpoints:
+    leader = open_checkpoints(MemoryFileSystem())
+    await make(leader, index)
+    return leader
+
+
+async def receive(checkpoints: Checkpoints, leader: Checkpoints) -> None:
+    receiving, sending = await checkpoints.begin(leader.send().manifest), leader.send()
+    await transfer(sending, receiving, pieces=400_000)
+    await receiving.finish()
+
+
+async def disk_with(index: int) -> SimDisk:
+    disk = SimDisk()
+    checkpoints = open_checkpoints(disk)
+    if index:
+        await make(checkpoints, index)
+    return disk
+
+
+async def check_every_crash(before: int, step: Callable[[Checkpoints], Awaitable[None]], after: int) -> None:
+    whole = await disk_with(before)
+    start = len(whole.trace)
+    await step(open_checkpoints(whole))
+    outcomes = set()
+    for crash_at in range(start + 1, len(whole.trace) + 1):
+        for seed in range(4):
+            disk = await disk_with(before)
+            disk.crash_at = crash_at
+            with pytest.raises(PowerLoss):
+                await step(open_checkpoints(disk))
+            if seed:
+                disk.lose_power(Random(seed))
+            else:
+                disk.crash_at = None  # only the process died
+            checkpoints = open_checkpoints(disk)
+            found = checkpoints.newest.index if checkpoints.newest else 0
+            assert found in {before, after}
+            assert checkpoints.damaged == ()
+            if found:
+                await whole_copy(checkpoints)
+            outcomes.add((found, bool(seed)))
+            # What is left neither stands in the way nor grows.
+            await step(checkpoints)
+            assert checkpoints.newest is not None
+            assert checkpoints.newest.index == after
+            await whole_copy(checkpoints)
+            await make(checkpoints, after + 1)
+            assert disk.names(DIRECTORY) == [f"{after + 1:020d}.data", f"{after + 1:020d}.manifest"]
+    assert {found for found, _ in outcomes} == {before, after}
+    assert {power for _, power in outcomes} == {False, True}
+
+
+@pytest.mark.parametrize("before", [0, 5])
+async def test_a_crash_while_one_is_made(before: int) -> None:
+    async def step(checkpoints: Checkpoints) -> None:
+        await make(checkpoints, 7)
+
+    await check_every_crash(before, step, 7)
+
+
+@pytest.mark.parametrize("before", [0, 5])
+async def test_a_crash_while_one_is_received(before: int) -> None:
+    leader = await leader_with(7)
+
+    async def step(checkpoints: Checkpoints) -> None:
+        await receive(checkpoints, leader)
+
+    await check_every_crash(before, step, 7)
+
+
+async def test_a_crash_while_a_damaged_one_is_replaced() -> None:
+    """The new data must never be vouched for by the old manifest, nor the other way round."""
+    whole = await disk_with(7)
+    for crash_at in range(1, 30):
+        for seed in range(4):
+            disk = await disk_with(7)
+            disk.flip_bit(DIRECTORY / f"{7:020d}.data", CHUNK_BYTES + 9)
+            checkpoints = open_checkpoints(disk)
+            with contextlib.suppress(Exception):
+                await whole_copy(checkpoints)
+            assert checkpoints.newest is None
+            disk.crash_at = len(disk.trace) + crash_at
+            with contextlib.suppress(PowerLoss):
+                await make(checkpoints, 7)
+            finished = len(disk.trace) < disk.crash_at
+            disk.lose_power(Random(seed))
+            checkpoints = open_checkpoints(disk)
+            try:
+                _, content = await whole_copy(checkpoints)
+            except (StorageError, CheckpointRefused):
+                assert not finished
+            else:
+                assert content == (await whole_copy(open_checkpoints(whole)))[1]
+    assert finished
+
+
+async def test_an_interrupted_transfer_is_resumed_only_over_bytes_that_the_disk_has() -> None:
+    leader = await leader_with(7)
+    offsets = set()
+    for seed in range(20):
+        disk = SimDisk()
+        receiving = await open_checkpoints(disk).begin(leader.send().manifest)
+        await transfer(leader.send(), receiving, pieces=50_000, stop_at=CHUNK_BYTES + 1)
+        disk.lose_power(Random(seed))
+        checkpoints = open_checkpoints(disk)
+        receiving = await checkpoints.begin(leader.send().manifest)
+        offsets.add(receiving.offset)
+        await transfer(leader.send(), receiving)
+        await receiving.finish()
+        assert (await whole_copy(checkpoints))[1] == (await whole_copy(leader))[1]
+    assert offsets >= {0, CHUNK_BYTES}
+
+
+async def test_a_disk_without_room_ends_the_checkpoint_not_the_node() -> None:
+    leader = await leader_with(7)
+    disk = await disk_with(5)
+    checkpoints = open_checkpoints(disk)
+    disk.fail_next("pwrite", errno.ENOSPC)
+    with pytest.raises(CheckpointRefused, match="no room"):
+        await make(checkpoints, 6)
+    disk.fail_next("fallocate", errno.ENOSPC)
+    with pytest.raises(CheckpointRefused, match="no room"):
+        await receive(checkpoints, leader)
+    assert checkpoints.newest is not None
+    assert checkpoints.newest.index == 5
+    await receive(checkpoints, leader)
+    assert checkpoints.newest.index == 7
+
+
+@pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "fsync_dir"])
+async def test_a_failing_disk_is_a_storage_error_and_publishes_nothing(operation: str) -> None:
+    leader = await leader_with(7)
+    for step in (make, receive):
+        disk = await disk_with(5)
+        checkpoints = open_checkpoints(disk)
+        disk.fail_next(operation, errno.EIO)
+        with pytest.raises(StorageError, match="EIO"):
+            await (step(checkpoints, 7) if step is make else receive(checkpoints, leader))
+        assert checkpoints.newest is not None
+        assert checkpoints.newest.index == 5
+        disk.lose_power(Random(0))
+        again = open_checkpoints(disk).newest
+        assert again is not None
+        assert again.index == 5
+
+
+async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_durable() -> None:
+    disk = await disk_with(5)
+    checkpoints = open_checkpoints(disk)
+    before = len(disk.trace)
+    await make(checkpoints, 7)
+    steps = [step for step in disk.trace[before:] if step not in {"pwrite", "create .data"}]
+    assert steps == [
+        "fdatasync",  # the data
+        "rename",
+        "fsync_dir",
+        "create .tmp",  # the manifest
+        "fdatasync",
+        "rename",
+        "fsync_dir",
+        "unlink",  # the manifest of the old one, durably, before its data
+        "fsync_dir",
+        "unlink",
+        "fsync_dir",
+    ]
+    for seed in range(10):
+        disk.lose_power(Random(seed))
+        newest = open_checkpoints(disk).newest
+        assert newest is not None
+        assert newest.index == 7
+
+
+async def test_a_large_copy_is_flushed_as_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.storage.checkpoint_directory.SYNC_BYTES", 600_000)
+    disk = await disk_with(0)
+    await make(open_checkpoints(disk), 7)
+    # After 0.7 MB, after all, and for the manifest.
+    assert disk.trace.count("fdatasync") == 3
+
+
+async def test_what_the_simulator_runs_takes_the_time_of_the_loop() -> None:
+    seconds = iter([0.01, 3600])
+    files = MemoryFileSystem()
+    checkpoints: Checkpoints = CheckpointStore.open(
+        DIRECTORY,
+        engine=MemoryEngine(files),
+        inspect=inspect,
+        files=files,
+        make_runner=lambda _: Inline(lambda: next(seconds)),
+    )
+    making = asyncio.ensure_future(make(checkpoints, 7))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(making), 0.3)
+    # Copied, and the publication takes an hour.
+    assert files.names(DIRECTORY) == ["creating.data"]
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
