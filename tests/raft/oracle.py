@@ -13,7 +13,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from raftkv.raft import Configuration, Entry, HardState, Index, LogWrite, Message, NodeId, ReadState, Role
+from raftkv.raft import (
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    LogWrite,
+    Message,
+    NodeId,
+    ReadState,
+    Role,
+    Snapshot,
+    Term,
+)
+from raftkv.raft.membership import decode_configuration
 from raftkv.raft.messages import (
     AppendRequest,
     AppendResponse,
@@ -42,16 +56,43 @@ Deciders = tuple[frozenset[NodeId], ...]
 
 
 def deciders(configuration: Configuration) -> Deciders:
+    if configuration.outgoing:
+        return (configuration.voters, configuration.outgoing)
     return (configuration.voters,)
+
+
+def configurations_in(entries: Iterable[Entry]) -> list[tuple[int, Configuration]]:
+    """Return the configurations among `entries`, each with its index."""
+    return [(e.index, decode_configuration(e.data)) for e in entries if e.kind is EntryKind.CONFIGURATION]
 
 
 class _Watched:
     """What the oracle remembers of one node."""
 
-    __slots__ = ("applied", "known_commit", "leading", "log_terms", "on_disk", "wrote_as_leader_of")
+    __slots__ = (
+        "applied",
+        "base",
+        "base_term",
+        "configurations",
+        "expected",
+        "known_commit",
+        "leading",
+        "log_terms",
+        "on_disk",
+        "seen",
+        "wrote_as_leader_of",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, founded: Configuration) -> None:
         self.applied = 0
+        self.base = 0
+        """The log that it has handed to its disk goes on behind this index, of `base_term`."""
+        self.base_term = 0
+        self.configurations: list[tuple[int, Configuration]] = [(0, founded)]
+        """Those in that log, with their indexes; the first is that of the base."""
+        self.expected: Configuration | None = None
+        """The configuration that should be in force, once it was found to be equal to the one `seen`."""
+        self.seen: Configuration | None = None
         self.known_commit = 0
         self.leading = 0
         """The term it leads; 0: none."""
@@ -77,7 +118,13 @@ class Oracle:
         """Called once for every index, in order, when it is first known to be committed."""
         self._created: dict[tuple[int, int], tuple[Entry, int]] = {}
         """(index, term) -> the entry and its predecessor's term."""
-        self._watched = {node_id: _Watched() for node_id in nodes}
+        self.witnesses: set[NodeId] = set()
+        """Nodes that may hold entries without their payload."""
+        self.configurations: list[tuple[int, Configuration]] = [
+            (0, node.config.configuration) for node in nodes.values() if node.config.configuration.voters
+        ][:1]
+        """The committed ones, with their indexes."""
+        self._watched = {node_id: _Watched(node.config.configuration) for node_id, node in nodes.items()}
         self._voted_for: dict[tuple[NodeId, int], NodeId] = {}
         self._read_floor: dict[tuple[NodeId, int], int] = {}
         self._promises: dict[type[Message], Callable[[Node, Message], None]] = {
@@ -108,31 +155,76 @@ class Oracle:
     def handed(self, node: Node, write: LogWrite) -> None:
         """A core has handed a write to its driver."""
         watched = self._watched[node.id]
-        terms = watched.log_terms
+        if write.restore is not None:
+            self._restores(node, watched, write.restore)
         leads = node.raft.role is Role.LEADER
         if write.entries:
-            first = write.entries[0].index
-            if first <= len(terms):
+            terms = watched.log_terms
+            first, end = write.entries[0].index, watched.base + len(watched.log_terms)
+            if first <= end:
                 if leads and watched.wrote_as_leader_of == node.raft.term:
                     _fail(f"C2: node {node.id}, leader of term {node.raft.term}, replaces its entry {first}")
-                self.overwritten += len(terms) - first + 1
-                del terms[first - 1 :]
-            elif first > len(terms) + 1:
-                _fail(f"node {node.id} writes entry {first} after entry {len(terms)}")
-            previous = terms[-1] if terms else 0
+                self.overwritten += end - first + 1
+                del terms[max(first - watched.base - 1, 0) :]
+                while watched.configurations[-1][0] >= first and len(watched.configurations) > 1:
+                    watched.configurations.pop()
+            elif first > end + 1:
+                _fail(f"node {node.id} writes entry {first} after entry {end}")
+            previous = terms[-1] if terms else watched.base_term
             for entry in write.entries:
                 known = self._created.get((entry.index, entry.term))
                 if known is None:
                     self._created[entry.index, entry.term] = (entry, previous)
-                elif known[1] != previous or (known[0] is not entry and known[0] != entry):
+                elif known[1] != previous or (known[0] is not entry and not self._same(node, known[0], entry)):
                     _fail(
                         f"C3: entry {entry.index} of term {entry.term} is {known} (with the term before it) somewhere "
                         f"and {(entry, previous)} on node {node.id}"
                     )
                 previous = entry.term
                 terms.append(previous)
+                if entry.kind is EntryKind.CONFIGURATION:
+                    if known is None and watched.configurations[-1][0] > self.newest_committed:
+                        _fail(
+                            f"node {node.id} appends a configuration at {entry.index} before the one at "
+                            f"{watched.configurations[-1][0]} is committed (paper 6; thesis 4.3)"
+                        )
+                    watched.configurations.append((entry.index, decode_configuration(entry.data)))
+        if node.raft.configuration is not watched.seen:
+            watched.seen = node.raft.configuration
+            watched.expected = None
+        if watched.expected is not watched.configurations[-1][1]:
+            watched.expected = watched.configurations[-1][1]
+            if watched.expected != watched.seen:
+                _fail(
+                    f"on node {node.id} {watched.seen} is in force, but the newest in its log, at "
+                    f"{watched.configurations[-1][0]}, is {watched.expected} (paper 6)"
+                )
         if leads:
             watched.wrote_as_leader_of = node.raft.term
+
+    def _restores(self, node: Node, watched: _Watched, snapshot: Snapshot) -> None:
+        """The log of `node` is about to be replaced by a snapshot."""
+        known = self.committed.get(snapshot.index)
+        if known is None or known.entry.term != snapshot.term:
+            _fail(f"C5: node {node.id} installs a snapshot of {snapshot.index}@{snapshot.term}; committed is {known}")
+        configuration = next(c for index, c in reversed(self.configurations) if index <= snapshot.index)
+        if configuration != snapshot.configuration:
+            _fail(f"C5: node {node.id} installs a snapshot with {snapshot.configuration}, committed is {configuration}")
+        if snapshot.index <= watched.applied:
+            _fail(f"C5: node {node.id}, which has applied {watched.applied}, goes back to {snapshot.index}")
+        watched.log_terms.clear()
+        watched.base, watched.base_term = snapshot.index, snapshot.term
+        watched.configurations = [(snapshot.index, snapshot.configuration)]
+
+    def restored(self, node: Node, snapshot: Snapshot) -> None:
+        """State and log of `node` are those of a snapshot, durably."""
+        self._watched[node.id].applied = snapshot.index
+
+    def _same(self, node: Node, known: Entry, entry: Entry) -> bool:
+        """Whether `entry` is the known one, as far as `node` may tell: a witness gets no payload."""
+        if node.id in self.witnesses and not entry.data and entry.kind is EntryKind.COMMANDS:
+            return (known.index, known.term, known.kind) == (entry.index, entry.term, entry.kind)
+        return known == entry
 
     def stored(self, node: Node, before: HardState) -> None:
         """A write of `node` is durable; `before` was the hard state until then."""
@@ -181,7 +273,7 @@ class Oracle:
                 _fail(f"C5: node {node.id} applies entry {index}, which its disk lacks")
             # Its commit index may be news, too: `stepped` has not seen this input yet.
             commitment = self.committed.get(index) or self._commits(node, index)
-            if commitment.entry is not entry and commitment.entry != entry:
+            if commitment.entry is not entry and not self._same(node, commitment.entry, entry):
                 _fail(f"C5: node {node.id} applies {entry} at index {index}, others {commitment.entry}")
 
     def restarted(self, node: Node) -> None:
@@ -192,8 +284,11 @@ class Oracle:
             _fail(f"C9: node {node.id} restarts in term {raft.term}, not {disk.term}")
         if raft.log.applied != watched.applied:
             _fail(f"C9: node {node.id} had applied {watched.applied} and restarts at {raft.log.applied}")
-        if raft.log.commit < max(watched.applied, min(disk.commit, len(node.disk_log))):
+        if raft.log.commit < max(watched.applied, min(disk.commit, node.last_on_disk)):
             _fail(f"C9: node {node.id} restarts with commit index {raft.log.commit}")
+        base = node.disk_base or Snapshot(Index(0), Term(0), node.config.configuration)
+        watched.base, watched.base_term = base.index, base.term
+        watched.configurations = [(base.index, base.configuration), *configurations_in(node.disk_log)]
         watched.log_terms = [entry.term for entry in node.disk_log]
         watched.leading = 0
         watched.wrote_as_leader_of = 0
@@ -212,9 +307,16 @@ class Oracle:
 
     # --- judgements ---
 
-    def deciders_of(self, node: Node) -> Deciders:
-        """Return the configuration in force on `node`."""
-        return deciders(node.config.configuration)
+    def configurations_of(self, node: Node) -> list[Configuration]:
+        """Return what may be in force on `node`: the newest in the log that its disk was handed, and those behind it.
+
+        Several only until the next Ready; the commit that is judged may have been decided under either.
+        """
+        watched = self._watched[node.id]
+        log = node.raft.log
+        start = max(watched.base + len(watched.log_terms) + 1, log.first_index)
+        newer = log.slice(Index(start), Index(log.last_index + 1), 1 << 40) if start <= log.last_index else ()
+        return [watched.configurations[-1][1], *(configuration for _, configuration in configurations_in(newer))]
 
     def _takes_office(self, node: Node, watched: _Watched) -> None:
         term = node.raft.term
@@ -230,19 +332,25 @@ class Oracle:
 
     def _commits(self, node: Node, index: int) -> Commitment:
         """`node` takes `index` for committed, in its current term."""
-        known = self.committed.get(index)
-        if known is not None and node.raft.log.term(Index(index)) == known.entry.term:
-            return known  # the same entry: that is log matching (C3)
+        known, log = self.committed.get(index), node.raft.log
+        if known is not None and (log.term(Index(index)) == known.entry.term or index < log.first_index - 1):
+            return known  # the same entry: that is log matching (C3); or one that a snapshot covers
+        if index < log.first_index:
+            _fail(f"C5: node {node.id} has a snapshot that covers {index}, where others have committed {known}")
         (entry,) = node.raft.log.slice(Index(index), Index(index + 1), 0)
         if known is not None:
             _fail(f"C5: node {node.id} commits {entry} at index {index}, others {known.entry}")
-        holders = {other.id for other in self.nodes.values() if other.holds_on_disk(entry)}
-        for voters in self.deciders_of(node):
-            if 2 * len(holders & voters) <= len(voters):
-                _fail(
-                    f"C6: node {node.id} commits entry {index} of term {entry.term}; on disk it is only on "
-                    f"{sorted(holders)} of {sorted(voters)}"
-                )
+        holders = {other.id for other in self.nodes.values() if other.covers_on_disk(index, entry.term)}
+        configurations = self.configurations_of(node)
+        if not any(
+            all(2 * len(holders & voters) > len(voters) for voters in deciders(configuration))
+            for configuration in configurations
+        ):
+            _fail(
+                f"C6: node {node.id} commits entry {index} of term {entry.term}; on disk it is only on "
+                f"{sorted(holders)} of {' and '.join(str(sorted(voters)) for voters in deciders(configurations[0]))}"
+            )
+        self.configurations.extend(configurations_in([entry]))
         known = self.committed[index] = Commitment(entry, node.raft.term)
         self.newest_committed = max(index, self.newest_committed)
         for other, watched in self._watched.items():
@@ -252,8 +360,12 @@ class Oracle:
         return known
 
     def _require_complete(self, leader: Node, commitment: Commitment) -> None:
-        entry = commitment.entry
-        if commitment.term < leader.raft.term and leader.raft.log.term(entry.index) != entry.term:
+        entry, log = commitment.entry, leader.raft.log
+        if (
+            commitment.term < leader.raft.term
+            and log.term(entry.index) != entry.term
+            and entry.index >= log.first_index - 1  # else a snapshot covers it
+        ):
             _fail(
                 f"C4: node {leader.id} leads term {leader.raft.term} without entry {entry.index} of term {entry.term}, "
                 f"committed in term {commitment.term}"
@@ -284,17 +396,17 @@ class Oracle:
         disk, term, index = node.disk_hard_state, message.term, message.index
         if disk.term > term:
             return  # in a later term the entries may have been replaced since; they were never committed then
-        if disk.term != term or len(node.disk_log) < index:
+        if disk.term != term or node.last_on_disk < index:
             _fail(
-                f"C7: node {node.id} acknowledges entry {index} in term {term}; its disk holds {len(node.disk_log)} "
-                f"entries and {disk}"
+                f"C7: node {node.id} acknowledges entry {index} in term {term}; its disk ends at {node.last_on_disk} "
+                f"with {disk}"
             )
         leader = self.leader_of.get(term)
         if (
-            index
+            index >= node.first_on_disk
             and leader is not None
             and self._watched[leader].leading == term
-            and self.nodes[leader].raft.log.term(index) != node.disk_log[index - 1].term
+            and self.nodes[leader].raft.log.term(index) not in (None, node.disk_log[index - node.first_on_disk].term)
         ):
             _fail(f"C7: node {node.id} acknowledges entry {index} to leader {leader}, but its disk holds another one")
 

@@ -74,7 +74,10 @@ def earlier_terms_are_committed_by_counting(patch: Patch) -> None:
     """Paper 5.4.2, figure 8, raft-bugs 6: the commit rule does not ask for an entry of the current term."""
 
     def advance(state: RaftState) -> None:
-        state.log.commit = max(state.log.commit, committed_index(state.configuration, state.durable_match()))
+        before = state.log.commit
+        state.log.commit = max(before, committed_index(state.configuration, state.durable_match()))
+        if state.log.commit > before and (state.configuration.joint or state.configurations.index > before):
+            replication._finish_change(state)
 
     patch.setattr(replication, "advance_commit", advance)
 

@@ -16,7 +16,9 @@ from tests.sim.l0.machine import Machine
 class Clients:
     """Every client of the cluster."""
 
-    def __init__(self, counts: Counter[str]) -> None:
+    def __init__(self, counts: Counter[str], witnesses: frozenset[NodeId]) -> None:
+        self.witnesses = witnesses
+        """Nodes without a state."""
         self.counts = counts
         self.written: dict[bytes, int] = {}
         """Every write -> its index in the log. Each is proposed once, so it must be there once."""
@@ -41,6 +43,8 @@ class Clients:
         """`machine` has applied `entry`: compare states, and tell whoever waits for it."""
         index = entry.index
         machine.applied_index = index
+        if machine.id in self.witnesses:
+            return
         state = machine.state_hash = zlib.crc32(entry.data, machine.state_hash ^ index)
         hashes = self.state_hashes
         if index == len(hashes):
@@ -59,6 +63,15 @@ class Clients:
                 self.acknowledged[write] = index
                 self.newest_acknowledged = max(index, self.newest_acknowledged)
 
+    def restored(self, machine: Machine, index: int) -> None:
+        """The state of `machine` is that of a checkpoint. Whoever waited for an entry before it learns nothing."""
+        machine.applied_index = index
+        machine.state_hash = self.state_hashes[index]
+        waiting = self._waiting.get(machine.id, {})
+        for passed in [waited for waited in waiting if waited <= index]:
+            del waiting[passed]
+            self.counts["writes unknown"] += 1
+
     def crashed(self, machine: Machine) -> None:
         """Whoever waited at `machine` does not learn what came of it."""
         self.counts["writes unknown"] += len(self._waiting.pop(machine.id, ()))
@@ -76,6 +89,8 @@ class Clients:
 
     def require_kept(self, machine: Machine) -> None:
         """Raise unless `machine` has applied every acknowledged write, once, where it was acknowledged."""
+        if machine.id in self.witnesses:
+            return
         commands = [(entry.data, entry.index) for entry in machine.applied if entry.kind is EntryKind.COMMANDS]
         found = dict(commands)
         if len(found) != len(commands):

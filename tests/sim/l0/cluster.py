@@ -13,15 +13,19 @@ from heapq import heappop, heappush
 from typing import Any
 
 from raftkv.raft import (
+    NO_MEMBERS,
     Configuration,
     Entry,
+    Index,
     LogWrite,
     Message,
     NodeId,
     RaftConfig,
     ReadState,
     Role,
+    Snapshot,
 )
+from raftkv.raft.messages import InstallSnapshot
 from tests.raft.oracle import Oracle
 from tests.sim.l0.clients import Clients
 from tests.sim.l0.machine import Link, Machine
@@ -33,8 +37,8 @@ Event = tuple[int, float, int, Callable[[Any, Any, Any], None], Any, Any, Any]
 STALLED = 0
 """Instead of a factor: a disk that finishes nothing while the fault lasts."""
 
-FAR = 20
-"""A straggler's share of the jitter: one message in fifty takes so many times as long."""
+STRAGGLE = 20
+"""One message in fifty takes so many jitters longer."""
 
 
 class Cluster:
@@ -57,22 +61,27 @@ class Cluster:
         """Traffic."""
         self.faults: Counter[str] = Counter()
         """Faults that hit something."""
-        ids = [NodeId(i) for i in range(1, parameters.size + 1)]
+        ids = parameters.machines
         nodes = random.Random(f"{seed}/nodes")
-        self.machines = {node_id: self._machine(node_id, ids, nodes.getrandbits(32)) for node_id in ids}
+        self.machines = {node_id: self._machine(node_id, nodes.getrandbits(32)) for node_id in ids}
         for machine in self.machines.values():
             machine.links = {peer: Link(self.machines[peer]) for peer in ids if peer != machine.id}
-        self.clients = Clients(self.counts)
+        self.witnesses = frozenset(parameters.future_witnesses)
+        self.clients = Clients(self.counts, self.witnesses)
         self.oracle = Oracle(self.machines, watch_promises=watch_promises)
+        self.oracle.witnesses |= self.witnesses
         self.oracle.on_commit = self.clients.committed
         self.on_election: Callable[[Machine], None] = lambda leader: None
         self.loss = parameters.loss
         self.duplicate_above = 1 - parameters.duplication
         self.latency = parameters.latency
         self.jitter = parameters.jitter
+        self.straggle = min(STRAGGLE * parameters.jitter, (2 if parameters.fifo else 10) * TICK)
+        """In order, it holds up all that are behind it."""
         self.grain = parameters.grain
         self.fifo = parameters.fifo
         self.batching = parameters.batching
+        self.stream_loss = parameters.stream_loss
         self._heap: list[Event] = []
         self._sequence = 0
         self._elections = 0
@@ -83,12 +92,14 @@ class Cluster:
         for machine in self.machines.values():
             self.at(int(self._schedule_random() * machine.tick_length), self._tick, machine, machine.life)
 
-    def _machine(self, node_id: NodeId, ids: list[NodeId], seed: int) -> Machine:
+    def _machine(self, node_id: NodeId, seed: int) -> Machine:
         parameters = self.parameters
+        founders = parameters.founders
         return Machine(
             RaftConfig(
                 node_id=node_id,
-                configuration=Configuration(frozenset(ids)),
+                configuration=Configuration(frozenset(founders)) if node_id in founders else NO_MEMBERS,
+                promotion_lag=parameters.promotion_lag,
                 election_ticks=parameters.election_ticks,
                 heartbeat_ticks=parameters.heartbeat_ticks,
                 max_append_bytes=parameters.max_append_bytes,
@@ -106,6 +117,10 @@ class Cluster:
     def at(self, time: int, do: Callable[[Any, Any, Any], None], a: Any = None, b: Any = None, c: Any = None) -> None:
         self._sequence += 1
         heappush(self._heap, (time, self._schedule_random(), self._sequence, do, a, b, c))
+
+    def at_rank(self, time: int, rank: float, do: Callable[[Any, Any, Any], None], a: Any, b: Any) -> None:
+        """The same without a draw from the schedule's stream: one item of the tape more or less must not shift it."""
+        heappush(self._heap, (time, rank, 0, do, a, b, None))
 
     def run_until(self, time: int) -> None:
         """Let everything happen that is due by `time`."""
@@ -152,6 +167,8 @@ class Cluster:
         self.receive(machine, message)
 
     def receive(self, machine: Machine, message: Message) -> None:
+        if isinstance(message, InstallSnapshot) and not message.bare and message.snapshot not in machine.checkpoints:
+            return  # the bytes are not here: the driver does not ask the core (raft/snapshots.py)
         if self.trace is not None:
             self._tell(machine, f"<- {describe(message)}")
         machine.raft.step(message)
@@ -190,17 +207,21 @@ class Cluster:
             more = False
             if ready.write is not None:
                 self.oracle.handed(machine, ready.write)
+                if ready.write.restore is not None:
+                    self._installs(machine)
                 more = self._write(machine, ready.write)
             if ready.committed:
                 if machine.apply_delay or machine.to_apply:
                     machine.to_apply.append(ready.committed)
-                    self.at(self.now + machine.apply_delay, self._applies, machine, machine.life)
+                    self.at(self.now + machine.apply_delay, self._applies, machine, machine.apply_turn)
                 else:
                     self._apply(machine, ready.committed)
                 more = True
             for read in ready.reads:
                 self._confirmed(machine, read)
             self.counts["reads dropped"] += len(ready.reads_dropped)
+            for peer in ready.snapshots_needed:
+                self._stream(machine, peer)
             if not more:
                 break
         if len(self.oracle.leader_of) != self._elections:
@@ -228,7 +249,9 @@ class Cluster:
 
     def _transmit(self, link: Link, message: Message) -> None:
         share = self._network_random()
-        delay = self.latency + int(self.jitter * (share if share < 0.98 else share * FAR))
+        delay = self.latency + int(self.jitter * share)
+        if share > 0.98:
+            delay += self.straggle
         if link.slowness:
             fault, factor = link.slowness[-1]
             fault.hits += 1
@@ -313,21 +336,25 @@ class Cluster:
         for _ in range(count):
             write = machine.writes.popleft()
             machine.store(write)
+            if write.restore is not None:
+                self._installed(machine, write.restore)
             messages.extend(write.messages)
             number = write.number
         self.oracle.stored(machine, before)
         if self.trace is not None:
-            self._tell(machine, f"disk has write {number}: {len(machine.disk_log)} entries, {machine.disk_hard_state}")
+            self._tell(
+                machine, f"disk has write {number}: entries up to {machine.last_on_disk}, {machine.disk_hard_state}"
+            )
         for message in messages:
             self._send(machine, message)
         machine.raft.persisted(number)
 
     # --- state machine and reads --------------------------------------------------------------------------------------
 
-    def _applies(self, machine: Machine, life: int, _: None) -> None:
-        if machine.life == life and machine.pausers:
-            self.at(self.now + TICK, self._applies, machine, life)
-        elif machine.life == life:
+    def _applies(self, machine: Machine, turn: int, _: None) -> None:
+        if machine.apply_turn == turn and machine.pausers:
+            self.at(self.now + TICK, self._applies, machine, turn)
+        elif machine.apply_turn == turn:
             self._apply(machine, machine.to_apply.popleft())
             self.after_input(machine, 4)
 
@@ -337,6 +364,9 @@ class Cluster:
             machine.applied.append(entry)
             self.clients.applied(machine, entry)
         machine.raft.applied(entries[-1].index)
+        self._serve_waiting(machine)
+
+    def _serve_waiting(self, machine: Machine) -> None:
         if machine.waiting_reads:
             due = [read for read in machine.waiting_reads if read.index <= machine.applied_index]
             machine.waiting_reads = [read for read in machine.waiting_reads if read.index > machine.applied_index]
@@ -360,6 +390,66 @@ class Cluster:
         self.after_input(machine, 5)
         return request
 
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, machine: Machine, keep: int, time: int) -> None:
+        """Begin a checkpoint of what is applied; once it is durable, all but `keep` of the entries before it go."""
+        log = machine.raft.log
+        if machine.applied_index >= max(log.first_index - 1, 1):  # else a snapshot is being installed
+            snapshot = machine.raft.snapshot_at(log.applied)
+            self.at(self.now + time, self._checkpointed, machine, machine.life, (snapshot, keep))
+
+    def _checkpointed(self, machine: Machine, life: int, made: tuple[Snapshot, int]) -> None:
+        if machine.life != life:
+            return
+        snapshot, keep = made
+        if machine.raft.snapshot is not None and snapshot.index <= machine.raft.snapshot.index:
+            return  # one from the leader is being installed, or is already
+        if self.trace is not None:
+            self._tell(machine, f"checkpoint of {snapshot.index}@{snapshot.term} is durable, {keep} entries are kept")
+        machine.checkpointed(snapshot)
+        machine.raft.compact(snapshot, Index(max(machine.raft.log.first_index, snapshot.index + 1 - keep)))
+        self.counts["checkpoints"] += 1
+        self.after_input(machine, 10)
+
+    def _stream(self, machine: Machine, peer: NodeId) -> None:
+        self.at(self.now + self.parameters.stream_time, self._streamed, machine, machine.life, peer)
+
+    def _streamed(self, machine: Machine, life: int, peer: NodeId) -> None:
+        """A checkpoint has reached `peer`, or has not."""
+        if machine.life != life:
+            return
+        if machine.pausers:
+            self.at(self.now + TICK, self._streamed, machine, life, peer)
+            return
+        target, snapshot = self.machines[peer], machine.raft.snapshot
+        ways = (machine.links[peer], target.links[machine.id])
+        cut = any(way.blockers or way.holders for way in ways) or not target.up or bool(target.pausers)
+        if snapshot is None or cut or self._network_random() < self.stream_loss:
+            self.faults["checkpoint lost on its way"] += 1
+            machine.raft.snapshot_failed(peer)
+        else:
+            self.counts["checkpoints sent"] += 1
+            target.checkpoints[snapshot] = machine.applied[: snapshot.index]
+            machine.raft.snapshot_delivered(peer, snapshot)
+        self.after_input(machine, 11)
+
+    def _installs(self, machine: Machine) -> None:
+        """A core wants its state and log replaced: what it handed out before counts no more."""
+        machine.drop_applies()
+        self.counts["snapshots to install"] += 1
+        split = any(link.blockers for other in self.machines.values() for link in other.links.values())
+        if split and any(leader.raft.changing for leader in self.leaders()):
+            self.counts["snapshots to install amid a change and a partition"] += 1
+
+    def _installed(self, machine: Machine, snapshot: Snapshot) -> None:
+        if self.trace is not None:
+            self._tell(machine, f"state and log are those of the snapshot of {snapshot.index}@{snapshot.term}")
+        self.counts["snapshots installed"] += 1
+        self.oracle.restored(machine, snapshot)
+        self.clients.restored(machine, snapshot.index)
+        self._serve_waiting(machine)
+
     # --- life and death -----------------------------------------------------------------------------------------------
 
     def crash(self, machine: Machine) -> None:
@@ -368,6 +458,8 @@ class Cluster:
         before = machine.disk_hard_state
         for write in list(machine.writes)[:kept]:
             machine.store(write)
+            if write.restore is not None:
+                self._installed(machine, write.restore)
         self.oracle.stored(machine, before)
         self.faults["unsynced write lost"] += len(machine.writes) - kept
         self.faults["unconfirmed write kept"] += kept
@@ -383,7 +475,7 @@ class Cluster:
     def restart(self, machine: Machine) -> None:
         machine.restart()
         if self.trace is not None:
-            self._tell(machine, f"restarts with {len(machine.disk_log)} entries, {machine.disk_hard_state}")
+            self._tell(machine, f"restarts with entries up to {machine.last_on_disk}, {machine.disk_hard_state}")
         self.oracle.restarted(machine)
         self.at(self.now + int(self._schedule_random() * machine.tick_length), self._tick, machine, machine.life)
         self.after_input(machine, 6)
@@ -407,6 +499,7 @@ class Cluster:
             a.links[b.id].held.clear()
             if a.up and not a.pausers:
                 a.raft.unreachable(b.id)
+                a.raft.suspect(b.id)
                 self.after_input(a, 7)
 
     # --- what it looks like -------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from raftkv.raft import EntryKind, NodeId, Position
+from raftkv.raft import EntryKind, MembershipChange, NodeId, Position
 from tests.sim.l0.cluster import STALLED, Cluster
 from tests.sim.l0.machine import Fault, Link, Machine
 from tests.sim.l0.plan import HUNT, TICK, Act
@@ -31,6 +31,7 @@ class Conductor:
             "isolate the leader": self._isolate_the_leader,
             "deafen the leader": self._deafen_the_leader,
             "mute the leader": self._mute_the_leader,
+            "leader left behind": self._leader_left_behind,
             "flapping": self._flapping,
             "slow link": self._slow_link,
             "black hole": self._black_hole,
@@ -46,16 +47,20 @@ class Conductor:
             "stalled disk": self._stalled_disk,
             "slow disks of all but one": self._slow_disks_of_all_but_one,
             "clock": self._clock,
+            "restless voters": self._restless_voters,
             HUNT: self._hunt,
             "propose": self._propose,
             "read": self._read,
             "transfer": self._transfer,
             "unreachable": self._unreachable,
+            "suspect": self._suspect,
+            "checkpoint": self._checkpoint,
+            "change members": self._change_members,
         }
         self._open: dict[int, tuple[Fault, Undo]] = {}
         self._writes = 0
         for number, act in enumerate(tape):
-            cluster.at(act.at, self._start, number, act)
+            cluster.at_rank(act.at, act.salt / (1 << 32), self._start, number, act)
 
     def heal(self) -> None:
         """End every fault, and whatever else is bad about the network, the disks and the clocks."""
@@ -67,12 +72,14 @@ class Conductor:
         cluster.loss = 0.0
         cluster.duplicate_above = 1.0
         cluster.latency = min(cluster.latency, TICK // 5)
-        cluster.jitter = 0
+        cluster.jitter = cluster.straggle = 0
         cluster.grain = 1
         cluster.batching = 0.0
+        cluster.stream_loss = 0.0
         cluster.forget_messages()
         for machine in cluster.machines.values():
-            machine.tick_length = min(max(machine.tick_length, int(0.9 * TICK)), int(1.1 * TICK))
+            machine.usual_tick_length = min(max(machine.usual_tick_length, int(0.9 * TICK)), int(1.1 * TICK))
+            machine.set_tick_length()
             machine.disk_time = min(machine.disk_time, TICK // 5)
             machine.apply_delay = min(machine.apply_delay, TICK // 5)
             cluster.hurry_disk(machine)
@@ -86,7 +93,7 @@ class Conductor:
             self.cluster.faults[fault.kind] += fault.hits > 0
             return
         self._open[number] = (fault, undo)
-        cluster.at(cluster.now + act.lasts, self._end_when_due, number)
+        cluster.at_rank(cluster.now + act.lasts, act.salt / (1 << 32), self._end_when_due, number, None)
 
     def _end_when_due(self, number: int, _: None, __: None) -> None:
         if number in self._open:
@@ -181,6 +188,31 @@ class Conductor:
         machine = self._leader_or_any(rng)
         return self._block(fault, self._between([machine], self._around(machine)))
 
+    def _leader_left_behind(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """A leader that time passes by: cut off, with a slow clock, and with clients that still believe in it."""
+        cluster = self.cluster
+        machine = self._leader_or_any(rng)
+        unblock = self._block(fault, self._both_ways([machine], self._around(machine)))
+        catch_up = self._pace(machine, fault, rng.randint(3, 10))
+
+        def ask(_: None, __: None, ___: None) -> None:
+            if fault.over:
+                return
+            if machine in cluster.leaders():
+                cluster.counts["reads"] += 1
+                cluster.read(machine)
+                if rng.random() < 0.3:
+                    self.propose(machine)
+            cluster.at(cluster.now + 3 * TICK, ask)
+
+        ask(None, None, None)
+
+        def undo() -> None:
+            catch_up()
+            unblock()
+
+        return undo
+
     def _flapping(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
         """One machine is reachable and not, in turn."""
         machine = self._shuffled(rng)[0]
@@ -248,6 +280,13 @@ class Conductor:
             machines[0].raft.unreachable(machines[1].id)
             self.cluster.after_input(machines[0], 7)
 
+    def _suspect(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        """A hint that the leader is dead, which is not true."""
+        machine = self._shuffled(rng)[0]
+        if machine.up and not machine.pausers and machine.raft.leader is not None:
+            machine.raft.suspect(machine.raft.leader)
+            self.cluster.after_input(machine, 7)
+
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _kill(self, machines: Iterable[Machine], fault: Fault) -> Undo:
@@ -282,8 +321,30 @@ class Conductor:
         machines = [machine for machine in self._shuffled(rng)[: rng.choice([1, 1, 7])] if machine.up]
         undo = self._kill(machines, fault)
         for machine in machines:
-            self.cluster.lose_state(machine, rng.choice([0, rng.randint(0, len(machine.applied))]))
+            oldest = machine.first_on_disk - 1
+            self.cluster.lose_state(machine, rng.choice([oldest, rng.randint(oldest, len(machine.applied))]))
         return undo
+
+    def _restless_voters(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """One election after the other, and in the midst of each processes die and are back at once."""
+        cluster = self.cluster
+        undo: list[Undo] = []
+
+        def turn(_: None, __: None, ___: None) -> None:
+            if fault.over:
+                return
+            while undo:
+                undo.pop()()
+            leader = self._leader()
+            if leader is not None:
+                undo.append(self._block(fault, self._both_ways([leader], self._around(leader))))
+            for machine in self._shuffled(rng)[: rng.choice([1, 2])]:
+                if machine.up and machine is not leader:
+                    self._kill([machine], fault)()
+            cluster.at(cluster.now + rng.randint(1, 2 * TICK), turn)
+
+        turn(None, None, None)
+        return lambda: undo.pop()() if undo else None
 
     def _stop(self, machine: Machine, fault: Fault) -> Undo:
         if machine.up:
@@ -332,12 +393,18 @@ class Conductor:
 
     def _clock(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
         machine = self._shuffled(rng)[0]
-        before = machine.tick_length
-        machine.tick_length = int(before * rng.choice([0.3, 0.6, 1.6, 3.0]))
         fault.hits += 1
+        return self._pace(machine, fault, rng.choice([0.3, 0.6, 1.6, 3.0]))
+
+    def _pace(self, machine: Machine, fault: Fault, factor: float) -> Undo:
+        """The machine's ticks are `factor` times as long."""
+        pace = (fault, factor)
+        machine.paces.append(pace)
+        machine.set_tick_length()
 
         def undo() -> None:
-            machine.tick_length = before
+            machine.paces.remove(pace)
+            machine.set_tick_length()
 
         return undo
 
@@ -348,11 +415,15 @@ class Conductor:
         parameters = cluster.parameters
         hop = parameters.latency + parameters.jitter // 2 + max(parameters.disk.values()) + TICK // 50
         undo: list[Undo] = []
+        elections = 0
 
         def elected(leader: Machine) -> None:
+            """Mostly: two leaders who reach nobody, then one who reaches a few."""
+            nonlocal elections
+            elections += 1
             kill = rng.random() < 0.2
-            delay = int(hop * rng.choice([0, 0, rng.uniform(0, 8), rng.uniform(0, 30)]))
-            cluster.at(cluster.now + delay, strike, leader, kill)
+            hops = rng.uniform(2, 8) if elections % 3 == 0 else rng.choice([0, 0, 0, rng.uniform(0, 20)])
+            cluster.at(cluster.now + int(hop * hops), strike, leader, kill)
 
         def strike(leader: Machine, kill: bool, _: None) -> None:
             if fault.over or not leader.up:
@@ -411,3 +482,37 @@ class Conductor:
             if machine.raft.transfer(target) is None:
                 self.cluster.counts["transfers"] += 1
             self.cluster.after_input(machine, 9)
+
+    def _checkpoint(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        machine = self._shuffled(rng)[0] if rng.random() < 0.5 else self._leader_or_any(rng)
+        if machine.up and not machine.pausers:
+            self.cluster.checkpoint(machine, rng.choice([0, 0, 3, 1000]), rng.choice([1, TICK, 5 * TICK]))
+
+    def _change_members(self, act: Act, fault: Fault, rng: random.Random) -> None:
+        cluster, leader = self.cluster, self._leader()
+        if leader is None:
+            return
+        configuration = leader.raft.configuration
+        outside = [node for node in cluster.machines if node not in configuration.members]
+        learners = tuple((node, f"n{node}") for node in outside if node not in cluster.witnesses)
+        witnesses = tuple((node, f"n{node}") for node in outside if node in cluster.witnesses)
+        someone = rng.choice(sorted(configuration.members))
+        change = rng.choice(
+            [
+                MembershipChange(learners=learners[:1]),
+                MembershipChange(learners=learners),
+                MembershipChange(learners=learners[:1], witnesses=witnesses),
+                MembershipChange(promote=configuration.learners),
+                MembershipChange(promote=configuration.learners),
+                MembershipChange(promote=configuration.learners, remove=frozenset([someone]) - configuration.learners),
+                MembershipChange(remove=frozenset([someone])),
+                MembershipChange(remove=frozenset([leader.id])),
+            ]
+        )
+        outcome = leader.raft.change_membership(change)
+        if isinstance(outcome, str):
+            cluster.counts["changes refused"] += 1
+        else:
+            cluster.counts["changes of members"] += 1
+            cluster.say(f"** {change}")
+            cluster.after_input(leader, 12)

@@ -45,7 +45,10 @@ class Machine(Node):
     def __init__(self, config: RaftConfig, seed: int, *, tick_length: int, disk_time: int, apply_delay: int) -> None:
         super().__init__(config, seed)
         self.links: dict[NodeId, Link] = {}
+        self.usual_tick_length = tick_length
         self.tick_length = tick_length
+        self.paces: list[tuple[Fault, float]] = []
+        """What makes its clock go wrong: by these factors."""
         self.disk_time = disk_time
         self.apply_delay = apply_delay
         self.life = 0
@@ -60,12 +63,24 @@ class Machine(Node):
         self.collects_later = False
         """Inputs are taken and the Ready is not: the next ones will share it."""
         self.to_apply: deque[tuple[Entry, ...]] = deque()
+        self.apply_turn = 0
+        """Counts what is dropped from it."""
         self.applied_index = 0
         self.state_hash = 0
         """Rolling, over everything applied."""
         self.waiting_reads: list[ReadState] = []
         self.told: tuple[object, ...] = ()
         """What the trace last said of it."""
+
+    def set_tick_length(self) -> None:
+        length = float(self.usual_tick_length)
+        for _, factor in self.paces:
+            length *= factor
+        self.tick_length = max(int(length), 1)
+
+    def drop_applies(self) -> None:
+        self.to_apply.clear()
+        self.apply_turn += 1
 
     def crash(self) -> None:
         super().crash()
@@ -75,5 +90,5 @@ class Machine(Node):
         self.disk_is_busy = False
         self.disk_turn += 1
         self.collects_later = False
-        self.to_apply.clear()
+        self.drop_applies()
         self.waiting_reads.clear()

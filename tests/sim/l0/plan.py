@@ -21,6 +21,15 @@ class Parameters:
     """One cluster and its surroundings. Times are in units of virtual time."""
 
     size: int
+    """Voters that found the cluster: nodes 1 to `size`."""
+    spares: int
+    """Nodes behind them that may join as learners."""
+    witnesses: int
+    """Nodes behind those that may join as witnesses."""
+    promotion_lag: int
+    stream_time: int
+    """How long a checkpoint takes to another node."""
+    stream_loss: float
     ticks: int
     """How long the safety phase is."""
     election_ticks: int
@@ -47,6 +56,19 @@ class Parameters:
     apply_delay: int
     reset_on_crash: bool
     """Peers learn of a crash by a reset of their connections."""
+
+    @property
+    def founders(self) -> list[NodeId]:
+        return [NodeId(i) for i in range(1, self.size + 1)]
+
+    @property
+    def machines(self) -> list[NodeId]:
+        """All nodes that there are."""
+        return [NodeId(i) for i in range(1, self.size + self.spares + self.witnesses + 1)]
+
+    @property
+    def future_witnesses(self) -> list[NodeId]:
+        return self.machines[self.size + self.spares :]
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.__slots__)
@@ -75,6 +97,7 @@ FAULTS = {
     "isolate the leader": 3.0,
     "deafen the leader": 1.0,
     "mute the leader": 1.0,
+    "leader left behind": 2.5,
     "flapping": 1.0,
     "slow link": 2.0,
     "black hole": 2.0,
@@ -90,6 +113,7 @@ FAULTS = {
     "stalled disk": 1.0,
     "slow disks of all but one": 1.0,
     "clock": 1.0,
+    "restless voters": 1.0,
 }
 """What can be on the tape, and how often against the others when all are on."""
 
@@ -113,26 +137,35 @@ def draw(seed: int) -> tuple[Parameters, tuple[Act, ...]]:
 
 def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     size = rng.choices(range(1, 8), [2, 3, 36, 6, 36, 2, 3])[0]
-    ids = [NodeId(i) for i in range(1, size + 1)]
-    hunted = size > 2 and rng.random() < 0.25
+    changing = size < 6 and rng.random() < 0.4
+    spares = rng.choice([1, 2, 3]) if changing else 0
+    witnesses = rng.choice([0, 0, 1]) if changing else 0
+    ids = [NodeId(i) for i in range(1, size + spares + witnesses + 1)]
+    hunted = size in (3, 5) and rng.random() < 0.3
     drift = rng.choice([0.0, 0.0, 0.05, 0.5])
-    disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 200])
-    latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 200, 500])
-    jitter = min(latency * rng.choice([0, 1, 4]), TICK)
-    append_bytes = rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1 << 20])
-    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size < 6 and latency + jitter < TICK else 0.1]
+    disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 100])
+    latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 100, 200])
+    jitter = min(latency * rng.choice([0, 1, 4 if not hunted else 2]), TICK)
+    append_bytes = rng.choice([1, 100, 1 << 20]) if not hunted else rng.choice([1, 1, 1, 1 << 20])
+    losses = [0.0, 0.0, 0.02, 0.1, 0.3 if size in (3, 5) and latency + jitter < TICK else 0.1]
+    loss = rng.choice(losses) if not hunted else 0.0
     parameters = Parameters(
         size=size,
-        ticks=rng.choice([200, 250, 300]) if not hunted else 400,
-        election_ticks=rng.choice([10, 10, 20]) if not hunted else 10,
-        heartbeat_ticks=rng.choice([1, 2, 4]),
+        spares=spares,
+        witnesses=witnesses,
+        promotion_lag=rng.choice([2, 100]),
+        stream_time=rng.choice([100, 1000, 5000]),
+        stream_loss=rng.choice([0.0, 0.2]),
+        ticks=400 if hunted else 350 if loss > 0.1 else rng.choice([200, 250, 300]),
+        election_ticks=rng.choice([10, 10, 20]) if not hunted else 6,
+        heartbeat_ticks=rng.choice([1, 2, 4]) if not hunted and loss < 0.2 else rng.choice([1, 2]),
         max_append_bytes=append_bytes,
         max_inflight_bytes=rng.choice([1, 200, 1 << 20 if append_bytes > 1 else 600]),
         max_apply_bytes=rng.choice([1, 1 << 20]),
         latency=latency,
         jitter=jitter,
         grain=rng.choice([1, 1, 100, 500]),
-        loss=rng.choice(losses) if not hunted else 0.0,
+        loss=loss,
         duplication=rng.choice([0.0, 0.05, 0.3]),
         fifo=rng.random() < 0.5,
         clock={node_id: 1 + rng.uniform(-drift, drift) for node_id in ids},
@@ -151,7 +184,7 @@ def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list
         kinds = ["crash", "bounce", "power loss", "pause", "slow disk", "stalled disk"]
     weights = [FAULTS[kind] for kind in kinds]
     gap = rng.choice([8, 15, 30]) * TICK
-    lasts = rng.choice([5, 15, 40]) * TICK
+    lasts = (rng.choice([5, 15, 40]) if parameters.size > 1 else 5) * TICK
     acts = []
     at = 60.0 * TICK  # long enough for a first leader
     if hunted:
@@ -160,6 +193,8 @@ def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list
     while (at := at + rng.expovariate(1 / gap)) < (parameters.ticks - 10) * TICK:
         kind = rng.choices(kinds, weights)[0]
         length = 0 if kind in INSTANT else 1 + int(min(rng.expovariate(1 / lasts), 3 * lasts))
+        if kind == "leader left behind":
+            length = max(length, 40 * TICK)  # the others need time to elect another one, and to commit
         acts.append(Act(int(at), kind, rng.getrandbits(32), length))
     while len(acts) < LEAST_FAULTS:
         at = rng.uniform(60, parameters.ticks - 40)
@@ -171,8 +206,11 @@ def _inputs(parameters: Parameters, rng: random.Random) -> list[Act]:
     acts: list[Act] = []
     gap = rng.choice([0.5, 1, 2]) * TICK
     burst = rng.choice([1, 1, 5])
-    kinds = ["propose", "read", "transfer", "unreachable"]
-    weights = [10.0, rng.choice([1, 5]), rng.choice([0.0, 0.2, 0.6]), 0.2]
+    kinds = ["propose", "read", "transfer", "unreachable", "suspect", "checkpoint", "change members"]
+    weights = [10.0, rng.choice([1, 5]), rng.choice([0.0, 0.2, 0.6]), 0.2, 0.2, rng.choice([0.0, 0.3, 1.0]), 0.0]
+    if parameters.spares:
+        weights[-1] = rng.choice([0.3, 1.0])
+        weights[-2] = rng.choice([0.3, 1.0])
     at = 0.0
     while (at := at + rng.expovariate(1 / (gap * burst))) < parameters.ticks * TICK:
         acts.extend(

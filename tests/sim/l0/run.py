@@ -22,7 +22,7 @@ CONVERGENCE = 12
 """In so many election timeouts a healed cluster must elect, serve a read, commit a write and bring everybody up."""
 
 LEAST_COMMITS = 3
-LEAST_FAULTS = 3
+LEAST_FAULTS = 2
 
 
 class LivenessViolation(AssertionError):
@@ -110,6 +110,21 @@ def leader_of(cluster: Cluster) -> Machine | None:
     return max(cluster.leaders(), key=lambda leader: leader.raft.term, default=None)
 
 
+def members_of(cluster: Cluster) -> list[Machine]:
+    """Return the machines that the leader takes for members; all, while there is no leader."""
+    leader = leader_of(cluster)
+    members = leader.raft.configuration.members if leader is not None else cluster.machines.keys()
+    return [machine for machine in cluster.machines.values() if machine.id in members]
+
+
+def successors(cluster: Cluster, leader: Machine) -> list[Machine]:
+    """Return who may lead instead; nobody, where `leader` is needed for a majority."""
+    configuration = leader.raft.configuration
+    if len(configuration.voters) < 3:
+        return []
+    return [cluster.machines[node] for node in sorted(configuration.voters - configuration.witnesses - {leader.id})]
+
+
 def wait(cluster: Cluster, holds: Callable[[], bool], limit: int, what: str) -> None:
     """Let time pass until `holds`, which must come true within `limit`."""
     end = cluster.now + limit
@@ -146,8 +161,8 @@ def converge(cluster: Cluster, conductor: Conductor) -> None:
     require_agreement(cluster)
 
 
-def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None:
-    """A write is acknowledged and reaches every node."""
+def write_somewhere(cluster: Cluster, conductor: Conductor, limit: int) -> bytes:
+    """A write is acknowledged. Return it."""
     write: bytes | None = None
     term = 0
 
@@ -158,31 +173,40 @@ def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None
             write, term = conductor.propose(leader), leader.raft.term
         return write in cluster.clients.acknowledged
 
-    end = cluster.now + limit
     wait(cluster, acknowledged, limit, "no write is acknowledged")
     assert write is not None
+    return write
+
+
+def write_everywhere(cluster: Cluster, conductor: Conductor, limit: int) -> None:
+    """A write is acknowledged and reaches every node."""
+    end = cluster.now + limit
+    write = write_somewhere(cluster, conductor, limit)
     index = cluster.clients.acknowledged[write]
-    everywhere = "a write does not reach every node"
     wait(
         cluster,
-        lambda: all(machine.applied_index >= index for machine in cluster.machines.values()),
+        lambda: all(machine.applied_index >= index for machine in members_of(cluster)),
         end - cluster.now,
-        everywhere,
+        "a write does not reach every node",
     )
 
 
 def require_agreement(cluster: Cluster) -> None:
     """Everybody follows the same leader, holds the same log and has applied all of it."""
-    machines = list(cluster.machines.values())
 
     def agreed() -> bool:
         leader = leader_of(cluster)
-        return leader is not None and all(
-            machine.raft.leader == leader.id and machine.applied_index == leader.raft.log.last_index
-            for machine in machines
+        return (
+            leader is not None
+            and not leader.raft.changing
+            and all(
+                machine.raft.leader == leader.id and machine.applied_index == leader.raft.log.last_index
+                for machine in members_of(cluster)
+            )
         )
 
-    wait(cluster, agreed, 2 * timeout(cluster), "the nodes do not agree")
+    wait(cluster, agreed, 4 * timeout(cluster), "the nodes do not agree")
+    machines = members_of(cluster)
     for machine in machines:
         cluster.clients.require_kept(machine)
         if machine.raft.log.last_term != machines[0].raft.log.last_term:
@@ -192,16 +216,17 @@ def require_agreement(cluster: Cluster) -> None:
 # --- trials: one of these is the end of a run -------------------------------------------------------------------------
 
 
-def _disturb(cluster: Cluster, *, deaf_only: bool) -> None:
-    """A node that nobody needs hears nothing for a while and comes back: the leader must not care (thesis 4.2.3)."""
+def _disturb(cluster: Cluster, *, only_the_leader: bool) -> None:
+    """A node that nobody needs misses its leader for a while: the leader must not care (thesis 4.2.3)."""
     leader = leader_of(cluster)
-    if leader is None or cluster.parameters.size < 3:
+    others = successors(cluster, leader) if leader is not None else []
+    if leader is None or not others:
         return
-    others = [machine for machine in cluster.machines.values() if machine is not leader]
     victim = random.Random(cluster.now).choice(others)
     fault = Fault("trial")
-    links = [machine.links[victim.id] for machine in cluster.machines.values() if machine is not victim]
-    if not deaf_only:
+    links = [leader.links[victim.id]]
+    if not only_the_leader:
+        links = [machine.links[victim.id] for machine in cluster.machines.values() if machine is not victim]
         links += victim.links.values()
     term = leader.raft.term
     for phase in ("cut off", "back"):
@@ -210,25 +235,25 @@ def _disturb(cluster: Cluster, *, deaf_only: bool) -> None:
                 link.blockers.remove(fault)
             else:
                 link.blockers.append(fault)
-        cluster.say(f"** trial: node {victim.id} is {phase}{' (it hears nothing)' if deaf_only else ''}")
+        cluster.say(f"** trial: node {victim.id} is {phase}{' (from the leader)' if only_the_leader else ''}")
         cluster.run_until(cluster.now + 4 * timeout(cluster))
         if leader.raft.role is not Role.LEADER or leader.raft.term != term:
             raise LivenessViolation(f"node {victim.id}, which nobody needs, deposed the leader when it was {phase}")
 
 
-def a_deaf_node_does_not_disturb(cluster: Cluster, conductor: Conductor) -> None:
-    """It still reaches the others."""
-    _disturb(cluster, deaf_only=True)
+def a_node_that_misses_the_leader_does_not_disturb(cluster: Cluster, conductor: Conductor) -> None:
+    """The others still hear the leader, and tell it so."""
+    _disturb(cluster, only_the_leader=True)
 
 
 def a_node_that_was_cut_off_does_not_disturb(cluster: Cluster, conductor: Conductor) -> None:
-    _disturb(cluster, deaf_only=False)
+    _disturb(cluster, only_the_leader=False)
 
 
 def a_deaf_leader_is_replaced(cluster: Cluster, conductor: Conductor) -> None:
     """It reaches everybody and hears nobody: it must give way (CheckQuorum, thesis 6.2)."""
     leader = leader_of(cluster)
-    if leader is None or cluster.parameters.size < 3:
+    if leader is None or not successors(cluster, leader):
         return
     fault = Fault("trial")
     links = [machine.links[leader.id] for machine in cluster.machines.values() if machine is not leader]
@@ -253,15 +278,51 @@ def the_leader_dies(cluster: Cluster, conductor: Conductor) -> None:
         return
     cluster.say(f"** trial: leader {leader.id} dies")
     cluster.crash(leader)
-    if cluster.parameters.size > 2:
+    if successors(cluster, leader):
         wait(cluster, lambda: leader_of(cluster) is not None, CONVERGENCE * timeout(cluster), "nobody takes over")
     cluster.restart(leader)
     write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
 
 
+def a_transfer_that_fails_ends(cluster: Cluster, conductor: Conductor) -> None:
+    """The leader cannot reach the node that it hands over to: it must go on leading (thesis 3.10)."""
+    leader = leader_of(cluster)
+    if leader is None or not successors(cluster, leader):
+        return
+    target = successors(cluster, leader)[0].id
+    cluster.say(f"** trial: transfer from {leader.id} to {target}, which does not hear of it")
+    fault = Fault("trial")
+    leader.links[target].blockers.append(fault)
+    leader.raft.transfer(target)
+    cluster.after_input(leader, 9)
+    write_somewhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+    leader.links[target].blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
+def a_candidate_that_nobody_heard_comes_back(cluster: Cluster, conductor: Conductor) -> None:
+    """It is in a term of its own, which nobody else has entered: somebody must give way (raft-bugs 7, 9)."""
+    leader = leader_of(cluster)
+    if leader is None or not successors(cluster, leader):
+        return
+    mute = successors(cluster, leader)[-1]
+    cluster.say(f"** trial: node {mute.id} is told to campaign, and nobody hears it")
+    fault = Fault("trial")
+    for link in mute.links.values():
+        link.blockers.append(fault)
+    leader.raft.transfer(mute.id)
+    cluster.after_input(leader, 9)
+    cluster.run_until(cluster.now + 3 * timeout(cluster))
+    for link in mute.links.values():
+        link.blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
 TRIALS = (
-    a_deaf_node_does_not_disturb,
+    a_node_that_misses_the_leader_does_not_disturb,
     a_node_that_was_cut_off_does_not_disturb,
     a_deaf_leader_is_replaced,
     the_leader_dies,
+    a_transfer_that_fails_ends,
+    a_candidate_that_nobody_heard_comes_back,
 )

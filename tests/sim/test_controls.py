@@ -1,0 +1,95 @@
+"""The simulator notices when a safeguard is off, within a stated number of seeds.
+
+A simulator that finds nothing proves nothing. The seeds are 0, 1, 2, ..., as good as any others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.raft import sabotage as rules
+from tests.sim.l0 import sabotage
+from tests.sim.l0.run import run
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A safeguard that is off, what must then be found, and within how many seeds."""
+
+    rule: Callable[[pytest.MonkeyPatch], None]
+    finding: str
+    seeds: int = 20
+    damage: bool = False
+    """The broken promise itself (C7) does not count as a finding, only what comes of it."""
+
+    def __str__(self) -> str:
+        return self.rule.__name__ + ("-damage" if self.damage else "")
+
+
+CONTROLS = [
+    Control(rules.promises_leave_at_once, "C7", seeds=1),
+    Control(rules.promises_leave_at_once, "C[4568]", damage=True),
+    Control(rules.vote_is_not_persisted, "C7", seeds=1),
+    Control(rules.vote_is_not_persisted, "C[18]", seeds=100, damage=True),
+    Control(rules.a_restart_forgets_the_term, "C9"),
+    Control(rules.stepping_down_forgets_the_vote, "C8", seeds=5),
+    Control(rules.votes_are_given_twice, "C8"),
+    Control(rules.any_log_may_lead, "C4"),
+    Control(rules.half_is_a_majority, "C6", seeds=5),
+    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100),
+    Control(rules.the_leader_counts_its_memory, "C6"),
+    Control(rules.late_confirmations_count, "C5", seeds=100),
+    Control(rules.old_requests_truncate, "C7|would replace a committed one"),
+    Control(rules.logs_always_match, "C[3457]"),
+    Control(rules.heartbeats_commit_what_may_not_match, "C5|acknowledged data is gone", seeds=5),
+    Control(rules.reads_do_not_wait_for_the_term, "C10"),
+    Control(rules.reads_share_an_old_round, "C10", seeds=50),
+    Control(rules.reads_need_no_quorum, "C10", seeds=50),
+    Control(sabotage.nobody_is_sticky, "deposed the leader"),
+    Control(sabotage.there_is_no_pre_vote, "deposed the leader"),
+    Control(sabotage.leaders_need_no_quorum, "nobody takes over from a leader that hears nobody"),
+    Control(sabotage.nobody_learns_of_a_new_term, "does not reach every node"),
+    Control(sabotage.a_term_begins_without_an_entry, "no read is served"),
+    Control(sabotage.lost_appends_are_not_repeated, "LivenessViolation"),
+    Control(sabotage.a_transfer_never_ends, "no write is acknowledged"),
+    Control(sabotage.what_a_candidate_hears_stays, "C1|C7|C8"),
+    Control(sabotage.a_broken_connection_means_nothing_is_known, "next 1 must be above match", seeds=5),
+    Control(sabotage.a_joint_change_needs_one_majority, "C[146]", seeds=100),
+    Control(sabotage.learners_count, "C6|nobody takes over"),
+    Control(sabotage.a_joint_configuration_is_left_before_it_is_committed, "before the one at"),
+    Control(sabotage.configurations_survive_truncation, "the newest in its log", seeds=100),
+    Control(sabotage.a_restart_forgets_the_configurations_of_the_log, "C6|the newest in its log"),
+    Control(sabotage.a_snapshot_brings_no_configuration, "the newest in its log"),
+    Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
+    Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
+    Control(sabotage.a_witness_may_lead, "SafetyViolation|LivenessViolation|InvariantViolation", seeds=100),
+]
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=str)
+def test_the_simulator_notices_that_a_safeguard_is_off(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    control.rule(monkeypatch)
+    if control.rule.__module__ == rules.__name__:
+        rules.without_the_cores_own_checks(monkeypatch)
+    for seed in range(control.seeds):
+        violation = run(seed, watch_promises=not control.damage).violation
+        if violation is not None:
+            assert re.search(control.finding, violation), f"seed {seed} finds something else: {violation}"
+            return
+    pytest.fail(f"{control.seeds} seeds find nothing")
+
+
+def test_every_sabotage_is_a_control() -> None:
+    """Nobody adds one and forgets to let the simulator look for it."""
+    named = {control.rule.__name__ for control in CONTROLS}
+    for module in (rules, sabotage):
+        made = {
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        }
+        assert made - named <= {"without_the_cores_own_checks"}
