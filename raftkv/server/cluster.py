@@ -33,6 +33,13 @@ class Cluster:
     """Where peers reach this node."""
 
 
+def founded_by(settings: ServerSettings) -> Cluster:
+    """Return the cluster that the founding members in `settings` make."""
+    members = {NodeId(node): address for node, address in settings.member.items()}
+    founded_with = Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
+    return Cluster(settings.founded_cluster_id, founded_with, members, members[NodeId(settings.id)])
+
+
 async def find_cluster(settings: ServerSettings) -> Cluster:
     """Return the cluster to take part in. With --join and no data yet, ask it.
 
@@ -40,9 +47,7 @@ async def find_cluster(settings: ServerSettings) -> Cluster:
     addresses answers; StorageError.
     """
     if not settings.join:
-        members = {NodeId(node): address for node, address in settings.member.items()}
-        founded_with = Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
-        return Cluster(settings.founded_cluster_id, founded_with, members, members[NodeId(settings.id)])
+        return founded_by(settings)
     node_id = NodeId(settings.id)
     identity = read_identity(settings.data_dir)
     if identity is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group, Put
 from raftkv.kv.machine import AppliedEntry
 from raftkv.raft import Entry, EntryKind, Index, Term
+from raftkv.server.cluster import founded_by
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage import data_dir
@@ -24,6 +25,10 @@ def settings(path: Path, node: int = 1) -> ServerSettings:
     member = ["1=127.0.0.1:7101", "2=127.0.0.1:7102"]
     flags = {"id": node, "data_dir": path, "member": member, "wal_segment_bytes": 1 << 16, "store_map_size": 1 << 30}
     return load_settings(flags)
+
+
+def opened(node: ServerSettings) -> AbstractAsyncContextManager[Disk]:
+    return open_disk(node, founded_by(node))
 
 
 def put(index: int) -> Entry:
@@ -55,7 +60,7 @@ class Crash(Exception):
 async def crashing(node: ServerSettings) -> AsyncIterator[Disk]:
     """A run that ends without a clean shutdown."""
     with suppress(Crash):
-        async with open_disk(node) as disk:
+        async with opened(node) as disk:
             yield disk
             raise Crash
 
@@ -83,7 +88,7 @@ async def test_a_discarded_store_comes_back_from_checkpoint_and_log(tmp_path: Pa
         await disk.wal.compact(Index(301))
         apply(disk, 350)
     reboot()
-    async with open_disk(node) as disk:
+    async with opened(node) as disk:
         assert disk.checkpoint == manifest
         assert disk.machine.applied_index == 300
         assert keys(disk) == 300
@@ -94,14 +99,14 @@ async def test_a_discarded_store_comes_back_from_checkpoint_and_log(tmp_path: Pa
         assert keys(disk) == 400
     # A clean end: the store is kept, on any boot.
     reboot()
-    async with open_disk(node) as disk:
+    async with opened(node) as disk:
         assert (disk.machine.applied_index, keys(disk)) == (400, 400)
         assert disk.checkpoint == manifest
 
 
 @pytest.mark.parametrize("restored", [False, True])
 async def test_an_install_is_completed_at_the_next_start(tmp_path: Path, reboot: Any, restored: bool) -> None:
-    async with open_disk(settings(tmp_path / "leader")) as leader:
+    async with opened(settings(tmp_path / "leader")) as leader:
         await write(leader, 1, 50)
         apply(leader, 50)
         await leader.checkpoints.create(leader.store, configuration_at)
@@ -116,7 +121,7 @@ async def test_an_install_is_completed_at_the_next_start(tmp_path: Path, reboot:
             if restored:
                 await disk.restore()
                 assert (disk.machine.applied_index, keys(disk)) == (50, 50)
-        async with open_disk(follower) as disk:
+        async with opened(follower) as disk:
             assert disk.checkpoint is not None
             assert disk.checkpoint.index == disk.machine.applied_index == 50
             assert disk.entries == ()
@@ -124,7 +129,7 @@ async def test_an_install_is_completed_at_the_next_start(tmp_path: Path, reboot:
             assert disk.recovered.hard_state == hard(1, 1, 50)
             await write(disk, 51, 52)
             apply(disk, 52)
-        async with open_disk(follower) as disk:
+        async with opened(follower) as disk:
             assert keys(disk) == 52
             assert [entry.index for entry in disk.entries] == [51, 52]
 
@@ -132,7 +137,7 @@ async def test_an_install_is_completed_at_the_next_start(tmp_path: Path, reboot:
 async def test_the_manifest_has_the_state_hash_of_the_state_machine(tmp_path: Path, reboot: Any) -> None:
     hashes = []
     for name, applied in (("a", 30), ("b", 30), ("c", 29)):
-        async with open_disk(settings(tmp_path / name)) as disk:
+        async with opened(settings(tmp_path / name)) as disk:
             await write(disk, 1, 30)
             for last in range(1, applied + 1, 4 if name == "a" else 1):
                 apply(disk, last)
