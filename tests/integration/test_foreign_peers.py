@@ -44,7 +44,7 @@ async def nothing_changes(cluster: LocalCluster, client: AsyncClient, target: No
     yield
     # A stream that ends in the leader's name is a hint that it is gone; the next heartbeat undoes that.
     async with asyncio.timeout(PATIENCE_S):
-        while [facts(await client.status(node.client_address)) for node in cluster.nodes] != before:
+        while [facts(await client.status(node.client_address)) for node in cluster.nodes] != before:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
     assert await cluster.converged() == state
     assert target.running
