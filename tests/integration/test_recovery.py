@@ -77,7 +77,7 @@ async def test_under_another_boot_id_the_store_is_rebuilt_from_the_log(
     recorded = json.loads(boot.read_text())
     boot.write_text(json.dumps(recorded | {"boot_id": "00000000-0000-4000-8000-000000000000"}))
     said = await restarted(victim)
-    assert "the state store is rebuilt from the log" in said
+    assert "the state store is rebuilt from checkpoint and log" in said
     assert "applied=0 " in said
     await assert_rebuilt(cluster, victim, before)
     assert json.loads(boot.read_text())["boot_id"] == recorded["boot_id"]
