@@ -308,21 +308,31 @@ class Oracle:
     # --- judgements ---
 
     def configurations_of(self, node: Node) -> list[Configuration]:
-        """Return what may be in force on `node`: the newest in the log that its disk was handed, and those behind it.
+        """Return what may have been in force on `node` when it committed the entry behind the newest committed one.
 
-        Several only until the next Ready; the commit that is judged may have been decided under either.
+        That is the newest in the log that its disk was handed; and what it has appended since, until the next Ready,
+        if the one before is committed: the step that commits a joint configuration appends the next one, too.
         """
         watched = self._watched[node.id]
         log = node.raft.log
         start = max(watched.base + len(watched.log_terms) + 1, log.first_index)
         newer = log.slice(Index(start), Index(log.last_index + 1), 1 << 40) if start <= log.last_index else ()
-        return [watched.configurations[-1][1], *(configuration for _, configuration in configurations_in(newer))]
+        previous, newest = watched.configurations[-1]
+        found = [newest]
+        for index, configuration in configurations_in(newer):
+            if previous > self.newest_committed:
+                break
+            found.append(configuration)
+            previous = index
+        return found
 
     def _takes_office(self, node: Node, watched: _Watched) -> None:
         term = node.raft.term
         first = self.leader_of.setdefault(term, node.id)
         if first != node.id:
             _fail(f"C1: nodes {first} and {node.id} both lead term {term}")
+        if node.id in self.witnesses:
+            _fail(f"node {node.id}, a witness, leads term {term}")
         watched.leading = term
         # The newest entry committed in an earlier term vouches for all before it: that is log matching (C3).
         for index in range(self.newest_committed, 0, -1):

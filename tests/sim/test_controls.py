@@ -56,7 +56,7 @@ CONTROLS = [
     Control(sabotage.a_term_begins_without_an_entry, "no read is served"),
     Control(sabotage.lost_appends_are_not_repeated, "LivenessViolation"),
     Control(sabotage.a_transfer_never_ends, "no write is acknowledged"),
-    Control(sabotage.what_a_candidate_hears_stays, "C1|C7|C8"),
+    Control(sabotage.what_a_candidate_hears_stays, "C[1478]"),
     Control(sabotage.a_broken_connection_means_nothing_is_known, "next 1 must be above match", seeds=5),
     Control(sabotage.a_joint_change_needs_one_majority, "C[146]", seeds=100),
     Control(sabotage.learners_count, "C6|nobody takes over"),
@@ -66,7 +66,7 @@ CONTROLS = [
     Control(sabotage.a_snapshot_brings_no_configuration, "the newest in its log"),
     Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
     Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
-    Control(sabotage.a_witness_may_lead, "SafetyViolation|LivenessViolation|InvariantViolation", seeds=100),
+    Control(sabotage.a_witness_may_lead, "a witness, leads", seeds=60),
 ]
 
 
@@ -90,6 +90,6 @@ def test_every_sabotage_is_a_control() -> None:
         made = {
             name
             for name, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__
+            if callable(value) and getattr(value, "__module__", "") == module.__name__ and name[0] != "_"
         }
         assert made - named <= {"without_the_cores_own_checks"}

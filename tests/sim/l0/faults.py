@@ -48,6 +48,7 @@ class Conductor:
             "slow disks of all but one": self._slow_disks_of_all_but_one,
             "clock": self._clock,
             "restless voters": self._restless_voters,
+            "change amid an install": self._change_amid_an_install,
             HUNT: self._hunt,
             "propose": self._propose,
             "read": self._read,
@@ -346,6 +347,41 @@ class Conductor:
         turn(None, None, None)
         return lambda: undo.pop()() if undo else None
 
+    def _change_amid_an_install(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """A member falls behind the compacted log; when it is back another one is cut off, and the members change."""
+        cluster = self.cluster
+        leader = self._leader_or_any(rng)
+        others = [m for m in self._shuffled(rng) if m is not leader and m.raft.configuration.members] or [leader]
+        late = others.pop(0)
+        unblock = self._block(fault, self._both_ways([late], self._around(late)))
+
+        def compact(_: None, __: None, ___: None) -> None:
+            for machine in cluster.leaders():
+                self.propose(machine)
+                cluster.checkpoint(machine, 0, 1)
+
+        def turn(_: None, __: None, ___: None) -> None:
+            if fault.over:
+                return
+            nonlocal unblock
+            unblock()
+            cut = next((machine for machine in others if machine not in cluster.leaders()), late)
+            unblock = self._block(fault, self._both_ways([cut], self._around(cut)))
+
+        def change(_: None, __: None, ___: None) -> None:
+            if not fault.over:
+                self._change_members(act, fault, rng)
+
+        cluster.at(cluster.now + act.lasts // 2, compact)
+        cluster.at(cluster.now + act.lasts * 2 // 3, turn)
+        for part in (0.67, 0.75, 0.85):
+            cluster.at(cluster.now + int(act.lasts * part), change)
+
+        def undo() -> None:
+            unblock()
+
+        return undo
+
     def _stop(self, machine: Machine, fault: Fault) -> Undo:
         if machine.up:
             machine.pausers.append(fault)
@@ -497,18 +533,23 @@ class Conductor:
         learners = tuple((node, f"n{node}") for node in outside if node not in cluster.witnesses)
         witnesses = tuple((node, f"n{node}") for node in outside if node in cluster.witnesses)
         someone = rng.choice(sorted(configuration.members))
-        change = rng.choice(
-            [
-                MembershipChange(learners=learners[:1]),
-                MembershipChange(learners=learners),
-                MembershipChange(learners=learners[:1], witnesses=witnesses),
+        voters = sorted(configuration.voters)
+        half = frozenset(rng.sample(voters, (len(voters) + 1) // 2))
+        changes = [
+            MembershipChange(remove=frozenset([someone])),
+            MembershipChange(remove=frozenset([leader.id])),
+            MembershipChange(learners=learners, witnesses=witnesses),
+            MembershipChange(learners=learners[:1], remove=frozenset([someone])),
+        ]
+        if configuration.learners:
+            changes += 2 * [
                 MembershipChange(promote=configuration.learners),
-                MembershipChange(promote=configuration.learners),
-                MembershipChange(promote=configuration.learners, remove=frozenset([someone]) - configuration.learners),
-                MembershipChange(remove=frozenset([someone])),
-                MembershipChange(remove=frozenset([leader.id])),
+                MembershipChange(promote=configuration.learners, remove=half),
+                MembershipChange(promote=configuration.learners, witnesses=witnesses, remove=frozenset([someone])),
             ]
-        )
+        elif learners:
+            changes += 6 * [MembershipChange(learners=learners)]
+        change = rng.choice(changes)
         outcome = leader.raft.change_membership(change)
         if isinstance(outcome, str):
             cluster.counts["changes refused"] += 1

@@ -114,6 +114,7 @@ FAULTS = {
     "slow disks of all but one": 1.0,
     "clock": 1.0,
     "restless voters": 1.0,
+    "change amid an install": 1.0,
 }
 """What can be on the tape, and how often against the others when all are on."""
 
@@ -138,8 +139,8 @@ def draw(seed: int) -> tuple[Parameters, tuple[Act, ...]]:
 def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     size = rng.choices(range(1, 8), [2, 3, 36, 6, 36, 2, 3])[0]
     changing = size < 6 and rng.random() < 0.4
-    spares = rng.choice([1, 2, 3]) if changing else 0
-    witnesses = rng.choice([0, 0, 1]) if changing else 0
+    spares = rng.choice([1, 3, 3]) if changing else 0
+    witnesses = rng.choice([0, 1]) if changing else 0
     ids = [NodeId(i) for i in range(1, size + spares + witnesses + 1)]
     hunted = size in (3, 5) and rng.random() < 0.3
     drift = rng.choice([0.0, 0.0, 0.05, 0.5])
@@ -179,9 +180,11 @@ def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
 
 
 def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list[Act]:
-    kinds = [kind for kind in FAULTS if rng.random() < 0.6] or ["crash"]
+    kinds = [kind for kind in FAULTS if rng.random() < 0.6 and kind != "change amid an install"] or ["crash"]
     if parameters.size == 1:
         kinds = ["crash", "bounce", "power loss", "pause", "slow disk", "stalled disk"]
+    if parameters.spares:
+        kinds = [*kinds, "change amid an install"]
     weights = [FAULTS[kind] for kind in kinds]
     gap = rng.choice([8, 15, 30]) * TICK
     lasts = (rng.choice([5, 15, 40]) if parameters.size > 1 else 5) * TICK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from raftkv.raft import (
     NodeId,
     Role,
     Snapshot,
+    checks,
     core,
     election,
     heartbeat,
@@ -25,6 +26,7 @@ from raftkv.raft.configurations import Configurations
 from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, HeartbeatRequest, HeartbeatResponse, Message
 from raftkv.raft.progress import Progress
+from raftkv.raft.quorum import committed_index
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Index
 
@@ -115,16 +117,27 @@ def a_broken_connection_means_nothing_is_known(patch: Patch) -> None:
 # --- membership and snapshots -----------------------------------------------------------------------------------------
 
 
+def _decided_by(patch: Patch, voters: Callable[[Configuration], frozenset[NodeId]]) -> None:
+    """One set of voters decides, in elections and in the commit rule."""
+
+    def committed(
+        configuration: Configuration, match: Mapping[NodeId, Index], excused: Container[NodeId] = ()
+    ) -> Index:
+        return committed_index(Configuration(voters(configuration)), match, excused)
+
+    patch.setattr(Configuration, "majorities", property(lambda configuration: (voters(configuration),)))
+    patch.setattr(replication, "committed_index", committed)
+    patch.setattr(checks, "committed_index", committed)
+
+
 def a_joint_change_needs_one_majority(patch: Patch) -> None:
     """Paper 6: the voters to come decide alone, from the moment the change is appended."""
-    patch.setattr(Configuration, "majorities", property(lambda configuration: (configuration.voters,)))
+    _decided_by(patch, lambda configuration: configuration.voters)
 
 
 def learners_count(patch: Patch) -> None:
     """Thesis 4.2.1: whoever is sent the log decides, too."""
-    patch.setattr(
-        Configuration, "majorities", property(lambda configuration: (configuration.voters | configuration.learners,))
-    )
+    _decided_by(patch, lambda configuration: configuration.members)
 
 
 def a_joint_configuration_is_left_before_it_is_committed(patch: Patch) -> None:
