@@ -186,11 +186,6 @@ def to_members(members: Iterable[cluster_pb2.Member]) -> tuple[Member, ...]:
     )
 
 
-def to_member_kind(number: int) -> MemberKind:
-    """Decode a kind of member; one that this client does not know is UNSPECIFIED."""
-    return _MEMBER_KINDS.get(number, MemberKind.UNSPECIFIED)
-
-
 def to_state_hash(endpoint: str, answer: cluster_pb2.StateHashResponse) -> StateHash:
     """Decode the answer to a StateHash request."""
     return StateHash(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -18,31 +17,9 @@ from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, C
 from raftkv.storage.checkpoint_receive import Incoming
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.wal_segments import describe_os_error
-from raftkv.storage.worker import Worker
+from raftkv.storage.worker import Runner, Worker
 
 T = TypeVar("T")
-
-
-class Runner(Protocol):
-    """Where blocking work is done, one job after the other: a `Worker`, or `Inline` in the simulator."""
-
-    def run(self, job: Callable[[], T]) -> Awaitable[T]: ...
-
-    async def stop(self) -> None: ...
-
-
-class Inline:
-    """Does the work in the event loop, after a time that `seconds` says: no threads, and the clock is the loop's."""
-
-    def __init__(self, seconds: Callable[[], float] | None = None) -> None:
-        self._seconds = seconds
-
-    async def run(self, job: Callable[[], T]) -> T:
-        await asyncio.sleep(self._seconds() if self._seconds else 0)
-        return job()
-
-    async def stop(self) -> None:
-        """Do nothing: nothing goes on by itself."""
 
 
 class CheckpointStore(Generic[S]):

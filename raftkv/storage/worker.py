@@ -27,6 +27,24 @@ class Runner(Protocol):
         ...
 
 
+class Inline:
+    """A `Runner` in the event loop, after a time that `seconds` says: no threads, and the clock is the loop's."""
+
+    def __init__(self, seconds: Callable[[], float] | None = None) -> None:
+        self._seconds = seconds
+
+    def run(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """See `Runner.run`."""
+        return asyncio.ensure_future(self._run(job))
+
+    async def stop(self) -> None:
+        """Do nothing: nothing goes on by itself."""
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        await asyncio.sleep(self._seconds() if self._seconds else 0)
+        return job()
+
+
 class Worker:
     """The `Runner` of production: a thread of its own.
 

@@ -23,12 +23,13 @@ from raftkv.storage.checkpoint import (
     StateInfo,
     decode_manifest,
 )
-from raftkv.storage.checkpoint_store import CheckpointStore, Inline
+from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import LmdbEngine
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
 from raftkv.storage.wal_format import FormatError
+from raftkv.storage.worker import Inline
 from tests.storage.states import (
     applied_index,
     apply_entry,

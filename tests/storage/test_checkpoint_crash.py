@@ -14,10 +14,11 @@ import pytest
 
 from raftkv.errors import StorageError
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointRefused
-from raftkv.storage.checkpoint_store import CheckpointStore, Inline
+from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
+from raftkv.storage.worker import Inline
 from tests.storage.simdisk import PowerLoss, SimDisk
 from tests.storage.states import apply_entry, configuration_at, inspect, transfer, whole_copy
 

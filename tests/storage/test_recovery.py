@@ -13,13 +13,14 @@ import pytest
 from raftkv.errors import StorageError
 from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointMeta, StateInfo
-from raftkv.storage.checkpoint_store import CheckpointStore, Inline
+from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryDisk, MemoryEngine, MemoryLogStore, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
 from raftkv.storage.protocols import RecoveredLog
 from raftkv.storage.recovery import Recovered, needs_restart, recover_node
 from raftkv.storage.wal import WriteAheadLog
+from raftkv.storage.worker import Inline
 from tests.storage.simdisk import PowerLoss, SimDisk
 from tests.storage.states import (
     SimEngine,
