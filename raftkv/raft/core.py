@@ -332,6 +332,11 @@ class Raft:
         return self._state.log
 
     @property
+    def term_is_committed(self) -> bool:
+        """Whether an entry of the current term is committed; before that a leader confirms no read and no change."""
+        return read_index.term_is_committed(self._state)
+
+    @property
     def transferring(self) -> bool:
         return self._state.transfer_target is not None
 

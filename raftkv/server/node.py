@@ -240,7 +240,8 @@ class Node:
         return self.leader not in (None, self.raft.node_id)
 
     def leadership_changed(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next change of role, term, known leader, transfer or members.
+        """Return a future that is done at the next change of role, term, known leader, transfer or members, or at the
+        first commit of a term.
 
         Raises ShuttingDown when there will be none.
         """
@@ -552,13 +553,13 @@ class Node:
 
     # --- changes of leadership, and the end ---------------------------------------------------------------------------
 
-    def _standing(self) -> tuple[Role, Term, NodeId | None, bool, bool]:
+    def _standing(self) -> tuple[Role, Term, NodeId | None, bool, bool, bool]:
         raft = self.raft
-        return raft.role, raft.term, raft.leader, raft.transferring, raft.changing
+        return raft.role, raft.term, raft.leader, raft.transferring, raft.changing, raft.term_is_committed
 
     def _note_leadership(self) -> None:
         raft = self.raft
-        old_role, old_term, old_leader, _, _ = self._known
+        old_role, old_term, old_leader, *_ = self._known
         self._known = self._standing()
         if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
             log.info("no longer leading", term=old_term)

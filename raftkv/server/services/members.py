@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from raftkv.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LeaderChanged, RaftKVError
-from raftkv.raft import Configuration, MembershipChange, NodeId
+from raftkv.raft import Configuration, MembershipChange, NodeId, Term
 from raftkv.server import wire
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
@@ -75,17 +75,22 @@ class MembershipChanges:
     ) -> pb.ChangeMembersResponse:
         """Change the members; this node must lead."""
         try:
-            await self._change(_decode(request))
+            await self.change(_decode(request))
         except RaftKVError as error:
             await abort(context, wire.to_error(error))
         return pb.ChangeMembersResponse(
             header=self._requests.header(), members=members_of(self._node.raft.configuration, self._transport)
         )
 
-    async def _change(self, change: MembershipChange) -> None:
-        """Raises FailedPrecondition (no effect), LeaderChanged, DeadlineExceeded (both ambiguous), ShuttingDown."""
+    async def change(self, change: MembershipChange) -> None:
+        """Change the members; return when the new configuration alone is in force. This node must lead.
+
+        Raises FailedPrecondition (no effect), LeaderChanged, DeadlineExceeded (ambiguous where they say so) and
+        ShuttingDown.
+        """
         node = self._node
         term = node.raft.term
+        await self._settled(term)
         refusal = node.change_membership(change)
         if refusal is not None:
             raise FailedPrecondition(refusal)
@@ -103,6 +108,21 @@ class MembershipChanges:
             raise LeaderChanged(
                 "leadership was lost during the change of the members: see `raftkv member list`", ambiguous=True
             )
+
+    async def _settled(self, term: Term) -> None:
+        """Wait for the first commit of the term of a leader that has just taken office: before it, it changes nothing.
+
+        Raises DeadlineExceeded, ShuttingDown (no effect).
+        """
+        node = self._node
+        try:
+            async with asyncio.timeout(CHANGE_TIMEOUT_S):
+                while node.is_leader and node.raft.term == term and not node.raft.term_is_committed:
+                    await node.leadership_changed()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no majority has confirmed this leader's term within {CHANGE_TIMEOUT_S:g} s: nothing was changed"
+            ) from None
 
 
 def _decode(request: pb.ChangeMembersRequest) -> MembershipChange:
