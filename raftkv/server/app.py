@@ -166,7 +166,7 @@ def _build(
     )
     node = Node(
         raft=raft,
-        state=disk,
+        keeper=disk,
         log_store=disk.wal,
         transport=transport,
         clock=MonotonicClock(),

@@ -4,8 +4,8 @@ It feeds the core, does what each Ready says in the order that `raftkv.raft` pre
 decides nothing about consensus and nothing about data. Everything that is not pure is given to it, so that the same
 driver runs in production and under a simulator's virtual time.
 
-Three tasks: one ticks, one writes the log, one turns the crank. Batching needs no timers: whatever arrives while the
-log is being written becomes the next entry (DESIGN.md section 4).
+Four tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`). Batching needs no
+timers: whatever arrives while the log is being written becomes the next entry (DESIGN.md section 4).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from raftkv.kv.machine import AppliedEntry, StateMachine
 from raftkv.raft import (
     Entry,
     EntryKind,
-    Index,
     LogWrite,
     MembershipChange,
     Message,
@@ -37,23 +36,18 @@ from raftkv.raft import (
     Raft,
     Ready,
     Role,
-    Snapshot,
     Term,
 )
-from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
-from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.barriers import Barrier, Barriers
+from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
-from raftkv.server.compaction import CompactionPolicy
 from raftkv.server.keeper import Keeper
 from raftkv.server.proposals import Outcome, Proposals
-from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
-from raftkv.storage.wal_format import FormatError
-from raftkv.transport.protocols import CheckpointNotSent, Transport
+from raftkv.transport.protocols import Transport
 
 log = structlog.get_logger("raftkv.node")
 
@@ -90,16 +84,14 @@ class Node:
         self,
         *,
         raft: Raft,
-        state: StateMachine | Keeper,
+        keeper: Keeper,
         log_store: LogStore,
         transport: Transport,
         clock: Clock,
         limits: NodeLimits | None = None,
     ) -> None:
-        """`state` is a bare StateMachine where there are no checkpoints: the log then grows for ever."""
         self.raft = raft
-        self._bare = state if isinstance(state, StateMachine) else None
-        self._keeper = None if isinstance(state, StateMachine) else state
+        self._keeper = keeper
         self._log_store = log_store
         self._transport = transport
         self._limits = limits or NodeLimits()
@@ -107,12 +99,16 @@ class Node:
         self._proposals = Proposals(
             max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
         )
-        self._compaction = CompactionPolicy(
-            self._limits.checkpoint_log_bytes, raft.snapshot.index if raft.snapshot else Index(0)
+        self._checkpoints = Checkpoints(
+            raft=raft,
+            keeper=keeper,
+            log_store=log_store,
+            transport=transport,
+            due_bytes=self._limits.checkpoint_log_bytes,
+            begin_task=self._begin_task,
+            deliver=self._step,
+            wake=self.wake,
         )
-        self._checkpoint_due = asyncio.Event()
-        self._sending: dict[NodeId, asyncio.Task[None]] = {}
-        self._installing: asyncio.Task[None] | None = None
         self._barriers = Barriers()
         self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
@@ -145,7 +141,7 @@ class Node:
             ("tick", self._tick()),
             ("write", self._write()),
             ("crank", self._crank()),
-            ("compact", self._compact()),
+            ("checkpoint", self._checkpoints.run()),
         ):
             self._begin_task(name, coroutine)
 
@@ -178,9 +174,6 @@ class Node:
     @property
     def machine(self) -> StateMachine:
         """The state as it is now; ask again after every await, since an installed snapshot brings another one."""
-        if self._bare is not None:
-            return self._bare
-        assert self._keeper is not None
         return self._keeper.machine
 
     # --- what services ask for ----------------------------------------------------------------------------------------
@@ -270,53 +263,19 @@ class Node:
 
     def on_messages(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            if not isinstance(message, InstallSnapshot) or self._can_install(message):
-                self._step(message)
+            self._step(message)
         self.wake()
 
     async def begin_checkpoint(self, manifest: bytes) -> Receiving:
         """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError."""
-        if self._keeper is None:
-            raise CheckpointRefused("this node keeps no checkpoints")
-        try:
-            return await self._keeper.begin(decode_manifest(manifest))
-        except FormatError as error:
-            raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
+        return await self._checkpoints.begin(manifest)
 
     def _step(self, message: Message) -> None:
         try:
-            self.raft.step(message)
+            if not isinstance(message, InstallSnapshot) or self._checkpoints.can_install(message):
+                self.raft.step(message)
         except InvariantViolation as error:
             self._fail(error)
-
-    def _can_install(self, message: InstallSnapshot) -> bool:
-        """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
-
-        A witness needs none; it makes an empty checkpoint first.
-        """
-        snapshot, keeper = message.snapshot, self._keeper
-        if snapshot.index <= self.raft.log.commit:
-            return True  # the core says that it has all of it
-        newest = keeper.newest if keeper is not None else None
-        if newest is not None and (newest.index, newest.term) == (snapshot.index, snapshot.term):
-            return True
-        if keeper is not None and message.bare:
-            if not keeper.machine.holds_nothing:
-                self._fail(InvariantViolation("a leader takes this node, which holds data, for a witness"))
-            elif self._installing is None or self._installing.done():
-                self._installing = self._begin_task("fabricate", self._fabricate(keeper, message))
-            return False
-        log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
-        return False
-
-    async def _fabricate(self, keeper: Keeper, message: InstallSnapshot) -> None:
-        try:
-            await keeper.fabricate(message.snapshot)
-        except CheckpointRefused as error:
-            log.warning("a snapshot cannot be installed", index=message.snapshot.index, reason=error.message)
-            return
-        self._step(message)
-        self.wake()
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)
@@ -393,7 +352,7 @@ class Node:
             self._wake_writer.set()
         self._unapplied.extend(ready.committed)
         for peer in ready.snapshots_needed:
-            self._send_checkpoint(peer)
+            self._checkpoints.send(peer)
         for read in ready.reads:
             self._barriers.confirmed(read.request, read.index)
         for request in ready.reads_dropped:
@@ -412,15 +371,14 @@ class Node:
                 invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
             (results,) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
-            self._compaction.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)
+            self._checkpoints.applied(entry)
             self._proposals.applied(entry.term, entry.index, results)
             self.raft.applied(entry.index)
             self._barriers.applied(entry.index)
             if asyncio.get_running_loop().time() >= until:
                 self.wake()
                 break
-        if self._keeper is not None and self._compaction.due(self._keeper.store_bytes()):
-            self._checkpoint_due.set()
+        self._checkpoints.make_when_due()
 
     async def _write(self) -> None:
         while True:
@@ -431,7 +389,8 @@ class Node:
                 await self._wake_writer.wait()
             writes = self._next_writes()
             if writes[0].restore is not None:
-                await self._restore(writes[0], writes[0].restore)
+                await self._checkpoints.restore(writes[0], writes[0].restore)
+                self._proposals.overtaken(writes[0].restore.index)
             elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
                 await self._log_store.append(writes[-1].hard_state, entries)
@@ -478,78 +437,6 @@ class Node:
         self._shrinks = False
         if self._configuration.addresses:
             self._transport.reconfigure(dict(self._configuration.addresses))
-
-    # --- checkpoints --------------------------------------------------------------------------------------------------
-
-    async def _restore(self, write: LogWrite, snapshot: Snapshot) -> None:
-        """Install a snapshot whose bytes are the newest checkpoint: state first, then the log (`storage.recovery`)."""
-        keeper = self._keeper
-        invariant(
-            keeper is not None and keeper.newest is not None and keeper.newest.index >= snapshot.index,
-            "a snapshot of entry {} is to be installed, and its checkpoint is not here",
-            snapshot.index,
-        )
-        assert keeper is not None
-        await keeper.restore()
-        await self._log_store.restart(write.hard_state, snapshot.index, snapshot.term)
-        if write.entries:
-            await self._log_store.append(write.hard_state, write.entries)
-        self._compaction.restored(snapshot.index)
-        self._proposals.overtaken(snapshot.index)
-        log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
-
-    async def _compact(self) -> None:
-        """Whenever enough has been applied: a checkpoint, then a shorter log."""
-        while True:
-            await self._checkpoint_due.wait()
-            self._checkpoint_due.clear()
-            if self._keeper is None:
-                continue
-            self._compaction.begun()
-            try:
-                manifest = await self._keeper.create(self._configuration_at)
-            except CheckpointRefused as error:
-                log.warning("no checkpoint was made; the log keeps growing", reason=error.message)
-                continue
-            if manifest.index <= (self.raft.snapshot.index if self.raft.snapshot else 0):
-                continue  # a snapshot was installed meanwhile
-            plan = self._compaction.made(manifest.index)
-            snapshot = self.raft.snapshot_at(manifest.index)
-            self.raft.compact(snapshot, plan.first_kept)
-            await self._log_store.compact(plan.first_kept)
-            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=plan.first_kept)
-
-    def _configuration_at(self, index: Index, term: Term) -> bytes:
-        try:
-            return encode_configuration(self.raft.snapshot_at(index).configuration)
-        except ValueError as error:
-            raise CheckpointRefused(f"the log has been replaced meanwhile: {error}") from error
-
-    def _send_checkpoint(self, peer: NodeId) -> None:
-        running = self._sending.get(peer)
-        if running is None or running.done():
-            self._sending[peer] = self._begin_task(f"send-checkpoint-{peer}", self._stream_checkpoint(peer))
-
-    async def _stream_checkpoint(self, peer: NodeId) -> None:
-        """Send the newest checkpoint to `peer`; the core decides what comes after."""
-        sending = None
-        try:
-            if self._keeper is None:
-                raise CheckpointRefused("this node keeps no checkpoints")
-            sending = self._keeper.send()
-            meta = sending.manifest.meta
-            await self._transport.send_checkpoint(peer, sending)
-        except (CheckpointRefused, DamagedCheckpoint, CheckpointNotSent) as error:
-            log.warning("a checkpoint was not sent", peer=peer, reason=str(error))
-            self.raft.snapshot_failed(peer)
-        else:
-            log.info("sent a checkpoint", peer=peer, index=meta.index)
-            snapshot = Snapshot(meta.index, meta.term, decode_configuration(meta.configuration))
-            self.raft.snapshot_delivered(peer, snapshot)
-        finally:
-            if sending is not None:
-                sending.close()
-        self.wake()
 
     # --- changes of leadership, and the end ---------------------------------------------------------------------------
 

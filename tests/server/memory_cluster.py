@@ -11,10 +11,12 @@ from typing import Self, TypeVar
 import grpc
 
 from raftkv.kv.machine import StateMachine
-from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role
+from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.requests import RequestLimits, Requests
+from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
+from raftkv.storage.checkpoint_store import Receiving, Sending
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
 from raftkv.transport.memory import MemoryHub
 from raftkv.v1 import kv_pb2
@@ -33,6 +35,33 @@ class Gate:
 
     def flush_seconds(self) -> float:
         return 0.0 if self.open else 3600.0
+
+
+class NoCheckpoints:
+    """The Keeper of a node whose log grows for ever."""
+
+    newest = None
+
+    def __init__(self, machine: StateMachine) -> None:
+        self.machine = machine
+
+    def store_bytes(self) -> int:
+        return 0
+
+    def send(self) -> Sending:
+        raise CheckpointRefused("this node keeps no checkpoints")
+
+    async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
+        raise CheckpointRefused("this node keeps no checkpoints")
+
+    async def begin(self, manifest: CheckpointManifest) -> Receiving:
+        raise CheckpointRefused("this node keeps no checkpoints")
+
+    async def fabricate(self, snapshot: Snapshot) -> None:
+        raise CheckpointRefused("this node keeps no checkpoints")
+
+    async def restore(self) -> None:
+        raise CheckpointRefused("this node keeps no checkpoints")
 
 
 class MemoryNode:
@@ -59,7 +88,7 @@ class MemoryNode:
         )
         self.node = Node(
             raft=raft,
-            state=machine,
+            keeper=NoCheckpoints(machine),
             log_store=log_store,
             transport=self.cluster.hub.transport(self.id),
             clock=MonotonicClock(),

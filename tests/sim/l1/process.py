@@ -273,7 +273,7 @@ class NodeProcess(Server):
         self.endpoint = SimTransport(world.network, self, peers, lambda sent: world.oracle.sending(self.number, sent))
         node = Node(
             raft=raft,
-            state=keeper,
+            keeper=keeper,
             log_store=log,
             transport=self.endpoint,
             clock=_Clock(world.loop, machine.random.randrange(1 << 40), settings.clock_rate),

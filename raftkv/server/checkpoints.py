@@ -1,0 +1,177 @@
+"""A node's checkpoints: made when they are due, sent to followers that are too far behind, installed from a leader.
+
+The core decides who needs one and what its arrival means; `Keeper` copies and replaces bytes; here they meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from raftkv.invariant import InvariantViolation, invariant
+from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
+from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
+from raftkv.raft.membership import decode_configuration, encode_configuration
+from raftkv.raft.messages import InstallSnapshot
+from raftkv.server.compaction import CompactionPolicy
+from raftkv.server.keeper import Keeper
+from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
+from raftkv.storage.checkpoint_store import Receiving
+from raftkv.storage.protocols import LogStore
+from raftkv.storage.wal_format import FormatError
+from raftkv.transport.protocols import CheckpointNotSent, Transport
+
+log = structlog.get_logger("raftkv.checkpoints")
+
+BeginTask = Callable[[str, Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+"""Starts a task of the node, under a name; its failure stops the node."""
+
+
+class Checkpoints:
+    """What one node does about checkpoints."""
+
+    def __init__(
+        self,
+        *,
+        raft: Raft,
+        keeper: Keeper,
+        log_store: LogStore,
+        transport: Transport,
+        due_bytes: int,
+        begin_task: BeginTask,
+        deliver: Callable[[InstallSnapshot], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """`due_bytes`: see `NodeLimits.checkpoint_log_bytes`. `deliver` takes a message whose checkpoint is here now;
+        `wake` has the core asked what there is to do.
+        """
+        self._raft = raft
+        self._keeper = keeper
+        self._log_store = log_store
+        self._transport = transport
+        self._policy = CompactionPolicy(due_bytes, raft.snapshot.index if raft.snapshot else Index(0))
+        self._begin_task = begin_task
+        self._deliver = deliver
+        self._wake = wake
+        self._due = asyncio.Event()
+        self._sending: dict[NodeId, asyncio.Task[None]] = {}
+        self._fabricating: asyncio.Task[None] | None = None
+
+    # --- making -------------------------------------------------------------------------------------------------------
+
+    def applied(self, entry: Entry) -> None:
+        """`entry` was applied: its bytes of the log can be spared once a checkpoint has it."""
+        self._policy.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)
+
+    def make_when_due(self) -> None:
+        if self._policy.due(self._keeper.store_bytes()):
+            self._due.set()
+
+    async def run(self) -> None:
+        """Whenever enough has been applied: a checkpoint, then a shorter log."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            self._policy.begun()
+            try:
+                manifest = await self._keeper.create(self._configuration_at)
+            except CheckpointRefused as error:
+                log.warning("no checkpoint was made; the log keeps growing", reason=error.message)
+                continue
+            if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
+                continue  # a snapshot was installed meanwhile
+            plan = self._policy.made(manifest.index)
+            snapshot = self._raft.snapshot_at(manifest.index)
+            self._raft.compact(snapshot, plan.first_kept)
+            await self._log_store.compact(plan.first_kept)
+            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=plan.first_kept)
+
+    def _configuration_at(self, index: Index, term: Term) -> bytes:
+        try:
+            return encode_configuration(self._raft.snapshot_at(index).configuration)
+        except ValueError as error:
+            raise CheckpointRefused(f"the log has been replaced meanwhile: {error}") from error
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def send(self, peer: NodeId) -> None:
+        """`peer` needs a checkpoint: send the newest, unless one is on its way."""
+        running = self._sending.get(peer)
+        if running is None or running.done():
+            self._sending[peer] = self._begin_task(f"send-checkpoint-{peer}", self._stream(peer))
+
+    async def _stream(self, peer: NodeId) -> None:
+        """Send the newest checkpoint to `peer`; the core decides what comes after."""
+        sending = None
+        try:
+            sending = self._keeper.send()
+            meta = sending.manifest.meta
+            await self._transport.send_checkpoint(peer, sending)
+        except (CheckpointRefused, DamagedCheckpoint, CheckpointNotSent) as error:
+            log.warning("a checkpoint was not sent", peer=peer, reason=str(error))
+            self._raft.snapshot_failed(peer)
+        else:
+            log.info("sent a checkpoint", peer=peer, index=meta.index)
+            snapshot = Snapshot(meta.index, meta.term, decode_configuration(meta.configuration))
+            self._raft.snapshot_delivered(peer, snapshot)
+        finally:
+            if sending is not None:
+                sending.close()
+        self._wake()
+
+    # --- receiving and installing -------------------------------------------------------------------------------------
+
+    async def begin(self, manifest: bytes) -> Receiving:
+        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError."""
+        try:
+            return await self._keeper.begin(decode_manifest(manifest))
+        except FormatError as error:
+            raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
+
+    def can_install(self, message: InstallSnapshot) -> bool:
+        """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
+
+        A witness needs none; it makes an empty checkpoint first, and has the message delivered then. Raises
+        InvariantViolation.
+        """
+        snapshot, keeper = message.snapshot, self._keeper
+        if snapshot.index <= self._raft.log.commit:
+            return True  # the core says that it has all of it
+        newest = keeper.newest
+        if newest is not None and (newest.index, newest.term) == (snapshot.index, snapshot.term):
+            return True
+        if message.bare:
+            if not keeper.machine.holds_nothing:
+                raise InvariantViolation("a leader takes this node, which holds data, for a witness")
+            if self._fabricating is None or self._fabricating.done():
+                self._fabricating = self._begin_task("fabricate", self._fabricate(message))
+            return False
+        log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
+        return False
+
+    async def _fabricate(self, message: InstallSnapshot) -> None:
+        try:
+            await self._keeper.fabricate(message.snapshot)
+        except CheckpointRefused as error:
+            log.warning("a snapshot cannot be installed", index=message.snapshot.index, reason=error.message)
+            return
+        self._deliver(message)
+        self._wake()
+
+    async def restore(self, write: LogWrite, snapshot: Snapshot) -> None:
+        """Install a snapshot whose bytes are the newest checkpoint: state first, then the log (`storage.recovery`)."""
+        newest = self._keeper.newest
+        invariant(
+            newest is not None and newest.index >= snapshot.index,
+            "a snapshot of entry {} is to be installed, and its checkpoint is not here",
+            snapshot.index,
+        )
+        await self._keeper.restore()
+        await self._log_store.restart(write.hard_state, snapshot.index, snapshot.term)
+        if write.entries:
+            await self._log_store.append(write.hard_state, write.entries)
+        self._policy.restored(snapshot.index)
+        log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
