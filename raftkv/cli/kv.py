@@ -14,18 +14,18 @@ from raftkv.cli.options import (
     Format,
     Hex,
     Output,
+    Read,
+    ReadOption,
     Timeout,
+    level_of,
     read_stdin,
     to_bytes,
 )
 from raftkv.cli.output import json_bytes, print_bytes, print_json, print_line, print_table, printable
 from raftkv.cli.session import run_with_client
-from raftkv.client import AsyncClient, KeyValue, ReadLevel
+from raftkv.client import AsyncClient, KeyValue
 
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
-Local = Annotated[
-    bool, typer.Option("--local", help="What the asked node holds itself, possibly stale; works without a leader.")
-]
 Revision = Annotated[int, typer.Option(min=0, help="As of this revision of the store; 0: now.")]
 
 
@@ -55,7 +55,7 @@ def get(
     key: Key,
     *,
     revision: Revision = 0,
-    local: Local = False,
+    read: ReadOption = Read.LINEARIZABLE,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
@@ -64,7 +64,7 @@ def get(
     """Write the value of KEY to stdout, byte for byte. Exit code 3 when there is no such key."""
     key_bytes = to_bytes(key, hexadecimal=hexadecimal)
     pair = run_with_client(
-        endpoints, timeout, lambda client: client.get(key_bytes, revision=revision, level=_level(local))
+        endpoints, timeout, lambda client: client.get(key_bytes, revision=revision, level=level_of(read))
     )
     if pair is None:
         fail(f"key {printable(key_bytes)!r} not found", Exit.NOT_FOUND)
@@ -114,7 +114,7 @@ def ls(
     limit: Annotated[int, typer.Option(min=0, help="At most so many keys; 0: all.")] = 0,
     count: Annotated[bool, typer.Option("--count", help="Only how many keys there are.")] = False,
     revision: Revision = 0,
-    local: Local = False,
+    read: ReadOption = Read.LINEARIZABLE,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
@@ -122,7 +122,7 @@ def ls(
 ) -> None:
     """List the keys that begin with PREFIX, in order, as they are at one revision."""
     prefix_bytes = to_bytes(prefix, hexadecimal=hexadecimal)
-    level = _level(local)
+    level = level_of(read)
     if count:
         found = run_with_client(
             endpoints, timeout, lambda client: client.count(prefix_bytes, revision=revision, level=level)
@@ -165,10 +165,6 @@ def ls(
         )
     if more:
         say(f"there are more keys than --limit {limit}")
-
-
-def _level(local: bool) -> ReadLevel:
-    return ReadLevel.LOCAL if local else ReadLevel.LINEARIZABLE
 
 
 def _described(pair: KeyValue, *, with_value: bool) -> dict[str, object]:

@@ -42,6 +42,10 @@ def serve(
     priority: Annotated[
         int | None, typer.Option(help="The caught-up voter with the highest priority is handed leadership [0].")
     ] = None,
+    lease_drift_ppm: Annotated[
+        int | None,
+        typer.Option(help="Leases for LEASE reads: no clock is off by more than so many millionths [0: no leases]."),
+    ] = None,
     store_map_size: Annotated[
         int | None, typer.Option(help="Upper bound of the state store in bytes [64 GiB of address space].")
     ] = None,

@@ -15,6 +15,9 @@ class ReadLevel(IntEnum):
     """Sees every write that was acknowledged before the read began."""
     LOCAL = 1
     """The asked node's own state: a prefix of the committed history, possibly stale. Works without a leader."""
+    LEASE = 2
+    """The leader's state while its lease lasts, which spares it asking the others; else as LINEARIZABLE. The answer's
+    guarantee says which. FailedPrecondition where leases are off (`raftkv serve --lease-drift-ppm`)."""
 
 
 class Guarantee(IntEnum):
@@ -23,6 +26,8 @@ class Guarantee(IntEnum):
     UNSPECIFIED = 0
     LINEARIZABLE = 1
     STALE_PREFIX = 2
+    LEASE = 3
+    """Linearizable, provided that no node's clock drifted by more than the nodes' --lease-drift-ppm."""
 
 
 class Role(IntEnum):

@@ -41,6 +41,7 @@ _MEMBER_KINDS: Final = {int(kind): kind for kind in MemberKind}
 _READ_LEVELS: Final = {
     ReadLevel.LINEARIZABLE: kv_pb2.ReadLevel.LINEARIZABLE,
     ReadLevel.LOCAL: kv_pb2.ReadLevel.LOCAL,
+    ReadLevel.LEASE: kv_pb2.ReadLevel.LEASE,
 }
 
 

@@ -31,8 +31,12 @@ class RaftConfig:
     """A learner that lacks more entries than this is not promoted."""
     priority: int = 0
     """How much this node is preferred as a leader: a leader hands over to a voter that is preferred more."""
-    leases: bool = False
-    """Let leaders hold leases (`lease`). Must be the same on all nodes."""
+    lease_ms: int = 0
+    """Let leaders hold leases of this many milliseconds (`lease`); 0: none. The driver, which has a clock, works it out
+    (`server.lease`). A follower tells it in its answers, and one that promises less than its leader relies on does not
+    count: members may differ, while they are restarted one by one with another value."""
+    quarantined: bool = False
+    """Vote for nobody for election_ticks ticks after the start: in an earlier life this node may have promised so."""
 
     def __post_init__(self) -> None:
         invariant(self.node_id > 0, "node ids start at 1; 0 means nobody")

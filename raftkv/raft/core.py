@@ -346,7 +346,7 @@ class Raft:
 
     @property
     def rounds(self) -> tuple[int, int] | None:
-        """(newest round of heartbeats, newest one that a quorum confirmed) where a lease may rest on them, else None.
+        """(newest round of heartbeats, newest one that a lease may rest on) where this node may hold one, else None.
 
         See `lease`.
         """
@@ -488,7 +488,7 @@ class Raft:
         )
         state.leader = leader
         state.election_elapsed = 0
-        if state.config.leases:
+        if state.config.lease_ms:
             state.quarantine = state.config.election_ticks
 
     def _check(self) -> None:

@@ -109,7 +109,7 @@ def suspect(state: RaftState, peer: NodeId) -> None:
     leases are on, the hint is worth nothing: a voter that forgets its leader early would let another one be elected
     within the lease.
     """
-    if state.role is not Role.FOLLOWER or state.leader != peer or state.config.leases:
+    if state.role is not Role.FOLLOWER or state.leader != peer or state.config.lease_ms:
         return
     state.leader = None
     heirs = sorted(state.configuration.deciders - state.configuration.witnesses - {peer})

@@ -53,6 +53,7 @@ def on_heartbeat_request(state: RaftState, request: HeartbeatRequest) -> None:
             term=state.term,
             read_sequence=request.read_sequence,
             priority=state.config.priority,
+            lease_ms=state.config.lease_ms,
         )
     )
 

@@ -18,24 +18,28 @@ Five things would break the promise, and each has its rule:
 
 from __future__ import annotations
 
+from raftkv.raft.quorum import reached_by_quorum
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Role
 
 
 def open_round(state: RaftState) -> None:
     """Make the heartbeats that are about to leave a round, unless one is under way."""
-    if state.config.leases and state.reads.round is None and state.log.matches(state.log.commit, state.term):
+    if state.config.lease_ms and state.reads.round is None and state.log.matches(state.log.commit, state.term):
         state.reads.open_round(state.log.commit)
 
 
 def rounds(state: RaftState) -> tuple[int, int] | None:
-    """Return (newest round, newest confirmed round), or None where this node may hold no lease."""
-    if (
-        not state.config.leases
-        or state.role is not Role.LEADER
-        or state.lease_void
-        or state.transfer_target is not None
-        or not state.log.matches(state.log.commit, state.term)
-    ):
+    """Return (newest round, newest round that a lease may rest on), or None where this node does not lead.
+
+    A quorum has answered the latter, or a later one, with the promise to vote for nobody meanwhile; 0: none, or there
+    may be no lease now. The former is told all the same: the driver must know when each round began, also one that
+    becomes a lease only when a transfer has been given up, or the term has its first commit.
+    """
+    if not state.config.lease_ms or state.role is not Role.LEADER:
         return None
-    return state.reads.sequence, state.reads.closed
+    if state.lease_void or state.transfer_target is not None or not state.log.matches(state.log.commit, state.term):
+        return state.reads.sequence, 0
+    promised = {peer: progress.lease_sequence for peer, progress in state.progress.items()}
+    promised[state.id] = state.reads.sequence
+    return state.reads.sequence, reached_by_quorum(state.configuration, promised)

@@ -96,6 +96,8 @@ class HeartbeatResponse(Envelope):
     read_sequence: int
     priority: int = 0
     """How much the sender is preferred as a leader."""
+    lease_ms: int = 0
+    """For so many milliseconds after it got the request, the sender votes for nobody (`lease`); 0: no promise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

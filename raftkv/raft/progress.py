@@ -34,6 +34,7 @@ class Progress:
         "excused",
         "inflight_bytes",
         "installing",
+        "lease_sequence",
         "match",
         "next",
         "priority",
@@ -61,6 +62,8 @@ class Progress:
         """Ticks since the last attempt to make good what may have been lost."""
         self.read_sequence = 0
         """The newest ReadIndex round that the follower has confirmed."""
+        self.lease_sequence = 0
+        """The newest round with which it has also promised to vote for nobody for as long as a lease lasts."""
         self.commit_sent = Index(0)
         """The commit index that it was last told."""
         self.snapshot_index = Index(0)

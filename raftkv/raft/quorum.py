@@ -89,6 +89,14 @@ def has_quorum(configuration: Configuration, nodes: Set[NodeId]) -> bool:
     return all(len(voters & nodes) >= majority(len(voters)) for voters in configuration.majorities)
 
 
+def reached_by_quorum(configuration: Configuration, values: Mapping[NodeId, int]) -> int:
+    """Return the highest value that every node of some quorum has reached, or 0; who has none counts as 0."""
+    return min(
+        sorted((values.get(voter, 0) for voter in voters), reverse=True)[majority(len(voters)) - 1] if voters else 0
+        for voters in configuration.majorities
+    )
+
+
 def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> VoteResult:
     """Return how an election stands, given each answer that came so far."""
     granted = {node for node, vote in votes.items() if vote}

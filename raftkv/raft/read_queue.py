@@ -20,13 +20,11 @@ class Round:
 class ReadQueue:
     """Requests that wait for a round, the round under way, and what came of earlier ones."""
 
-    __slots__ = ("closed", "confirmed", "dropped", "round", "sequence", "waiting")
+    __slots__ = ("confirmed", "dropped", "round", "sequence", "waiting")
 
     def __init__(self) -> None:
         self.sequence = 0
         """Number of the newest round. It only grows: no confirmation is taken for another round's (raft-bugs 41)."""
-        self.closed = 0
-        """Number of the newest round that a quorum confirmed in this term of leadership; 0: none."""
         self.waiting: list[int] = []
         self.round: Round | None = None
         self.confirmed: list[ReadState] = []
@@ -43,7 +41,6 @@ class ReadQueue:
         """The round under way is confirmed."""
         if self.round is not None:
             self.confirmed.extend(ReadState(request, self.round.index) for request in self.round.requests)
-            self.closed = self.round.sequence
             self.round = None
 
     def drop_all(self) -> None:
@@ -51,6 +48,5 @@ class ReadQueue:
         if self.round is not None:
             self.dropped.extend(self.round.requests)
             self.round = None
-        self.closed = 0
         self.dropped.extend(self.waiting)
         self.waiting.clear()

@@ -230,6 +230,8 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
         progress.retry_ticks = 0
         progress.probe_sent = False
         _send_append(state, response.sender, with_entries=progress.state is ProgressState.PROBE)
+    if response.lease_ms >= state.config.lease_ms:
+        progress.lease_sequence = max(progress.lease_sequence, response.read_sequence)
     if response.read_sequence > progress.read_sequence:
         progress.read_sequence = response.read_sequence
         read_index.advance(state)

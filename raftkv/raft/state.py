@@ -103,9 +103,8 @@ class RaftState:
         self.reads = ReadQueue()
         self.lease_void = False
         """Leader only: a TimeoutNow has left in this term, and may arrive at any time."""
-        self.quarantine = config.election_ticks if config.leases else 0
-        """Ticks for which this node votes for nobody, because a lease may rest on it (`lease`). At the start too: it
-        may have heard a leader before."""
+        self.quarantine = config.election_ticks if config.quarantined else 0
+        """Ticks for which this node votes for nobody, because a lease may rest on it (`lease`)."""
 
         self.outbox: list[Message] = []
         """Messages that may leave at once."""

@@ -145,6 +145,9 @@ def _build(
             election_ticks=settings.election_ticks,
             heartbeat_ticks=settings.heartbeat_ticks,
             priority=settings.priority,
+            lease_ms=settings.lease_ms,
+            # Leases may have been on before: what was promised then still holds.
+            quarantined=disk.recovered.hard_state.term > 0,
         ),
         hard_state=disk.recovered.hard_state,
         entries=disk.entries,
@@ -170,7 +173,11 @@ def _build(
         log_store=disk.wal,
         transport=transport,
         clock=MonotonicClock(),
-        limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
+        limits=NodeLimits(
+            tick_s=settings.tick_ms / 1000,
+            checkpoint_log_bytes=settings.checkpoint_log_bytes,
+            lease_ms=settings.lease_ms,
+        ),
     )
     requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits())
     transfers = LeadershipTransfers(node, requests, transport)

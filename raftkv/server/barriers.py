@@ -32,10 +32,8 @@ class Barriers:
 
     def add(self) -> Barrier:
         """Join the next request."""
-        barrier: Barrier = asyncio.get_running_loop().create_future()
-        barrier.add_done_callback(self._done)
+        barrier = self._new()
         self._open.append(barrier)
-        self._waiting += 1
         return barrier
 
     def next_request(self) -> int | None:
@@ -49,6 +47,12 @@ class Barriers:
         self._asked[request] = self._open
         self._open = []
         return request
+
+    def add_confirmed(self, index: int) -> Barrier:
+        """Wait for the state to have applied `index`; nobody needs to confirm anything."""
+        barrier = self._new()
+        heapq.heappush(self._confirmed, (index, next(self._next_request), [barrier]))
+        return barrier
 
     def confirmed(self, request: int, index: int) -> None:
         """The read may be served from any state that has applied `index`."""
@@ -64,6 +68,12 @@ class Barriers:
     def dropped(self, request: int, error: RaftKVError) -> None:
         """The core could not confirm the request."""
         _refuse(self._asked.pop(request), error)
+
+    def _new(self) -> Barrier:
+        barrier: Barrier = asyncio.get_running_loop().create_future()
+        barrier.add_done_callback(self._done)
+        self._waiting += 1
+        return barrier
 
     def _done(self, _: Barrier) -> None:
         self._waiting -= 1

@@ -24,4 +24,4 @@ class ClusterTime:
 
     def stamp_ms(self) -> int:
         """Return the time to write into an entry. Entries not yet applied here may carry later stamps: apply clamps."""
-        return self._base_ms + self._clock.now_ms() - self._since_ms
+        return self._base_ms + int(self._clock.now_ms() - self._since_ms)

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from raftkv.errors import NotLeader, Overloaded, ShuttingDown
+from raftkv.errors import FailedPrecondition, NotLeader, Overloaded, ShuttingDown
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
@@ -44,12 +44,17 @@ from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.keeper import Keeper
+from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
 from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.protocols import Transport
 
 log = structlog.get_logger("raftkv.node")
+
+
+SHORTEST_SLEEP_MS = 0.1
+"""What is left of a tick may be less than a timer can tell from nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,8 @@ class NodeLimits:
     """Entries are applied for this long, in seconds, before everybody else gets a turn."""
     undecided_s: float = 1.0
     """A replicated write without a session waits this long, in seconds, for its fate after leadership was lost."""
+    lease_ms: int = 0
+    """How long a leader's lease lasts, in milliseconds (`lease.lease_ms`), as the core was told; 0: there are none."""
     max_reads: int = 10_000
     """Batches of reads that wait for their confirmation; what comes on top is refused as Overloaded."""
     max_proposal_bytes: int = 64 << 20
@@ -95,7 +102,9 @@ class Node:
         self._log_store = log_store
         self._transport = transport
         self._limits = limits or NodeLimits()
+        self._clock = clock
         self._time = ClusterTime(clock)
+        self._lease = Lease(self._limits.lease_ms)
         self._proposals = Proposals(
             max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
         )
@@ -204,11 +213,33 @@ class Node:
             raise ShuttingDown(self._stopped.message)
         if self.raft.role is not Role.LEADER:
             raise NotLeader(f"node {self.raft.node_id} is not the leader")
-        if len(self._barriers) >= self._limits.max_reads:
-            raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
+        self._limit_reads()
         barrier = self._barriers.add()
         self.wake()
         return barrier
+
+    def lease_barrier(self) -> Barrier | None:
+        """Return a future that is done when a read of the local state is linearizable, by this leader's lease.
+
+        None: this node holds no lease at the moment; use `read_barrier`. Raises FailedPrecondition where leases are
+        off, Overloaded and ShuttingDown.
+        """
+        if self._stopped is not None:
+            raise ShuttingDown(self._stopped.message)
+        if not self._limits.lease_ms:
+            raise FailedPrecondition(
+                "leases are off: read at level LINEARIZABLE, or start all nodes with --lease-drift-ppm"
+            )
+        if not self._lease.holds(self._clock.now_ms(), self.raft.rounds):
+            return None
+        self._limit_reads()
+        barrier = self._barriers.add_confirmed(self.raft.log.commit)
+        self._barriers.applied(self.machine.applied_index)
+        return barrier
+
+    def _limit_reads(self) -> None:
+        if len(self._barriers) >= self._limits.max_reads:
+            raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
 
     def transfer_leader(self, target: NodeId | None) -> str | None:
         """Begin to hand leadership over. Return None, or why that cannot be done."""
@@ -294,8 +325,12 @@ class Node:
     # --- the tasks ----------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
+        tick_ms = self._limits.tick_s * 1000
         while True:
-            await asyncio.sleep(self._limits.tick_s)
+            due_ms = self._clock.now_ms() + tick_ms
+            # Timers may end a little early. Ticks must not: leases rest on them.
+            while (left_ms := due_ms - self._clock.now_ms()) > 0:  # noqa: ASYNC110 - it waits for time
+                await asyncio.sleep(max(left_ms, SHORTEST_SLEEP_MS) / 1000)
             self.raft.tick()
             self.wake()
 
@@ -320,6 +355,8 @@ class Node:
         if request is not None:
             self.raft.read_index(request)
         while (ready := self.raft.ready()) is not None:
+            if self._limits.lease_ms:
+                self._lease.note(self._clock.now_ms(), self.raft.rounds)
             self._act_on(ready)
         if self._shrinks and not self.raft.changing:
             self._forget_old_members()

@@ -33,6 +33,7 @@ from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.view import View
 from raftkv.raft import NodeId
 from raftkv.server import wire
+from raftkv.server.barriers import Barrier
 from raftkv.server.node import Node
 from raftkv.server.proposals import Outcome
 from raftkv.v1 import common_pb2, kv_pb2
@@ -45,6 +46,13 @@ PAIR_OVERHEAD_BYTES = 64
 """What a pair takes in an answer beside its key and value, roughly."""
 
 _VERDICTS = frozenset({common_pb2.INVALID_ARGUMENT, common_pb2.LIMIT_EXCEEDED})
+
+
+Reads = list[tuple[int, RangeQuery]]
+"""(operation id, query)."""
+
+Passage = tuple[Barrier, Reads, kv_pb2.Guarantee.ValueType]
+"""When the barrier is down, the reads may be served from the local state, with this guarantee."""
 
 
 class Forwarder(Protocol):
@@ -131,18 +139,31 @@ class Attempt:
             wire.add_result(self.response, command.sequence, result)
         self._close_commands(commands)
 
-    def fail_reads(self, error: RaftKVError) -> None:
+    def reads_by_level(self) -> tuple[Reads, Reads]:
+        """Return the open reads: those that a lease may answer, and the others."""
+        by_lease = self.work.by_lease
+        if not by_lease:
+            return [], self.work.reads
+        reads = self.work.reads
+        return [read for read in reads if read[0] in by_lease], [read for read in reads if read[0] not in by_lease]
+
+    def fail_reads(self, error: RaftKVError, reads: Reads | None = None) -> None:
+        """Answer these reads (None: all that are open) with `error`."""
+        reads = self.work.reads if reads is None else reads
         if error.ambiguous:  # a read has no effect that could be in doubt
             error = type(error)(error.message, leader_id=error.leader_id, leader_address=error.leader_address)
-        for operation_id, _ in self.work.reads:
+        for operation_id, _ in reads:
             if operation_id not in self.answered:  # the deadline may pass between two of them
                 wire.add_error(self.response, operation_id, error)
-        self.close_reads()
+        self.close_reads(reads)
 
-    def close_reads(self) -> None:
-        """The linearizable reads are answered."""
-        self.answered.update(operation_id for operation_id, _ in self.work.reads)
-        self.work.reads = []
+    def close_reads(self, reads: Reads) -> None:
+        """These reads are answered."""
+        self.answered.update([operation_id for operation_id, _ in reads])
+        if len(reads) == len(self.work.reads):
+            self.work.reads = []
+        else:
+            self.work.reads = [read for read in self.work.reads if read[0] not in self.answered]
 
     def _close_commands(self, commands: Sequence[Command]) -> None:
         if len(commands) == len(self.work.commands):
@@ -230,21 +251,15 @@ class Requests:
     async def _lead(self, attempt: Attempt) -> None:
         """Run what is open here. What stays open has to be run by another leader."""
         outcomes = self._propose(attempt)
-        try:
-            barrier = self._node.read_barrier() if attempt.work.reads else None
-        except NotLeader:
-            barrier = None
-        except Overloaded as error:
-            barrier = None
-            attempt.fail_reads(self._explain(error))
+        passages = self._begin_reads(attempt)
         try:
             async with asyncio.timeout_at(attempt.deadline):
                 for commands, outcome in outcomes:
                     await self._settle(attempt, commands, outcome)
-                if barrier is not None:
+                for barrier, reads, guarantee in passages:
                     await barrier
-                    await self._read(attempt, attempt.work.reads, kv_pb2.GUARANTEE_LINEARIZABLE)
-                    attempt.close_reads()
+                    await self._read(attempt, reads, guarantee)
+                    attempt.close_reads(reads)
         except TimeoutError:
             attempt.fail_commands(
                 DeadlineExceeded("no majority confirmed the write in time; it may still take effect", ambiguous=True)
@@ -252,6 +267,30 @@ class Requests:
             attempt.fail_reads(DeadlineExceeded("no majority confirmed the read in time"))
         except NotLeader:
             pass  # the reads stay open
+
+    def _begin_reads(self, attempt: Attempt) -> list[Passage]:
+        """Ask that the open reads may be served. Those that cannot be are answered, or stay open for another leader."""
+        by_lease, others = attempt.reads_by_level()
+        passages: list[Passage] = []
+        try:
+            if by_lease:
+                try:
+                    leased = self._node.lease_barrier()
+                except FailedPrecondition as error:
+                    attempt.fail_reads(self._explain(error), by_lease)
+                else:
+                    if leased is None:
+                        others = attempt.work.reads
+                    else:
+                        passages.append((leased, by_lease, kv_pb2.GUARANTEE_LEASE))
+            if others:
+                passages.append((self._node.read_barrier(), others, kv_pb2.GUARANTEE_LINEARIZABLE))
+        except NotLeader:
+            pass  # they stay open
+        except Overloaded as error:
+            attempt.fail_reads(self._explain(error))
+            return []
+        return passages
 
     def _propose(self, attempt: Attempt) -> list[tuple[tuple[Command, ...], Outcome]]:
         """Propose the open commands. Those that find no room are answered; the others' futures are returned."""
@@ -283,9 +322,7 @@ class Requests:
         else:
             attempt.take_results(commands, results)
 
-    async def _read(
-        self, attempt: Attempt, reads: list[tuple[int, RangeQuery]], guarantee: kv_pb2.Guarantee.ValueType
-    ) -> None:
+    async def _read(self, attempt: Attempt, reads: Reads, guarantee: kv_pb2.Guarantee.ValueType) -> None:
         """Answer `reads` from the local state, as it is now."""
         response = attempt.response
         async with contextlib.AsyncExitStack() as stack:

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from raftkv.errors import ConfigurationError
+from raftkv.server.lease import PPM, lease_ms
 
 _ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
 
@@ -87,6 +88,13 @@ class ServerSettings(BaseSettings):
     priority: int = Field(
         0, ge=0, lt=2**32, description="A leader hands over to a voter of higher priority that is caught up."
     )
+    lease_drift_ppm: int = Field(
+        0,
+        ge=0,
+        lt=PPM,
+        description="Let leaders hold leases, for LEASE reads, relying on no node's clock being too fast or slow by "
+        "more than this many millionths; 0: no leases. A dead leader is then noticed only by its silence.",
+    )
     store_map_size: int = Field(
         64 << 30, ge=1 << 20, description="Upper bound of the state store, in bytes (address space, not disk)."
     )
@@ -138,7 +146,17 @@ class ServerSettings(BaseSettings):
                 f"election_ms ({self.election_ms}) must exceed twice heartbeat_ms ({self.heartbeat_ms}), or one lost "
                 "heartbeat starts an election"
             )
+        if self.lease_drift_ppm and self.lease_ms < 2 * self.heartbeat_ms:
+            raise ValueError(
+                f"lease_drift_ppm ({self.lease_drift_ppm}) leaves leases of {self.lease_ms} ms, less than two "
+                f"heartbeats of {self.heartbeat_ms} ms: one late answer would end them"
+            )
         return self
+
+    @property
+    def lease_ms(self) -> int:
+        """How long a leader's lease lasts, by its own clock; 0: there are none."""
+        return lease_ms(self.election_ticks, self.tick_ms, self.lease_drift_ppm) if self.lease_drift_ppm else 0
 
     @property
     def heartbeat_ticks(self) -> int:

@@ -28,7 +28,7 @@ COMMAND_OVERHEAD_BYTES = 24
 class Work:
     """The operations of one batch, sorted by what has to happen to them."""
 
-    __slots__ = ("commands", "local_reads", "malformed", "mixed", "reads", "size_bytes")
+    __slots__ = ("by_lease", "commands", "local_reads", "malformed", "mixed", "reads", "size_bytes")
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
@@ -37,7 +37,9 @@ class Work:
         self.mixed = False
         """Some of them cannot share an entry or a group with others: see `portions`."""
         self.reads: list[tuple[int, RangeQuery]] = []
-        """(operation id, query): to be answered linearizably."""
+        """(operation id, query): to be answered by the leader, linearizably."""
+        self.by_lease: set[int] = set()
+        """Which of them may be answered by its lease."""
         self.local_reads: list[tuple[int, RangeQuery]] = []
         self.malformed: list[tuple[int, InvalidArgument]] = []
 
@@ -144,6 +146,9 @@ def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
     )
     if request.level == kv_pb2.LINEARIZABLE:
         work.reads.append((operation.id, query))
+    elif request.level == kv_pb2.LEASE:
+        work.reads.append((operation.id, query))
+        work.by_lease.add(operation.id)
     elif request.level == kv_pb2.LOCAL:
         work.local_reads.append((operation.id, query))
     else:

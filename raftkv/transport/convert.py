@@ -69,7 +69,9 @@ def to_proto(message: Message) -> pb.RaftMessage:
         case HeartbeatResponse():
             return pb.RaftMessage(
                 term=term,
-                heartbeat_response=pb.HeartbeatResponse(read_sequence=message.read_sequence, priority=message.priority),
+                heartbeat_response=pb.HeartbeatResponse(
+                    read_sequence=message.read_sequence, priority=message.priority, lease_ms=message.lease_ms
+                ),
             )
         case PreVoteRequest():
             return pb.RaftMessage(
@@ -141,6 +143,7 @@ def from_proto(message: pb.RaftMessage, *, sender: NodeId, receiver: NodeId) -> 
                 term=term,
                 read_sequence=message.heartbeat_response.read_sequence,
                 priority=message.heartbeat_response.priority,
+                lease_ms=message.heartbeat_response.lease_ms,
             )
         case "pre_vote_request":
             ask = message.pre_vote_request

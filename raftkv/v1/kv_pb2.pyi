@@ -30,6 +30,10 @@ class _ReadLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadLevel.V
     """Sees every write acknowledged before the read began (Raft ReadIndex)."""
     LOCAL: _ReadLevel.ValueType  # 1
     """The asked node's applied state: a prefix of the committed history, possibly stale."""
+    LEASE: _ReadLevel.ValueType  # 2
+    """The leader's applied state, without asking the others, while its lease lasts; by ReadIndex when it holds none at the
+    moment. Refused where leases are off (raftkv serve --lease-drift-ppm).
+    """
 
 class ReadLevel(_ReadLevel, metaclass=_ReadLevelEnumTypeWrapper): ...
 
@@ -37,6 +41,10 @@ LINEARIZABLE: ReadLevel.ValueType  # 0
 """Sees every write acknowledged before the read began (Raft ReadIndex)."""
 LOCAL: ReadLevel.ValueType  # 1
 """The asked node's applied state: a prefix of the committed history, possibly stale."""
+LEASE: ReadLevel.ValueType  # 2
+"""The leader's applied state, without asking the others, while its lease lasts; by ReadIndex when it holds none at the
+moment. Refused where leases are off (raftkv serve --lease-drift-ppm).
+"""
 Global___ReadLevel: _TypeAlias = ReadLevel  # noqa: Y015
 
 class _Guarantee:
@@ -48,6 +56,8 @@ class _GuaranteeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guarantee.V
     GUARANTEE_UNSPECIFIED: _Guarantee.ValueType  # 0
     GUARANTEE_LINEARIZABLE: _Guarantee.ValueType  # 1
     GUARANTEE_STALE_PREFIX: _Guarantee.ValueType  # 2
+    GUARANTEE_LEASE: _Guarantee.ValueType  # 3
+    """Linearizable, provided that no node's clock drifted by more than the configured bound."""
 
 class Guarantee(_Guarantee, metaclass=_GuaranteeEnumTypeWrapper):
     """What an answer really is, never more than is true."""
@@ -55,6 +65,8 @@ class Guarantee(_Guarantee, metaclass=_GuaranteeEnumTypeWrapper):
 GUARANTEE_UNSPECIFIED: Guarantee.ValueType  # 0
 GUARANTEE_LINEARIZABLE: Guarantee.ValueType  # 1
 GUARANTEE_STALE_PREFIX: Guarantee.ValueType  # 2
+GUARANTEE_LEASE: Guarantee.ValueType  # 3
+"""Linearizable, provided that no node's clock drifted by more than the configured bound."""
 Global___Guarantee: _TypeAlias = Guarantee  # noqa: Y015
 
 @_typing.final

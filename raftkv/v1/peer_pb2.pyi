@@ -479,17 +479,21 @@ class HeartbeatResponse(_message.Message):
 
     READ_SEQUENCE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
     read_sequence: _builtins.int
     priority: _builtins.int
+    lease_ms: _builtins.int
+    """For so many milliseconds the sender votes for nobody; 0: no promise."""
     def __init__(
         self,
         *,
         read_sequence: _builtins.int = ...,
         priority: _builtins.int = ...,
+        lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms", "priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

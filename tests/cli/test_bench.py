@@ -81,7 +81,7 @@ def test_a_cluster_that_runs(cli: Cli, cluster: RunningCluster) -> None:
     assert cli("ls", "bench/", "--count").text == "300\n"
     key = cli("ls", "bench/", "--limit", "1", "--values", "-o", "json")
     assert [len(one["key"]) for one in key.json] == [20]
-    for flags in ((), ("--local-reads",)):
+    for flags in ((), ("--read", "local")):
         got = cli("bench", "get", "--total", "300", "-o", "json", *flags)
         assert got.code == 0, got.err
         assert plausible(got.json)

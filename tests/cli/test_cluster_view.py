@@ -72,7 +72,7 @@ def test_without_a_majority_nothing_happens_and_the_exit_code_says_so(cli: Cli, 
             result = cli(*command, "--timeout", "1.5")
             assert (result.code, bool(result.error)) == (5, True), command
         alone = ("--endpoints", cluster.endpoints[leader - 1])
-        assert cli("get", "minority", "--local", *alone).out == b"before"
+        assert cli("get", "minority", "--read", "local", *alone).out == b"before"
         health = cli("endpoint", "health", *alone, "--timeout", "1", "-o", "json")
         assert (health.code, health.json["healthy"]) == (5, False)
     finally:

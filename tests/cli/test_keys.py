@@ -38,7 +38,7 @@ def test_json(cli: Cli) -> None:
     }
     assert cli("get", "json", "-o", "json").json == expected
     assert cli("get", "json", "--revision", str(revision)).out == b"first"
-    assert cli("get", "json", "--local", "-o", "json").json["guarantee"] == "stale_prefix"
+    assert cli("get", "json", "--read", "local", "-o", "json").json["guarantee"] == "stale_prefix"
     assert cli("ls", "json", "--values", "-o", "json").json == [expected]
     del expected["value"]
     assert cli("ls", "json", "-o", "json").json == [expected]

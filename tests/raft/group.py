@@ -32,6 +32,7 @@ from raftkv.raft.messages import InstallSnapshot, PreVoteRequest, VoteRequest
 
 ELECTION_TICKS = 10
 HEARTBEAT_TICKS = 2
+LEASE_MS = 90
 
 
 def ids(*nodes: int) -> frozenset[NodeId]:
@@ -142,7 +143,8 @@ class Group:
             election_ticks=ELECTION_TICKS,
             heartbeat_ticks=HEARTBEAT_TICKS,
             promotion_lag=3,
-            leases=self.leases,
+            lease_ms=LEASE_MS if self.leases else 0,
+            quarantined=self.leases,
             priority=self.priorities.get(node, 0),
         )
         self.members[node] = Member(config)

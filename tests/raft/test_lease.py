@@ -16,7 +16,7 @@ from raftkv.raft.messages import (
     TimeoutNow,
     VoteResponse,
 )
-from tests.raft.group import ELECTION_TICKS, HEARTBEAT_TICKS, Group
+from tests.raft.group import ELECTION_TICKS, HEARTBEAT_TICKS, LEASE_MS, Group
 from tests.raft.single import ME, drain, heartbeat, pre_vote_request, tick, vote_request
 from tests.raft.test_snapshots import THREE
 
@@ -29,7 +29,8 @@ def voter(*, leases: bool = True, settled: bool = True) -> Raft:
             configuration=THREE,
             election_ticks=ELECTION_TICKS,
             heartbeat_ticks=HEARTBEAT_TICKS,
-            leases=leases,
+            lease_ms=LEASE_MS if leases else 0,
+            quarantined=leases,
         ),
         hard_state=HardState(Term(5)),
         entries=(),
@@ -48,8 +49,10 @@ def led_by_1(size: int = 3, **settings: object) -> Group:
     return group
 
 
-def rounds_of(group: Group) -> tuple[int, int] | None:
-    return group[1].rounds
+def leased(group: Group, node: int = 1) -> int:
+    """The newest round that a lease of `node` may rest on; 0: none."""
+    rounds = group[node].rounds
+    return rounds[1] if rounds is not None else 0
 
 
 def votes(raft: Raft, term: int, *, transfer: bool = False) -> bool:
@@ -67,9 +70,7 @@ def test_bug_42_a_lease_rests_on_a_quorum() -> None:
     assert newest == confirmed > 0
     group.isolate(1)
     group.tick(HEARTBEAT_TICKS)
-    rounds = group[1].rounds
-    assert rounds is not None
-    assert rounds[1] == confirmed, "nobody has answered since"
+    assert leased(group) == confirmed, "nobody has answered since"
 
 
 def test_without_leases_there_are_none() -> None:
@@ -80,9 +81,7 @@ def test_without_leases_there_are_none() -> None:
 
 def test_a_single_node_confirms_its_rounds_itself_and_serves_reads() -> None:
     group = led_by_1(1)
-    rounds = group[1].rounds
-    assert rounds is not None
-    assert rounds[1] > 0
+    assert leased(group) > 0
     group.tick(3 * HEARTBEAT_TICKS)
     group.read(1, 1)
     group.tick()
@@ -171,29 +170,25 @@ def test_bug_40_no_lease_before_a_commit_in_the_own_term() -> None:
             break
     assert leaders
     group.tick(3 * HEARTBEAT_TICKS)
-    assert group[leaders[0]].rounds is None
+    assert leased(group, leaders[0]) == 0
 
 
 def test_bug_41_no_lease_from_an_earlier_term_of_leadership() -> None:
     """Node 1 leads, hands over, leads again: its old rounds count for nothing."""
     group = led_by_1()
-    rounds = group[1].rounds
-    assert rounds is not None
-    assert rounds[1] > 0
+    assert leased(group) > 0
     assert group[1].transfer(NodeId(2)) is None
     group.collect(1)
     group.settle()
     assert group.role(2) is Role.LEADER
-    assert rounds_of(group) is None
+    assert group[1].rounds is None
     assert group[2].transfer(NodeId(1)) is None
     group.collect(2)
     group.drop = lambda message: isinstance(message, HeartbeatResponse)
     group.settle()
     assert group.role(1) is Role.LEADER
     assert group[1].log.matches(group[1].log.commit, group[1].term), "it might have a lease"
-    again = rounds_of(group)
-    assert again is not None
-    assert again[1] == 0
+    assert leased(group) == 0
 
 
 def test_bug_43_no_lease_while_a_transfer_is_under_way_nor_after_its_timeout_now_has_left() -> None:
@@ -201,13 +196,13 @@ def test_bug_43_no_lease_while_a_transfer_is_under_way_nor_after_its_timeout_now
     group = led_by_1()
     group.drop = lambda message: isinstance(message, TimeoutNow)
     assert group[1].transfer(NodeId(2)) is None
-    assert group[1].rounds is None
+    assert leased(group) == 0
     group.collect(1)
     group.settle()
     group.tick(ELECTION_TICKS + 1)
     assert group.role(1) is Role.LEADER
     assert not group.transferring(1)
-    assert group[1].rounds is None
+    assert leased(group) == 0
 
 
 def test_a_transfer_that_never_sent_timeout_now_leaves_the_lease() -> None:
@@ -215,11 +210,48 @@ def test_a_transfer_that_never_sent_timeout_now_leaves_the_lease() -> None:
     group.drop = lambda message: message.receiver == 2 and not isinstance(message, HeartbeatRequest)
     group.propose(1)
     assert group[1].transfer(NodeId(2)) is None
-    assert rounds_of(group) is None, "it may leave at any moment"
+    assert leased(group) == 0, "it may leave at any moment"
     group.collect(1)
     group.tick(ELECTION_TICKS + 1)
     assert not group.transferring(1)
-    assert group[1].rounds is not None
+    assert leased(group) > 0
+
+
+def test_a_round_that_is_no_lease_yet_is_numbered_all_the_same() -> None:
+    """It is confirmed while a transfer is under way, and counts when that was given up: the driver has to know when it
+    began, which was before its heartbeats left."""
+    group = led_by_1()
+    group.drop = lambda message: message.receiver == 2 and not isinstance(message, HeartbeatRequest)
+    group.propose(1)
+    assert group[1].transfer(NodeId(2)) is None
+    group.collect(1)
+    before = group[1].rounds
+    assert before is not None
+    during = before
+    while group.transferring(1):
+        during = group[1].rounds or before
+        group.tick()
+    assert during[0] > before[0]
+    assert during[1] == 0
+    assert leased(group) >= during[0]
+
+
+def test_a_follower_that_promises_less_does_not_count() -> None:
+    """Nodes are restarted one by one with another setting."""
+    group = led_by_1()
+    group.isolate(3)
+    group.drop = lambda message: isinstance(message, HeartbeatResponse)
+    group.tick(HEARTBEAT_TICKS)
+    confirmed = leased(group)
+    for promise, counts in ((0, False), (LEASE_MS - 1, False), (LEASE_MS, True)):
+        newest = group[1].rounds
+        assert newest is not None
+        group[1].step(
+            HeartbeatResponse(
+                sender=NodeId(2), receiver=NodeId(1), term=group[1].term, read_sequence=newest[0], lease_ms=promise
+            )
+        )
+        assert (leased(group) > confirmed) is counts
 
 
 # --- hints ------------------------------------------------------------------------------------------------------------

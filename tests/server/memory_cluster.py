@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -12,7 +12,7 @@ import grpc
 
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
-from raftkv.server.clock import MonotonicClock
+from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
@@ -80,7 +80,12 @@ class MemoryNode:
         log_store, recovered = MemoryLogStore.open(self.disk)
         machine = StateMachine(self.store)
         raft = Raft(
-            RaftConfig(node_id=self.id, configuration=Configuration(frozenset(self.cluster.ids))),
+            RaftConfig(
+                node_id=self.id,
+                configuration=Configuration(frozenset(self.cluster.ids)),
+                lease_ms=self.cluster.limits.lease_ms,
+                quarantined=recovered.hard_state.term > 0,
+            ),
             hard_state=recovered.hard_state,
             entries=recovered.entries,
             applied=Index(machine.applied_index),
@@ -91,7 +96,7 @@ class MemoryNode:
             keeper=NoCheckpoints(machine),
             log_store=log_store,
             transport=self.cluster.hub.transport(self.id),
-            clock=MonotonicClock(),
+            clock=self.cluster.clocks.get(self.id, MonotonicClock()),
             limits=self.cluster.limits,
         )
         self.requests = Requests(
@@ -123,9 +128,12 @@ class MemoryNode:
 class MemoryCluster:
     """Some nodes, their links, and the way from one to another for forwarded requests (the `Forwarder`)."""
 
-    def __init__(self, size: int = 3, limits: NodeLimits | None = None) -> None:
+    def __init__(
+        self, size: int = 3, limits: NodeLimits | None = None, clocks: Mapping[NodeId, Clock] | None = None
+    ) -> None:
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
+        self.clocks = clocks or {}
         self.hub = MemoryHub()
         self.nodes = {node_id: MemoryNode(self, node_id) for node_id in self.ids}
         self.forwarded = 0

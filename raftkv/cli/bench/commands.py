@@ -15,7 +15,10 @@ from raftkv.cli.options import (
     Endpoints,
     Format,
     Output,
+    Read,
+    ReadOption,
     Timeout,
+    level_of,
     require_empty,
 )
 from raftkv.cli.output import print_json, print_line
@@ -24,6 +27,9 @@ from raftkv.cli.session import run_to_end
 if TYPE_CHECKING:
     from raftkv.cli.bench.load import LoadResult
     from raftkv.cli.bench.operations import Operation
+
+BENCH_DRIFT_PPM = 1_000
+"""What own nodes are told of their clocks for LEASE reads: they all have the same one."""
 
 Clients = Annotated[int, typer.Option(min=1, max=1000, help="Client objects, each with connections of its own.")]
 Inflight = Annotated[int, typer.Option(min=1, max=100_000, help="Operations under way at a time, in all.")]
@@ -77,23 +83,21 @@ def get(
     total: Total = 100_000,
     key_size: KeySize = 16,
     value_size: ValueSize = 128,
-    local_reads: Annotated[
-        bool, typer.Option("--local-reads", help="What a node holds itself, possibly stale; else linearizable.")
-    ] = False,
+    read: ReadOption = Read.LINEARIZABLE,
     local: Local = None,
     directory: Directory = None,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Measure linearizable gets, of up to 10,000 keys that are written first and stay in the store.
+    """Measure gets, of up to 10,000 keys that are written first and stay in the store.
 
     --timeout is for each operation. A short warm-up does not count. Exit code 1 when an operation fails.
     """
     from raftkv.cli.bench.operations import Gets  # noqa: PLC0415 - see raftkv.cli
 
     _measure(
-        Gets(total, key_size=key_size, value_size=value_size, local_reads=local_reads),
+        Gets(total, key_size=key_size, value_size=value_size, level=level_of(read)),
         clients=clients,
         inflight=inflight,
         local=local,
@@ -101,6 +105,7 @@ def get(
         endpoints=endpoints,
         output=output,
         timeout=timeout,
+        node_flags=("--lease-drift-ppm", str(BENCH_DRIFT_PPM)) if read is Read.LEASE else (),
     )
 
 
@@ -140,6 +145,7 @@ def _measure(
     endpoints: str,
     output: Output,
     timeout: float,
+    node_flags: tuple[str, ...] = (),
 ) -> None:
     from raftkv.cli.bench.load import measure  # noqa: PLC0415 - see raftkv.cli
     from raftkv.cli.bench.target import existing_cluster, own_cluster  # noqa: PLC0415 - see raftkv.cli
@@ -147,7 +153,7 @@ def _measure(
     if directory is not None and local is None:
         fail("--directory needs --local", Exit.USAGE)
     require_empty(directory)
-    target = existing_cluster(endpoints) if local is None else own_cluster(local, directory)
+    target = existing_cluster(endpoints) if local is None else own_cluster(local, directory, node_flags)
     result = run_to_end(measure(operation, target, clients=clients, inflight=inflight, timeout=timeout))
     if output is Output.JSON:
         print_json(asdict(result))

@@ -61,7 +61,7 @@ class Gets:
 
     name = "get"
 
-    def __init__(self, total: int, *, key_size: int, value_size: int, local_reads: bool) -> None:
+    def __init__(self, total: int, *, key_size: int, value_size: int, level: ReadLevel) -> None:
         self.total = total
         self.key_size = key_size
         self.value_size = value_size
@@ -69,7 +69,7 @@ class Gets:
         template = key_template(key_size, self.seeds)
         self._keys = [template % number for number in range(self.seeds)]
         self._value = random.randbytes(value_size)
-        self._level = ReadLevel.LOCAL if local_reads else ReadLevel.LINEARIZABLE
+        self._level = level
 
     def seed(self, client: AsyncClient) -> Perform:
         keys, value, put = self._keys, self._value, client.put

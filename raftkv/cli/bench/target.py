@@ -27,9 +27,9 @@ async def existing_cluster(endpoints: str) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def own_cluster(nodes: int, directory: Path | None) -> AsyncIterator[Target]:
-    """Node processes on this machine, with default settings: every write is synced to disk."""
-    cluster = LocalCluster(nodes, directory=directory)
+async def own_cluster(nodes: int, directory: Path | None, node_flags: tuple[str, ...] = ()) -> AsyncIterator[Target]:
+    """Node processes on this machine, with default settings but for `node_flags`: every write is synced to disk."""
+    cluster = LocalCluster(nodes, directory=directory, arguments=node_flags)
     say(f"starting a cluster of {nodes} in {cluster.directory}")
     async with cluster:
         await cluster.leader()

@@ -94,8 +94,8 @@ class _Clock:
         self._origin_ms = origin_ms
         self._rate = rate
 
-    def now_ms(self) -> int:
-        return self._origin_ms + int(self._loop.time() * 1000 * self._rate)
+    def now_ms(self) -> float:
+        return self._origin_ms + self._loop.time() * 1000 * self._rate
 
 
 class _WatchedRaft(Raft):
