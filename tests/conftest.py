@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# Timings are never asserted: machines are noisy.
+settings.register_profile("raftkv", deadline=None)
+settings.load_profile("raftkv")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

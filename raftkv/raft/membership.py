@@ -57,6 +57,7 @@ def plan(configuration: Configuration, change: MembershipChange, lagging: Mappin
         learners=learners,
         witnesses=witnesses,
         addresses=_sorted(addresses, members),
+        removed=configuration.removed | change.remove,
     )
 
 
@@ -67,6 +68,7 @@ def left(configuration: Configuration) -> Configuration:
         learners=configuration.learners,
         witnesses=configuration.witnesses & configuration.voters,
         addresses=_sorted(dict(configuration.addresses), configuration.voters | configuration.learners),
+        removed=configuration.removed,
     )
 
 
@@ -79,6 +81,7 @@ def encode_configuration(configuration: Configuration) -> bytes:
             "learners": sorted(configuration.learners),
             "witnesses": sorted(configuration.witnesses),
             "addresses": [[node, address] for node, address in configuration.addresses],
+            "removed": sorted(configuration.removed),
         },
         separators=(",", ":"),
     ).encode()
@@ -88,7 +91,7 @@ def decode_configuration(data: bytes) -> Configuration:
     """Return what `encode_configuration` was given. Raises ValueError for anything else."""
     try:
         stored = json.loads(data)
-        if set(stored) != {"voters", "outgoing", "learners", "witnesses", "addresses"}:
+        if set(stored) != {"voters", "outgoing", "learners", "witnesses", "addresses", "removed"}:
             raise ValueError(f"unknown fields {sorted(stored)}")
         return Configuration(
             voters=_ids(stored["voters"]),
@@ -96,6 +99,7 @@ def decode_configuration(data: bytes) -> Configuration:
             learners=_ids(stored["learners"]),
             witnesses=_ids(stored["witnesses"]),
             addresses=tuple([(_id(node), str(address)) for node, address in stored["addresses"]]),
+            removed=_ids(stored["removed"]),
         )
     except (TypeError, AssertionError, KeyError) as error:
         raise ValueError(f"{data[:80]!r} is no configuration: {error}") from error
@@ -115,6 +119,11 @@ def _problem(configuration: Configuration, change: MembershipChange, lagging: Ma
     for node in joining:
         if node in configuration.members:
             return f"node {node} is a member already ({kind_of(configuration, node)})"
+        if node in configuration.removed:
+            return f"node {node} was removed, and an id is used once: give the node another id and an empty directory"
+    problem = _shared_address(configuration, change)
+    if problem is not None:
+        return problem
     for node in sorted(change.promote):
         if node not in configuration.members:
             return f"node {node} is not a member: add it as a learner first"
@@ -125,6 +134,15 @@ def _problem(configuration: Configuration, change: MembershipChange, lagging: Ma
     for node in sorted(change.remove):
         if node not in configuration.members:
             return f"node {node} is not a member (members: {_list(configuration.members)})"
+    return None
+
+
+def _shared_address(configuration: Configuration, change: MembershipChange) -> str | None:
+    owners = {address: node for node, address in configuration.addresses if node not in change.remove}
+    for node, address in (*change.learners, *change.witnesses):
+        owner = owners.setdefault(address, node)
+        if owner != node:
+            return f"{address} is the peer address of node {owner} already"
     return None
 
 

@@ -33,9 +33,13 @@ class Configuration:
     """Those among voters and outgoing that hold term and index of every entry, but no payload. They never lead."""
     addresses: tuple[tuple[NodeId, str], ...] = ()
     """Where the members are, by id; nothing to the core."""
+    removed: frozenset[NodeId] = _NOBODY
+    """Who has been a member, or is about to be none. An id is spent then: its disk may come back. A witness's disk looks
+    like a data node's that is up to date (equal terms and indexes), and a new one has forgotten its votes."""
 
     def __post_init__(self) -> None:
         invariant(not self.learners & (self.voters | self.outgoing), "a learner does not vote")
+        invariant(not self.removed & (self.voters | self.learners), "who was removed never comes back")
         invariant(self.witnesses <= self.voters | self.outgoing, "a witness votes")
         invariant(bool(self.voters) or not self.members, "a configuration needs at least one voter")
         invariant(

@@ -143,4 +143,4 @@ class StoreAgainstHistory(RuleBasedStateMachine):
 
 
 TestStoreAgainstHistory = StoreAgainstHistory.TestCase
-TestStoreAgainstHistory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStoreAgainstHistory.settings = settings(max_examples=60, stateful_step_count=40)

@@ -66,6 +66,6 @@ class OnLmdb(StoreAgainstHistory):
 
 
 TestOnMemory = OnMemory.TestCase
-TestOnMemory.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestOnMemory.settings = settings(max_examples=20, stateful_step_count=40)
 TestOnLmdb = OnLmdb.TestCase
-TestOnLmdb.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestOnLmdb.settings = settings(max_examples=20, stateful_step_count=40)

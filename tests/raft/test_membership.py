@@ -37,6 +37,7 @@ def test_a_configuration_survives_its_encoding() -> None:
         NO_MEMBERS,
         Configuration(ids(1)),
         Configuration(ids(1, 2, 9), ids(1, 2, 3), ids(4), ids(2), ((NodeId(1), "a:1"), (NodeId(4), "b:2"))),
+        Configuration(ids(1), removed=ids(2, 2**64 - 1)),
     ):
         assert decode_configuration(encode_configuration(configuration)) == configuration
 
@@ -49,12 +50,12 @@ def test_a_configuration_survives_its_encoding() -> None:
         b"3",
         b"{}",
         b'{"voters":[1]}',
-        b'{"voters":[0],"outgoing":[],"learners":[],"witnesses":[],"addresses":[]}',
-        b'{"voters":[true],"outgoing":[],"learners":[],"witnesses":[],"addresses":[]}',
-        b'{"voters":[1],"outgoing":[],"learners":[1],"witnesses":[],"addresses":[]}',
-        b'{"voters":[],"outgoing":[],"learners":[1],"witnesses":[],"addresses":[]}',
-        b'{"voters":[1],"outgoing":[],"learners":[],"witnesses":[],"addresses":[1]}',
-        b'{"voters":[1],"outgoing":[],"learners":[],"witnesses":[],"addresses":[],"more":1}',
+        b'{"voters":[0],"outgoing":[],"learners":[],"witnesses":[],"addresses":[],"removed":[]}',
+        b'{"voters":[true],"outgoing":[],"learners":[],"witnesses":[],"addresses":[],"removed":[]}',
+        b'{"voters":[1],"outgoing":[],"learners":[1],"witnesses":[],"addresses":[],"removed":[]}',
+        b'{"voters":[],"outgoing":[],"learners":[1],"witnesses":[],"addresses":[],"removed":[]}',
+        b'{"voters":[1],"outgoing":[],"learners":[],"witnesses":[],"addresses":[1],"removed":[]}',
+        b'{"voters":[1],"outgoing":[],"learners":[],"witnesses":[],"addresses":[],"removed":[],"more":1}',
         b"\xff",
     ],
 )
@@ -68,9 +69,11 @@ def test_a_change_of_voters_is_joint_and_a_change_of_learners_is_not() -> None:
     joint = plan(before, change(promote=[4], remove=[2]), {})
     assert isinstance(joint, Configuration)
     assert (joint.voters, joint.outgoing, joint.learners) == (ids(1, 3, 4), ids(1, 2, 3), ids(5))
-    assert left(joint) == Configuration(ids(1, 3, 4), learners=ids(5))
+    assert left(joint) == Configuration(ids(1, 3, 4), learners=ids(5), removed=ids(2))
     simple = plan(before, change(learners=[6], remove=[5]), {})
-    assert simple == Configuration(ids(1, 2, 3), learners=ids(4, 6), addresses=((NodeId(6), "host6:1"),))
+    assert simple == Configuration(
+        ids(1, 2, 3), learners=ids(4, 6), addresses=((NodeId(6), "host6:1"),), removed=ids(5)
+    )
 
 
 def test_every_change_keeps_quorums_that_meet() -> None:
@@ -131,6 +134,40 @@ def test_without_the_joint_step_quorums_may_miss_each_other() -> None:
 def test_bad_changes_are_refused_precisely(request_: MembershipChange, reason: str) -> None:
     group = with_learner(led_by_1())
     assert group.refuses(1, request_) == reason
+
+
+@pytest.mark.parametrize("comes_back_as", ["learners", "witnesses"])
+def test_an_id_is_used_once(comes_back_as: str) -> None:
+    """A witness's disk looks like one that is up to date: equal terms and indexes, and no data. And the other way round,
+    a disk with data is none of a witness. A new disk under an old id has forgotten its votes."""
+    group = with_learner(led_by_1())
+    group.change(1, change(remove=[4]))
+    assert group.refuses(1, change(**{comes_back_as: [4]})) == (
+        "node 4 was removed, and an id is used once: give the node another id and an empty directory"
+    )
+
+
+def test_an_id_that_was_never_in_force_can_be_used() -> None:
+    """The change that would have added it was rolled back, and the one that would have removed it."""
+    group = with_learner(led_by_1())
+    before = group[1].configuration
+    group.isolate(1)
+    assert isinstance(group[1].change_membership(change(remove=[4])), Position)
+    assert group[1].configuration.removed == ids(4)
+    group.elect(2)
+    group.heal()
+    group.tick(4 * ELECTION_TICKS)
+    assert group[1].configuration == before
+
+
+def test_two_nodes_cannot_share_an_address() -> None:
+    group = with_learner(led_by_1())
+    twice = MembershipChange(learners=((NodeId(7), "host2:1"),))
+    assert group.refuses(1, twice) == "host2:1 is the peer address of node 2 already"
+    same = MembershipChange(learners=((NodeId(7), "host7:1"), (NodeId(8), "host7:1")))
+    assert group.refuses(1, same) == "host7:1 is the peer address of node 7 already"
+    in_place = MembershipChange(learners=((NodeId(7), "host4:1"),), remove=ids(4))
+    assert isinstance(group[1].change_membership(in_place), Position)
 
 
 def test_the_last_voter_cannot_be_removed() -> None:

@@ -222,7 +222,7 @@ transactions = st.lists(st.tuples(st.lists(operations, max_size=12), st.booleans
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(transactions=transactions)
 def test_it_behaves_as_a_sorted_dict(
     kind: str, transactions: list[tuple[list[tuple[str, bytes, bytes]], bool]]

@@ -180,7 +180,7 @@ def random_operation(log: Log, random: Random) -> Operation:
     return append(HardState(term, vote, Index(commit)), *entries)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     seed=st.integers(0, 2**32 - 1),
     lives=st.lists(st.tuples(st.integers(0, 25), st.integers(1, 150), st.booleans()), min_size=1, max_size=4),

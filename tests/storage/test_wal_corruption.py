@@ -63,7 +63,7 @@ def test_bug_38_midlog_corruption_is_refused() -> None:
     assert len(found.entries) == 9
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_bug_38_any_damage_before_the_last_record_is_refused(seed: int) -> None:
     random = Random(seed)

@@ -99,7 +99,7 @@ def live(
     return None
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     seed=st.integers(0, 2**32 - 1),
     lives=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 60), st.booleans()), min_size=1, max_size=4),
