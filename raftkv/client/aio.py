@@ -27,7 +27,7 @@ from raftkv.client.results import (
 from raftkv.client.spans import Pages, Span, between, one_key, to_bytes, under
 from raftkv.client.unary import answer_of
 from raftkv.client.urls import endpoints_from_environment, parse_endpoint, parse_endpoints
-from raftkv.errors import ConnectionFailed, InvalidArgument, RaftKVError
+from raftkv.errors import ConfigurationError, ConnectionFailed, InvalidArgument, RaftKVError
 from raftkv.v1 import cluster_pb2, kv_pb2
 
 if TYPE_CHECKING:
@@ -320,11 +320,17 @@ class AsyncClient:
 
         Start it afterwards, with an empty data directory and `--join`. An id is never used again for another disk.
 
-        Raises FailedPrecondition, without effect, when it is a member already or another change is under way.
+        Raises FailedPrecondition, without effect, when it is or was a member or another change is under way.
         ConnectionFailed, LeaderChanged and DeadlineExceeded are ambiguous unless they say otherwise: look at `members`.
         """
         wire.check_u64("member_id", member_id)
-        new = cluster_pb2.NewMember(id=member_id, peer_address=parse_endpoint(peer_address), witness=witness)
+        try:
+            address = parse_endpoint(peer_address)
+        except ConfigurationError:
+            raise InvalidArgument(
+                f"peer_address is {peer_address!r}, not the HOST:PORT at which the node will listen for its peers"
+            ) from None
+        new = cluster_pb2.NewMember(id=member_id, peer_address=address, witness=witness)
         return await self._change_members(cluster_pb2.ChangeMembersRequest(add=[new]), timeout)
 
     async def promote_members(

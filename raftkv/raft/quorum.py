@@ -34,8 +34,8 @@ class Configuration:
     addresses: tuple[tuple[NodeId, str], ...] = ()
     """Where the members are, by id; nothing to the core."""
     removed: frozenset[NodeId] = _NOBODY
-    """Who has been a member, or is about to be none. An id is spent then: its disk may come back. A witness's disk looks
-    like a data node's that is up to date (equal terms and indexes), and a new one has forgotten its votes."""
+    """Who has been a member, or is about to be none. An id is spent then: its disk may come back, and a witness's looks
+    like one that is up to date (equal terms and indexes), or be a new one, which has forgotten its votes."""
 
     def __post_init__(self) -> None:
         invariant(not self.learners & (self.voters | self.outgoing), "a learner does not vote")

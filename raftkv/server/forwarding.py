@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import grpc
-
 from raftkv.raft import NodeId
+from raftkv.transport.calls import unavailable, unless_cancelled
 from raftkv.transport.grpc_peer import GrpcTransport
 from raftkv.v1 import kv_pb2, peer_pb2
 
@@ -22,13 +21,8 @@ class PeerForwarder:
         setattr(request, "from", identity.node_id)
         stub = self._transport.stub(leader)
         if stub is None:
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.aio.Metadata(),
-                grpc.aio.Metadata(),
-                details=f"no way to node {leader} is known",
-            )
-        return await stub.Forward(request, timeout=timeout_s)
+            raise unavailable(f"no way to node {leader} is known")
+        return await unless_cancelled(stub.Forward(request, timeout=timeout_s))
 
     def client_address(self, node: NodeId) -> str:
         """See `Forwarder.client_address`."""

@@ -162,7 +162,8 @@ class Node:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self.is_leader and len(self.raft.voters) > 1:
-                    refusal = self.raft.transfer()
+                    # One may be under way already, to a preferred node.
+                    refusal = None if self.raft.transferring else self.raft.transfer()
                     self.wake()
                     if refusal is not None:
                         log.warning("leadership not handed over", reason=refusal)
@@ -247,13 +248,16 @@ class Node:
         self.wake()
         return refusal
 
-    def change_membership(self, change: MembershipChange) -> str | None:
-        """Begin to change the members. Return None, or why that cannot be done. Follow it with `leadership_changed`."""
+    def change_membership(self, change: MembershipChange) -> Position | str:
+        """Begin to change the members. Return where the change stands, or why it cannot be made.
+
+        Follow it with `leadership_changed`. Raises ShuttingDown.
+        """
         if self._stopped is not None:
             raise ShuttingDown(self._stopped.message)
         position = self.raft.change_membership(change)
         self.wake()
-        return position if isinstance(position, str) else None
+        return position
 
     async def transfer_finished(self, timeout_s: float) -> bool:
         """Wait until another node leads, or this one has given up handing over. Return whether another one leads."""

@@ -200,11 +200,15 @@ class Requests:
         return attempt.response
 
     async def _read_local(self, attempt: Attempt) -> None:
-        reads = attempt.work.local_reads
-        if self._node.raft.is_witness:
+        reads, node = attempt.work.local_reads, self._node
+        refusal: RaftKVError | None = None
+        if node.raft.is_witness:
+            refusal = FailedPrecondition(f"node {node.raft.node_id} is a witness: it holds no data to read")
+        elif node.was_removed:
+            refusal = self._no_member_any_more()
+        if refusal is not None:
             for operation_id, _ in reads:
-                nothing = FailedPrecondition(f"node {self._node.raft.node_id} is a witness: it holds no data to read")
-                wire.add_error(attempt.response, operation_id, nothing)
+                wire.add_error(attempt.response, operation_id, refusal)
                 attempt.answered.add(operation_id)
             return
         try:
@@ -221,7 +225,7 @@ class Requests:
         while attempt.open:
             if self._node.was_removed:
                 # Nobody tells it who leads: it would keep its clients waiting for nothing.
-                attempt.fail(NoLeader(f"node {self._node.raft.node_id} is not a member of the cluster any more"))
+                attempt.fail(self._no_member_any_more())
                 return
             leader, term = self._node.leader, self._node.raft.term
             if self._node.is_leader:
@@ -232,6 +236,9 @@ class Requests:
                 await self._forward(attempt, leader)
             if attempt.open and not await self._wait_for_change(leader, term, attempt.deadline):
                 attempt.fail(self._explain(self._give_up(attempt, leader)))
+
+    def _no_member_any_more(self) -> NoLeader:
+        return NoLeader(f"node {self._node.raft.node_id} is not a member of the cluster any more")
 
     def header(self) -> common_pb2.ResponseHeader:
         """Return the head of an answer of this node."""

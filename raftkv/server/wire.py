@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from raftkv.errors import ERROR_TYPES, InvalidArgument, RaftKVError
+from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, RaftKVError
 from raftkv.kv.commands import (
     Command,
     Delete,
@@ -239,4 +239,12 @@ def to_error(error: RaftKVError) -> common_pb2.Error:
         ambiguous=error.ambiguous,
         leader_id=error.leader_id,
         leader_address=error.leader_address,
+    )
+
+
+def from_error(error: common_pb2.Error) -> RaftKVError:
+    """Return the error whose wire form this is."""
+    kind = ERROR_TYPES.get(ErrorCode(error.code), RaftKVError)
+    return kind(
+        error.message, ambiguous=error.ambiguous, leader_id=error.leader_id, leader_address=error.leader_address
     )

@@ -138,8 +138,8 @@ def test_bad_changes_are_refused_precisely(request_: MembershipChange, reason: s
 
 @pytest.mark.parametrize("comes_back_as", ["learners", "witnesses"])
 def test_an_id_is_used_once(comes_back_as: str) -> None:
-    """A witness's disk looks like one that is up to date: equal terms and indexes, and no data. And the other way round,
-    a disk with data is none of a witness. A new disk under an old id has forgotten its votes."""
+    """A witness's disk looks like one that is up to date: equal terms and indexes, and no data. A new disk under an old
+    id has forgotten its votes."""
     group = with_learner(led_by_1())
     group.change(1, change(remove=[4]))
     assert group.refuses(1, change(**{comes_back_as: [4]})) == (

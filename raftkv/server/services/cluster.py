@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
 import raftkv
-from raftkv.errors import FailedPrecondition, ShuttingDown
+from raftkv.errors import DeadlineExceeded, FailedPrecondition, NotLeader
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
 from raftkv.server.services.leading import on_leader
 from raftkv.server.services.members import MembershipChanges, members_of
-from raftkv.server.services.status import abort
+from raftkv.server.services.status import abort, answered
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.grpc_peer import GrpcTransport
 from raftkv.v1 import cluster_pb2 as pb
@@ -47,10 +47,8 @@ class LeadershipTransfers:
         self._requests = requests
         self._transport = transport
 
-    async def run(
-        self, request: pb.TransferLeaderRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.TransferLeaderResponse:
-        """Run here when this node leads, else on the leader."""
+    async def run(self, request: pb.TransferLeaderRequest) -> pb.TransferLeaderResponse:
+        """Run here when this node leads, else on the leader. Raises RaftKVError."""
         identity = self._transport.identity
         forward = peer_pb2.ForwardTransferLeaderRequest(cluster_id=identity.cluster_id, request=request)
         setattr(forward, "from", identity.node_id)
@@ -58,29 +56,29 @@ class LeadershipTransfers:
         async def there(stub: PeerAsyncStub) -> pb.TransferLeaderResponse:
             return await stub.ForwardTransferLeader(forward, timeout=TRANSFER_TIMEOUT_S + 1)
 
-        return await on_leader(
-            self._node, self._transport, context, here=lambda: self.run_here(request, context), there=there
-        )
+        return await on_leader(self._node, self._transport, here=lambda: self.run_here(request), there=there)
 
-    async def run_here(
-        self, request: pb.TransferLeaderRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.TransferLeaderResponse:
-        """Hand over; answer when this node follows another leader."""
+    async def run_here(self, request: pb.TransferLeaderRequest) -> pb.TransferLeaderResponse:
+        """Hand over; answer when this node follows another leader.
+
+        Raises NotLeader, FailedPrecondition (nothing was begun), LeaderChanged (another one leads than was asked for),
+        DeadlineExceeded (ambiguous: the target may yet take over) and ShuttingDown.
+        """
         node = self._node
-        me = node.raft.node_id
-        if request.target == me and node.is_leader:
+        if not node.is_leader:
+            raise NotLeader(f"node {node.raft.node_id} is not the leader")
+        if request.target == node.raft.node_id:
             return pb.TransferLeaderResponse(header=self._requests.header())
         refusal = node.transfer_leader(NodeId(request.target) if request.target else None)
         if refusal is not None:
-            await abort(context, wire.to_error(FailedPrecondition(refusal)))
-        try:
-            finished = await node.transfer_finished(TRANSFER_TIMEOUT_S)
-        except ShuttingDown as error:
-            await abort(context, wire.to_error(error))
-        if not finished:
-            await abort(
-                context, wire.to_error(FailedPrecondition("the target did not take over within an election timeout"))
+            raise FailedPrecondition(refusal)
+        if not await node.transfer_finished(TRANSFER_TIMEOUT_S):
+            raise DeadlineExceeded(
+                "the target did not take over within an election timeout; it may yet: see `raftkv status`",
+                ambiguous=True,
             )
+        if request.target and node.leader != request.target:
+            raise FailedPrecondition(f"node {node.leader} was elected instead of node {request.target}: ask it")
         return pb.TransferLeaderResponse(header=self._requests.header())
 
 
@@ -137,14 +135,14 @@ class ClusterService(ClusterServicer):
         request: pb.TransferLeaderRequest,
         context: grpc.aio.ServicerContext[pb.TransferLeaderRequest, pb.TransferLeaderResponse],
     ) -> pb.TransferLeaderResponse:
-        return await self._transfers.run(request, context)
+        return await answered(context, self._transfers.run(request))
 
     async def ChangeMembers(  # noqa: N802
         self,
         request: pb.ChangeMembersRequest,
         context: grpc.aio.ServicerContext[pb.ChangeMembersRequest, pb.ChangeMembersResponse],
     ) -> pb.ChangeMembersResponse:
-        return await self._changes.run(request, context)
+        return await answered(context, self._changes.run(request))
 
     async def StateHash(  # noqa: N802
         self,

@@ -181,8 +181,11 @@ class _Pipeline:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._answers.put_nowait(error)  # a bug: better the stream ends than that the batch is never answered
+        # Neither should happen, but better the stream ends than that the batch is never answered.
+        if task.cancelled():
+            self._answers.put_nowait(RuntimeError("a batch was cancelled"))
+        elif (error := task.exception()) is not None:
+            self._answers.put_nowait(error)
 
 
 def refuse_oversized(batch: kv_pb2.BatchRequest) -> kv_pb2.BatchResponse | None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
-
-from raftkv.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LeaderChanged, RaftKVError
-from raftkv.raft import Configuration, MembershipChange, NodeId, Term
-from raftkv.server import wire
+from raftkv.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LeaderChanged, NotLeader
+from raftkv.raft import Configuration, MembershipChange, NodeId, Position, Term
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
 from raftkv.server.services.leading import on_leader
-from raftkv.server.services.status import abort
 from raftkv.server.settings import check_address
 from raftkv.transport.grpc_peer import GrpcTransport
 from raftkv.v1 import cluster_pb2 as pb
@@ -55,10 +51,8 @@ class MembershipChanges:
         self._requests = requests
         self._transport = transport
 
-    async def run(
-        self, request: pb.ChangeMembersRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.ChangeMembersResponse:
-        """Run here when this node leads, else on the leader."""
+    async def run(self, request: pb.ChangeMembersRequest) -> pb.ChangeMembersResponse:
+        """Run here when this node leads, else on the leader. Raises RaftKVError."""
         identity = self._transport.identity
         forward = peer_pb2.ForwardChangeMembersRequest(cluster_id=identity.cluster_id, request=request)
         setattr(forward, "from", identity.node_id)
@@ -66,18 +60,11 @@ class MembershipChanges:
         async def there(stub: PeerAsyncStub) -> pb.ChangeMembersResponse:
             return await stub.ForwardChangeMembers(forward, timeout=CHANGE_TIMEOUT_S + 1)
 
-        return await on_leader(
-            self._node, self._transport, context, here=lambda: self.run_here(request, context), there=there
-        )
+        return await on_leader(self._node, self._transport, here=lambda: self.run_here(request), there=there)
 
-    async def run_here(
-        self, request: pb.ChangeMembersRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.ChangeMembersResponse:
-        """Change the members; this node must lead."""
-        try:
-            await self.change(_decode(request))
-        except RaftKVError as error:
-            await abort(context, wire.to_error(error))
+    async def run_here(self, request: pb.ChangeMembersRequest) -> pb.ChangeMembersResponse:
+        """Change the members; this node must lead. Raises InvalidArgument, and what `change` does."""
+        await self.change(_decode(request))
         return pb.ChangeMembersResponse(
             header=self._requests.header(), members=members_of(self._node.raft.configuration, self._transport)
         )
@@ -85,18 +72,17 @@ class MembershipChanges:
     async def change(self, change: MembershipChange) -> None:
         """Change the members; return when the new configuration alone is in force. This node must lead.
 
-        Raises FailedPrecondition (no effect), LeaderChanged, DeadlineExceeded (ambiguous where they say so) and
-        ShuttingDown.
+        Raises FailedPrecondition, NotLeader (no effect), LeaderChanged (ambiguous), DeadlineExceeded (ambiguous where
+        it says so) and ShuttingDown.
         """
         node = self._node
-        term = node.raft.term
-        await self._settled(term)
-        refusal = node.change_membership(change)
-        if refusal is not None:
-            raise FailedPrecondition(refusal)
+        await self._settled()
+        began = node.change_membership(change)
+        if isinstance(began, str):
+            raise FailedPrecondition(began)
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_S):
-                while node.raft.changing and node.raft.term == term:
+                while node.raft.changing and self._leads_in(began.term):
                     await node.leadership_changed()
         except TimeoutError:
             raise DeadlineExceeded(
@@ -104,24 +90,37 @@ class MembershipChanges:
                 "majorities of the old and of the new voters can be reached: see `raftkv member list`",
                 ambiguous=True,
             ) from None
-        if node.raft.changing:
+        if not self._leads_in(began.term) and not self._is_over(began):
             raise LeaderChanged(
                 "leadership was lost during the change of the members: see `raftkv member list`", ambiguous=True
             )
 
-    async def _settled(self, term: Term) -> None:
-        """Wait for the first commit of the term of a leader that has just taken office: before it, it changes nothing.
+    def _leads_in(self, term: Term) -> bool:
+        return self._node.is_leader and self._node.raft.term == term
 
-        Raises DeadlineExceeded, ShuttingDown (no effect).
+    def _is_over(self, began: Position) -> bool:
+        """Whether a node that leads no more, as one that has removed itself, knows that the change is made.
+
+        That nothing is under way proves nothing: a successor may have rolled it back.
+        """
+        raft = self._node.raft
+        return not raft.changing and raft.log.commit >= began.index and raft.log.matches(began.index, began.term)
+
+    async def _settled(self) -> None:
+        """Wait until this leader may begin a change: it has committed something in its term, and is not handing over.
+
+        Raises NotLeader, DeadlineExceeded, ShuttingDown (no effect).
         """
         node = self._node
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_S):
-                while node.is_leader and node.raft.term == term and not node.raft.term_is_committed:
+                while node.is_leader and (node.raft.transferring or not node.raft.term_is_committed):
                     await node.leadership_changed()
+            if not node.is_leader:
+                raise NotLeader(f"node {node.raft.node_id} is not the leader")
         except TimeoutError:
             raise DeadlineExceeded(
-                f"no majority has confirmed this leader's term within {CHANGE_TIMEOUT_S:g} s: nothing was changed"
+                f"no majority has confirmed this leader within {CHANGE_TIMEOUT_S:g} s: nothing was changed"
             ) from None
 
 

@@ -12,7 +12,7 @@ from raftkv.server import wire
 from raftkv.server.requests import Requests
 from raftkv.server.services.cluster import LeadershipTransfers
 from raftkv.server.services.members import MembershipChanges
-from raftkv.server.services.status import abort
+from raftkv.server.services.status import abort, answered
 from raftkv.transport import checkpoints
 from raftkv.transport.grpc_peer import GrpcTransport, PeerStreams
 from raftkv.v1 import cluster_pb2, kv_pb2, peer_pb2
@@ -65,7 +65,7 @@ class PeerService(PeerServicer):
         context: grpc.aio.ServicerContext[peer_pb2.ForwardTransferLeaderRequest, cluster_pb2.TransferLeaderResponse],
     ) -> cluster_pb2.TransferLeaderResponse:
         await self._check(request, context)
-        return await self._transfers.run_here(request.request, context)
+        return await answered(context, self._transfers.run_here(request.request))
 
     async def ForwardChangeMembers(  # noqa: N802
         self,
@@ -73,7 +73,7 @@ class PeerService(PeerServicer):
         context: grpc.aio.ServicerContext[peer_pb2.ForwardChangeMembersRequest, cluster_pb2.ChangeMembersResponse],
     ) -> cluster_pb2.ChangeMembersResponse:
         await self._check(request, context)
-        return await self._changes.run_here(request.request, context)
+        return await answered(context, self._changes.run_here(request.request))
 
     async def _check(
         self,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from collections.abc import Awaitable
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from raftkv.errors import ErrorCode
+from raftkv.errors import ErrorCode, RaftKVError
+from raftkv.server import wire
 from raftkv.v1 import common_pb2
+
+T = TypeVar("T")
 
 # A write with an open outcome must never be answered with a status that a client takes for "safe to retry", as
 # UNAVAILABLE is taken by many (notes/etcd-wire.md; raft-bugs 44): those are UNKNOWN or DEADLINE_EXCEEDED.
@@ -45,3 +49,21 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: common_pb2.E
     status = status_pb2.Status(code=status_code(error).value[0], message=error.message, details=[detail])
     await context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status returned")
+
+
+async def answered(context: grpc.aio.ServicerContext[Any, Any], result: Awaitable[T]) -> T:
+    """Return `result`, or end the call with the RaftKVError that it raises."""
+    try:
+        return await result
+    except RaftKVError as error:
+        await abort(context, wire.to_error(error))
+
+
+def error_of(failure: grpc.aio.AioRpcError) -> RaftKVError | None:
+    """Return the error that a peer ended a call with; None where it was not the peer that ended it."""
+    status = rpc_status.from_call(failure)
+    found = common_pb2.Error()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(found):
+            return wire.from_error(found)
+    return None
