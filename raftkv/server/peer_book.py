@@ -13,13 +13,11 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
-from typing import Final
 
 from raftkv.errors import StorageError
 from raftkv.raft import NodeId
+from raftkv.storage.data_dir import PEERS_NAME
 from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
-
-NAME: Final = "peers.json"
 
 
 class PeerBook:
@@ -34,7 +32,7 @@ class PeerBook:
     @classmethod
     def open(cls, data_dir: Path, files: FileSystem | None = None) -> PeerBook:
         """Read the book of a data directory, or begin one. Raises StorageError."""
-        path = data_dir / NAME
+        path = data_dir / PEERS_NAME
         files = files or OsFileSystem()
         try:
             stored = json.loads(path.read_bytes())

@@ -26,6 +26,8 @@ WAL_NAME: Final = "wal"
 CHECKPOINTS_NAME: Final = "checkpoints"
 STORE_NAME: Final = "store"
 DISCARDED_NAME: Final = "store.discarded"
+PEERS_NAME: Final = "peers.json"
+"""Written by `raftkv.server.peer_book`, after `mark_running`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +189,7 @@ def open_data_dir(
         identity=identity,
         boot_id=boot_id,
         clean=clean,
-        ran_before=(path / BOOT_NAME).exists(),
+        ran_before=(path / BOOT_NAME).exists() or (path / PEERS_NAME).exists(),
         store_discarded=discarded,
     )
 
@@ -218,11 +220,13 @@ def _check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeI
 
 
 def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
-    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME):
+    # Whatever is left of an earlier run: a node that went on without the rest would pass for one that lost nothing.
+    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME):
         if (path / name).exists():
             raise StorageError(
                 f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. The way "
-                "out: restore the file, or start with an empty directory"
+                "out: restore the file; or, if more is lost than that, remove the node from its cluster (`raftkv "
+                "member remove`) and join it under a new id with an empty directory"
             )
     # The name of the directory itself must be durable too, before anything in it counts.
     files.fsync_dir(path.parent)
