@@ -10,8 +10,8 @@ import structlog
 
 from raftkv.errors import ConfigurationError, NoLeader
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
-from raftkv.server.settings import ServerSettings
-from raftkv.storage.data_dir import read_identity
+from raftkv.server.settings import ServerSettings, founded_cluster_id
+from raftkv.storage.data_dir import Identity, read_identity
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 
@@ -32,26 +32,30 @@ class Cluster:
     peer_address: str
     """Where peers reach this node."""
 
+    @property
+    def founded(self) -> bool:
+        """Whether this node founded the cluster, rather than joined it."""
+        return bool(self.founded_with.members)
+
 
 def founded_by(settings: ServerSettings) -> Cluster:
     """Return the cluster that the founding members in `settings` make."""
     members = {NodeId(node): address for node, address in settings.member.items()}
-    founded_with = Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
-    return Cluster(settings.founded_cluster_id, founded_with, members, members[NodeId(settings.id)])
+    return Cluster(settings.founded_cluster_id, _founding(members), members, members[NodeId(settings.id)])
 
 
 async def find_cluster(settings: ServerSettings) -> Cluster:
-    """Return the cluster to take part in. With --join and no data yet, ask it.
+    """Return the cluster to take part in: the one that the data directory remembers, or else what the flags say.
 
     Raises ConfigurationError: this node was not added to the cluster, or its id was used before; NoLeader: none of the
     addresses answers; StorageError.
     """
+    identity = read_identity(settings.data_dir)
+    if identity is not None:
+        return _remembered(identity, settings)
     if not settings.join:
         return founded_by(settings)
     node_id = NodeId(settings.id)
-    identity = read_identity(settings.data_dir)
-    if identity is not None:
-        return Cluster(identity.cluster_id, NO_MEMBERS, identity.members, identity.members.get(node_id, ""))
     status = await _ask(settings.join)
     found = {NodeId(member.id): member.peer_address for member in status.members}
     if node_id not in found:
@@ -61,6 +65,27 @@ async def find_cluster(settings: ServerSettings) -> Cluster:
             "address where its peers will reach it"
         )
     return Cluster(status.header.cluster_id, NO_MEMBERS, found, found[node_id])
+
+
+def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
+    """Return the cluster of a data directory.
+
+    Whether a node founded it is for the directory to say, not for the flags: founding members are not in the log, so a
+    founder that starts without them has no members, and one that joined must not make some up.
+    """
+    founded = identity.founded
+    if founded is None:
+        founded = founded_cluster_id(settings.cluster_name, identity.members.items()) == identity.cluster_id
+    return Cluster(
+        settings.founded_cluster_id if settings.member else identity.cluster_id,
+        _founding(identity.members) if founded else NO_MEMBERS,
+        identity.members,
+        identity.members.get(NodeId(settings.id), ""),
+    )
+
+
+def _founding(members: Mapping[NodeId, str]) -> Configuration:
+    return Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
 
 
 async def _ask(addresses: tuple[str, ...]) -> pb.StatusResponse:

@@ -40,6 +40,8 @@ class Identity:
     """Peer addresses of the members the cluster began with; only the log knows later ones."""
     created_at: float
     """Seconds since 1970, for people to read."""
+    founded: bool | None = None
+    """Whether the node founded the cluster, with `members`, or joined it. None: an earlier raftkv did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +153,15 @@ def open_data_dir(
     cluster_id: int,
     node_id: NodeId,
     members: Mapping[NodeId, str],
+    founded: bool = True,
     boot_id: str | None = None,
     now: Callable[[], float] = time.time,
     files: FileSystem | None = None,
 ) -> DataDir:
     """Open the data directory of a node, or create it.
 
-    `members` is recorded when the directory is new and ignored afterwards. `boot_id` defaults to the machine's.
+    `members` and `founded` are recorded when the directory is new and ignored afterwards. `boot_id` defaults to the
+    machine's.
     Raises DataDirectoryMismatch when another process holds the directory, or when it belongs to another cluster or
     node; StorageError when it cannot be used for another reason.
     """
@@ -169,7 +173,9 @@ def open_data_dir(
         lock_fd = _lock(path)
         identity = read_identity(path)
         if identity is None:
-            identity = Identity(cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now())
+            identity = Identity(
+                cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now(), founded=founded
+            )
             _create_identity(files, path, identity)
         _check_identity(path, identity, cluster_id, node_id)
         recorded_boot, clean = _read_boot(path)
@@ -239,6 +245,7 @@ def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
             "node_id": identity.node_id,
             "members": {str(member): address for member, address in identity.members.items()},
             "created_at": identity.created_at,
+            "founded": identity.founded,
         },
     )
 
@@ -249,11 +256,15 @@ def read_identity(path: Path) -> Identity | None:
     if stored is None:
         return None
     try:
+        founded = stored.get("founded")
+        if founded not in (None, True, False):
+            raise ValueError(f"founded: {founded!r}")
         return Identity(
             cluster_id=int(stored["cluster_id"]),
             node_id=NodeId(int(stored["node_id"])),
             members={NodeId(int(member)): str(address) for member, address in stored["members"].items()},
             created_at=float(stored["created_at"]),
+            founded=founded,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path / IDENTITY_NAME, error) from error

@@ -48,6 +48,7 @@ def test_a_new_directory_gets_an_identity(tmp_path: Path) -> None:
         "node_id": 1,
         "members": {"1": "a:1", "2": "b:2"},
         "created_at": 1700000000.0,
+        "founded": True,
     }
 
 
@@ -56,6 +57,20 @@ def test_the_recorded_members_count_not_the_later_ones(tmp_path: Path) -> None:
     directory = open_data_dir(tmp_path, cluster_id=0xC1, node_id=NodeId(1), members={}, boot_id="b")
     assert directory.identity.members == MEMBERS
     directory.close()
+
+
+def test_a_directory_of_before_it_was_recorded_who_founded_opens(tmp_path: Path) -> None:
+    open_dir(tmp_path).close()
+    path = tmp_path / "identity.json"
+    stored = json.loads(path.read_text())
+    del stored["founded"]
+    path.write_text(json.dumps(stored))
+    directory = open_dir(tmp_path)
+    assert directory.identity.founded is None
+    directory.close()
+    path.write_text(json.dumps({**stored, "founded": "yes"}))
+    with pytest.raises(StorageError, match="is damaged"):
+        open_dir(tmp_path)
 
 
 @pytest.mark.parametrize(("cluster", "node"), [(0xC2, 1), (0xC1, 2)])

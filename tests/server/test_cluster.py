@@ -1,0 +1,107 @@
+"""Which cluster a node takes part in: what its directory remembers counts, then what the flags say."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftkv.kv.machine import StateMachine
+from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, HardState, Index, NodeId, Raft, RaftConfig, Term
+from raftkv.raft.membership import decode_configuration
+from raftkv.server.checkpoints import Checkpoints
+from raftkv.server.cluster import Cluster, find_cluster
+from raftkv.server.settings import ServerSettings, load_settings
+from raftkv.storage.checkpoint import CheckpointRefused
+from raftkv.storage.data_dir import IDENTITY_NAME, open_data_dir
+from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
+from raftkv.transport.memory import MemoryHub
+from tests.server.memory_cluster import NoCheckpoints
+
+MEMBERS = {NodeId(1): "127.0.0.1:7101", NodeId(2): "127.0.0.1:7102", NodeId(3): "127.0.0.1:7103"}
+MEMBER = [f"{node}={address}" for node, address in MEMBERS.items()]
+NOBODY = ["127.0.0.1:1"]
+
+
+def settings(data_dir: Path, **flags: Any) -> ServerSettings:
+    return load_settings({"id": 1, "data_dir": data_dir, **flags})
+
+
+def make(data_dir: Path, cluster: Cluster, node: int = 1) -> None:
+    """Make the data directory of a node of `cluster`, as the first start does."""
+    open_data_dir(
+        data_dir,
+        cluster_id=cluster.cluster_id,
+        node_id=NodeId(node),
+        members=cluster.members,
+        founded=cluster.founded,
+    ).close()
+
+
+async def founder(data_dir: Path, **flags: Any) -> Cluster:
+    """Make the data directory of a founder; return its cluster."""
+    cluster = await find_cluster(settings(data_dir, member=MEMBER, **flags))
+    make(data_dir, cluster)
+    return cluster
+
+
+def edit_identity(data_dir: Path, **changed: Any) -> None:
+    path = data_dir / IDENTITY_NAME
+    stored = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({name: value for name, value in stored.items() if value is not ...}))
+
+
+async def test_a_founder_that_is_restarted_with_join_keeps_its_members(tmp_path: Path) -> None:
+    """They are not in the log: without them nobody had a voter, and three healthy nodes had no leader."""
+    founded = await founder(tmp_path)
+    assert founded.founded_with.voters == frozenset(MEMBERS)
+    assert await find_cluster(settings(tmp_path, join=NOBODY)) == founded
+    assert await find_cluster(settings(tmp_path, member=MEMBER)) == founded
+
+
+async def test_a_founder_of_before_that_was_recorded_keeps_its_members_too(tmp_path: Path) -> None:
+    founded = await founder(tmp_path)
+    edit_identity(tmp_path, founded=...)
+    assert await find_cluster(settings(tmp_path, join=NOBODY)) == founded
+
+
+@pytest.mark.parametrize("recorded", [False, ...], ids=["recorded", "before-that"])
+async def test_a_node_that_joined_makes_up_no_members(tmp_path: Path, recorded: Any) -> None:
+    joined = Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)])
+    make(tmp_path, joined)
+    edit_identity(tmp_path, founded=recorded)
+    assert await find_cluster(settings(tmp_path, join=NOBODY)) == joined
+
+
+def test_no_checkpoint_is_made_where_the_members_are_not_known() -> None:
+    """It would be believed at every later start: the node would be a member of nothing, whatever its flags say."""
+    known = Configuration(frozenset(MEMBERS))
+    assert _configuration_in_a_checkpoint(known) == known
+    with pytest.raises(CheckpointRefused, match="the members at entry 1 are not known here"):
+        _configuration_in_a_checkpoint(NO_MEMBERS)
+
+
+def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration:
+    """Return what a checkpoint says of the members once a node that began with `founded_with` has applied an entry."""
+    raft = Raft(
+        RaftConfig(node_id=NodeId(1), configuration=founded_with),
+        hard_state=HardState(Term(1), None, Index(1)),
+        entries=(Entry(Term(1), Index(1), EntryKind.NOOP, b""),),
+        applied=Index(1),
+        rng=random.Random(0),
+    )
+    log_store, _ = MemoryLogStore.open(MemoryDisk())
+    checkpoints = Checkpoints(
+        raft=raft,
+        keeper=NoCheckpoints(StateMachine(MemoryOrderedStore())),
+        log_store=log_store,
+        transport=MemoryHub().transport(NodeId(1)),
+        due_bytes=1,
+        begin_task=lambda name, coroutine: pytest.fail(f"{name} was started"),
+        deliver=lambda message: None,
+        wake=lambda: None,
+    )
+    return decode_configuration(checkpoints._configuration_at(Index(1), Term(1)))
