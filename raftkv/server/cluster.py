@@ -11,7 +11,7 @@ import structlog
 from raftkv.errors import ConfigurationError, NoLeader
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
 from raftkv.server.settings import ServerSettings, founded_cluster_id
-from raftkv.storage.data_dir import Identity, read_identity
+from raftkv.storage.data_dir import Identity, check_identity, read_identity
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 
@@ -72,12 +72,16 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
 
     Whether a node founded it is for the directory to say, not for the flags: founding members are not in the log, so a
     founder that starts without them has no members, and one that joined must not make some up.
+
+    Raises DataDirectoryMismatch: it is another node's or another cluster's.
     """
+    cluster_id = settings.founded_cluster_id if settings.member else identity.cluster_id
+    check_identity(settings.data_dir, identity, cluster_id, NodeId(settings.id))
     founded = identity.founded
     if founded is None:
         founded = founded_cluster_id(settings.cluster_name, identity.members.items()) == identity.cluster_id
     return Cluster(
-        settings.founded_cluster_id if settings.member else identity.cluster_id,
+        cluster_id,
         _founding(identity.members) if founded else NO_MEMBERS,
         identity.members,
         identity.members.get(NodeId(settings.id), ""),

@@ -177,7 +177,7 @@ def open_data_dir(
                 cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now(), founded=founded
             )
             _create_identity(files, path, identity)
-        _check_identity(path, identity, cluster_id, node_id)
+        check_identity(path, identity, cluster_id, node_id)
         recorded_boot, clean = _read_boot(path)
         keep = store_is_trustworthy(recorded_boot, boot_id, clean)
         discarded = False if keep else _discard_store(files, path)
@@ -216,13 +216,30 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
-    if (found.cluster_id, found.node_id) != (cluster_id, node_id):
+def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
+    """Raise DataDirectoryMismatch unless what the directory `path` holds is this node's, of this cluster."""
+    if (found.cluster_id, found.node_id) == (cluster_id, node_id):
+        return
+    refusal = (
+        f"the data directory {path} belongs to node {found.node_id} of cluster {found.cluster_id:#x}, but this is "
+        f"node {node_id} of cluster {cluster_id:#x}. "
+    )
+    if found.node_id != node_id:
         raise DataDirectoryMismatch(
-            f"the data directory {path} belongs to node {found.node_id} of cluster {found.cluster_id:#x}, but this is "
-            f"node {node_id} of cluster {cluster_id:#x}. The way out: start it with its own data directory, or with "
-            "an empty one to join as a new node"
+            f"{refusal}The way out: start it with its own data directory, or with an empty one to join as a new node"
         )
+    # Most likely the right node with an edited --member. Its data must not be thrown away for that.
+    if found.founded is False:
+        explanation = (
+            "That node joined its cluster. The way out: start it without --member, its members come from the log"
+        )
+    else:
+        members = ",".join(f"{member}={address}" for member, address in sorted(found.members.items()))
+        explanation = (
+            f"--member is the list that the cluster was founded with: {members}; later members come from the log. The "
+            "way out: give exactly this list, and the --cluster-name of then"
+        )
+    raise DataDirectoryMismatch(f"{refusal}{explanation}. If it is a node of another cluster: a directory of its own")
 
 
 def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:

@@ -74,7 +74,8 @@ def test_a_data_directory_that_is_in_use_or_anothers(tmp_path: Path, cli: Cli) -
     peers, clients = free_port(), free_port()
     with started(tmp_path, *node(data_dir, peers=peers, clients=clients)) as running:
         assert cli("put", "k", "v", "--endpoints", f"127.0.0.1:{clients}", "--timeout", "30").code == 0
-        held = finished(tmp_path, *node(data_dir, peers=free_port(), clients=free_port()))
+        elsewhere = ("--peer-listen", f"127.0.0.1:{free_port()}")
+        held = finished(tmp_path, *node(data_dir, peers=peers, clients=free_port()), *elsewhere)
         assert held.returncode == 1
         assert f"held by process {running.pid}" in held.stderr
         assert len(held.stderr.splitlines()) == 1

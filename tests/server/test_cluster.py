@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raftkv.errors import DataDirectoryMismatch
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, HardState, Index, NodeId, Raft, RaftConfig, Term
 from raftkv.raft.membership import decode_configuration
@@ -74,6 +75,25 @@ async def test_a_node_that_joined_makes_up_no_members(tmp_path: Path, recorded: 
     make(tmp_path, joined)
     edit_identity(tmp_path, founded=recorded)
     assert await find_cluster(settings(tmp_path, join=NOBODY)) == joined
+
+
+@pytest.mark.parametrize("changed", [{"member": [*MEMBER, "4=127.0.0.1:7104"]}, {"cluster_name": "other"}])
+async def test_a_founder_whose_flags_were_edited_is_told_what_they_were(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """It was told to start with an empty directory: to throw a good node's data away."""
+    await founder(tmp_path)
+    with pytest.raises(DataDirectoryMismatch) as refused:
+        await find_cluster(settings(tmp_path, **{"member": MEMBER, **changed}))
+    said = refused.value.message
+    assert f"--member is the list that the cluster was founded with: {','.join(MEMBER)}; later members come" in said
+    assert "empty" not in said
+
+
+async def test_a_node_that_joined_needs_no_members(tmp_path: Path) -> None:
+    make(tmp_path, Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)]))
+    with pytest.raises(DataDirectoryMismatch, match=r"joined its cluster\. The way out: start it without --member"):
+        await find_cluster(settings(tmp_path, member=MEMBER))
 
 
 def test_no_checkpoint_is_made_where_the_members_are_not_known() -> None:
