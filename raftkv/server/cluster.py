@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
-from raftkv.errors import ConfigurationError, NoLeader
+from raftkv.errors import ConfigurationError, NoLeader, StorageError
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
 from raftkv.server.settings import ServerSettings, founded_cluster_id
-from raftkv.storage.data_dir import Identity, check_identity, read_identity
+from raftkv.storage.data_dir import IDENTITY_NAME, Identity, check_identity, read_identity
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 
@@ -73,10 +73,16 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
     Whether a node founded it is for the directory to say, not for the flags: founding members are not in the log, so a
     founder that starts without them has no members, and one that joined must not make some up.
 
-    Raises DataDirectoryMismatch: it is another node's or another cluster's.
+    Raises DataDirectoryMismatch: it is another node's or another cluster's. StorageError: it is damaged.
     """
     cluster_id = settings.founded_cluster_id if settings.member else identity.cluster_id
     check_identity(settings.data_dir, identity, cluster_id, NodeId(settings.id))
+    address = identity.members.get(identity.node_id)
+    if address is None:
+        raise StorageError(
+            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: it is damaged. "
+            "The way out: restore the file from a backup of this node"
+        )
     founded = identity.founded
     if founded is None:
         founded = founded_cluster_id(settings.cluster_name, identity.members.items()) == identity.cluster_id
@@ -84,7 +90,7 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
         cluster_id,
         _founding(identity.members) if founded else NO_MEMBERS,
         identity.members,
-        identity.members.get(NodeId(settings.id), ""),
+        address,
     )
 
 

@@ -230,9 +230,7 @@ def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId
         )
     # Most likely the right node with an edited --member. Its data must not be thrown away for that.
     if found.founded is False:
-        explanation = (
-            "That node joined its cluster. The way out: start it without --member, its members come from the log"
-        )
+        explanation = "That node joined its cluster. The way out: start it without --member; the log has the members"
     else:
         members = ",".join(f"{member}={address}" for member, address in sorted(found.members.items()))
         explanation = (

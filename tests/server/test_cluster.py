@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from raftkv.errors import DataDirectoryMismatch
+from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, HardState, Index, NodeId, Raft, RaftConfig, Term
 from raftkv.raft.membership import decode_configuration
+from raftkv.server.app import serve
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.settings import ServerSettings, load_settings
@@ -94,6 +96,20 @@ async def test_a_node_that_joined_needs_no_members(tmp_path: Path) -> None:
     make(tmp_path, Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)]))
     with pytest.raises(DataDirectoryMismatch, match=r"joined its cluster\. The way out: start it without --member"):
         await find_cluster(settings(tmp_path, member=MEMBER))
+
+
+async def test_another_nodes_directory_is_refused_before_a_port_is_opened(tmp_path: Path) -> None:
+    """With --join there was no address to listen on, and the complaint was about a port in use."""
+    await founder(tmp_path)
+    with pytest.raises(DataDirectoryMismatch, match=r"belongs to node 1 of cluster 0x\w+, but this is node 8 of"):
+        await serve(settings(tmp_path, id=8, join=NOBODY), asyncio.Event())
+
+
+async def test_a_directory_that_does_not_know_its_own_address_is_damaged(tmp_path: Path) -> None:
+    await founder(tmp_path)
+    edit_identity(tmp_path, members={"2": "127.0.0.1:7102"})
+    with pytest.raises(StorageError, match="does not say where node 1 is reached"):
+        await find_cluster(settings(tmp_path, join=NOBODY))
 
 
 def test_no_checkpoint_is_made_where_the_members_are_not_known() -> None:
