@@ -55,16 +55,7 @@ async def find_cluster(settings: ServerSettings) -> Cluster:
         return _remembered(identity, settings)
     if not settings.join:
         return founded_by(settings)
-    node_id = NodeId(settings.id)
-    status = await _ask(settings.join)
-    found = {NodeId(member.id): member.peer_address for member in status.members}
-    if node_id not in found:
-        raise ConfigurationError(
-            f"node {node_id} is not a member of the cluster at {settings.join[0]} (members: "
-            f"{', '.join(map(str, sorted(found)))}): run `raftkv member add {node_id} HOST:PORT` first, with the "
-            "address where its peers will reach it"
-        )
-    return Cluster(status.header.cluster_id, NO_MEMBERS, found, found[node_id])
+    return await _entered(settings.join, NodeId(settings.id))
 
 
 def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
@@ -80,8 +71,8 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
     address = identity.members.get(identity.node_id)
     if address is None:
         raise StorageError(
-            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: it is damaged. "
-            "The way out: restore the file from a backup of this node"
+            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: damaged. The way "
+            "out: restore the file from a backup of this node"
         )
     founded = identity.founded
     if founded is None:
@@ -98,23 +89,48 @@ def _founding(members: Mapping[NodeId, str]) -> Configuration:
     return Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
 
 
-async def _ask(addresses: tuple[str, ...]) -> pb.StatusResponse:
-    reasons = []
+async def _entered(addresses: tuple[str, ...], node_id: NodeId) -> Cluster:
+    """Return the cluster behind `addresses`, of which this node is a member by now, as the first one says that knows.
+
+    One of them may have been removed itself, or be out of touch: what it does not know, the next one may.
+    """
+    refusals: list[ConfigurationError | NoLeader] = []
     for address in addresses:
-        async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            try:
-                # Through the leader's eyes: a follower may not know yet that this node was added.
-                status = await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
-                leader = status.header.leader_address
-                if leader in ("", address):
-                    return status
-            except grpc.aio.AioRpcError as error:
-                reasons.append(f"{address}: {error.code().name}: {error.details()}")
-                continue
-        async with grpc.aio.insecure_channel(leader, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            try:
-                return await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                log.warning("the leader does not answer", leader=leader, reason=error.details())
-                return status
-    raise NoLeader(f"no member of the cluster answers: {'; '.join(reasons)}")
+        try:
+            return await _entered_at(address, node_id)
+        except (ConfigurationError, NoLeader) as error:
+            refusals.append(error)
+    said = "; ".join(refusal.message for refusal in refusals)
+    if any(isinstance(refusal, ConfigurationError) for refusal in refusals):
+        raise ConfigurationError(said)
+    raise NoLeader(f"no member of the cluster lets node {node_id} in: {said}")
+
+
+async def _entered_at(address: str, node_id: NodeId) -> Cluster:
+    """Ask the node at `address`. Raises NoLeader: it cannot know; ConfigurationError: this node was not added."""
+    try:
+        status = await _status(address)
+    except grpc.aio.AioRpcError as error:
+        raise NoLeader(f"{address}: {error.code().name}: {error.details()}") from error
+    leader = status.header.leader_address
+    if not leader:
+        raise NoLeader(f"{address} knows no leader: an election is under way, or it was removed from the cluster")
+    if leader != address:
+        # Through the leader's eyes: a follower may not know yet that this node was added.
+        try:
+            status = await _status(leader)
+        except grpc.aio.AioRpcError as error:
+            log.warning("the leader does not answer", leader=leader, reason=error.details())
+    members = {NodeId(member.id): member.peer_address for member in status.members}
+    if node_id not in members:
+        raise ConfigurationError(
+            f"node {node_id} is not a member of the cluster at {address} (members: "
+            f"{', '.join(map(str, sorted(members)))}): run `raftkv member add {node_id} HOST:PORT` first, with the "
+            "address where its peers will reach it"
+        )
+    return Cluster(status.header.cluster_id, NO_MEMBERS, members, members[node_id])
+
+
+async def _status(address: str) -> pb.StatusResponse:
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        return await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
-from raftkv.errors import DataDirectoryMismatch, StorageError
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoLeader, StorageError
 from raftkv.kv.machine import StateMachine
 from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, HardState, Index, NodeId, Raft, RaftConfig, Term
 from raftkv.raft.membership import decode_configuration
@@ -22,6 +25,7 @@ from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.data_dir import IDENTITY_NAME, open_data_dir
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
 from raftkv.transport.memory import MemoryHub
+from raftkv.v1 import cluster_pb2, cluster_pb2_grpc
 from tests.server.memory_cluster import NoCheckpoints
 
 MEMBERS = {NodeId(1): "127.0.0.1:7101", NodeId(2): "127.0.0.1:7102", NodeId(3): "127.0.0.1:7103"}
@@ -110,6 +114,63 @@ async def test_a_directory_that_does_not_know_its_own_address_is_damaged(tmp_pat
     edit_identity(tmp_path, members={"2": "127.0.0.1:7102"})
     with pytest.raises(StorageError, match="does not say where node 1 is reached"):
         await find_cluster(settings(tmp_path, join=NOBODY))
+
+
+class Answers(cluster_pb2_grpc.ClusterServicer):
+    """A node that says who leads and who the members are, and nothing else."""
+
+    def __init__(self) -> None:
+        self.response = cluster_pb2.StatusResponse()
+
+    async def Status(  # noqa: N802
+        self, request: cluster_pb2.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> cluster_pb2.StatusResponse:
+        return self.response
+
+
+@asynccontextmanager
+async def answering(leader: str | None, *members: int) -> AsyncIterator[str]:
+    """Serve as a node that knows `leader` ("": itself, None: nobody) and these members; yield its address."""
+    answers = Answers()  # type: ignore[abstract]
+    server = grpc.aio.server()
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    answers.response = cluster_pb2.StatusResponse(
+        members=[cluster_pb2.Member(id=member, peer_address=f"127.0.0.1:{7100 + member}") for member in members]
+    )
+    answers.response.header.cluster_id = 0xC1
+    answers.response.header.leader_address = "" if leader is None else leader or address
+    cluster_pb2_grpc.add_ClusterServicer_to_server(answers, server)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await server.stop(None)
+
+
+async def test_a_node_joins_by_whoever_knows_that_it_was_added(tmp_path: Path) -> None:
+    """A removed node knows no leader, and a leader that is cut off not the newest members: the next one is asked."""
+    async with answering(None, 1, 5) as removed, answering("", 1, 2) as cut_off, answering("", 1, 2, 5) as good:
+        flags = settings(tmp_path, id=5, join=[*NOBODY, removed, cut_off, good])
+        cluster = await find_cluster(flags)
+    assert cluster == Cluster(
+        0xC1, NO_MEMBERS, {NodeId(node): f"127.0.0.1:{7100 + node}" for node in (1, 2, 5)}, "127.0.0.1:7105"
+    )
+
+
+async def test_who_may_not_join_hears_what_each_node_said(tmp_path: Path) -> None:
+    async with answering(None, 1, 2) as removed, answering("", 1, 2) as good:
+        with pytest.raises(ConfigurationError) as refused:
+            await find_cluster(settings(tmp_path, id=5, join=[removed, good]))
+        with pytest.raises(NoLeader, match=f"{removed} knows no leader"):
+            await find_cluster(settings(tmp_path, id=5, join=[removed]))
+    assert f"{removed} knows no leader" in refused.value.message
+    assert f"node 5 is not a member of the cluster at {good} (members: 1, 2)" in refused.value.message
+    assert "run `raftkv member add 5 HOST:PORT`" in refused.value.message
+
+
+async def test_a_follower_that_does_not_know_yet_names_the_leader(tmp_path: Path) -> None:
+    async with answering("", 1, 2, 5) as leader, answering(leader, 1, 2) as follower:
+        assert (await find_cluster(settings(tmp_path, id=5, join=[follower]))).peer_address == "127.0.0.1:7105"
 
 
 def test_no_checkpoint_is_made_where_the_members_are_not_known() -> None:
