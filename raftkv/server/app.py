@@ -166,6 +166,7 @@ def _build(
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
         admits=book.admits,
+        is_new=lambda: raft.log.last_index == 0,
     )
     node = Node(
         raft=raft,

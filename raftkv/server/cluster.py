@@ -71,8 +71,8 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
     address = identity.members.get(identity.node_id)
     if address is None:
         raise StorageError(
-            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: damaged. The way "
-            "out: restore the file from a backup of this node"
+            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: restore "
+            "the file from a backup of this node"
         )
     founded = identity.founded
     if founded is None:
