@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from raftkv.errors import StorageError
@@ -40,7 +41,7 @@ class PeerBook:
             return cls(path, files, int(stored["incarnation"]), met)
         except FileNotFoundError:
             book = cls(path, files, secrets.randbits(63) | 1, {})
-            book._write()
+            book._write({})
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -52,13 +53,15 @@ class PeerBook:
         """Return whether `node` is who it was; a node that was never met is written down. Raises StorageError."""
         known = self._met.get(node)
         if known is None:
-            self._met[node] = incarnation
-            self._write()
+            # In memory only once it is durable: after a failed write the next greeting must not be believed either.
+            met = {**self._met, node: incarnation}
+            self._write(met)
+            self._met = met
             return True
         return known == incarnation
 
-    def _write(self) -> None:
-        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in self._met.items()}}
+    def _write(self, met: Mapping[NodeId, int]) -> None:
+        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in met.items()}}
         try:
             publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
         except OSError as error:

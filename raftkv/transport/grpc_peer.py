@@ -18,7 +18,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import ConfigurationError, DataDirectoryMismatch, ShuttingDown
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, ShuttingDown, StorageError
 from raftkv.raft import Message, NodeId
 from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
@@ -80,8 +80,9 @@ class GrpcTransport(Transport):
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
-        `admits` says whether a peer's incarnation is the one known under its id; `is_new`, whether this node holds
-        nothing yet: then it can tell that it was started for another cluster (`refused_by`).
+        `admits` says whether a peer's incarnation is the one known under its id; its StorageError stops the node.
+        `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
+        (`refused_by`).
         """
         self.identity = identity
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
@@ -409,6 +410,10 @@ class PeerStreams:
                 self._transport.deliver(
                     [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
                 )
+        except StorageError as error:
+            # Who the caller is could not be written down. What this disk takes is not known any more.
+            self._transport.report_failure(error)
+            await self.refuse(context, "this node's disk has failed")
         except MalformedMessage as error:
             await self.refuse(context, f"{who} sent {error}")
         finally:
@@ -453,9 +458,9 @@ def _other_cluster(node: NodeId, cluster_id: int, by: Identity) -> str:
     return (
         f"node {node} is of cluster {cluster_id:016x}, but node {by.node_id}, whose address it was given, is of "
         f"cluster {by.cluster_id:016x}: founding members need the same --member and --cluster-name. The way out, if "
-        f"node {node} is to enter the cluster of node {by.node_id}: run `raftkv member add` with a new id against that (and "
-        f"`raftkv member remove {node}`, if it was a member before), and start the new id with an empty data directory "
-        "and --join"
+        f"node {node} is to enter the cluster of node {by.node_id}: run `raftkv member add` with a new id against that "
+        f"(and `raftkv member remove {node}`, if it was a member before), and start the new id with an empty data "
+        "directory and --join"
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from raftkv.errors import FailedPrecondition
+from raftkv.errors import FailedPrecondition, StorageError
 from raftkv.raft import Entry, EntryKind, Index, Message, NodeId, Term
 from raftkv.raft.messages import AppendRequest, HeartbeatResponse
 from raftkv.testing.processes import free_port
@@ -397,6 +397,21 @@ async def test_who_is_refused_asks_less_and_less_often(monkeypatch: pytest.Monke
     await stranger.until_greeted(10)
     await sender.close()
     assert slept[:9] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+
+
+async def test_a_disk_that_cannot_take_down_who_calls_stops_the_node() -> None:
+    def fails(node: NodeId, incarnation: int) -> bool:
+        raise StorageError("No space left on device")
+
+    async with grpc_nodes() as nodes:
+        transport, recorder = nodes.transports[IDS[1]], nodes.recorders[IDS[1]]
+        assert isinstance(transport, GrpcTransport)
+        transport.admits = fails
+        await transport.start(recorder)
+        await nodes.transports[IDS[0]].start(nodes.recorders[IDS[0]])
+        await recorder.until(lambda found: bool(found.failures))
+        assert isinstance(recorder.failures[0], StorageError)
+        assert recorder.messages == []
 
 
 @pytest.mark.parametrize(
