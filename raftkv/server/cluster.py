@@ -47,15 +47,20 @@ def founded_by(settings: ServerSettings) -> Cluster:
 async def find_cluster(settings: ServerSettings) -> Cluster:
     """Return the cluster to take part in: the one that the data directory remembers, or else what the flags say.
 
-    Raises ConfigurationError: this node was not added to the cluster, or its id was used before; NoLeader: none of the
-    addresses answers; StorageError.
+    Raises ConfigurationError: this node was not added to the cluster, or there is neither a directory nor a flag that
+    names one; NoLeader: none of the addresses can tell; StorageError.
     """
     identity = read_identity(settings.data_dir)
     if identity is not None:
         return _remembered(identity, settings)
-    if not settings.join:
+    if settings.member:
         return founded_by(settings)
-    return await _entered(settings.join, NodeId(settings.id))
+    if settings.join:
+        return await _entered(settings.join, NodeId(settings.id))
+    raise ConfigurationError(
+        f"{settings.data_dir} holds no node yet: give --member for every founding member, or --join HOST:PORT to enter "
+        "a running cluster"
+    )
 
 
 def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
@@ -76,7 +81,14 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
         )
     founded = identity.founded
     if founded is None:
-        founded = founded_cluster_id(settings.cluster_name, identity.members.items()) == identity.cluster_id
+        # The founding members make this very id. Under a name that was not given they do not, so a flag has to say it.
+        name = settings.cluster_name
+        founded = bool(settings.member) or founded_cluster_id(name, identity.members.items()) == cluster_id
+        if not founded and not settings.join:
+            raise ConfigurationError(
+                f"{settings.data_dir} was made by an earlier raftkv and does not say whether its node founded the "
+                "cluster: give --member as then, or --join if it joined"
+            )
     return Cluster(
         cluster_id,
         _founding(identity.members) if founded else NO_MEMBERS,

@@ -139,9 +139,7 @@ class ServerSettings(BaseSettings):
     def _consistent(self) -> Self:
         if self.join and self.member:
             raise ValueError("--member founds a cluster and --join enters one: give one of them")
-        if not self.join and not self.member:
-            raise ValueError("give --member for every founding member, or --join HOST:PORT to enter a running cluster")
-        if not self.join and self.id not in self.member:
+        if self.member and self.id not in self.member:
             known = ", ".join(str(node) for node in sorted(self.member)) or "none"
             raise ValueError(f"node {self.id} (id) is not among the members ({known})")
         if self.id in self.peer_dial:

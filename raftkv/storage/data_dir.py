@@ -235,7 +235,7 @@ def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId
         members = ",".join(f"{member}={address}" for member, address in sorted(found.members.items()))
         explanation = (
             f"--member is the list that the cluster was founded with: {members}; later members come from the log. The "
-            "way out: give exactly this list, and the --cluster-name of then"
+            "way out: give exactly this list and the --cluster-name of then, or no --member at all"
         )
     raise DataDirectoryMismatch(f"{refusal}{explanation}. If it is a node of another cluster: a directory of its own")
 

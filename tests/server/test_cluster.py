@@ -69,10 +69,23 @@ async def test_a_founder_that_is_restarted_with_join_keeps_its_members(tmp_path:
     assert await find_cluster(settings(tmp_path, member=MEMBER)) == founded
 
 
+async def test_a_node_that_has_run_needs_neither_flag(tmp_path: Path) -> None:
+    founded = await founder(tmp_path / "founder")
+    assert await find_cluster(settings(tmp_path / "founder")) == founded
+    joined = Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)])
+    make(tmp_path / "joined", joined)
+    assert await find_cluster(settings(tmp_path / "joined")) == joined
+    with pytest.raises(ConfigurationError, match="give --member for every founding member, or --join HOST:PORT"):
+        await find_cluster(settings(tmp_path / "new"))
+
+
 async def test_a_founder_of_before_that_was_recorded_keeps_its_members_too(tmp_path: Path) -> None:
     founded = await founder(tmp_path)
     edit_identity(tmp_path, founded=...)
-    assert await find_cluster(settings(tmp_path, join=NOBODY)) == founded
+    for flags in ({"join": NOBODY}, {"member": MEMBER}, {}):
+        assert await find_cluster(settings(tmp_path, **flags)) == founded
+    with pytest.raises(ConfigurationError, match="does not say whether its node founded the cluster"):
+        await find_cluster(settings(tmp_path, cluster_name="not-that-of-then"))
 
 
 @pytest.mark.parametrize("recorded", [False, ...], ids=["recorded", "before-that"])
