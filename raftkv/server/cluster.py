@@ -119,10 +119,15 @@ async def _entered(addresses: tuple[str, ...], node_id: NodeId) -> Cluster:
 
 
 async def _entered_at(address: str, node_id: NodeId) -> Cluster:
-    """Ask the node at `address`. Raises NoLeader: it cannot know; ConfigurationError: this node was not added."""
+    """Ask the node at `address`. Raises NoLeader: it cannot know; ConfigurationError: it does, or is none."""
     try:
         status = await _status(address)
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise ConfigurationError(
+                f"{address} answers, but not to clients: --join wants the client address of a node (its --listen), not "
+                "the one where its peers reach it"
+            ) from error
         raise NoLeader(f"{address}: {error.code().name}: {error.details()}") from error
     leader = status.header.leader_address
     if not leader:

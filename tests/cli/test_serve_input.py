@@ -56,6 +56,12 @@ def node(data_dir: Path, *, peers: int, clients: int, node_id: int = 1) -> tuple
     )
 
 
+def test_nobody_to_join_answers(cli: Cli, tmp_path: Path) -> None:
+    result = cli("serve", "--id", "5", "--data-dir", str(tmp_path / "new"), "--join", "127.0.0.1:1")
+    assert result.code == 5, "as everywhere when nobody is reached"
+    assert "no member of the cluster lets node 5 in: 127.0.0.1:1: UNAVAILABLE" in result.error
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("taken", ["peers", "clients"])
 def test_a_port_in_use(tmp_path: Path, taken: str) -> None:

@@ -181,6 +181,17 @@ async def test_who_may_not_join_hears_what_each_node_said(tmp_path: Path) -> Non
     assert "run `raftkv member add 5 HOST:PORT`" in refused.value.message
 
 
+async def test_a_peer_address_is_no_address_to_join_by(tmp_path: Path) -> None:
+    server = grpc.aio.server()
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        with pytest.raises(ConfigurationError, match=f"{address} answers, but not to clients: --join wants the client"):
+            await find_cluster(settings(tmp_path, id=5, join=[address]))
+    finally:
+        await server.stop(None)
+
+
 async def test_a_follower_that_does_not_know_yet_names_the_leader(tmp_path: Path) -> None:
     async with answering("", 1, 2, 5) as leader, answering(leader, 1, 2) as follower:
         assert (await find_cluster(settings(tmp_path, id=5, join=[follower]))).peer_address == "127.0.0.1:7105"
