@@ -74,7 +74,9 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
-            await parts.hand_over(settings.shutdown_timeout_s)
+            # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
+            with contextlib.suppress(ShuttingDown):
+                await parts.hand_over(settings.shutdown_timeout_s)
             await client_server.stop(min(GRACE_S, settings.shutdown_timeout_s))
         finally:
             # Both servers are silent before the node, and the node before the disk.

@@ -13,6 +13,7 @@ import pytest
 
 from raftkv.errors import CorruptLog, StorageError
 from raftkv.server.app import serve
+from raftkv.server.node import Node
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.testing.processes import LOOPBACK, free_port
@@ -101,3 +102,23 @@ async def test_a_node_whose_log_is_gone_does_not_start(tmp_path: Path) -> None:
     boot.write_text(json.dumps({**json.loads(boot.read_text()), "clean_tail": None}))  # as after a crash
     with pytest.raises(CorruptLog, match="no log"):
         await asyncio.wait_for(serve(node, stop), 20)
+
+
+async def test_a_disk_that_fails_while_leadership_is_handed_over_is_what_the_node_ends_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve` ended with "the node has failed" (exit code 1 as well, but no word of the disk)."""
+
+    async def fail(node: Node, timeout_s: float) -> bool:
+        node.on_failure(StorageError("Input/output error"))
+        await node.leadership_changed()  # as the real one does while a transfer is under way
+        return False
+
+    monkeypatch.setattr(Node, "hand_over", fail)
+    node = settings(tmp_path)
+    stop = asyncio.Event()
+    running = await start(node, stop)
+    stop.set()
+    with pytest.raises(StorageError, match="Input/output error"):
+        await asyncio.wait_for(running, 20)
+    assert not clean(node)
