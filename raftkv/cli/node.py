@@ -9,8 +9,8 @@ from pathlib import Path
 
 import uvloop
 
-from raftkv.cli.exits import Exit, fail
-from raftkv.errors import ConfigurationError, RaftKVError
+from raftkv.cli.exits import Exit, exit_code, fail
+from raftkv.errors import RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.server.app import serve
 from raftkv.server.logs import configure_logging
@@ -23,10 +23,8 @@ def run_node(flags: Mapping[str, object], config: Path | None) -> None:
         settings = load_settings(flags, config)
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
         uvloop.run(_serve(settings))
-    except ConfigurationError as error:
-        fail(error.message, Exit.USAGE)
     except RaftKVError as error:
-        fail(error.message, Exit.ERROR)
+        fail(error.message, exit_code(error, writes=False))
     except InvariantViolation as error:
         fail(f"stopped: a safety invariant does not hold (please report this): {error}", Exit.ERROR)
 

@@ -14,7 +14,7 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where this node keeps its log and state.")] = None,
     member: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID=HOST:PORT", help="Found a cluster: the peer address of each member, this one's too."),
+        typer.Option(metavar="ID=HOST:PORT", help="Found a cluster: each member's peer address, this one's too."),
     ] = None,
     join: Annotated[
         list[str] | None,
@@ -61,6 +61,8 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with these settings by name.")] = None,
 ) -> None:
     """Run a node until SIGTERM or SIGINT; it hands over leadership before it goes.
+
+    A new node needs --member or --join; one that has run before knows its cluster and needs neither.
 
     Every setting can also come from the environment (RAFTKV_DATA_DIR, RAFTKV_MEMBER=1=h:p,2=h:p, ...) or from a TOML
     file; flags win over the environment, the environment over the file.

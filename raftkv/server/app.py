@@ -70,11 +70,15 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await parts.node.start()
             await client_server.start()
             health_task = asyncio.create_task(parts.report_health())
+            removal_task = asyncio.create_task(warn_when_removed(parts.node))
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
-            await parts.hand_over(settings.shutdown_timeout_s)
+            removal_task.cancel()
+            # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
+            with contextlib.suppress(ShuttingDown):
+                await parts.hand_over(settings.shutdown_timeout_s)
             await client_server.stop(min(GRACE_S, settings.shutdown_timeout_s))
         finally:
             # Both servers are silent before the node, and the node before the disk.
@@ -84,6 +88,23 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
         if parts.node.failure.done():
             parts.node.failure.result()  # the disk may have failed after `stop` was asked for: no clean end
         log.info("stopped")
+
+
+async def warn_when_removed(node: Node) -> None:
+    """Say so when this node is no member any more, at its start or later, as far as it knows. Ends with the node."""
+    warned = False
+    with contextlib.suppress(ShuttingDown):
+        while True:
+            changed = node.leadership_changed()
+            if node.was_removed and not warned:
+                log.warning(
+                    "this node was removed from the cluster and takes no part in it any more. The way out: stop it; to "
+                    "bring the machine back, run `raftkv member add` with a new id, and start that one with an empty "
+                    "data directory and --join",
+                    members=sorted(node.raft.configuration.members),
+                )
+            warned = node.was_removed
+            await changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +187,7 @@ def _build(
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
         admits=book.admits,
+        is_new=lambda: raft.log.last_index == 0,
     )
     node = Node(
         raft=raft,

@@ -91,9 +91,13 @@ class Checkpoints:
 
     def _configuration_at(self, index: Index, term: Term) -> bytes:
         try:
-            return encode_configuration(self._raft.snapshot_at(index).configuration)
+            configuration = self._raft.snapshot_at(index).configuration
         except ValueError as error:
             raise CheckpointRefused(f"the log has been replaced meanwhile: {error}") from error
+        if not configuration.members:
+            # Whoever starts from such a checkpoint is a member of nothing, for ever.
+            raise CheckpointRefused(f"the members at entry {index} are not known here")
+        return encode_configuration(configuration)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 

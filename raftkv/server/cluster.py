@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
-from raftkv.errors import ConfigurationError, NoLeader
+from raftkv.errors import ConfigurationError, NoLeader, StorageError
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
-from raftkv.server.settings import ServerSettings
-from raftkv.storage.data_dir import read_identity
+from raftkv.server.settings import ServerSettings, founded_cluster_id
+from raftkv.storage.data_dir import IDENTITY_NAME, Identity, check_identity, read_identity
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 
@@ -32,54 +32,122 @@ class Cluster:
     peer_address: str
     """Where peers reach this node."""
 
+    @property
+    def founded(self) -> bool:
+        """Whether this node founded the cluster, rather than joined it."""
+        return bool(self.founded_with.members)
+
 
 def founded_by(settings: ServerSettings) -> Cluster:
     """Return the cluster that the founding members in `settings` make."""
     members = {NodeId(node): address for node, address in settings.member.items()}
-    founded_with = Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
-    return Cluster(settings.founded_cluster_id, founded_with, members, members[NodeId(settings.id)])
+    return Cluster(settings.founded_cluster_id, _founding(members), members, members[NodeId(settings.id)])
 
 
 async def find_cluster(settings: ServerSettings) -> Cluster:
-    """Return the cluster to take part in. With --join and no data yet, ask it.
+    """Return the cluster to take part in: the one that the data directory remembers, or else what the flags say.
 
-    Raises ConfigurationError: this node was not added to the cluster, or its id was used before; NoLeader: none of the
-    addresses answers; StorageError.
+    Raises ConfigurationError: this node was not added to the cluster, or there is neither a directory nor a flag that
+    names one; NoLeader: none of the addresses can tell; StorageError.
     """
-    if not settings.join:
-        return founded_by(settings)
-    node_id = NodeId(settings.id)
     identity = read_identity(settings.data_dir)
     if identity is not None:
-        return Cluster(identity.cluster_id, NO_MEMBERS, identity.members, identity.members.get(node_id, ""))
-    status = await _ask(settings.join)
-    found = {NodeId(member.id): member.peer_address for member in status.members}
-    if node_id not in found:
+        return _remembered(identity, settings)
+    if settings.member:
+        return founded_by(settings)
+    if settings.join:
+        return await _entered(settings.join, NodeId(settings.id))
+    raise ConfigurationError(
+        f"{settings.data_dir} holds no node yet: give --member for every founding member, or --join HOST:PORT to enter "
+        "a running cluster"
+    )
+
+
+def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
+    """Return the cluster of a data directory.
+
+    Whether a node founded it is for the directory to say, not for the flags: founding members are not in the log, so a
+    founder that starts without them has no members, and one that joined must not make some up.
+
+    Raises DataDirectoryMismatch: it is another node's or another cluster's. StorageError: it is damaged.
+    """
+    cluster_id = settings.founded_cluster_id if settings.member else identity.cluster_id
+    check_identity(settings.data_dir, identity, cluster_id, NodeId(settings.id))
+    address = identity.members.get(identity.node_id)
+    if address is None:
+        raise StorageError(
+            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: restore "
+            "the file from a backup of this node"
+        )
+    founded = identity.founded
+    if founded is None:
+        # The founding members make this very id. Under a name that was not given they do not, so a flag has to say it.
+        name = settings.cluster_name
+        founded = bool(settings.member) or founded_cluster_id(name, identity.members.items()) == cluster_id
+        if not founded and not settings.join:
+            raise ConfigurationError(
+                f"{settings.data_dir} was made by an earlier raftkv and does not say whether its node founded the "
+                "cluster: give --member as then, or --join if it joined"
+            )
+    return Cluster(
+        cluster_id,
+        _founding(identity.members) if founded else NO_MEMBERS,
+        identity.members,
+        address,
+    )
+
+
+def _founding(members: Mapping[NodeId, str]) -> Configuration:
+    return Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
+
+
+async def _entered(addresses: tuple[str, ...], node_id: NodeId) -> Cluster:
+    """Return the cluster behind `addresses`, of which this node is a member by now, as the first one says that knows.
+
+    One of them may have been removed itself, or be out of touch: what it does not know, the next one may.
+    """
+    refusals: list[ConfigurationError | NoLeader] = []
+    for address in addresses:
+        try:
+            return await _entered_at(address, node_id)
+        except (ConfigurationError, NoLeader) as error:
+            refusals.append(error)
+    said = "; ".join(refusal.message for refusal in refusals)
+    if any(isinstance(refusal, ConfigurationError) for refusal in refusals):
+        raise ConfigurationError(said)
+    raise NoLeader(f"no member of the cluster lets node {node_id} in: {said}")
+
+
+async def _entered_at(address: str, node_id: NodeId) -> Cluster:
+    """Ask the node at `address`. Raises NoLeader: it cannot know; ConfigurationError: it does, or is none."""
+    try:
+        status = await _status(address)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise ConfigurationError(
+                f"{address} answers, but not to clients: --join wants the client address of a node (its --listen), not "
+                "the one where its peers reach it"
+            ) from error
+        raise NoLeader(f"{address}: {error.code().name}: {error.details()}") from error
+    leader = status.header.leader_address
+    if not leader:
+        raise NoLeader(f"{address} knows no leader: an election is under way, or it was removed from the cluster")
+    if leader != address:
+        # Through the leader's eyes: a follower may not know yet that this node was added.
+        try:
+            status = await _status(leader)
+        except grpc.aio.AioRpcError as error:
+            log.warning("the leader does not answer", leader=leader, reason=error.details())
+    members = {NodeId(member.id): member.peer_address for member in status.members}
+    if node_id not in members:
         raise ConfigurationError(
-            f"node {node_id} is not a member of the cluster at {settings.join[0]} (members: "
-            f"{', '.join(map(str, sorted(found)))}): run `raftkv member add {node_id} HOST:PORT` first, with the "
+            f"node {node_id} is not a member of the cluster at {address} (members: "
+            f"{', '.join(map(str, sorted(members)))}): run `raftkv member add {node_id} HOST:PORT` first, with the "
             "address where its peers will reach it"
         )
-    return Cluster(status.header.cluster_id, NO_MEMBERS, found, found[node_id])
+    return Cluster(status.header.cluster_id, NO_MEMBERS, members, members[node_id])
 
 
-async def _ask(addresses: tuple[str, ...]) -> pb.StatusResponse:
-    reasons = []
-    for address in addresses:
-        async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            try:
-                # Through the leader's eyes: a follower may not know yet that this node was added.
-                status = await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
-                leader = status.header.leader_address
-                if leader in ("", address):
-                    return status
-            except grpc.aio.AioRpcError as error:
-                reasons.append(f"{address}: {error.code().name}: {error.details()}")
-                continue
-        async with grpc.aio.insecure_channel(leader, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            try:
-                return await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                log.warning("the leader does not answer", leader=leader, reason=error.details())
-                return status
-    raise NoLeader(f"no member of the cluster answers: {'; '.join(reasons)}")
+async def _status(address: str) -> pb.StatusResponse:
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        return await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)

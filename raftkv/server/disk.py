@@ -149,6 +149,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             cluster_id=cluster.cluster_id,
             node_id=NodeId(settings.id),
             members=cluster.members,
+            founded=cluster.founded,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(

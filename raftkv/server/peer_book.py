@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from raftkv.errors import StorageError
 from raftkv.raft import NodeId
+from raftkv.storage.data_dir import PEERS_NAME
 from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
-
-NAME: Final = "peers.json"
 
 
 class PeerBook:
@@ -34,7 +33,7 @@ class PeerBook:
     @classmethod
     def open(cls, data_dir: Path, files: FileSystem | None = None) -> PeerBook:
         """Read the book of a data directory, or begin one. Raises StorageError."""
-        path = data_dir / NAME
+        path = data_dir / PEERS_NAME
         files = files or OsFileSystem()
         try:
             stored = json.loads(path.read_bytes())
@@ -42,7 +41,7 @@ class PeerBook:
             return cls(path, files, int(stored["incarnation"]), met)
         except FileNotFoundError:
             book = cls(path, files, secrets.randbits(63) | 1, {})
-            book._write()
+            book._write({})
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -54,13 +53,15 @@ class PeerBook:
         """Return whether `node` is who it was; a node that was never met is written down. Raises StorageError."""
         known = self._met.get(node)
         if known is None:
-            self._met[node] = incarnation
-            self._write()
+            # In memory only once it is durable: after a failed write the next greeting must not be believed either.
+            met = {**self._met, node: incarnation}
+            self._write(met)
+            self._met = met
             return True
         return known == incarnation
 
-    def _write(self) -> None:
-        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in self._met.items()}}
+    def _write(self, met: Mapping[NodeId, int]) -> None:
+        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in met.items()}}
         try:
             publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
         except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -54,6 +54,13 @@ def parse_addresses(value: object) -> object:
 
 
 AddressMap = Annotated[dict[int, str], NoDecode]
+
+
+def founded_cluster_id(name: str, members: Iterable[tuple[int, str]]) -> int:
+    """Return the identity of the cluster that these members found under this name."""
+    listed = ",".join(f"{node}={address}" for node, address in sorted(members))
+    digest = hashlib.blake2b(f"{name}\n{listed}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 class ServerSettings(BaseSettings):
@@ -132,9 +139,7 @@ class ServerSettings(BaseSettings):
     def _consistent(self) -> Self:
         if self.join and self.member:
             raise ValueError("--member founds a cluster and --join enters one: give one of them")
-        if not self.join and not self.member:
-            raise ValueError("give --member for every founding member, or --join HOST:PORT to enter a running cluster")
-        if not self.join and self.id not in self.member:
+        if self.member and self.id not in self.member:
             known = ", ".join(str(node) for node in sorted(self.member)) or "none"
             raise ValueError(f"node {self.id} (id) is not among the members ({known})")
         if self.id in self.peer_dial:
@@ -173,9 +178,7 @@ class ServerSettings(BaseSettings):
     @property
     def founded_cluster_id(self) -> int:
         """The identity of the cluster that these members found: the same on all that are started with the same ones."""
-        members = ",".join(f"{node}={address}" for node, address in sorted(self.member.items()))
-        digest = hashlib.blake2b(f"{self.cluster_name}\n{members}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big")
+        return founded_cluster_id(self.cluster_name, self.member.items())
 
 
 def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> ServerSettings:

@@ -26,6 +26,8 @@ WAL_NAME: Final = "wal"
 CHECKPOINTS_NAME: Final = "checkpoints"
 STORE_NAME: Final = "store"
 DISCARDED_NAME: Final = "store.discarded"
+PEERS_NAME: Final = "peers.json"
+"""Written by `raftkv.server.peer_book`, after `mark_running`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Identity:
     """Peer addresses of the members the cluster began with; only the log knows later ones."""
     created_at: float
     """Seconds since 1970, for people to read."""
+    founded: bool | None = None
+    """Whether the node founded the cluster, with `members`, or joined it. None: an earlier raftkv did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +153,15 @@ def open_data_dir(
     cluster_id: int,
     node_id: NodeId,
     members: Mapping[NodeId, str],
+    founded: bool = True,
     boot_id: str | None = None,
     now: Callable[[], float] = time.time,
     files: FileSystem | None = None,
 ) -> DataDir:
     """Open the data directory of a node, or create it.
 
-    `members` is recorded when the directory is new and ignored afterwards. `boot_id` defaults to the machine's.
+    `members` and `founded` are recorded when the directory is new and ignored afterwards. `boot_id` defaults to the
+    machine's.
     Raises DataDirectoryMismatch when another process holds the directory, or when it belongs to another cluster or
     node; StorageError when it cannot be used for another reason.
     """
@@ -167,9 +173,11 @@ def open_data_dir(
         lock_fd = _lock(path)
         identity = read_identity(path)
         if identity is None:
-            identity = Identity(cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now())
+            identity = Identity(
+                cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now(), founded=founded
+            )
             _create_identity(files, path, identity)
-        _check_identity(path, identity, cluster_id, node_id)
+        check_identity(path, identity, cluster_id, node_id)
         recorded_boot, clean = _read_boot(path)
         keep = store_is_trustworthy(recorded_boot, boot_id, clean)
         discarded = False if keep else _discard_store(files, path)
@@ -187,7 +195,7 @@ def open_data_dir(
         identity=identity,
         boot_id=boot_id,
         clean=clean,
-        ran_before=(path / BOOT_NAME).exists(),
+        ran_before=(path / BOOT_NAME).exists() or (path / PEERS_NAME).exists(),
         store_discarded=discarded,
     )
 
@@ -208,21 +216,38 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
-    if (found.cluster_id, found.node_id) != (cluster_id, node_id):
+def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
+    """Raise DataDirectoryMismatch unless what the directory `path` holds is this node's, of this cluster."""
+    if (found.cluster_id, found.node_id) == (cluster_id, node_id):
+        return
+    refusal = (
+        f"the data directory {path} belongs to node {found.node_id} of cluster {found.cluster_id:#x}, but this is "
+        f"node {node_id} of cluster {cluster_id:#x}. "
+    )
+    if found.node_id != node_id:
         raise DataDirectoryMismatch(
-            f"the data directory {path} belongs to node {found.node_id} of cluster {found.cluster_id:#x}, but this is "
-            f"node {node_id} of cluster {cluster_id:#x}. The way out: start it with its own data directory, or with "
-            "an empty one to join as a new node"
+            f"{refusal}The way out: start it with its own data directory, or with an empty one to join as a new node"
         )
+    # Most likely the right node with an edited --member. Its data must not be thrown away for that.
+    if found.founded is False:
+        explanation = "That node joined its cluster. The way out: start it without --member; the log has the members"
+    else:
+        members = ",".join(f"{member}={address}" for member, address in sorted(found.members.items()))
+        explanation = (
+            f"--member is the list that the cluster was founded with: {members}; later members come from the log. The "
+            "way out: give exactly this list and the --cluster-name of then, or no --member at all"
+        )
+    raise DataDirectoryMismatch(f"{refusal}{explanation}. If it is a node of another cluster: a directory of its own")
 
 
 def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
-    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME):
+    # Whatever is left of an earlier run: a node that went on without the rest would pass for one that lost nothing.
+    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME):
         if (path / name).exists():
             raise StorageError(
                 f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. The way "
-                "out: restore the file, or start with an empty directory"
+                "out: restore the file; or, if more is lost than that, remove the node from its cluster (`raftkv "
+                "member remove`) and join it under a new id with an empty directory"
             )
     # The name of the directory itself must be durable too, before anything in it counts.
     files.fsync_dir(path.parent)
@@ -235,6 +260,7 @@ def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
             "node_id": identity.node_id,
             "members": {str(member): address for member, address in identity.members.items()},
             "created_at": identity.created_at,
+            "founded": identity.founded,
         },
     )
 
@@ -245,11 +271,15 @@ def read_identity(path: Path) -> Identity | None:
     if stored is None:
         return None
     try:
+        founded = stored.get("founded")
+        if founded not in (None, True, False):
+            raise ValueError(f"founded: {founded!r}")
         return Identity(
             cluster_id=int(stored["cluster_id"]),
             node_id=NodeId(int(stored["node_id"])),
             members={NodeId(int(member)): str(address) for member, address in stored["members"].items()},
             created_at=float(stored["created_at"]),
+            founded=founded,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path / IDENTITY_NAME, error) from error

@@ -18,7 +18,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import DataDirectoryMismatch, ShuttingDown
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, ShuttingDown, StorageError
 from raftkv.raft import Message, NodeId
 from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
@@ -41,6 +41,12 @@ FRAME_BYTES = 2 << 20
 
 HELLO_TIMEOUT_S = 2.0
 RETRY_S = 0.1
+REFUSED_RETRY_S = 5.0
+"""A peer that refuses is asked again after RETRY_S, then twice as long each time, up to this."""
+
+REMEMBERED_REFUSALS = 1000
+"""Refusals that were logged and are not logged again; with more than that, all are forgotten."""
+
 DRAIN_TIMEOUT_S = 1.0
 
 log = structlog.get_logger("raftkv.transport")
@@ -70,15 +76,21 @@ class GrpcTransport(Transport):
         *,
         dial: Mapping[NodeId, str] | None = None,
         admits: Callable[[NodeId, int], bool] = lambda node, incarnation: True,
+        is_new: Callable[[], bool] = lambda: False,
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
-        `admits` says whether a peer's incarnation is the one known under its id.
+        `admits` says whether a peer's incarnation is the one known under its id; its StorageError stops the node.
+        `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
+        (`refused_by`).
         """
         self.identity = identity
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
         """Where clients reach each node, as far as it has been heard."""
         self.admits = admits
+        self._is_new = is_new
+        self._strangers: set[NodeId] = set()
+        """Members that said to be of another cluster."""
         self._dial = dial or {}
         self._links: dict[NodeId, _Link] = {}
         self._members: frozenset[NodeId] = frozenset()
@@ -162,6 +174,23 @@ class GrpcTransport(Transport):
         if self._receiver is not None:
             self._receiver.on_messages(messages)
 
+    def welcomed_by(self, peer: NodeId, client_address: str) -> None:
+        """`peer` takes this node for one of its cluster."""
+        self.client_addresses[peer] = client_address
+        self._strangers.discard(peer)
+
+    def refused_by(self, peer: NodeId, reason: str) -> None:
+        """`peer` says that it is of another cluster.
+
+        That is no reason to stop for a node that works: whoever answers at a peer's address must not be able to stop
+        it. But a new one that finds so many strangers that the others are no majority can only have been started with
+        the members of another cluster.
+        """
+        self._strangers.add(peer)
+        size = len(self._members) + 1
+        if self._is_new() and 2 * (size - len(self._strangers & self._members)) <= size:
+            self.report_failure(ConfigurationError(reason))
+
     def report_unreachable(self, peer: NodeId) -> None:
         if self._receiver is not None:
             self._receiver.on_unreachable(peer)
@@ -221,11 +250,17 @@ class _Link:
         await self._channel.close()
 
     async def _run(self) -> None:
+        retry_s = RETRY_S
         while not self._ending:
+            refused = False
             try:
                 await self._stream()
                 self._disconnected("the peer ended the stream", lost=True)
+            except _Refused as error:
+                refused = True
+                self._disconnected(str(error))
             except grpc.aio.AioRpcError as error:
+                refused = error.code() is grpc.StatusCode.FAILED_PRECONDITION
                 lost = error.code() is grpc.StatusCode.UNAVAILABLE
                 self._disconnected(f"{error.code().name}: {error.details()}", lost=lost)
             except TimeoutError:
@@ -234,7 +269,8 @@ class _Link:
                 # What a write raises when the stream has ended and the pending read has not been told yet.
                 self._disconnected("the stream ended under a write", lost=True)
             # The channel has its own back-off for connecting; this one is for streams that end at once.
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, REFUSED_RETRY_S) if refused else RETRY_S
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A link never ends by itself: a node that cannot reach a peer, and does not know, is worse than none."""
@@ -262,8 +298,11 @@ class _Link:
                 return
             if reply.verdict == pb.OTHER_DISK:
                 self._transport.report_failure(DataDirectoryMismatch(reply.reason))
-                return
-            self._transport.client_addresses[self._peer] = reply.client_address
+            elif reply.verdict == pb.OTHER_CLUSTER:
+                self._transport.refused_by(self._peer, reply.reason)
+            if reply.verdict != pb.WELCOME:
+                raise _Refused(reply.reason)
+            self._transport.welcomed_by(self._peer, reply.client_address)
             log.info("connected to peer", peer=self._peer, address=self.address)
             self._last_complaint = ""
             self.connected = True
@@ -317,6 +356,19 @@ class _Link:
             self._last_complaint = reason
 
 
+class _Refused(Exception):
+    """The peer has answered the greeting, and does not want to hear more. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a caller is not to be listened to."""
+
+    reason: str
+    verdict: pb.Verdict.ValueType = pb.WELCOME
+    """What to answer, so that the caller can tell what to do about it; WELCOME: the stream ends with an error."""
+
+
 class PeerStreams:
     """The receiving half: what `raftkv.v1.Peer.Stream` does."""
 
@@ -324,6 +376,8 @@ class PeerStreams:
         self._transport = transport
         self._newest: dict[NodeId, AsyncIterator[pb.PeerFrame]] = {}
         """The stream that each peer opened last."""
+        self._refusals: set[tuple[str, str]] = set()
+        """(host, reason) of those that were logged."""
 
     async def serve(
         self, requests: AsyncIterator[pb.PeerFrame], context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply]
@@ -339,16 +393,15 @@ class PeerStreams:
                 await self.refuse(context, "the stream does not begin with a greeting")
                 return
             refusal = self.judge(first.hello)
+            if refusal is not None and refusal.verdict == pb.WELCOME:
+                await self.refuse(context, refusal.reason)
+                return
             if refusal is not None:
-                await self.refuse(context, refusal)
+                self._log_refusal(context, refusal.reason)
+                yield pb.HelloReply(verdict=refusal.verdict, reason=refusal.reason)
                 return
             caller = NodeId(getattr(first.hello, "from"))
             who = f"node {caller}"
-            if not self._transport.admits(caller, first.hello.incarnation):
-                reason = _other_disk(caller, identity.node_id)
-                log.warning("refused a peer connection", peer=context.peer(), reason=reason)
-                yield pb.HelloReply(verdict=pb.OTHER_DISK, reason=reason)
-                return
             sender = caller
             self._newest[sender] = frames
             self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address)
@@ -357,6 +410,10 @@ class PeerStreams:
                 self._transport.deliver(
                     [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
                 )
+        except StorageError as error:
+            # Who the caller is could not be written down. What this disk takes is not known any more.
+            self._transport.report_failure(error)
+            await self.refuse(context, "this node's disk has failed")
         except MalformedMessage as error:
             await self.refuse(context, f"{who} sent {error}")
         finally:
@@ -365,24 +422,46 @@ class PeerStreams:
                 del self._newest[sender]
                 self._transport.left_by(sender)
 
-    def judge(self, hello: pb.Hello) -> str | None:
+    def judge(self, hello: pb.Hello) -> Refusal | None:
         """Return why the caller is not to be listened to; None when it is."""
         identity = self._transport.identity
-        sender = getattr(hello, "from")
+        sender = NodeId(getattr(hello, "from"))
         if hello.protocol_version != PROTOCOL_VERSION:
-            return f"protocol version {hello.protocol_version}; this node speaks version {PROTOCOL_VERSION}"
+            return Refusal(f"protocol version {hello.protocol_version}; this node speaks version {PROTOCOL_VERSION}")
         if hello.cluster_id != identity.cluster_id:
-            return f"cluster {hello.cluster_id:016x}; this node is of cluster {identity.cluster_id:016x}"
+            return Refusal(_other_cluster(sender, hello.cluster_id, identity), pb.OTHER_CLUSTER)
         if hello.to != identity.node_id:
-            return f"it looks for node {hello.to}; this is node {identity.node_id}"
+            return Refusal(f"it looks for node {hello.to}; this is node {identity.node_id}")
         if sender in (0, identity.node_id):
-            return f"node {sender} is not a peer of node {identity.node_id}"
+            return Refusal(f"node {sender} is not a peer of node {identity.node_id}")
+        if not self._transport.admits(sender, hello.incarnation):
+            return Refusal(_other_disk(sender, identity.node_id), pb.OTHER_DISK)
         return None
 
     async def refuse(self, context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply], reason: str) -> None:
         """Log and end the stream; nothing of it has reached the core."""
-        log.warning("refused a peer connection", peer=context.peer(), reason=reason)
+        self._log_refusal(context, reason)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {reason}")
+
+    def _log_refusal(self, context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply], reason: str) -> None:
+        """Say once for each machine and reason: whoever is refused tries again and again."""
+        refusal = (context.peer().rpartition(":")[0], reason)
+        if refusal in self._refusals:
+            return
+        if len(self._refusals) >= REMEMBERED_REFUSALS:
+            self._refusals.clear()
+        self._refusals.add(refusal)
+        log.warning("refused a peer connection", peer=context.peer(), reason=reason)
+
+
+def _other_cluster(node: NodeId, cluster_id: int, by: Identity) -> str:
+    return (
+        f"node {node} is of cluster {cluster_id:016x}, but node {by.node_id}, whose address it was given, is of "
+        f"cluster {by.cluster_id:016x}: founding members need the same --member and --cluster-name. The way out, if "
+        f"node {node} is to enter the cluster of node {by.node_id}: run `raftkv member add` with a new id against that "
+        f"(and `raftkv member remove {node}`, if it was a member before), and start the new id with an empty data "
+        "directory and --join"
+    )
 
 
 def _other_disk(node: NodeId, by: NodeId) -> str:

@@ -30,12 +30,16 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     WELCOME: _Verdict.ValueType  # 0
     OTHER_DISK: _Verdict.ValueType  # 1
     """The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
+    OTHER_CLUSTER: _Verdict.ValueType  # 2
+    """The caller is of another cluster: one of the two was started with the wrong members."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
 
 WELCOME: Verdict.ValueType  # 0
 OTHER_DISK: Verdict.ValueType  # 1
 """The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
+OTHER_CLUSTER: Verdict.ValueType  # 2
+"""The caller is of another cluster: one of the two was started with the wrong members."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final

@@ -26,7 +26,6 @@ MEMBER = ("--member", "1=127.0.0.1:7101")
         (("--id", "1", "--data-dir", "x", *MEMBER, *MEMBER), "node 1 is named twice"),
         (("--id", "1", "--data-dir", "x", *MEMBER, "--listen", "7001"), "'7001' is not HOST:PORT"),
         (("--id", "1", "--data-dir", "x", *MEMBER, "--peer-dial", "1=h:1"), "node 1, which is this node"),
-        (("--id", "1", "--data-dir", "x"), "give --member for every founding member, or --join"),
         (("--id", "1", "--data-dir", "x", *MEMBER, "--join", "h:1"), "give one of them"),
         (("--id", "1", "--data-dir", "x", "--join", "nowhere"), "'nowhere' is not HOST:PORT"),
         (("--id", "1", "--data-dir", "x", *MEMBER, "--log-level", "loud"), "log-level"),
@@ -56,6 +55,26 @@ def node(data_dir: Path, *, peers: int, clients: int, node_id: int = 1) -> tuple
     )
 
 
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a node that runs in this process leave the process's logging alone."""
+    monkeypatch.setattr("raftkv.cli.node.configure_logging", lambda *flags, **more: None)
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_new_node_that_is_told_of_no_cluster(cli: Cli, tmp_path: Path) -> None:
+    result = cli("serve", "--id", "1", "--data-dir", str(tmp_path / "new"))
+    assert result.code == 2
+    assert "give --member for every founding member, or --join" in result.error
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_nobody_to_join_answers(cli: Cli, tmp_path: Path) -> None:
+    result = cli("serve", "--id", "5", "--data-dir", str(tmp_path / "new"), "--join", "127.0.0.1:1")
+    assert result.code == 5, "as everywhere when nobody is reached"
+    assert "no member of the cluster lets node 5 in: 127.0.0.1:1: UNAVAILABLE" in result.error
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("taken", ["peers", "clients"])
 def test_a_port_in_use(tmp_path: Path, taken: str) -> None:
@@ -74,7 +93,8 @@ def test_a_data_directory_that_is_in_use_or_anothers(tmp_path: Path, cli: Cli) -
     peers, clients = free_port(), free_port()
     with started(tmp_path, *node(data_dir, peers=peers, clients=clients)) as running:
         assert cli("put", "k", "v", "--endpoints", f"127.0.0.1:{clients}", "--timeout", "30").code == 0
-        held = finished(tmp_path, *node(data_dir, peers=free_port(), clients=free_port()))
+        elsewhere = ("--peer-listen", f"127.0.0.1:{free_port()}")
+        held = finished(tmp_path, *node(data_dir, peers=peers, clients=free_port()), *elsewhere)
         assert held.returncode == 1
         assert f"held by process {running.pid}" in held.stderr
         assert len(held.stderr.splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -12,8 +13,10 @@ import pytest_asyncio
 
 from raftkv.client import AsyncClient, Status
 from raftkv.testing.cluster import LocalCluster, NodeProcess
+from raftkv.testing.processes import free_port
 from raftkv.transport.grpc_peer import PROTOCOL_VERSION
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2, peer_pb2
+from tests.cli.processes import finished
 from tests.integration.stubs import Stubs, detail_of, stubs
 from tests.integration.waiting import PATIENCE_S, POLL_S, until
 
@@ -126,7 +129,35 @@ def _bytes(frame: peer_pb2.PeerFrame | bytes) -> bytes:
 
 
 async def test_a_node_of_another_cluster(cluster: LocalCluster, target: NodeProcess, peer: Stubs) -> None:
-    assert "cluster 0000000000000001" in await refusal(peer, target, [await greeting(cluster, target, cluster_id=1)])
+    """It is told so with the way out, as often as it asks; the log says it once."""
+    mark = len(target.log())
+    for _ in range(3):
+        call = peer.peer.Stream(timeout=PATIENCE_S)
+        await call.write(await greeting(cluster, target, cluster_id=1))
+        reply = await call.read()
+        assert isinstance(reply, peer_pb2.HelloReply)
+        assert reply.verdict == peer_pb2.OTHER_CLUSTER
+        assert "raftkv member add" in reply.reason
+        assert await call.read() is grpc.aio.EOF
+    await until("the refusal is logged", lambda: "is of cluster 0000000000000001" in target.log()[mark:])
+    assert target.log()[mark:].count("refused a peer connection") == 1
+
+
+async def test_a_node_that_was_started_with_another_clusters_members(cluster: LocalCluster, tmp_path: Path) -> None:
+    """It stops, and says what to do; before, it ran on for ever and said nothing of use."""
+    own, clients = free_port(), free_port()
+    members = [f"{node.id}={node.peer_address}" for node in cluster.nodes[:2]] + [f"9=127.0.0.1:{own}"]
+    flags = [part for member in members for part in ("--member", member)]
+    result = await asyncio.to_thread(
+        finished,
+        tmp_path,
+        *("serve", "--id", "9", "--data-dir", str(tmp_path / "data"), "--listen", f"127.0.0.1:{clients}", *flags),
+    )
+    assert result.returncode == 2
+    said = result.stderr.splitlines()[-1]
+    assert "node 9 is of cluster" in said
+    assert "The way out" in said
+    assert "--join" in said
 
 
 async def test_a_node_that_looks_for_another_one(cluster: LocalCluster, target: NodeProcess, peer: Stubs) -> None:

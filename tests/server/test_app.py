@@ -7,16 +7,21 @@ import json
 import os
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import grpc
 import pytest
 
 from raftkv.errors import CorruptLog, StorageError
-from raftkv.server.app import serve
+from raftkv.raft import MembershipChange
+from raftkv.server import app
+from raftkv.server.app import serve, warn_when_removed
+from raftkv.server.node import Node
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.testing.processes import LOOPBACK, free_port
 from raftkv.v1 import kv_pb2, kv_pb2_grpc
+from tests.server.memory_cluster import MemoryCluster, until
 
 
 def settings(tmp_path: Path) -> ServerSettings:
@@ -101,3 +106,47 @@ async def test_a_node_whose_log_is_gone_does_not_start(tmp_path: Path) -> None:
     boot.write_text(json.dumps({**json.loads(boot.read_text()), "clean_tail": None}))  # as after a crash
     with pytest.raises(CorruptLog, match="no log"):
         await asyncio.wait_for(serve(node, stop), 20)
+
+
+async def test_a_disk_that_fails_while_leadership_is_handed_over_is_what_the_node_ends_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve` ended with "the node has failed" (exit code 1 as well, but no word of the disk)."""
+
+    async def fail(node: Node, timeout_s: float) -> bool:
+        node.on_failure(StorageError("Input/output error"))
+        await node.leadership_changed()  # as the real one does while a transfer is under way
+        return False
+
+    monkeypatch.setattr(Node, "hand_over", fail)
+    node = settings(tmp_path)
+    stop = asyncio.Event()
+    running = await start(node, stop)
+    stop.set()
+    with pytest.raises(StorageError, match="Input/output error"):
+        await asyncio.wait_for(running, 20)
+    assert not clean(node)
+
+
+async def test_a_removed_node_says_so_at_once_and_at_its_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asked for votes in vain and said nothing."""
+    logged = Mock()
+    monkeypatch.setattr(app, "log", logged)
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        member = cluster.follower(leader)
+        running = asyncio.create_task(warn_when_removed(member.node))
+        await asyncio.sleep(0)
+        logged.warning.assert_not_called()
+        leader.node.change_membership(MembershipChange(remove=frozenset({member.id})))
+        await until(lambda: logged.warning.called)
+        ((said,), values) = logged.warning.call_args
+        assert "was removed from the cluster" in said
+        assert "The way out" in said
+        assert values == {"members": sorted(set(cluster.ids) - {member.id})}
+
+        restarted = asyncio.create_task(warn_when_removed(member.node))
+        await until(lambda: logged.warning.call_count == 2)
+        await member.node.stop()
+        await asyncio.gather(running, restarted)
+        assert logged.warning.call_count == 2

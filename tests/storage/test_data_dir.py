@@ -12,6 +12,7 @@ import pytest
 
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft.types import NodeId
+from raftkv.server.peer_book import PeerBook
 from raftkv.storage.data_dir import CleanMark, DataDir, open_data_dir, store_is_trustworthy
 from raftkv.storage.files import File, OsFile, OsFileSystem
 from raftkv.storage.protocols import WalPosition
@@ -47,6 +48,7 @@ def test_a_new_directory_gets_an_identity(tmp_path: Path) -> None:
         "node_id": 1,
         "members": {"1": "a:1", "2": "b:2"},
         "created_at": 1700000000.0,
+        "founded": True,
     }
 
 
@@ -55,6 +57,20 @@ def test_the_recorded_members_count_not_the_later_ones(tmp_path: Path) -> None:
     directory = open_data_dir(tmp_path, cluster_id=0xC1, node_id=NodeId(1), members={}, boot_id="b")
     assert directory.identity.members == MEMBERS
     directory.close()
+
+
+def test_a_directory_of_before_it_was_recorded_who_founded_opens(tmp_path: Path) -> None:
+    open_dir(tmp_path).close()
+    path = tmp_path / "identity.json"
+    stored = json.loads(path.read_text())
+    del stored["founded"]
+    path.write_text(json.dumps(stored))
+    directory = open_dir(tmp_path)
+    assert directory.identity.founded is None
+    directory.close()
+    path.write_text(json.dumps({**stored, "founded": "yes"}))
+    with pytest.raises(StorageError, match="is damaged"):
+        open_dir(tmp_path)
 
 
 @pytest.mark.parametrize(("cluster", "node"), [(0xC2, 1), (0xC1, 2)])
@@ -123,11 +139,30 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, conten
         open_dir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["wal", "store"])
+@pytest.mark.parametrize("name", ["wal", "store", "checkpoints"])
 def test_data_without_an_identity_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(StorageError, match=r"but no identity\.json"):
         open_dir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["peers.json", "boot.json"])
+def test_what_an_earlier_run_left_is_no_new_directory(tmp_path: Path, name: str) -> None:
+    """A directory wiped but for its incarnation was taken for the old disk: its votes and its log were forgotten."""
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(StorageError, match=rf"holds '{name}' but no identity\.json.*The way out.*member remove"):
+        open_dir(tmp_path)
+
+
+def test_a_node_that_has_an_incarnation_has_run_before(tmp_path: Path) -> None:
+    """So a log that is missing is a lost one, also where the mark of the last run is lost with it."""
+    directory = open_dir(tmp_path)
+    assert not directory.ran_before
+    directory.close()
+    PeerBook.open(tmp_path)
+    directory = open_dir(tmp_path)
+    assert directory.ran_before
+    directory.close()
 
 
 @pytest.mark.parametrize(

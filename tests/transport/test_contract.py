@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from raftkv.errors import FailedPrecondition
+from raftkv.errors import FailedPrecondition, StorageError
 from raftkv.raft import Entry, EntryKind, Index, Message, NodeId, Term
 from raftkv.raft.messages import AppendRequest, HeartbeatResponse
 from raftkv.testing.processes import free_port
-from raftkv.transport import checkpoints
+from raftkv.transport import checkpoints, grpc_peer
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import PROTOCOL_VERSION, GrpcTransport, Identity, PeerStreams, _Link
 from raftkv.transport.memory import MemoryHub
@@ -326,19 +326,115 @@ async def test_a_link_that_dies_of_a_bug_stops_the_node() -> None:
     await sender.close()
 
 
+class Answering:
+    """Answers every greeting in the same way."""
+
+    def __init__(self, reply: peer_pb2.HelloReply) -> None:
+        self.reply = reply
+        self.greetings = 0
+        self.changed = asyncio.Event()
+
+    def Stream(self) -> Answering:  # noqa: N802
+        self.greetings += 1
+        self.changed.set()
+        return self
+
+    async def write(self, frame: peer_pb2.PeerFrame) -> None:
+        pass
+
+    async def read(self) -> peer_pb2.HelloReply:
+        return self.reply
+
+    def cancel(self) -> None:
+        pass
+
+    async def until_greeted(self, times: int) -> None:
+        async with asyncio.timeout(10):
+            while self.greetings < times:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+OF_ANOTHER_CLUSTER = peer_pb2.HelloReply(verdict=peer_pb2.OTHER_CLUSTER, reason="of cluster 43. The way out")
+
+
 @pytest.mark.parametrize(
-    ("changed", "complaint"),
+    ("peers", "is_new", "stops"),
+    [(2, True, False), (1, True, True), (1, False, False)],
+    ids=["others-may-be-right", "no-majority-left", "a-node-that-works"],
+)
+async def test_only_a_new_node_among_strangers_stops(
+    monkeypatch: pytest.MonkeyPatch, peers: int, is_new: bool, stops: bool
+) -> None:
+    monkeypatch.setattr(grpc_peer, "RETRY_S", 0.001)
+    sender = GrpcTransport(
+        Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address=""),
+        dict.fromkeys(IDS[1 : 1 + peers], "127.0.0.1:1"),
+        is_new=lambda: is_new,
+    )
+    recorder = Recorder()
+    stranger = Answering(OF_ANOTHER_CLUSTER)
+    await start_with_stub(sender, recorder, stranger)
+    await stranger.until_greeted(3)
+    assert [str(error) for error in recorder.failures[:1]] == (["of cluster 43. The way out"] if stops else [])
+    assert recorder.messages == []
+    await sender.close()
+
+
+async def test_who_is_refused_asks_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asked ten times a second for ever, and the healthy node logged every time."""
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(delay: float) -> None:
+        slept.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    sender = GrpcTransport(Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address=""), {IDS[1]: "127.0.0.1:1"})
+    stranger = Answering(OF_ANOTHER_CLUSTER)
+    await start_with_stub(sender, Recorder(), stranger)
+    await stranger.until_greeted(10)
+    await sender.close()
+    assert slept[:9] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+
+
+async def test_a_disk_that_cannot_take_down_who_calls_stops_the_node() -> None:
+    def fails(node: NodeId, incarnation: int) -> bool:
+        raise StorageError("No space left on device")
+
+    async with grpc_nodes() as nodes:
+        transport, recorder = nodes.transports[IDS[1]], nodes.recorders[IDS[1]]
+        assert isinstance(transport, GrpcTransport)
+        transport.admits = fails
+        await transport.start(recorder)
+        await nodes.transports[IDS[0]].start(nodes.recorders[IDS[0]])
+        await recorder.until(lambda found: bool(found.failures))
+        assert isinstance(recorder.failures[0], StorageError)
+        assert recorder.messages == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint", "verdict"),
     [
-        ({"cluster_id": 43}, "cluster 000000000000002b; this node is of cluster 000000000000002a"),
-        ({"to": 3}, "it looks for node 3; this is node 1"),
-        ({"from": 1}, "node 1 is not a peer of node 1"),
-        ({"protocol_version": 99}, "protocol version 99; this node speaks version 1"),
+        ({"cluster_id": 43}, "node 2 is of cluster 000000000000002b", peer_pb2.OTHER_CLUSTER),
+        ({"to": 3}, "it looks for node 3; this is node 1", peer_pb2.WELCOME),
+        ({"from": 1}, "node 1 is not a peer of node 1", peer_pb2.WELCOME),
+        ({"protocol_version": 99}, "protocol version 99; this node speaks version 1", peer_pb2.WELCOME),
+        ({"incarnation": 8}, "node 2 was a member of this cluster with another disk", peer_pb2.OTHER_DISK),
     ],
 )
-def test_strangers_are_refused(changed: dict[str, int], complaint: str) -> None:
-    transport = object.__new__(GrpcTransport)
-    transport.identity = Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address="")
+def test_strangers_are_refused(changed: dict[str, int], complaint: str, verdict: peer_pb2.Verdict.ValueType) -> None:
+    transport = GrpcTransport(
+        Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address=""),
+        {},
+        admits=lambda node, incarnation: (node, incarnation) == (2, 7),
+    )
     streams = PeerStreams(transport)
-    greeting = {"cluster_id": CLUSTER, "from": 2, "to": 1, "protocol_version": PROTOCOL_VERSION}
+    greeting = {"cluster_id": CLUSTER, "from": 2, "to": 1, "protocol_version": PROTOCOL_VERSION, "incarnation": 7}
     assert streams.judge(peer_pb2.Hello(**greeting)) is None  # type: ignore[arg-type]
-    assert streams.judge(peer_pb2.Hello(**{**greeting, **changed})) == complaint  # type: ignore[arg-type]
+    refusal = streams.judge(peer_pb2.Hello(**{**greeting, **changed}))  # type: ignore[arg-type]
+    assert refusal is not None
+    assert refusal.reason.startswith(complaint)
+    assert refusal.verdict == verdict
+    assert verdict == peer_pb2.WELCOME or "The way out" in refusal.reason
