@@ -131,7 +131,7 @@ async def test_what_cannot_be_changed_is_refused_and_changes_nothing() -> None:
         ):
             with pytest.raises(FailedPrecondition, match=complaint):
                 await refused
-        with pytest.raises(RaftKVError, match="has no port"):
+        with pytest.raises(RaftKVError, match="not the HOST:PORT"):
             await client.add_member(2, "nonsense")
         with pytest.raises(InvalidArgument, match="node ids start at 1"):
             await client.remove_members(0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.raft import sabotage as rules
-from tests.sim.l0 import sabotage
+from tests.sim.l0 import plan, sabotage
 from tests.sim.l0.run import run
 
 
@@ -25,6 +25,8 @@ class Control:
     seeds: int = 20
     damage: bool = False
     """The broken promise itself (C7) does not count as a finding, only what comes of it."""
+    leases: bool = False
+    """Seeds without leases can find nothing, and are passed over."""
 
     def __str__(self) -> str:
         return self.rule.__name__ + ("-damage" if self.damage else "")
@@ -67,6 +69,12 @@ CONTROLS = [
     Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
     Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
     Control(sabotage.a_witness_may_lead, "a witness, leads", seeds=60),
+    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=60, leases=True),
+    Control(sabotage.a_lease_is_longer_than_the_promise, "K6", seeds=10, leases=True),
+    Control(sabotage.a_restart_forgets_the_promise, "K6", leases=True),
+    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=100, leases=True),
+    Control(sabotage.a_transfer_leaves_the_lease, "K6", seeds=10, leases=True),
+    Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100, leases=True),
 ]
 
 
@@ -76,6 +84,8 @@ def test_the_simulator_notices_that_a_safeguard_is_off(control: Control, monkeyp
     if control.rule.__module__ == rules.__name__:
         rules.without_the_cores_own_checks(monkeypatch)
     for seed in range(control.seeds):
+        if control.leases and not plan.draw(seed)[0].lease_ms:
+            continue
         violation = run(seed, watch_promises=not control.damage).violation
         if violation is not None:
             assert re.search(control.finding, violation), f"seed {seed} finds something else: {violation}"

@@ -87,6 +87,15 @@ class Clients:
                 f"the write at {floor} was acknowledged before it began"
             )
 
+    def read_by_lease(self, machine: Machine) -> None:
+        """`machine` would answer without asking anybody, from a state that has applied its commit index."""
+        self.counts["reads by lease"] += 1
+        if machine.raft.log.commit < self.newest_acknowledged:
+            raise SafetyViolation(
+                f"K6: node {machine.id} answers by its lease at {machine.raft.log.commit}; the write at "
+                f"{self.newest_acknowledged} is acknowledged"
+            )
+
     def require_kept(self, machine: Machine) -> None:
         """Raise unless `machine` has applied every acknowledged write, once, where it was acknowledged."""
         if machine.id in self.witnesses:

@@ -72,6 +72,7 @@ class Cluster:
         self.oracle.witnesses |= self.witnesses
         self.oracle.on_commit = self.clients.committed
         self.on_election: Callable[[Machine], None] = lambda leader: None
+        self.leases = parameters.lease_ms > 0
         self.loss = parameters.loss
         self.duplicate_above = 1 - parameters.duplication
         self.latency = parameters.latency
@@ -105,6 +106,8 @@ class Cluster:
                 max_append_bytes=parameters.max_append_bytes,
                 max_inflight_bytes=parameters.max_inflight_bytes,
                 max_apply_bytes=parameters.max_apply_bytes,
+                lease_ms=parameters.lease_ms,
+                quarantined=bool(parameters.lease_ms),
             ),
             seed,
             tick_length=int(TICK * parameters.clock[node_id]),
@@ -202,6 +205,8 @@ class Cluster:
             self._tell_state(machine)
         raft = machine.raft
         while (ready := raft.ready()) is not None:
+            if self.leases:
+                machine.lease.note(machine.clock_ms(self.now), raft.rounds)
             for message in ready.messages:
                 self._send(machine, message)
             more = False
@@ -365,6 +370,8 @@ class Cluster:
             self.clients.applied(machine, entry)
         machine.raft.applied(entries[-1].index)
         self._serve_waiting(machine)
+        if self.leases:
+            self.read_by_lease()
 
     def _serve_waiting(self, machine: Machine) -> None:
         if machine.waiting_reads:
@@ -389,6 +396,12 @@ class Cluster:
         machine.raft.read_index(request)
         self.after_input(machine, 5)
         return request
+
+    def read_by_lease(self) -> None:
+        """Ask everybody who holds a lease."""
+        for machine in self.machines.values():
+            if machine.holds_lease(self.now):
+                self.clients.read_by_lease(machine)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -427,7 +427,9 @@ class Conductor:
         rng.shuffle(others)
         return self._slow_down(others[1:], fault, 20)
 
-    def _clock(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+    def _clock(self, act: Act, fault: Fault, rng: random.Random) -> Undo | None:
+        if self.cluster.leases:
+            return None  # they rely on the clocks
         machine = self._shuffled(rng)[0]
         fault.hits += 1
         return self._pace(machine, fault, rng.choice([0.3, 0.6, 1.6, 3.0]))
@@ -510,6 +512,8 @@ class Conductor:
         if machine is not None:
             self.cluster.counts["reads"] += 1
             self.cluster.read(machine)
+        if self.cluster.leases:
+            self.cluster.read_by_lease()
 
     def _transfer(self, act: Act, fault: Fault, rng: random.Random) -> None:
         machine = self._leader()
@@ -529,7 +533,7 @@ class Conductor:
         if leader is None:
             return
         configuration = leader.raft.configuration
-        outside = [node for node in cluster.machines if node not in configuration.members]
+        outside = [node for node in cluster.machines if node not in configuration.members | configuration.removed]
         learners = tuple((node, f"n{node}") for node in outside if node not in cluster.witnesses)
         witnesses = tuple((node, f"n{node}") for node in outside if node in cluster.witnesses)
         someone = rng.choice(sorted(configuration.members))

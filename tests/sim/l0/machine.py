@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from raftkv.raft import Entry, Message, NodeId, RaftConfig, ReadState
+from raftkv.server.lease import Lease
 from tests.raft.node import Node
 
 
@@ -47,6 +48,7 @@ class Machine(Node):
         self.links: dict[NodeId, Link] = {}
         self.usual_tick_length = tick_length
         self.tick_length = tick_length
+        self.lease = Lease(config.lease_ms)
         self.paces: list[tuple[Fault, float]] = []
         """What makes its clock go wrong: by these factors."""
         self.disk_time = disk_time
@@ -72,6 +74,14 @@ class Machine(Node):
         self.told: tuple[object, ...] = ()
         """What the trace last said of it."""
 
+    def clock_ms(self, now: int) -> float:
+        """What its own clock shows: a second for each of its own usual ticks."""
+        return now * 1000 / self.usual_tick_length
+
+    def holds_lease(self, now: int) -> bool:
+        """Whether it would answer a read by its lease now."""
+        return self.up and not self.pausers and self.lease.holds(self.clock_ms(now), self.raft.rounds)
+
     def set_tick_length(self) -> None:
         length = float(self.usual_tick_length)
         for _, factor in self.paces:
@@ -85,6 +95,7 @@ class Machine(Node):
     def crash(self) -> None:
         super().crash()
         self.life += 1
+        self.lease = Lease(self.config.lease_ms)
         self.pausers.clear()
         self.inbox.clear()
         self.disk_is_busy = False

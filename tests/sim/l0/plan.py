@@ -7,10 +7,12 @@ happens (which node leads then?). So an item can be left out without changing wh
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raftkv.raft import NodeId
+from raftkv.server.lease import PPM, lease_ms
 
 TICK = 1000
 """One nominal tick, in units of virtual time."""
@@ -56,6 +58,8 @@ class Parameters:
     apply_delay: int
     reset_on_crash: bool
     """Peers learn of a crash by a reset of their connections."""
+    lease_ms: int
+    """How long a leader's lease lasts, where a nominal tick is 1,000 ms; 0: there are none."""
 
     @property
     def founders(self) -> list[NodeId]:
@@ -121,6 +125,9 @@ FAULTS = {
 LEAST_FAULTS = 6
 """On a tape. Some may find nothing to hit."""
 
+SMALL_DRIFT = 0.05
+"""Clocks that differ by more make leases that are over before they are of use."""
+
 INSTANT = frozenset({"bounce", "reset"})
 
 HUNT = "hunt the leader"
@@ -132,6 +139,8 @@ def draw(seed: int) -> tuple[Parameters, tuple[Act, ...]]:
     """Return the cluster and the tape of a seed."""
     faults, workload = random.Random(f"{seed}/faults"), random.Random(f"{seed}/workload")
     parameters, hunted = _parameters(random.Random(f"{seed}/parameters"))
+    if random.Random(f"{seed}/leases").random() < 0.5:
+        parameters = _with_leases(parameters)
     tape = _faults(parameters, faults, hunted=hunted) + _inputs(parameters, workload)
     return parameters, tuple(sorted(tape, key=lambda act: act.at))
 
@@ -143,7 +152,7 @@ def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
     witnesses = rng.choice([0, 1]) if changing else 0
     ids = [NodeId(i) for i in range(1, size + spares + witnesses + 1)]
     hunted = size in (3, 5) and rng.random() < 0.3
-    drift = rng.choice([0.0, 0.0, 0.05, 0.5])
+    drift = rng.choice([0.0, 0.0, SMALL_DRIFT, 0.5])
     disk = rng.choice([0, 20, 200, 800]) if not hunted else rng.choice([0, 20, 100])
     latency = rng.choice([10, 50, 200, 500]) if not hunted else rng.choice([50, 100, 200])
     jitter = min(latency * rng.choice([0, 1, 4 if not hunted else 2]), TICK)
@@ -175,8 +184,19 @@ def _parameters(rng: random.Random) -> tuple[Parameters, bool]:
         batching=rng.choice([0.0, 0.0, 0.2, 0.6]),
         apply_delay=rng.choice([0, 0, 0, 100, 2000]),
         reset_on_crash=rng.random() < 0.5,
+        lease_ms=0,
     )
     return parameters, hunted
+
+
+def _with_leases(parameters: Parameters) -> Parameters:
+    """Let leaders hold leases, where the clocks are good enough for a useful one."""
+    slowness = max(abs(1 - length) for length in parameters.clock.values())
+    if slowness > SMALL_DRIFT:
+        return parameters
+    # A tick that is shorter by a twentieth makes a clock that is faster by a nineteenth.
+    drift_ppm = math.ceil(PPM * (1 / (1 - slowness) - 1))
+    return replace(parameters, lease_ms=lease_ms(parameters.election_ticks, 1000, drift_ppm))
 
 
 def _faults(parameters: Parameters, rng: random.Random, *, hunted: bool) -> list[Act]:

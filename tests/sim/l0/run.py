@@ -61,6 +61,8 @@ def run(
                 _require_traffic(cluster)
             converge(cluster, conductor)
             TRIALS[seed % len(TRIALS)](cluster, conductor)
+            if cluster.leases:
+                a_rival_within_the_lease(cluster, conductor, random.Random(f"{seed}/rival"))
     except (SafetyViolation, InvariantViolation, LivenessViolation, IdleRun) as error:
         violation = f"{type(error).__name__}: {error}"
         cluster.say(violation)
@@ -315,6 +317,69 @@ def a_candidate_that_nobody_heard_comes_back(cluster: Cluster, conductor: Conduc
     cluster.run_until(cluster.now + 3 * timeout(cluster))
     for link in mute.links.values():
         link.blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
+def a_rival_within_the_lease(cluster: Cluster, conductor: Conductor, rng: random.Random) -> None:
+    """Some hear nobody, and would like to lead. Then the leader is cut off, and nothing parts the others any more.
+
+    With the cut comes, for those who have promised the leader to wait, some reason to forget it. The leader's own ticks
+    come late, so that only its clock can tell it that its lease is over.
+    """
+    leader = leader_of(cluster)
+    followers = [
+        machine for machine in members_of(cluster) if leader and machine.id in leader.raft.voters - {leader.id}
+    ]
+    if leader is None or len(followers) < 2:
+        return
+    rng.shuffle(followers)
+    rivals, loyal = followers[: len(followers) // 2], followers[len(followers) // 2 :]
+    reason = rng.choice(["none", "restart", "reset", "slow answers", "transfer"])
+    cluster.say(f"** trial: {[m.id for m in rivals]} would like to replace {leader.id}; reason to forget it: {reason}")
+    fault = Fault("trial")
+    answers = [machine.links[leader.id] for machine in loyal]
+    if reason == "slow answers":
+        for link in answers:
+            link.slowness.append((fault, 1))
+    apart = [link for a in rivals for b in (leader, *loyal) for link in (a.links[b.id], b.links[a.id])]
+    for link in apart:
+        link.blockers.append(fault)
+    cluster.run_until(cluster.now + int(2.2 * timeout(cluster)) + rng.randrange(timeout(cluster)))
+
+    leader.paces.append((fault, 3))
+    leader.set_tick_length()
+    if reason == "transfer":
+        leader.raft.transfer(loyal[0].id)
+        cluster.after_input(leader, 9)
+    for link in apart:
+        link.blockers.remove(fault)
+    cut = [machine.links[leader.id] for machine in followers]
+    if reason != "transfer":
+        cut += leader.links.values()
+    for link in cut:
+        link.blockers.append(fault)
+    for machine in loyal:
+        if reason == "restart":
+            cluster.crash(machine)
+            cluster.restart(machine)
+        elif reason == "reset":
+            machine.raft.suspect(leader.id)
+            cluster.after_input(machine, 7)
+    end = cluster.now + 3 * timeout(cluster)
+    while cluster.now < end:
+        for machine in cluster.leaders():
+            log = machine.raft.log
+            if machine is not leader and log.commit == log.last_index:
+                conductor.propose(machine)
+        cluster.read_by_lease()
+        cluster.run_until(cluster.now + TICK // 4)
+
+    for link in cut:
+        link.blockers.remove(fault)
+    for link in answers:
+        link.slowness.clear()
+    leader.paces.clear()
+    leader.set_tick_length()
     write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
 
 

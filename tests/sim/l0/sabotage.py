@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,12 +13,14 @@ from raftkv.raft import (
     Entry,
     EntryKind,
     NodeId,
+    RaftConfig,
     Role,
     Snapshot,
     checks,
     core,
     election,
     heartbeat,
+    lease,
     replication,
     roles,
     snapshots,
@@ -26,9 +30,10 @@ from raftkv.raft.configurations import Configurations
 from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, HeartbeatRequest, HeartbeatResponse, Message
 from raftkv.raft.progress import Progress
-from raftkv.raft.quorum import committed_index
+from raftkv.raft.quorum import committed_index, reached_by_quorum
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Index
+from raftkv.server.lease import Lease
 
 Patch = pytest.MonkeyPatch
 
@@ -197,3 +202,75 @@ def a_lost_checkpoint_is_not_sent_again(patch: Patch) -> None:
 def a_witness_may_lead(patch: Patch) -> None:
     """It has no payloads to give."""
     patch.setattr(Configuration, "may_lead", lambda configuration, node: node in configuration.deciders)
+
+
+# --- leases -----------------------------------------------------------------------------------------------------------
+
+
+def a_lease_begins_when_it_is_confirmed(patch: Patch) -> None:
+    """It begins when the heartbeats left: a follower's promise may be that old."""
+
+    def note(kept: Lease, now_ms: float, rounds: tuple[int, int] | None) -> None:
+        if rounds is not None and rounds[1] and (not kept._begun or kept._begun[-1][0] < rounds[1]):
+            kept._begun.append((rounds[1], now_ms))
+
+    patch.setattr(Lease, "note", note)
+
+
+def a_lease_is_longer_than_the_promise(patch: Patch) -> None:
+    """It lasts for two election timeouts; those who promised wait for one."""
+    patch.setattr("tests.sim.l0.plan.lease_ms", lambda election_ticks, tick_ms, drift_ppm: 2 * election_ticks * tick_ms)
+
+
+def a_restart_forgets_the_promise(patch: Patch) -> None:
+    """A voter that was killed votes for another leader within the lease of the one it had heard."""
+    original = RaftState.__init__
+
+    def forgetful(state: RaftState, config: RaftConfig, **rest: Any) -> None:
+        original(state, config, **rest)
+        state.quarantine = 0
+
+    patch.setattr(RaftState, "__init__", forgetful)
+
+
+def hints_are_heeded_in_spite_of_leases(patch: Patch) -> None:
+    """A broken connection lets a voter forget its leader, and its promise."""
+    original = election.suspect
+
+    def impatient(state: RaftState, peer: NodeId) -> None:
+        if state.leader == peer:
+            state.quarantine = 0
+        config, state.config = state.config, replace(state.config, lease_ms=0)
+        original(state, peer)
+        state.config = config
+
+    patch.setattr(election, "suspect", impatient)
+
+
+def a_transfer_leaves_the_lease(patch: Patch) -> None:
+    """The target is elected although everybody has promised to vote for nobody (raft-bugs 43)."""
+    original = lease.rounds
+
+    def careless(state: RaftState) -> tuple[int, int] | None:
+        void, target = state.lease_void, state.transfer_target
+        state.lease_void, state.transfer_target = False, None
+        try:
+            return original(state)
+        finally:
+            state.lease_void, state.transfer_target = void, target
+
+    patch.setattr(lease, "rounds", careless)
+
+
+def a_lease_needs_no_commit_in_its_term(patch: Patch) -> None:
+    """A new leader does not know yet what its predecessor acknowledged (raft-bugs 40)."""
+    original = lease.rounds
+
+    def careless(state: RaftState) -> tuple[int, int] | None:
+        if not state.config.lease_ms or state.role is not Role.LEADER or state.lease_void or state.transfer_target:
+            return original(state)
+        promised = {peer: progress.lease_sequence for peer, progress in state.progress.items()}
+        promised[state.id] = state.reads.sequence
+        return state.reads.sequence, reached_by_quorum(state.configuration, promised)
+
+    patch.setattr(lease, "rounds", careless)
