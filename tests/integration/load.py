@@ -19,8 +19,10 @@ class CounterLoad:
     end. No put may fail: callers see a pause, not an error.
     """
 
-    def __init__(self, client: AsyncClient, prefix: str, *, tasks: int = 24) -> None:
+    def __init__(self, client: AsyncClient, prefix: str, *, tasks: int = 24, value_bytes: int = 1) -> None:
+        """Values are padded to `value_bytes`: large ones fill a log with few puts."""
         self._client = client
+        self._value_bytes = value_bytes
         self._prefix = prefix
         self._acknowledged = {f"{prefix}{number}".encode(): 0 for number in range(tasks)}
         self._stopping = False
@@ -58,7 +60,7 @@ class CounterLoad:
     async def _count(self, key: bytes) -> None:
         while not self._stopping:
             value = self._acknowledged[key] + 1
-            await self._client.put(key, str(value))
+            await self._client.put(key, str(value).ljust(self._value_bytes))
             self._acknowledged[key] = value
 
     def _raise_errors(self) -> None:

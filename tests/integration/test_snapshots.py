@@ -14,7 +14,9 @@ from tests.integration.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.processes
 
-SMALL = ["--checkpoint-log-bytes", "100000", "--wal-segment-bytes", "65536"]
+SMALL = ["--checkpoint-log-bytes", "65536", "--wal-segment-bytes", "65536"]
+VALUE_BYTES = 1000
+"""So large that one `progress` makes a checkpoint due."""
 
 
 def compactions(node: NodeProcess) -> int:
@@ -23,7 +25,7 @@ def compactions(node: NodeProcess) -> int:
 
 async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_load() -> None:
     async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
-        async with CounterLoad(client, "k" * 100) as load:
+        async with CounterLoad(client, "k", value_bytes=VALUE_BYTES) as load:
             await load.progress()
             leader = cluster.node(await cluster.leader())
             behind = next(node for node in cluster.nodes if node is not leader)
@@ -47,7 +49,7 @@ async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_lo
 async def test_a_follower_is_killed_again_and_again_while_it_installs() -> None:
     """Raft-bugs 28: whatever the kill leaves is the old state or the new one."""
     async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
-        async with CounterLoad(client, "k" * 100) as load:
+        async with CounterLoad(client, "k", value_bytes=VALUE_BYTES) as load:
             leader = cluster.node(await cluster.leader())
             victim = next(node for node in cluster.nodes if node is not leader)
             for _ in range(2):
