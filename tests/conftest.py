@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -19,7 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Matters only where the environment forbids byte code; then it is kept apart from the sources.
     """
-    if sys.dont_write_bytecode and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    if "PYTHONDONTWRITEBYTECODE" in os.environ:
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(config.rootpath, ".cache", "bytecode")))
 
 
