@@ -167,7 +167,7 @@ def _build(
     node = Node(
         raft=raft,
         state=disk,
-        log_store=disk.wal,
+        log_store=disk.log_store,
         transport=transport,
         clock=MonotonicClock(),
         limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
@@ -178,7 +178,7 @@ def _build(
     kv = KvService(requests, settings.id)
     service = ClusterService(
         node=node,
-        log_store=disk.wal,
+        log_store=disk.log_store,
         store_bytes=disk.store_bytes,
         requests=requests,
         transport=transport,

@@ -47,6 +47,7 @@ from raftkv.server.barriers import Barrier, Barriers
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.compaction import CompactionPolicy
+from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
 from raftkv.server.proposals import Outcome, Proposals
 from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
@@ -301,7 +302,7 @@ class Node:
             return True
         if keeper is not None and message.bare:
             if not keeper.machine.holds_nothing:
-                self._fail(InvariantViolation("a leader takes this node, which holds data, for a witness"))
+                self._fail(kind_mismatch(self.raft.node_id, Kind.WITNESS))
             elif self._installing is None or self._installing.done():
                 self._installing = self._begin_task("fabricate", self._fabricate(keeper, message))
             return False

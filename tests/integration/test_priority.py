@@ -17,7 +17,7 @@ pytestmark = pytest.mark.processes
 async def takes_over(cluster: LocalCluster, node: int) -> int:
     """Wait until `node` leads; return the term."""
     async with AsyncClient(cluster.endpoints) as client, asyncio.timeout(PATIENCE_S):
-        while await cluster.leader() != node:
+        while await cluster.leader() != node:  # noqa: ASYNC110 - another process decides
             await asyncio.sleep(POLL_S)
         return (await client.status(cluster.node(node).client_address)).term
 
