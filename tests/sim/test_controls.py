@@ -6,49 +6,18 @@ A simulator that finds nothing proves nothing. The seeds are 0, 1, 2, ..., as go
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from tests.raft import sabotage as rules
+from tests.raft.controls import RULES, Control
 from tests.sim.l0 import sabotage
 from tests.sim.l0.run import run
 
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A safeguard that is off, what must then be found, and within how many seeds."""
-
-    rule: Callable[[pytest.MonkeyPatch], None]
-    finding: str
-    seeds: int = 20
-    damage: bool = False
-    """The broken promise itself (C7) does not count as a finding, only what comes of it."""
-
-    def __str__(self) -> str:
-        return self.rule.__name__ + ("-damage" if self.damage else "")
-
-
 CONTROLS = [
-    Control(rules.promises_leave_at_once, "C7", seeds=1),
-    Control(rules.promises_leave_at_once, "C[4568]", damage=True),
-    Control(rules.vote_is_not_persisted, "C7", seeds=1),
-    Control(rules.vote_is_not_persisted, "C[18]", seeds=100, damage=True),
-    Control(rules.a_restart_forgets_the_term, "C9"),
-    Control(rules.stepping_down_forgets_the_vote, "C8", seeds=5),
-    Control(rules.votes_are_given_twice, "C8"),
-    Control(rules.any_log_may_lead, "C4"),
-    Control(rules.half_is_a_majority, "C6", seeds=5),
-    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100),
-    Control(rules.the_leader_counts_its_memory, "C6"),
-    Control(rules.late_confirmations_count, "C5", seeds=100),
-    Control(rules.old_requests_truncate, "C7|would replace a committed one"),
-    Control(rules.logs_always_match, "C[3457]"),
-    Control(rules.heartbeats_commit_what_may_not_match, "C5|acknowledged data is gone", seeds=5),
-    Control(rules.reads_do_not_wait_for_the_term, "C10"),
+    *RULES,
     Control(rules.reads_share_an_old_round, "C10", seeds=50),
-    Control(rules.reads_need_no_quorum, "C10", seeds=50),
+    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100),
     Control(sabotage.nobody_is_sticky, "deposed the leader"),
     Control(sabotage.there_is_no_pre_vote, "deposed the leader"),
     Control(sabotage.leaders_need_no_quorum, "nobody takes over from a leader that hears nobody"),
