@@ -11,12 +11,13 @@ from typing import Any
 
 import structlog
 
-from raftkv.invariant import InvariantViolation, invariant
+from raftkv.invariant import invariant
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
 from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.compaction import CompactionPolicy
+from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
 from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
@@ -139,7 +140,7 @@ class Checkpoints:
         """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
 
         A witness needs none; it makes an empty checkpoint first, and has the message delivered then. Raises
-        InvariantViolation.
+        DataDirectoryMismatch.
         """
         snapshot, keeper = message.snapshot, self._keeper
         if snapshot.index <= self._raft.log.commit:
@@ -149,7 +150,7 @@ class Checkpoints:
             return True
         if message.bare:
             if not keeper.machine.holds_nothing:
-                raise InvariantViolation("a leader takes this node, which holds data, for a witness")
+                raise kind_mismatch(self._raft.node_id, Kind.WITNESS)
             if self._fabricating is None or self._fabricating.done():
                 self._fabricating = self._begin_task("fabricate", self._fabricate(message))
             return False

@@ -12,23 +12,10 @@ from raftkv.client import AsyncClient, MemberKind, Role
 from raftkv.errors import FailedPrecondition, InvalidArgument, RaftKVError
 from raftkv.testing.cluster import ClusterError, LocalCluster
 from tests.integration.load import CounterLoad
-from tests.integration.waiting import PATIENCE_S, POLL_S
+from tests.integration.promotion import promote
+from tests.integration.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.processes
-
-
-async def promote(client: AsyncClient, *nodes: int, remove: tuple[int, ...] = ()) -> dict[int, MemberKind]:
-    """Promote as soon as the cluster allows it: learners have to catch up first."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                members = await client.promote_members(*nodes, remove=remove)
-            except FailedPrecondition as error:
-                if "cannot be promoted yet" not in error.message:
-                    raise
-                await asyncio.sleep(POLL_S)
-            else:
-                return {member.id: member.kind for member in members}
 
 
 async def test_a_cluster_grows_from_one_to_five_and_shrinks_again_under_load() -> None:

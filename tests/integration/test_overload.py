@@ -24,8 +24,16 @@ async def test_what_exceeds_the_queue_is_refused_and_has_no_effect(tmp_path: Pat
     """Its followers sleep, so nothing that it takes is ever done; its election timeout keeps it in office meanwhile."""
     room = NodeLimits().max_proposal_bytes // VALUE_BYTES
     keys = [f"k{number}".encode() for number in range(room + 16)]
-    async with LocalCluster(3, directory=tmp_path, arguments=["--election-ms", "5000"]) as cluster:
+    cluster = LocalCluster(3, directory=tmp_path)
+    for node in cluster.nodes[1:]:
+        node.extra_arguments += ["--election-ms", "5000"]
+    async with cluster:
+        # The first node is elected soon, by its own short timeout, and gives way to one with a long one.
+        async with AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
+            await cluster.leader()
+            await client.transfer_leader(2)
         leader = cluster.node(await cluster.leader())
+        assert leader.id == 2
         followers = [node for node in cluster.nodes if node is not leader]
         async with stubs(leader.client_address) as asked:
             await asked.kv.Range(kv_pb2.RangeRequest(key=b"k"), timeout=PATIENCE_S)

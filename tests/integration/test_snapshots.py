@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 
 import pytest
@@ -14,22 +15,31 @@ from tests.integration.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.processes
 
-SMALL = ["--checkpoint-log-bytes", "100000", "--wal-segment-bytes", "65536"]
+SMALL = ["--checkpoint-log-bytes", "65536", "--wal-segment-bytes", "65536"]
+VALUE_BYTES = 400
+"""So large that one `progress` makes a checkpoint due."""
 
 
-def compactions(node: NodeProcess) -> int:
-    return node.log().count("checkpoint made, log compacted")
+async def outrun_a_dead_node(client: AsyncClient, leader: NodeProcess, load: CounterLoad) -> None:
+    """Write until the leader has compacted its log beyond all that a node can have that is down now."""
+    last_index = (await client.status(leader.client_address)).last_index
+    while first_kept(leader) <= last_index + 1:
+        await load.progress()
+
+
+def first_kept(node: NodeProcess) -> int:
+    compactions = re.findall(r"checkpoint made, log compacted +first_kept=(\d+)", node.log())
+    return int(compactions[-1]) if compactions else 1
 
 
 async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_load() -> None:
     async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
-        async with CounterLoad(client, "k" * 100) as load:
+        async with CounterLoad(client, "k", value_bytes=VALUE_BYTES) as load:
             await load.progress()
             leader = cluster.node(await cluster.leader())
             behind = next(node for node in cluster.nodes if node is not leader)
             await behind.kill()
-            while compactions(leader) < 3:
-                await load.progress()
+            await outrun_a_dead_node(client, leader, load)
             await behind.start()
             await until("the snapshot is installed", lambda: "installed a snapshot" in behind.log())
             await load.progress()
@@ -47,14 +57,12 @@ async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_lo
 async def test_a_follower_is_killed_again_and_again_while_it_installs() -> None:
     """Raft-bugs 28: whatever the kill leaves is the old state or the new one."""
     async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
-        async with CounterLoad(client, "k" * 100) as load:
+        async with CounterLoad(client, "k", value_bytes=VALUE_BYTES) as load:
             leader = cluster.node(await cluster.leader())
             victim = next(node for node in cluster.nodes if node is not leader)
             for _ in range(2):
                 await victim.kill()
-                made = compactions(leader)
-                while compactions(leader) < made + 2:
-                    await load.progress()
+                await outrun_a_dead_node(client, leader, load)
                 installs = victim.log().count("installed a snapshot")
                 await victim.start()
                 await until("a snapshot is on its way", partial(_installs_more, victim, installs))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Coroutine
 from itertools import count
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from raftkv.client import AsyncClient, Guarantee
 from raftkv.testing.cluster import LocalCluster
 from tests.integration.waiting import until
+from tests.integration.workers import Workers
 from tests.partition.history import Operation, violations
 
 
-class Traffic:
+class Traffic(Workers):
     """Tasks that each write keys of their own, and write and read one register that all of them share.
 
-    Use it as an asynchronous context manager. No operation may fail: callers see a pause, not an error.
+    No operation may fail: callers see a pause, not an error.
     """
 
     def __init__(self, client: AsyncClient, prefix: str, *, tasks: int = 8) -> None:
+        super().__init__()
         self.register = f"{prefix}register"
         self.operations: list[Operation] = []
         """On the register."""
@@ -28,8 +29,6 @@ class Traffic:
         self._prefix = f"{prefix}unique/"
         self._acknowledged: dict[bytes, tuple[bytes, int]] = {}
         self._count = tasks
-        self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def acknowledged(self) -> int:
@@ -42,16 +41,14 @@ class Traffic:
         target = self.acknowledged + writes + self._count  # those under way were asked for before
 
         def made() -> bool:
-            for task in self._tasks:
-                if task.done():
-                    task.result()
+            self.raise_errors()
             return self.acknowledged >= target and self._read_since(now)
 
         await until(f"{writes} more writes, and reads", made)
 
     async def verify(self, cluster: LocalCluster, *, at_least: int = 300) -> None:
         """Everything acknowledged is on every node as it was, and the register behaved like one. After the end."""
-        assert self._stopping
+        assert self.stopping
         assert self.acknowledged >= at_least, "too few writes to prove anything"
         for node in cluster.nodes:
             held = await cluster.contents(node.id, self._prefix)
@@ -65,9 +62,12 @@ class Traffic:
     def _read_since(self, moment: float) -> bool:
         return any(not one.is_write and one.began > moment for one in self.operations[-10 * self._count :])
 
+    def jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._run(task) for task in range(self._count)]
+
     async def _run(self, task: int) -> None:
         for number in count():
-            if self._stopping:
+            if self.stopping:
                 return
             key, value = f"{self._prefix}{task}/{number}".encode(), f"{task}/{number}".encode()
             written = await self._client.put(key, value)
@@ -82,21 +82,3 @@ class Traffic:
             assert pair is not None, "the register has lost its value"
             assert pair.guarantee is Guarantee.LINEARIZABLE
             self.operations.append(Operation(began, time.monotonic(), pair.mod_revision, pair.value, is_write=False))
-
-    async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._run(task)) for task in range(self._count)]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let the operations under way end. The client's timeout bounds the wait."""
-        self._stopping = True
-        if error is not None:
-            for task in self._tasks:
-                task.cancel()
-        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
-        if error is None:
-            for result in ended:
-                if isinstance(result, BaseException):
-                    raise result

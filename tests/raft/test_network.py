@@ -12,14 +12,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from raftkv.invariant import InvariantViolation
 from tests.raft import sabotage
 from tests.raft.chaos import Chaos
+from tests.raft.controls import RULES, Control
 from tests.raft.oracle import SafetyViolation
 
 EVENTS = 3000
@@ -86,42 +85,7 @@ def test_a_seed_decides_everything() -> None:
     assert len(traces.pop()) > 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A rule that is off, what must then be found, and in how many runs of three and of five nodes at most."""
-
-    rule: Callable[[pytest.MonkeyPatch], None]
-    finding: str
-    seeds: int = 20
-    damage: bool = False
-    """The broken promise itself (C7) does not count as a finding, only what comes of it."""
-
-    def __str__(self) -> str:
-        return self.rule.__name__ + ("-damage" if self.damage else "")
-
-
-CONTROLS = [
-    Control(sabotage.promises_leave_at_once, "C7", seeds=1),
-    Control(sabotage.promises_leave_at_once, "C[4568]", damage=True),
-    Control(sabotage.vote_is_not_persisted, "C7", seeds=1),
-    Control(sabotage.vote_is_not_persisted, "C[18]", seeds=100, damage=True),
-    Control(sabotage.a_restart_forgets_the_term, "C9"),
-    Control(sabotage.stepping_down_forgets_the_vote, "C8"),
-    Control(sabotage.votes_are_given_twice, "C8"),
-    Control(sabotage.any_log_may_lead, "C4"),
-    Control(sabotage.half_is_a_majority, "C6"),
-    Control(sabotage.the_leader_counts_its_memory, "C6"),
-    Control(sabotage.late_confirmations_count, "C5", seeds=100),
-    Control(sabotage.old_requests_truncate, "C7|would replace a committed one"),
-    Control(sabotage.logs_always_match, "C[357]"),
-    Control(sabotage.heartbeats_commit_what_may_not_match, "C5|acknowledged data is gone"),
-    Control(sabotage.reads_do_not_wait_for_the_term, "C10"),
-    Control(sabotage.reads_share_an_old_round, "C10", seeds=100),
-    Control(sabotage.reads_need_no_quorum, "C10", seeds=100),
-]
-
-
-@pytest.mark.parametrize("control", CONTROLS, ids=str)
+@pytest.mark.parametrize("control", [*RULES, Control(sabotage.reads_share_an_old_round, "C10", seeds=100)], ids=str)
 def test_the_random_runs_notice_that_a_rule_is_off(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     control.rule(monkeypatch)
     sabotage.without_the_cores_own_checks(monkeypatch)

@@ -7,50 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from tests.raft import sabotage as rules
+from tests.raft.controls import RULES, Control
 from tests.sim.l0 import plan, sabotage
 from tests.sim.l0.run import run
 
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A safeguard that is off, what must then be found, and within how many seeds."""
-
-    rule: Callable[[pytest.MonkeyPatch], None]
-    finding: str
-    seeds: int = 20
-    damage: bool = False
-    """The broken promise itself (C7) does not count as a finding, only what comes of it."""
-    leases: bool = False
-    """Seeds without leases can find nothing, and are passed over."""
-
-    def __str__(self) -> str:
-        return self.rule.__name__ + ("-damage" if self.damage else "")
-
-
 CONTROLS = [
-    Control(rules.promises_leave_at_once, "C7", seeds=1),
-    Control(rules.promises_leave_at_once, "C[4568]", damage=True),
-    Control(rules.vote_is_not_persisted, "C7", seeds=1),
-    Control(rules.vote_is_not_persisted, "C[18]", seeds=100, damage=True),
-    Control(rules.a_restart_forgets_the_term, "C9"),
-    Control(rules.stepping_down_forgets_the_vote, "C8", seeds=5),
-    Control(rules.votes_are_given_twice, "C8"),
-    Control(rules.any_log_may_lead, "C4"),
-    Control(rules.half_is_a_majority, "C6", seeds=5),
-    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100),
-    Control(rules.the_leader_counts_its_memory, "C6"),
-    Control(rules.late_confirmations_count, "C5", seeds=100),
-    Control(rules.old_requests_truncate, "C7|would replace a committed one"),
-    Control(rules.logs_always_match, "C[3457]"),
-    Control(rules.heartbeats_commit_what_may_not_match, "C5|acknowledged data is gone", seeds=5),
-    Control(rules.reads_do_not_wait_for_the_term, "C10"),
+    *RULES,
     Control(rules.reads_share_an_old_round, "C10", seeds=50),
-    Control(rules.reads_need_no_quorum, "C10", seeds=50),
+    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100),
     Control(sabotage.nobody_is_sticky, "deposed the leader"),
     Control(sabotage.there_is_no_pre_vote, "deposed the leader"),
     Control(sabotage.leaders_need_no_quorum, "nobody takes over from a leader that hears nobody"),
@@ -68,14 +36,21 @@ CONTROLS = [
     Control(sabotage.a_snapshot_brings_no_configuration, "the newest in its log"),
     Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
     Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
-    Control(sabotage.a_witness_may_lead, "a witness, leads", seeds=60),
-    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=60, leases=True),
-    Control(sabotage.a_lease_is_longer_than_the_promise, "K6", seeds=10, leases=True),
-    Control(sabotage.a_restart_forgets_the_promise, "K6", leases=True),
-    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=100, leases=True),
-    Control(sabotage.a_transfer_leaves_the_lease, "K6", seeds=10, leases=True),
-    Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100, leases=True),
+    Control(sabotage.a_witness_may_lead, "a witness, leads", seeds=100),
+    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=60),
+    Control(sabotage.a_lease_is_longer_than_the_promise, "K6", seeds=10),
+    Control(sabotage.a_restart_forgets_the_promise, "K6"),
+    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=100),
+    Control(sabotage.a_transfer_leaves_the_lease, "K6", seeds=10),
+    Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100),
 ]
+
+
+def can_matter(rule: Callable[[pytest.MonkeyPatch], None], parameters: plan.Parameters) -> bool:
+    """Whether a cluster has what the rule is about; seeds that have not are passed over."""
+    if "lease" in rule.__name__ or rule is sabotage.a_restart_forgets_the_promise:
+        return parameters.lease_ms > 0
+    return rule is not sabotage.a_witness_may_lead or parameters.witnesses > 0
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=str)
@@ -84,7 +59,7 @@ def test_the_simulator_notices_that_a_safeguard_is_off(control: Control, monkeyp
     if control.rule.__module__ == rules.__name__:
         rules.without_the_cores_own_checks(monkeypatch)
     for seed in range(control.seeds):
-        if control.leases and not plan.draw(seed)[0].lease_ms:
+        if not can_matter(control.rule, plan.draw(seed)[0]):
             continue
         violation = run(seed, watch_promises=not control.damage).violation
         if violation is not None:
