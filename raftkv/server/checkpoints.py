@@ -6,11 +6,13 @@ The core decides who needs one and what its arrival means; `Keeper` copies and r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 
+from raftkv.errors import StorageError
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
 from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
@@ -18,11 +20,11 @@ from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.compaction import CompactionPolicy
 from raftkv.server.keeper import Keeper
-from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
+from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
 from raftkv.storage.wal_format import FormatError
-from raftkv.transport.protocols import CheckpointNotSent, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Incoming, Transport
 
 log = structlog.get_logger("raftkv.checkpoints")
 
@@ -44,9 +46,10 @@ class Checkpoints:
         begin_task: BeginTask,
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
         """`due_bytes`: see `NodeLimits.checkpoint_log_bytes`. `deliver` takes a message whose checkpoint is here now;
-        `wake` has the core asked what there is to do.
+        `wake` has the core asked what there is to do; `fail` stops the node.
         """
         self._raft = raft
         self._keeper = keeper
@@ -56,6 +59,7 @@ class Checkpoints:
         self._begin_task = begin_task
         self._deliver = deliver
         self._wake = wake
+        self._fail = fail
         self._due = asyncio.Event()
         self._sending: dict[NodeId, asyncio.Task[None]] = {}
         self._fabricating: asyncio.Task[None] | None = None
@@ -124,12 +128,17 @@ class Checkpoints:
 
     # --- receiving and installing -------------------------------------------------------------------------------------
 
-    async def begin(self, manifest: bytes) -> Receiving:
-        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError."""
+    async def begin(self, manifest: bytes) -> Incoming:
+        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError.
+
+        Who asks is a call of that peer, which can only refuse. A failed disk stops the node all the same.
+        """
         try:
-            return await self._keeper.begin(decode_manifest(manifest))
+            decoded = decode_manifest(manifest)
         except FormatError as error:
             raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
+        with _failure_of_the_node(self._fail):
+            return _Intake(await self._keeper.begin(decoded), self._fail)
 
     def can_install(self, message: InstallSnapshot) -> bool:
         """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
@@ -175,3 +184,35 @@ class Checkpoints:
             await self._log_store.append(write.hard_state, write.entries)
         self._policy.restored(snapshot.index)
         log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
+
+
+class _Intake:
+    """A checkpoint on its way here, and what its failure means. See `transport.protocols.Incoming`."""
+
+    def __init__(self, receiving: Receiving, fail: Callable[[BaseException], None]) -> None:
+        self._receiving = receiving
+        self._fail = fail
+
+    @property
+    def offset(self) -> int:
+        return self._receiving.offset
+
+    async def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
+        with _failure_of_the_node(self._fail):
+            return await self._receiving.write_chunk(offset, data, crc)
+
+    async def finish(self) -> CheckpointManifest:
+        with _failure_of_the_node(self._fail):
+            return await self._receiving.finish()
+
+
+@contextmanager
+def _failure_of_the_node(fail: Callable[[BaseException], None]) -> Iterator[None]:
+    """Stop the node for what must stop it, although a peer's call is where it came up (raft-bugs 39)."""
+    try:
+        yield
+    except DamagedCheckpoint:
+        raise
+    except (StorageError, InvariantViolation) as error:
+        fail(error)
+        raise

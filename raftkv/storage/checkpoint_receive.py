@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import google_crc32c
@@ -51,7 +52,7 @@ class Incoming:
         staged = directory.incoming_manifest()
         if staged is not None and staged.same_bytes(self.manifest) and path.name in files.names(directory.path):
             self._file = files.open(path)
-            self.offset = self._whole_chunks()
+            self.offset = self._take_over()
             return
         directory.drop_incoming()
         self._file = files.create(path)
@@ -135,15 +136,31 @@ class Incoming:
             raise CheckpointRefused("this transfer has ended, or another one has begun since")
         return self._file
 
+    def _take_over(self) -> int:
+        """Go on after the whole chunks that an earlier attempt left; return where they end.
+
+        They are written once more. What was read may have come from the page cache alone, where a flush that failed
+        left it marked clean: the next flush would succeed, and the disk would hold nothing of it (raft-bugs 39).
+        """
+        file, end = self._require_open(), 0
+        for start, data in self._chunks():
+            write_all(file, data, start)
+            end = start + len(data)
+            if end % SYNC_BYTES == 0:
+                file.fdatasync()
+        return end
+
     def _whole_chunks(self) -> int:
         """Return the length of the prefix of whole chunks that are right."""
+        return sum(len(data) for _, data in self._chunks())
+
+    def _chunks(self) -> Iterator[tuple[int, bytes]]:
+        """Read the whole chunks that are right, up to the first one that is not."""
         file = self._require_open()
-        start = 0
-        while start < self.manifest.size:
+        for start in range(0, self.manifest.size, CHUNK_BYTES):
             go_on(self._directory.closing.is_set)
             _, stop = self.manifest.chunk_at(start)
             data = file.pread(stop - start, start)
             if google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
-                return start
-            start = stop
-        return start
+                return
+            yield start, data

@@ -25,8 +25,8 @@ T = TypeVar("T")
 class CheckpointStore(Generic[S]):
     """The newest checkpoint, and the one that is being made or received.
 
-    Methods raise StorageError when the disk fails: the node must stop. CheckpointRefused and DamagedCheckpoint are not
-    that: nothing has changed, and the node goes on.
+    Methods raise StorageError when the disk fails, and from then on: the node must stop. CheckpointRefused and
+    DamagedCheckpoint are not that: nothing has changed, and the node goes on.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class CheckpointStore(Generic[S]):
         self._restoring = False
         self._busy = False
         self._closed = False
+        self._failure = ""
+        """What the disk failed with. Nothing is tried after that: a flush that is repeated lies (raft-bugs 39)."""
 
     @classmethod
     def open(
@@ -106,8 +108,8 @@ class CheckpointStore(Generic[S]):
         self._require_open()
         if self.newest is None:
             raise CheckpointRefused("there is no checkpoint")
-        with _storage_errors(self._directory.path):
-            return Sending(self._directory.open_reader(self.newest), partial(self._run, self._transfers))
+        reader = self._guarded(partial(self._directory.open_reader, self.newest))
+        return Sending(reader, partial(self._run, self._transfers))
 
     async def begin(self, manifest: CheckpointManifest) -> Receiving:
         """Begin to receive a checkpoint, or go on where an interrupted transfer of the same one ended.
@@ -175,12 +177,21 @@ class CheckpointStore(Generic[S]):
 
     async def _run(self, runner: Runner, job: Callable[[], T]) -> T:
         self._require_open()
-        with _storage_errors(self._directory.path):
-            return await runner.run(job)
+        return await runner.run(partial(self._guarded, job))
+
+    def _guarded(self, job: Callable[[], T]) -> T:
+        """Do a job. Its failure counts also when whoever waited for it is gone: a peer that hung up, say."""
+        if self._failure:
+            raise StorageError(self._failure)
+        try:
+            return job()
+        except OSError as error:
+            self._failure = describe_os_error(self._directory.path, error)
+            raise StorageError(self._failure) from error
 
     def _require_open(self) -> None:
         if self._closed:
-            raise StorageError("the checkpoints are closed")
+            raise CheckpointRefused("the checkpoints are closed: the node stops")
 
 
 class _Run(Protocol):

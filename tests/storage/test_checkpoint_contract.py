@@ -11,7 +11,6 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from raftkv.errors import StorageError
 from raftkv.kv.store import Reader
 from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import (
@@ -475,9 +474,9 @@ async def test_closed_checkpoints_do_nothing_more(peer: Peer) -> None:
         checkpoints.begin(manifest),
         checkpoints.restore(peer.store),
     ):
-        with pytest.raises(StorageError, match="closed"):
+        with pytest.raises(CheckpointRefused, match="closed"):
             await call
-    with pytest.raises(StorageError, match="closed"):
+    with pytest.raises(CheckpointRefused, match="closed"):
         checkpoints.send()
 
 

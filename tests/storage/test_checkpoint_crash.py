@@ -18,7 +18,7 @@ from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
-from raftkv.storage.worker import Inline
+from raftkv.storage.worker import Inline, Runner, Worker
 from tests.storage.simdisk import PowerLoss, SimDisk
 from tests.storage.states import apply_entry, configuration_at, inspect, transfer, whole_copy
 
@@ -26,9 +26,9 @@ DIRECTORY = Path("/data/checkpoints")
 Checkpoints = CheckpointStore[Any]
 
 
-def open_checkpoints(files: FileSystem) -> Checkpoints:
+def open_checkpoints(files: FileSystem, make_runner: Callable[[str], Runner] = lambda _: Inline()) -> Checkpoints:
     return CheckpointStore.open(
-        DIRECTORY, engine=MemoryEngine(files), inspect=inspect, files=files, make_runner=lambda _: Inline()
+        DIRECTORY, engine=MemoryEngine(files), inspect=inspect, files=files, make_runner=make_runner
     )
 
 
@@ -188,6 +188,50 @@ async def test_a_failing_disk_is_a_storage_error_and_publishes_nothing(operation
         again = open_checkpoints(disk).newest
         assert again is not None
         assert again.index == 5
+
+
+@pytest.mark.parametrize("hung_up", [False, True])
+async def test_bug_39_after_a_failed_flush_of_a_checkpoint_nothing_is_tried_again(hung_up: bool) -> None:
+    """Also when nobody waits for the flush any more, because the peer has hung up."""
+    leader = await leader_with(7)
+    disk = await disk_with(5)
+    # Real threads: what is cancelled there is done all the same.
+    checkpoints = open_checkpoints(disk, Worker)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving)
+    disk.fail_next("fdatasync", errno.EIO)
+    finishing = asyncio.ensure_future(receiving.finish())
+    await asyncio.sleep(0)
+    if hung_up:
+        finishing.cancel()
+    with pytest.raises(asyncio.CancelledError if hung_up else StorageError):
+        await finishing
+    with pytest.raises(StorageError, match="EIO"):
+        await receive(checkpoints, leader)
+    with pytest.raises(StorageError, match="EIO"):
+        await make(checkpoints, 8)
+    assert not disk.faults
+    assert checkpoints.newest is not None
+    assert checkpoints.newest.index == 5
+    await checkpoints.close()
+
+
+async def test_bug_39_what_a_failed_flush_left_in_the_page_cache_is_written_again() -> None:
+    """The node was started again, the machine was not: it reads what the disk does not hold."""
+    leader = await leader_with(7)
+    disk = await disk_with(5)
+    checkpoints = open_checkpoints(disk)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving)
+    disk.fail_next("fdatasync", errno.EIO)
+    with pytest.raises(StorageError, match="EIO"):
+        await receiving.finish()
+    checkpoints = open_checkpoints(disk)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    assert receiving.offset == receiving.manifest.size
+    await receiving.finish()
+    disk.lose_power(Random(0))
+    assert (await whole_copy(open_checkpoints(disk)))[1] == (await whole_copy(leader))[1]
 
 
 async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_durable() -> None:

@@ -1,0 +1,62 @@
+"""What a node does about checkpoints when something comes at a bad moment."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from raftkv.errors import StorageError
+from raftkv.storage.checkpoint import CheckpointRefused
+from raftkv.transport.protocols import Incoming
+from tests.server.follower import Checkpoint, Follower, append, checkpoint_of, entries, install
+
+
+async def test_a_checkpoint_is_received_and_installed() -> None:
+    async with Follower() as follower:
+        await follower.receive(await checkpoint_of(10))
+        follower.hear(install(10))
+        await follower.applied(10)
+        follower.hear(append(10, entries(11, 12), 12))
+        await follower.applied(12)
+
+
+@pytest.mark.parametrize("step", ["begin", "write", "finish"])
+async def test_bug_39_a_disk_that_fails_under_a_checkpoint_from_a_peer_stops_the_node(step: str) -> None:
+    """The peer's call is refused, and that is not all: the leader would send again, and be believed."""
+    checkpoint = await checkpoint_of(10)
+    async with Follower() as follower:
+        if step == "begin":
+            follower.disk.fail_next("create", errno.EIO)
+        else:
+            incoming = await follower.node.begin_checkpoint(checkpoint.manifest.encode())
+            follower.disk.fail_next("pwrite" if step == "write" else "fdatasync", errno.EIO)
+        with pytest.raises(StorageError, match=r"EIO.*The node stops"):
+            await follower.receive(checkpoint) if step == "begin" else await send(incoming, checkpoint)
+        assert follower.node.failure.done()
+        with pytest.raises(StorageError, match="EIO"):
+            follower.node.failure.result()
+        assert follower.keeper.newest is None
+
+
+async def send(incoming: Incoming, checkpoint: Checkpoint) -> None:
+    for chunk in checkpoint.chunks:
+        await incoming.write_chunk(chunk.offset, chunk.data, chunk.crc)
+    await incoming.finish()
+
+
+async def test_what_is_refused_does_not_stop_the_node() -> None:
+    checkpoint = await checkpoint_of(10)
+    async with Follower() as follower:
+        with pytest.raises(CheckpointRefused, match="no manifest"):
+            await follower.node.begin_checkpoint(b"junk")
+        incoming = await follower.node.begin_checkpoint(checkpoint.manifest.encode())
+        with pytest.raises(CheckpointRefused, match="damaged on the way"):
+            await incoming.write_chunk(0, b"junk", 0)
+        with pytest.raises(CheckpointRefused, match="of which 0 are here"):
+            await incoming.finish()
+        follower.disk.fail_next("fallocate", errno.ENOSPC)
+        with pytest.raises(CheckpointRefused, match="no room"):
+            await follower.receive(await checkpoint_of(11))
+        await follower.receive(checkpoint)
+        assert not follower.node.failure.done()
