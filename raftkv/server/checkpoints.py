@@ -71,6 +71,9 @@ class Checkpoints:
         self._policy.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)
 
     def make_when_due(self) -> None:
+        newest = self._keeper.newest
+        if newest is not None and newest.index > self._keeper.machine.applied_index:
+            return  # received, and not installed: one of this older state would not take its place
         if self._policy.due(self._keeper.store_bytes()):
             self._due.set()
 

@@ -83,8 +83,8 @@ class CheckpointStore(Generic[S]):
 
         Writes go on meanwhile. The copy decides at which entry it was taken; `configuration_at` is then asked, in the
         event loop, for the configuration in force there. When that entry has a checkpoint already, nothing is done.
-        Raises CheckpointRefused: no room, nothing applied yet, one is being made already, or it was stopped by
-        `close` or `restore`.
+        Raises CheckpointRefused: no room, nothing applied yet, a newer one has been received, one is being made
+        already, or it was stopped by `close` or `restore`.
         """
         self._require_open()
         if self._busy or self._restoring:
@@ -97,7 +97,10 @@ class CheckpointStore(Generic[S]):
             if not copied.index:
                 raise CheckpointRefused("nothing has been applied yet")
             manifest = complete(copied, configuration_at(copied.index, copied.term))
-            return await self._run(self._creating, partial(self._directory.publish, CREATING, manifest))
+            newest = await self._run(self._creating, partial(self._directory.publish, CREATING, manifest))
+            if newest.index != manifest.index:
+                raise CheckpointRefused(f"a checkpoint of entry {newest.index} was received meanwhile")
+            return newest
         finally:
             # Also when cancelled, with the copy still under way.
             give_up.set()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group, Put
@@ -23,10 +24,12 @@ from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryDisk, MemoryEngine, MemoryLogStore, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
 from raftkv.storage.recovery import recover_node
-from raftkv.storage.worker import Inline
+from raftkv.storage.worker import Inline, Runner
 from raftkv.transport.memory import MemoryHub
 from tests.server.memory_cluster import TICK_S, Gate, until
 from tests.storage.simdisk import SimDisk
+
+T = TypeVar("T")
 
 ME, LEADER, NEXT_LEADER = NodeId(1), NodeId(2), NodeId(3)
 MEMBERS = Configuration(frozenset((ME, LEADER, NEXT_LEADER)))
@@ -84,10 +87,24 @@ async def checkpoint_of(index: int) -> Checkpoint:
     return Checkpoint(manifest, chunks)
 
 
-def _open_checkpoints(files: FileSystem) -> CheckpointStore[Any]:
+def _open_checkpoints(
+    files: FileSystem, make_runner: Callable[[str], Runner] = lambda _: Inline()
+) -> CheckpointStore[Any]:
     return CheckpointStore.open(
-        CHECKPOINTS, engine=MemoryEngine(files), inspect=inspect_state, files=files, make_runner=lambda _: Inline()
+        CHECKPOINTS, engine=MemoryEngine(files), inspect=inspect_state, files=files, make_runner=make_runner
     )
+
+
+class HeldUp(Inline):
+    """A `Runner` that begins no job while `go_on` is clear."""
+
+    def __init__(self, go_on: asyncio.Event) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        await self._go_on.wait()
+        return await super()._run(job)
 
 
 class _Keeper(Disk):
@@ -108,13 +125,17 @@ class Follower:
         self.disk = SimDisk()
         """Of the checkpoints."""
         self.store = MemoryOrderedStore()
+        self.copying = asyncio.Event()
+        """Clear it to hold up the checkpoint that is being made here."""
+        self.copying.set()
         self.node: Node
         self.keeper: Disk
         self.log_store: MemoryLogStore
 
     async def start(self) -> None:
         self.log_store, found = MemoryLogStore.open(self.log_disk)
-        checkpoints = _open_checkpoints(self.disk)
+        runners = {"raftkv-checkpoint": HeldUp(self.copying)}
+        checkpoints = _open_checkpoints(self.disk, lambda name: runners.get(name, Inline()))
         recovered = await recover_node(
             self.log_store, found, checkpoints, open_store=lambda: self.store, applied_index=_applied_index
         )
@@ -152,6 +173,11 @@ class Follower:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    @property
+    def newest(self) -> int:
+        """The entry of the newest checkpoint, or 0."""
+        return self.keeper.newest.index if self.keeper.newest else 0
 
     def hear(self, *messages: Message) -> None:
         self.node.on_messages(messages)

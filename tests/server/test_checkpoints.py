@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
@@ -9,7 +10,17 @@ import pytest
 from raftkv.errors import StorageError
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.transport.protocols import Incoming
-from tests.server.follower import Checkpoint, Follower, append, checkpoint_of, entries, install
+from tests.server.follower import (
+    ENTRY_BYTES,
+    NEXT_LEADER,
+    Checkpoint,
+    Follower,
+    append,
+    checkpoint_of,
+    entries,
+    install,
+)
+from tests.server.memory_cluster import until
 
 
 async def test_a_checkpoint_is_received_and_installed() -> None:
@@ -60,3 +71,40 @@ async def test_what_is_refused_does_not_stop_the_node() -> None:
             await follower.receive(await checkpoint_of(11))
         await follower.receive(checkpoint)
         assert not follower.node.failure.done()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_newer_checkpoint_that_is_not_installed_yet_holds_up_those_made_here_and_no_more(begun: bool) -> None:
+    """`begun`: it comes while one is being made."""
+    checkpoint = await checkpoint_of(10)
+    async with Follower(due_bytes=3 * ENTRY_BYTES) as follower:
+        if begun:
+            follower.copying.clear()
+        else:
+            await follower.receive(checkpoint)
+        follower.hear(append(0, entries(1, 5), 5))
+        await follower.applied(5)
+        if begun:
+            await turns()
+            await follower.receive(checkpoint)
+            follower.copying.set()
+        await turns()
+        assert follower.newest == 10
+        # The leader that sent it is gone; the next one sends the log.
+        follower.hear(append(5, entries(6, 9), 9, term=2, sender=NEXT_LEADER))
+        await follower.applied(9)
+        await turns()
+        assert follower.newest == 10
+        # Two files: the one that came, and the one that was begun before. No state was copied in vain.
+        assert follower.disk.trace.count("create .data") == 1 + begun
+        follower.hear(append(9, entries(10, 14), 14, term=2, sender=NEXT_LEADER))
+        await until(lambda: follower.newest > 10)
+        follower.hear(append(14, entries(15, 19), 19, term=2, sender=NEXT_LEADER))
+        await until(lambda: follower.log_disk.base[0] > 10)
+        assert not follower.node.failure.done()
+
+
+async def turns() -> None:
+    """Let everything happen that waits for nothing but its turn."""
+    for _ in range(200):
+        await asyncio.sleep(0)
