@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from raftkv.errors import StorageError
-from raftkv.invariant import InvariantViolation, invariant
+from raftkv.invariant import InvariantViolation
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
 from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
 from raftkv.raft.membership import decode_configuration, encode_configuration
@@ -143,26 +143,29 @@ class Checkpoints:
         with _failure_of_the_node(self._fail):
             return _Intake(await self._keeper.begin(decoded), self._fail)
 
-    def can_install(self, message: InstallSnapshot) -> bool:
-        """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
+    def install(self, message: InstallSnapshot) -> None:
+        """Give the core the message if the bytes of its snapshot are here. If not, it is as good as lost: the leader
+        tries again.
 
         A witness needs none; it makes an empty checkpoint first, and has the message delivered then. Raises
         InvariantViolation.
         """
-        snapshot, keeper = message.snapshot, self._keeper
-        if snapshot.index <= self._raft.log.commit:
-            return True  # the core says that it has all of it
-        newest = keeper.newest
-        if newest is not None and (newest.index, newest.term) == (snapshot.index, snapshot.term):
-            return True
-        if message.bare:
+        snapshot, keeper, raft = message.snapshot, self._keeper, self._raft
+        if snapshot.index <= raft.log.commit:
+            raft.step(message)  # the core says that it has all of it
+        elif keeper.hold(snapshot):
+            # Until its turn in the log's order comes (`restore`), a newer one may be received: this state and no other
+            # is what the core goes on from.
+            raft.step(message)
+            if raft.snapshot is not snapshot:
+                keeper.release(snapshot)  # nothing to install: the core knows better
+        elif message.bare:
             if not keeper.machine.holds_nothing:
                 raise InvariantViolation("a leader takes this node, which holds data, for a witness")
             if self._fabricating is None or self._fabricating.done():
                 self._fabricating = self._begin_task("fabricate", self._fabricate(message))
-            return False
-        log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
-        return False
+        else:
+            log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
 
     async def _fabricate(self, message: InstallSnapshot) -> None:
         try:
@@ -174,14 +177,12 @@ class Checkpoints:
         self._wake()
 
     async def restore(self, write: LogWrite, snapshot: Snapshot) -> None:
-        """Install a snapshot whose bytes are the newest checkpoint: state first, then the log (`storage.recovery`)."""
-        newest = self._keeper.newest
-        invariant(
-            newest is not None and newest.index >= snapshot.index,
-            "a snapshot of entry {} is to be installed, and its checkpoint is not here",
-            snapshot.index,
-        )
-        await self._keeper.restore()
+        """Install a snapshot whose checkpoint is held: state first, then the log (`storage.recovery`).
+
+        A newer checkpoint may be here by now. Then a crash in between, or soon after, makes the node go on from that
+        one: it is committed as well, and nothing was promised that it does not hold.
+        """
+        await self._keeper.restore(snapshot)
         await self._log_store.restart(write.hard_state, snapshot.index, snapshot.term)
         if write.entries:
             await self._log_store.append(write.hard_state, write.entries)

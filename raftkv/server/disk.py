@@ -86,9 +86,15 @@ class Disk:
             await receiving.write_chunk(receiving.offset, data, google_crc32c.value(data))
         await receiving.finish()
 
-    async def restore(self) -> None:
-        """Replace `store` and `machine` by the state of the newest checkpoint. See `CheckpointStore.restore`."""
-        self.store = await self.checkpoints.restore(self.store)
+    def hold(self, snapshot: Snapshot) -> bool:
+        return self.checkpoints.hold(snapshot.index, snapshot.term)
+
+    def release(self, snapshot: Snapshot) -> None:
+        self.checkpoints.release(snapshot.index)
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Replace `store` and `machine` by the state of a checkpoint. See `CheckpointStore.restore`."""
+        self.store = await self.checkpoints.restore(self.store, snapshot.index)
         self.machine = StateMachine(self.store)
 
     async def close_state(self) -> None:

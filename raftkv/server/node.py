@@ -303,7 +303,9 @@ class Node:
 
     def _step(self, message: Message) -> None:
         try:
-            if not isinstance(message, InstallSnapshot) or self._checkpoints.can_install(message):
+            if isinstance(message, InstallSnapshot):
+                self._checkpoints.install(message)
+            else:
                 self.raft.step(message)
         except InvariantViolation as error:
             self._fail(error)

@@ -6,8 +6,8 @@
       incoming.manifest, incoming.data    a checkpoint that is being received
       creating.data                       one that is being made
 
-A data file without a manifest is garbage. Only the newest checkpoint is kept; an older one stays on disk only when a
-crash came between the publication of the newer one and its deletion.
+A data file without a manifest is garbage. Only the newest checkpoint is kept, and those that are to be installed;
+another one stays on disk only when a crash came between the publication of the newer one and its deletion.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import google_crc32c
 
 from raftkv.invariant import invariant
 from raftkv.kv.store import Reader
-from raftkv.raft.types import Index
+from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import (
     CHUNK_BYTES,
     CheckpointManifest,
@@ -64,7 +64,11 @@ class CheckpointDirectory:
         self._open_copy = open_copy
         self._inspect = inspect
         self._valid: tuple[CheckpointManifest, ...] = ()
+        self._held: set[Index] = set()
         self._lock = threading.Lock()
+        """Held by whoever publishes or deletes: as long as the disk takes."""
+        self._books = threading.Lock()
+        """Held where `_valid` and `_held` change: for no longer than that."""
         self.closing = threading.Event()
         """Ends whatever takes long."""
 
@@ -76,6 +80,26 @@ class CheckpointDirectory:
     @property
     def newest(self) -> CheckpointManifest | None:
         return self._valid[0] if self._valid else None
+
+    def find(self, index: Index) -> CheckpointManifest | None:
+        """Return the checkpoint of entry `index`."""
+        return next((manifest for manifest in self._valid if manifest.index == index), None)
+
+    def hold(self, index: Index, term: Term) -> bool:
+        """Keep the checkpoint of entry `index` of `term`, whatever is published. False: it is not here. Waits for no
+        disk.
+        """
+        with self._books:
+            found = self.find(index)
+            if found is None or found.term != term:
+                return False
+            self._held.add(index)
+            return True
+
+    def release(self, index: Index) -> None:
+        """Undo `hold`. `delete_superseded`, or the next publication, deletes what is not the newest."""
+        with self._books:
+            self._held.discard(index)
 
     def load(self) -> None:
         """Read what is there and remove what was never published. Raises OSError."""
@@ -165,9 +189,17 @@ class CheckpointDirectory:
             self.files.rename(self.staged(stem), self.data_path(manifest))
             self.files.fsync_dir(self.path)
             publish_file(self.files, path, manifest.encode()).close()
-            self._valid = (manifest, *self._valid)
-            self._delete_all_but(manifest)
+            with self._books:
+                self._valid = (manifest, *self._valid)
+                self.damaged = ()
+            self._delete_superseded()
             return manifest
+
+    def delete_superseded(self) -> None:
+        """Delete everything but the newest checkpoint and those that are held, if there is a newest one."""
+        with self._lock:
+            if self._valid:
+                self._delete_superseded()
 
     def forget_above(self, index: Index) -> None:
         """Delete the damaged checkpoints that are newer than entry `index`, lest they hide the ones made later."""
@@ -175,10 +207,12 @@ class CheckpointDirectory:
             stem = checkpoint_stem(index)
             self._delete(other for other in self._stems() if other > stem)
 
-    def _delete_all_but(self, kept: CheckpointManifest) -> None:
-        self._delete(self._stems() - {checkpoint_stem(kept.index)})
-        self._valid = (kept,)
-        self.damaged = ()
+    def _delete_superseded(self) -> None:
+        with self._books:
+            # First of all: what is about to be deleted can no longer be held.
+            self._valid = (self._valid[0], *(older for older in self._valid[1:] if older.index in self._held))
+            kept = {checkpoint_stem(manifest.index) for manifest in self._valid}
+        self._delete(self._stems() - kept)
 
     def _stems(self) -> set[str]:
         names = self.files.names(self.path)
@@ -210,7 +244,7 @@ class CheckpointDirectory:
             f"the checkpoint of entry {manifest.index} is damaged: {self.data_path(manifest)}: {problem}. The way out: "
             "nothing as long as the node runs, it takes another one; if it refuses to start, restore it from its peers"
         )
-        with self._lock:
+        with self._books:
             self._valid = tuple(other for other in self._valid if other.index != manifest.index)
             self.damaged = (*self.damaged, message)
         return DamagedCheckpoint(message)

@@ -70,7 +70,7 @@ class CheckpointStore(Generic[S]):
 
     @property
     def valid(self) -> tuple[CheckpointManifest, ...]:
-        """All that are there, newest first. More than one only after a crash."""
+        """All that are there, newest first. More than one only after a crash, or while one is held."""
         return self._directory.valid
 
     @property
@@ -124,17 +124,28 @@ class CheckpointStore(Generic[S]):
         incoming = await self._run(self._transfers, partial(self._begin, manifest))
         return Receiving(incoming, partial(self._run, self._transfers))
 
-    async def restore(self, store: S) -> S:
-        """Replace `store` by the newest checkpoint's copy; return the new store. `store` is closed then.
+    def hold(self, index: Index, term: Term) -> bool:
+        """Keep the checkpoint of entry `index` of `term` until it is restored, also when a newer one is published.
+
+        False: it is not here. At once: nothing waits for a disk.
+        """
+        return self._directory.hold(index, term)
+
+    def release(self, index: Index) -> None:
+        """Undo `hold`: it is not going to be restored."""
+        self._directory.release(index)
+
+    async def restore(self, store: S, index: Index) -> S:
+        """Replace `store` by the copy in the checkpoint of entry `index`; return the new store. `store` is closed then.
 
         The old one serves until the very end: it is closed and replaced without giving way to another task. A crash
         leaves the old store or the new one. Raises DamagedCheckpoint and leaves `store` as it is.
         """
         self._require_open()
-        manifest = self.newest
+        manifest = self._directory.find(index)
         if manifest is None:
-            raise CheckpointRefused("there is no checkpoint")
-        await self._run(self._transfers, partial(self._prepare, manifest))
+            raise CheckpointRefused(f"there is no checkpoint of entry {index}")
+        await self._run(self._transfers, partial(self._prepare_held, manifest))
         self._restoring = True
         try:
             self._give_up_copy.set()
@@ -170,6 +181,13 @@ class CheckpointStore(Generic[S]):
             self._incoming = None
         self._incoming = Incoming(self._directory, manifest)
         return self._incoming
+
+    def _prepare_held(self, manifest: CheckpointManifest) -> None:
+        self._prepare(manifest)
+        # Durable beside the store by now. If a newer one has been published meanwhile, a start after a crash goes on
+        # from that one, and this one is no longer needed.
+        self._directory.release(manifest.index)
+        self._directory.delete_superseded()
 
     def _prepare(self, manifest: CheckpointManifest) -> None:
         reader = self._directory.open_reader(manifest)

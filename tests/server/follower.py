@@ -12,7 +12,19 @@ from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group, Put
 from raftkv.kv.machine import AppliedEntry, StateMachine
 from raftkv.kv.records import read_meta
-from raftkv.raft import Configuration, Entry, EntryKind, Index, Message, NodeId, Raft, RaftConfig, Snapshot, Term
+from raftkv.raft import (
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    Message,
+    NodeId,
+    Raft,
+    RaftConfig,
+    Snapshot,
+    Term,
+)
 from raftkv.raft.membership import encode_configuration
 from raftkv.raft.messages import AppendRequest, InstallSnapshot
 from raftkv.server.clock import MonotonicClock
@@ -26,7 +38,7 @@ from raftkv.storage.memory_files import MemoryFileSystem
 from raftkv.storage.recovery import recover_node
 from raftkv.storage.worker import Inline, Runner
 from raftkv.transport.memory import MemoryHub
-from tests.server.memory_cluster import TICK_S, Gate, until
+from tests.server.memory_cluster import TICK_S, until
 from tests.storage.simdisk import SimDisk
 
 T = TypeVar("T")
@@ -114,14 +126,25 @@ class _Keeper(Disk):
         return 0
 
 
+class _Log(MemoryLogStore):
+    """A log whose disk can be held up."""
+
+    flushing: asyncio.Event
+
+    async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        await self.flushing.wait()
+        await super().append(hard_state, entries)
+
+
 class Follower:
     """Node 1 of 3. Its disks outlive its restarts; its election timeout is longer than any test."""
 
     def __init__(self, *, due_bytes: int = 1 << 30) -> None:
         self.due_bytes = due_bytes
-        self.gate = Gate()
-        """Of the log's disk."""
-        self.log_disk = MemoryDisk(flush_seconds=self.gate.flush_seconds)
+        self.flushing = asyncio.Event()
+        """Clear it to hold up what is written to the log."""
+        self.flushing.set()
+        self.log_disk = MemoryDisk()
         self.disk = SimDisk()
         """Of the checkpoints."""
         self.store = MemoryOrderedStore()
@@ -130,10 +153,11 @@ class Follower:
         self.copying.set()
         self.node: Node
         self.keeper: Disk
-        self.log_store: MemoryLogStore
+        self.log_store: _Log
 
     async def start(self) -> None:
-        self.log_store, found = MemoryLogStore.open(self.log_disk)
+        self.log_store, found = _Log.open(self.log_disk)
+        self.log_store.flushing = self.flushing
         runners = {"raftkv-checkpoint": HeldUp(self.copying)}
         checkpoints = _open_checkpoints(self.disk, lambda name: runners.get(name, Inline()))
         recovered = await recover_node(
@@ -178,6 +202,12 @@ class Follower:
     def newest(self) -> int:
         """The entry of the newest checkpoint, or 0."""
         return self.keeper.newest.index if self.keeper.newest else 0
+
+    @property
+    def held(self) -> list[int]:
+        """The entries of all checkpoints on disk, newest first."""
+        assert len(self.disk.names(CHECKPOINTS)) == 2 * len(self.keeper.checkpoints.valid)
+        return [manifest.index for manifest in self.keeper.checkpoints.valid]
 
     def hear(self, *messages: Message) -> None:
         self.node.on_messages(messages)

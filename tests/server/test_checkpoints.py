@@ -104,6 +104,38 @@ async def test_a_newer_checkpoint_that_is_not_installed_yet_holds_up_those_made_
         assert not follower.node.failure.done()
 
 
+async def test_bug_29_the_snapshot_that_the_core_has_accepted_is_installed_and_not_a_newer_one() -> None:
+    """It waits behind a flush that takes longer than an election timeout, so the leader sends its next checkpoint."""
+    async with Follower() as follower:
+        await follower.receive(await checkpoint_of(10))
+        follower.flushing.clear()
+        follower.hear(append(0, entries(1, 3), 0))
+        await turns()
+        follower.hear(install(10))
+        await turns()
+        await follower.receive(await checkpoint_of(20))
+        follower.flushing.set()
+        await follower.applied(10)
+        assert follower.node.machine.applied_index == follower.node.raft.log.applied == 10
+        # The leader dies, and the next one goes on with the log.
+        follower.hear(append(10, entries(11, 12), 12, term=2, sender=NEXT_LEADER))
+        await follower.applied(12)
+        assert follower.node.machine.applied_index == 12
+        assert follower.held == [20]
+        # Or with the checkpoint that is here.
+        follower.hear(install(20, term=2, sender=NEXT_LEADER))
+        await follower.applied(20)
+
+
+async def test_a_snapshot_that_the_core_does_not_want_is_not_kept() -> None:
+    async with Follower() as follower:
+        follower.hear(append(0, [], 0, term=3, sender=NEXT_LEADER))
+        await follower.receive(await checkpoint_of(10))
+        follower.hear(install(10, term=2))
+        await follower.receive(await checkpoint_of(20))
+        assert follower.held == [20]
+
+
 async def turns() -> None:
     """Let everything happen that waits for nothing but its turn."""
     for _ in range(200):

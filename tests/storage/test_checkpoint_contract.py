@@ -117,7 +117,7 @@ async def test_a_new_directory_has_none(peer: Peer) -> None:
     with pytest.raises(CheckpointRefused, match="no checkpoint"):
         checkpoints.send()
     with pytest.raises(CheckpointRefused, match="no checkpoint"):
-        await checkpoints.restore(peer.store)
+        await checkpoints.restore(peer.store, Index(7))
 
 
 async def test_a_checkpoint_says_what_it_holds_and_outlives_a_restart(peer: Peer) -> None:
@@ -152,7 +152,7 @@ async def test_the_copy_decides_where_it_stands_not_the_store_afterwards(peer: P
     checkpoints = await peer.open()
     manifest = await checkpoints.create(peer.store, late)
     assert asked == [manifest.index] == [7]
-    peer.store = await checkpoints.restore(peer.store)
+    peer.store = await checkpoints.restore(peer.store, Index(7))
     assert applied_index(peer.store) == 7
     assert b"later" not in rows_of(peer.store)
 
@@ -220,7 +220,7 @@ async def test_a_checkpoint_travels_to_a_peer(peers: tuple[Peer, Peer], pieces: 
     assert follower.names() == FILES_OF_7
     assert await receiving.finish() == received
 
-    follower.store = await target.restore(follower.store)
+    follower.store = await target.restore(follower.store, Index(7))
     assert rows_of(follower.store) == rows_of(leader.store)
     assert applied_index(follower.store) == 7
     apply_entry(follower.store, 8, 3, {b"next": b"entry"})
@@ -440,7 +440,7 @@ async def test_a_store_is_not_replaced_by_a_damaged_checkpoint(peer: Peer) -> No
     before = rows_of(peer.store)
     peer.flip(FILES_OF_7[0], 2 * CHUNK_BYTES + 100)
     with pytest.raises(DamagedCheckpoint):
-        await peer.opened[-1].restore(peer.store)
+        await peer.opened[-1].restore(peer.store, Index(7))
     assert rows_of(peer.store) == before
 
 
@@ -472,7 +472,7 @@ async def test_closed_checkpoints_do_nothing_more(peer: Peer) -> None:
     for call in (
         checkpoints.create(peer.store, configuration_at),
         checkpoints.begin(manifest),
-        checkpoints.restore(peer.store),
+        checkpoints.restore(peer.store, Index(7)),
     ):
         with pytest.raises(CheckpointRefused, match="closed"):
             await call
@@ -550,7 +550,7 @@ async def test_a_restore_does_not_wait_for_a_checkpoint_that_is_being_made(tmp_p
     checkpoints = await peer.open(endless)
     making = asyncio.ensure_future(checkpoints.create(peer.store, configuration_at))
     await reading.wait()
-    restoring = asyncio.ensure_future(checkpoints.restore(peer.store))
+    restoring = asyncio.ensure_future(checkpoints.restore(peer.store, Index(7)))
     with pytest.raises(CheckpointRefused, match="its state is being replaced"):
         await making
     peer.store = await restoring
