@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -183,7 +184,9 @@ class Checkpoints:
         one: it is committed as well, and nothing was promised that it does not hold.
         """
         await self._keeper.restore(snapshot)
-        await self._log_store.restart(write.hard_state, snapshot.index, snapshot.term)
+        # What was heard in the same turn may have committed entries behind the snapshot, which come second.
+        state = replace(write.hard_state, commit=snapshot.index)
+        await self._log_store.restart(state, snapshot.index, snapshot.term)
         if write.entries:
             await self._log_store.append(write.hard_state, write.entries)
         self._policy.restored(snapshot.index)

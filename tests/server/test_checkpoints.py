@@ -127,6 +127,17 @@ async def test_bug_29_the_snapshot_that_the_core_has_accepted_is_installed_and_n
         await follower.applied(20)
 
 
+async def test_a_snapshot_and_committed_entries_behind_it_may_come_in_one_turn() -> None:
+    async with Follower() as follower:
+        await follower.receive(await checkpoint_of(10))
+        follower.hear(install(10), append(10, entries(11, 12, 2), 12, term=2, sender=NEXT_LEADER))
+        await follower.applied(12)
+        assert follower.log_disk.base == (10, 1)
+        assert follower.log_disk.hard_state.commit == 12
+    async with follower:
+        assert follower.node.machine.applied_index == 12
+
+
 async def test_a_snapshot_that_the_core_does_not_want_is_not_kept() -> None:
     async with Follower() as follower:
         follower.hear(append(0, [], 0, term=3, sender=NEXT_LEADER))
