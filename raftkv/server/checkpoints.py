@@ -6,6 +6,7 @@ The core decides who needs one and what its arrival means; `Keeper` copies and r
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ import structlog
 from raftkv.errors import StorageError
 from raftkv.invariant import InvariantViolation
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
-from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
+from raftkv.raft.log import entry_bytes
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.compaction import CompactionPolicy
@@ -56,7 +57,11 @@ class Checkpoints:
         self._keeper = keeper
         self._log_store = log_store
         self._transport = transport
-        self._policy = CompactionPolicy(due_bytes, raft.snapshot.index if raft.snapshot else Index(0))
+        newest = raft.snapshot.index if raft.snapshot else Index(0)
+        self._policy = CompactionPolicy(due_bytes, newest)
+        # What the state had applied before this start is in the log as well, and no checkpoint has it.
+        for entry in raft.log.slice(Index(newest + 1), Index(raft.log.applied + 1), sys.maxsize):
+            self.applied(entry)
         self._begin_task = begin_task
         self._deliver = deliver
         self._wake = wake
@@ -69,7 +74,7 @@ class Checkpoints:
 
     def applied(self, entry: Entry) -> None:
         """`entry` was applied: its bytes of the log can be spared once a checkpoint has it."""
-        self._policy.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)
+        self._policy.applied(entry_bytes(entry))
 
     def make_when_due(self) -> None:
         newest = self._keeper.newest

@@ -9,6 +9,7 @@ import pytest
 
 from raftkv.errors import StorageError
 from raftkv.storage.checkpoint import CheckpointRefused
+from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.transport.protocols import Incoming
 from tests.server.follower import (
     ENTRY_BYTES,
@@ -145,6 +146,21 @@ async def test_a_snapshot_that_the_core_does_not_want_is_not_kept() -> None:
         follower.hear(install(10, term=2))
         await follower.receive(await checkpoint_of(20))
         assert follower.held == [20]
+
+
+@pytest.mark.parametrize("store_lost", [False, True])
+async def test_a_node_that_is_restarted_often_makes_its_checkpoints_all_the_same(store_lost: bool) -> None:
+    follower = Follower(due_bytes=5 * ENTRY_BYTES)
+    for last in (2, 4, 6, 8, 10, 12):
+        if store_lost:
+            follower.store = MemoryOrderedStore()
+        async with follower:
+            follower.hear(append(last - 2, entries(last - 1, last), last))
+            await follower.applied(last)
+            await turns()
+            # An entry counts once, also when it has to be applied again.
+            assert follower.newest == last // 6 * 6
+    assert follower.log_disk.base[0] == 6
 
 
 async def turns() -> None:
