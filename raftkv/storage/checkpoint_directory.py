@@ -36,7 +36,7 @@ from raftkv.storage.checkpoint import (
     decode_manifest,
     refuse_when_full,
 )
-from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all
+from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, flush, flush_dir, publish_file, write_all
 from raftkv.storage.wal_format import FormatError
 
 MANIFEST_SUFFIX: Final = ".manifest"
@@ -151,11 +151,12 @@ class CheckpointDirectory:
     def copy_state(self, store: CopyableStore, stopped: Callable[[], bool]) -> CheckpointManifest:
         """Copy `store` beside the checkpoints. The configuration is left open. Raises CheckpointRefused."""
         path = self.staged(CREATING)
-        file = self.files.create(path)
+        with refuse_when_full():
+            file = self.files.create(path)
         try:
             with refuse_when_full(), store.copy() as blocks:
                 size, crcs = _write_chunks(file, blocks, stopped)
-                file.fdatasync()
+                flush(file)
         except CheckpointRefused:
             self.files.unlink(path)
             raise
@@ -179,16 +180,24 @@ class CheckpointDirectory:
     def publish(self, stem: str, manifest: CheckpointManifest) -> CheckpointManifest:
         """Make the staged copy the newest checkpoint and delete all others; return the newest.
 
-        The staged copy is durable, but for its name. One that is not newer than what is there is dropped.
+        The staged copy is durable, but for its name. One that is not newer than what is there is dropped. Raises
+        CheckpointRefused when the disk is full: the copy is staged as before.
         """
         with self._lock:
             if self._valid and self._valid[0].index >= manifest.index:
                 self.files.unlink(self.staged(stem))
                 return self._valid[0]
             path = self.path / (checkpoint_stem(manifest.index) + MANIFEST_SUFFIX)
-            self.files.rename(self.staged(stem), self.data_path(manifest))
-            self.files.fsync_dir(self.path)
-            publish_file(self.files, path, manifest.encode()).close()
+            with refuse_when_full():
+                self.files.rename(self.staged(stem), self.data_path(manifest))
+            try:
+                with refuse_when_full():
+                    flush_dir(self.files, self.path)
+                    publish_file(self.files, path, manifest.encode()).close()
+            except CheckpointRefused:
+                self._remove(path.name + TEMPORARY_SUFFIX)
+                self.files.rename(self.data_path(manifest), self.staged(stem))
+                raise
             with self._books:
                 self._valid = (manifest, *self._valid)
                 self.damaged = ()
@@ -265,10 +274,16 @@ class CheckpointDirectory:
         publish_file(self.files, self.path / (INCOMING + MANIFEST_SUFFIX), manifest.encode()).close()
 
     def drop_incoming(self) -> None:
-        names = self.files.names(self.path)
-        for suffix in (MANIFEST_SUFFIX, DATA_SUFFIX):
-            if INCOMING + suffix in names:
-                self.files.unlink(self.path / (INCOMING + suffix))
+        for suffix in (MANIFEST_SUFFIX + TEMPORARY_SUFFIX, MANIFEST_SUFFIX, DATA_SUFFIX):
+            self._remove(INCOMING + suffix)
+
+    def drop_created(self) -> None:
+        """Forget the copy that was to be published."""
+        self._remove(CREATING + DATA_SUFFIX)
+
+    def _remove(self, name: str) -> None:
+        if name in self.files.names(self.path):
+            self.files.unlink(self.path / name)
 
     def _read(self, path: Path) -> bytes:
         file = self.files.open(path)
@@ -364,7 +379,7 @@ def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], boo
                 crcs.append(crc)
                 crc = 0
         if size // SYNC_BYTES > synced:
-            file.fdatasync()
+            flush(file)
     if size % CHUNK_BYTES:
         crcs.append(crc)
     return size, tuple(crcs)

@@ -10,7 +10,7 @@ import google_crc32c
 from raftkv.errors import StorageError
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointRefused, refuse_when_full
 from raftkv.storage.checkpoint_directory import INCOMING, SYNC_BYTES, CheckpointDirectory, go_on
-from raftkv.storage.files import File, preallocate, write_all
+from raftkv.storage.files import File, flush, preallocate, write_all
 
 
 class Incoming:
@@ -43,8 +43,7 @@ class Incoming:
             # The same state, if perhaps in other bytes.
             self._finished, self.offset = newest, manifest.size
             return
-        with refuse_when_full():
-            self._open()
+        self._open()
 
     def _open(self) -> None:
         directory, files = self._directory, self._directory.files
@@ -52,13 +51,24 @@ class Incoming:
         staged = directory.incoming_manifest()
         if staged is not None and staged.same_bytes(self.manifest) and path.name in files.names(directory.path):
             self._file = files.open(path)
-            self.offset = self._take_over()
+            try:
+                with refuse_when_full():
+                    self.offset = self._take_over()
+            except CheckpointRefused:
+                self.close()
+                raise
             return
         directory.drop_incoming()
-        self._file = files.create(path)
-        # Now rather than half way.
-        preallocate(self._file, self.manifest.size)
-        directory.begin_incoming(self.manifest)
+        try:
+            with refuse_when_full():
+                self._file = files.create(path)
+                # Now rather than half way.
+                preallocate(self._file, self.manifest.size)
+                directory.begin_incoming(self.manifest)
+        except CheckpointRefused:
+            # What there is of it would only take room away from the log.
+            self.abort()
+            raise
 
     def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
         """Take a piece, and return where to go on. It lies within one chunk, as `CheckpointReader` cuts them.
@@ -84,20 +94,21 @@ class Incoming:
                 self.offset = start
                 raise CheckpointRefused(f"the chunk at byte offset {start} is not that of the manifest")
             if stop % SYNC_BYTES == 0:
-                file.fdatasync()
+                flush(file)
         return self.offset
 
     def finish(self) -> CheckpointManifest:
         """Verify everything and publish the checkpoint; return it. Repeating it is harmless.
 
-        Raises CheckpointRefused when something is missing or wrong; a transfer that is wrong begins anew.
+        Raises CheckpointRefused when something is missing or wrong; a transfer that is wrong begins anew. Also when
+        there is no room left; the next transfer has nothing left to do then but this.
         """
         if self._finished is not None:
             return self._finished
         file = self._require_open()
         if self.offset != self.manifest.size:
             raise CheckpointRefused(f"the checkpoint has {self.manifest.size} bytes, of which {self.offset} are here")
-        file.fdatasync()
+        flush(file)
         if self._whole_chunks() != self.manifest.size:
             self.abort()
             raise CheckpointRefused("what was written is not what is read: the transfer begins anew")
@@ -147,7 +158,7 @@ class Incoming:
             write_all(file, data, start)
             end = start + len(data)
             if end % SYNC_BYTES == 0:
-                file.fdatasync()
+                flush(file)
         return end
 
     def _whole_chunks(self) -> int:

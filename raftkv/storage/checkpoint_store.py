@@ -97,7 +97,7 @@ class CheckpointStore(Generic[S]):
             if not copied.index:
                 raise CheckpointRefused("nothing has been applied yet")
             manifest = complete(copied, configuration_at(copied.index, copied.term))
-            newest = await self._run(self._creating, partial(self._directory.publish, CREATING, manifest))
+            newest = await self._run(self._creating, partial(self._publish_created, manifest))
             if newest.index != manifest.index:
                 raise CheckpointRefused(f"a checkpoint of entry {newest.index} was received meanwhile")
             return newest
@@ -173,6 +173,13 @@ class CheckpointStore(Generic[S]):
         await self._transfers.stop()
         if self._incoming is not None:
             self._incoming.close()
+
+    def _publish_created(self, manifest: CheckpointManifest) -> CheckpointManifest:
+        try:
+            return self._directory.publish(CREATING, manifest)
+        except CheckpointRefused:
+            self._directory.drop_created()
+            raise
 
     def _begin(self, manifest: CheckpointManifest) -> Incoming:
         # In the thread that writes: a piece of the transfer that ends may be under way.

@@ -173,6 +173,73 @@ async def test_a_disk_without_room_ends_the_checkpoint_not_the_node() -> None:
     assert checkpoints.newest.index == 7
 
 
+class FullDisk(SimDisk):
+    """Has no room for the `full_at`th operation that needs any."""
+
+    full_at = 0
+    needs_room = frozenset(("create", "pwrite", "fallocate", "rename"))
+
+    def fault(self, operation: str) -> None:
+        if operation in self.needs_room:
+            self.full_at -= 1
+            if self.full_at == 0:
+                raise OSError(errno.ENOSPC, "ENOSPC")
+        super().fault(operation)
+
+
+async def refusals(step: Callable[[Checkpoints], Awaitable[None]], needs_room: frozenset[str]) -> set[type[Exception]]:
+    """Run `step`, to a checkpoint of 7, on a disk that is full at each operation in turn; return what it raised."""
+    raised: set[type[Exception]] = set()
+    for full_at in range(1, 50):
+        disk = FullDisk()
+        checkpoints = open_checkpoints(disk)
+        await make(checkpoints, 5)
+        disk.needs_room, disk.full_at = needs_room, full_at
+        try:
+            await step(checkpoints)
+        except (CheckpointRefused, StorageError) as error:
+            raised.add(type(error))
+        else:
+            assert disk.full_at > 0
+            return raised
+        assert disk.full_at <= 0
+        if StorageError not in raised:
+            # Nothing is lost, and what there is can be resumed or is gone.
+            assert [manifest.index for manifest in checkpoints.valid] == [5]
+            await whole_copy(checkpoints)
+            assert {name.split(".")[0] for name in disk.names(DIRECTORY)} <= {f"{5:020d}", "incoming"}
+            assert not [name for name in disk.names(DIRECTORY) if name.endswith(".tmp")]
+            await step(checkpoints)
+            await whole_copy(checkpoints)
+            assert disk.names(DIRECTORY) == [f"{7:020d}.data", f"{7:020d}.manifest"]
+    pytest.fail("it never ended")
+
+
+@pytest.mark.parametrize("kind", ["make", "receive"])
+async def test_a_disk_that_fills_up_at_any_point_refuses_the_checkpoint(kind: str) -> None:
+    leader = await leader_with(7)
+
+    async def step(checkpoints: Checkpoints) -> None:
+        await (make(checkpoints, 7) if kind == "make" else receive(checkpoints, leader))
+
+    assert await refusals(step, FullDisk.needs_room) == {CheckpointRefused}
+    assert await refusals(step, frozenset(("fdatasync",))) == {StorageError}
+    assert await refusals(step, frozenset(("fsync_dir",))) == {StorageError}
+
+
+async def test_a_transfer_that_found_no_room_at_its_end_is_resumed_there() -> None:
+    leader, disk = await leader_with(7), await disk_with(5)
+    checkpoints = open_checkpoints(disk)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving)
+    disk.fail_next("create", errno.ENOSPC)
+    with pytest.raises(CheckpointRefused, match="no room"):
+        await receiving.finish()
+    receiving = await checkpoints.begin(leader.send().manifest)
+    assert receiving.offset == receiving.manifest.size
+    await receiving.finish()
+
+
 @pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "fsync_dir"])
 async def test_a_failing_disk_is_a_storage_error_and_publishes_nothing(operation: str) -> None:
     leader = await leader_with(7)
