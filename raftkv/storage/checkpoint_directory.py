@@ -277,6 +277,12 @@ class CheckpointDirectory:
         for suffix in (MANIFEST_SUFFIX + TEMPORARY_SUFFIX, MANIFEST_SUFFIX, DATA_SUFFIX):
             self._remove(INCOMING + suffix)
 
+    def drop_overtaken(self, newest: CheckpointManifest) -> None:
+        """Forget what was received of a checkpoint that is not newer than `newest`. Nothing is writing it."""
+        staged = self.incoming_manifest()
+        if staged is not None and staged.index <= newest.index:
+            self.drop_incoming()
+
     def drop_created(self) -> None:
         """Forget the copy that was to be published."""
         self._remove(CREATING + DATA_SUFFIX)

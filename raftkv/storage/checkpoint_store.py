@@ -100,6 +100,7 @@ class CheckpointStore(Generic[S]):
             newest = await self._run(self._creating, partial(self._publish_created, manifest))
             if newest.index != manifest.index:
                 raise CheckpointRefused(f"a checkpoint of entry {newest.index} was received meanwhile")
+            await self._run(self._transfers, partial(self._drop_overtaken, newest))
             return newest
         finally:
             # Also when cancelled, with the copy still under way.
@@ -180,6 +181,13 @@ class CheckpointStore(Generic[S]):
         except CheckpointRefused:
             self._directory.drop_created()
             raise
+
+    def _drop_overtaken(self, newest: CheckpointManifest) -> None:
+        """End a transfer that would bring nothing newer, and forget one that nobody has resumed."""
+        if self._incoming is not None and self._incoming.manifest.index <= newest.index:
+            self._incoming.close()
+            self._incoming = None
+        self._directory.drop_overtaken(newest)
 
     def _begin(self, manifest: CheckpointManifest) -> Incoming:
         # In the thread that writes: a piece of the transfer that ends may be under way.

@@ -417,6 +417,24 @@ async def test_a_checkpoint_made_during_a_transfer_does_not_disturb_it(peers: tu
     assert peers[1].names() == FILES_OF_7
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_received_goes_when_it_is_overtaken(peers: tuple[Peer, Peer], restarted: bool) -> None:
+    """It takes as much room as all of the state, and nobody will send the rest."""
+    source, target, manifest = await begin(peers)
+    receiving = await target.begin(manifest)
+    await transfer(source.send(), receiving, stop_at=CHUNK_BYTES)
+    if restarted:
+        await peers[1].open()
+    assert "incoming.data" in peers[1].names()
+    await peers[1].checkpoint(6, 3)
+    assert "incoming.data" in peers[1].names()
+    await peers[1].checkpoint(7, 3)
+    assert peers[1].names() == FILES_OF_7
+    if not restarted:
+        with pytest.raises(CheckpointRefused, match="has ended"):
+            await transfer(source.send(), receiving)
+
+
 async def test_a_damaged_checkpoint_is_not_sent_and_the_next_one_replaces_it(peer: Peer) -> None:
     manifest = await peer.checkpoint(7, 3, large_rows(6))
     checkpoints = await peer.open()
