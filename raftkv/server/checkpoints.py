@@ -96,11 +96,10 @@ class Checkpoints:
                 continue
             if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
                 continue  # a snapshot was installed meanwhile
-            plan = self._policy.made(manifest.index)
-            snapshot = self._raft.snapshot_at(manifest.index)
-            self._raft.compact(snapshot, plan.first_kept)
-            await self._log_store.compact(plan.first_kept)
-            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=plan.first_kept)
+            first_kept = self._policy.made(manifest.index)
+            self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
+            await self._log_store.compact(first_kept)
+            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
 
     def _configuration_at(self, index: Index, term: Term) -> bytes:
         try:

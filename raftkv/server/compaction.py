@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from raftkv.raft import Index
 
 STORE_SHARE = 4
 """A checkpoint copies the whole store, so it is due at most once for every quarter of the store's size that is written:
 copying costs a bounded share of writing, however large the store is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do about a checkpoint at `index`."""
-
-    index: Index
-    first_kept: Index
-    """Entries below it may go. What was written since the checkpoint before stays, for followers that are behind."""
 
 
 class CompactionPolicy:
@@ -41,10 +30,13 @@ class CompactionPolicy:
         """One is being made: what is applied from now on counts for the next."""
         self._bytes = 0
 
-    def made(self, index: Index) -> Plan:
-        """A checkpoint at `index` is durable."""
+    def made(self, index: Index) -> Index:
+        """A checkpoint at `index` is durable. Return the first entry to keep: those below it may go.
+
+        What was written since the checkpoint before stays, for followers that are behind.
+        """
         before, self._newest = self._newest, index
-        return Plan(index, Index(min(before, index) + 1))
+        return Index(min(before, index) + 1)
 
     def restored(self, index: Index) -> None:
         """State and log were replaced by a checkpoint at `index`."""

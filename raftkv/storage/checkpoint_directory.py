@@ -1,10 +1,10 @@
 """The checkpoints of a node as files. Synchronous; `checkpoint_store` runs it in threads.
 
     checkpoints/
-      0000000000000100.manifest   published last: it makes the checkpoint count
-      0000000000000100.data       the copy of the store
-      incoming.manifest, incoming.data    a checkpoint that is being received
-      creating.data                       one that is being made
+      00000000000000000100.manifest   published last: it makes the checkpoint count
+      00000000000000000100.data       the copy of the store
+      incoming.manifest, incoming.data   a checkpoint that is being received
+      creating.data                   one that is being made
 
 A data file without a manifest is garbage. Only the newest checkpoint is kept, and those that are to be installed;
 another one stays on disk only when a crash came between the publication of the newer one and its deletion.
