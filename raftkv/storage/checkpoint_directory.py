@@ -65,10 +65,12 @@ class CheckpointDirectory:
         self._inspect = inspect
         self._valid: tuple[CheckpointManifest, ...] = ()
         self._held: set[Index] = set()
+        self._needed = Index(0)
+        """Log and state may rest on the checkpoint of this entry, but on none that was received since."""
         self._lock = threading.Lock()
         """Held by whoever publishes or deletes: as long as the disk takes."""
         self._books = threading.Lock()
-        """Held where `_valid` and `_held` change: for no longer than that."""
+        """Held where `_valid`, `_held` and `_needed` change: for no longer than that."""
         self.closing = threading.Event()
         """Ends whatever takes long."""
 
@@ -95,6 +97,24 @@ class CheckpointDirectory:
                 return False
             self._held.add(index)
             return True
+
+    def installed(self, index: Index) -> None:
+        """The checkpoint of entry `index` takes the place of state and log from now on."""
+        with self._books:
+            self._needed = max(self._needed, index)
+
+    def gives_way(self, newer: CheckpointManifest, older: CheckpointManifest) -> bool:
+        """Whether one that is here may be replaced by an older one from a peer.
+
+        It may if it was received and never installed: its leader is gone, and the next one has only the older. What
+        comes after the older one in the log is then still to come, or here already.
+        """
+        return (
+            newer.received
+            and newer.index > self._needed
+            and newer.index not in self._held
+            and older.index > self._needed
+        )
 
     def release(self, index: Index) -> None:
         """Undo `hold`. `delete_superseded`, or the next publication, deletes what is not the newest."""
@@ -126,7 +146,8 @@ class CheckpointDirectory:
         # Also makes durable what a process that died had renamed but not yet synced.
         self.files.fsync_dir(self.path)
         self.damaged = tuple(damaged)
-        self._valid = tuple(sorted(found, key=lambda manifest: -manifest.index))
+        self._valid = _newest_first(found)
+        self._needed = newest  # recovery installs it
 
     def _load(self, stem: str) -> CheckpointManifest:
         manifest = decode_manifest(self._read(self.path / (stem + MANIFEST_SUFFIX)))
@@ -180,13 +201,14 @@ class CheckpointDirectory:
     def publish(self, stem: str, manifest: CheckpointManifest) -> CheckpointManifest:
         """Make the staged copy the newest checkpoint and delete all others; return the newest.
 
-        The staged copy is durable, but for its name. One that is not newer than what is there is dropped. Raises
-        CheckpointRefused when the disk is full: the copy is staged as before.
+        The staged copy is durable, but for its name. One that is not newer than what is there is dropped, unless that
+        `gives_way`. Raises CheckpointRefused when the disk is full: the copy is staged as before.
         """
         with self._lock:
-            if self._valid and self._valid[0].index >= manifest.index:
+            newest = self.newest
+            if newest is not None and newest.index >= manifest.index and not self._is_replaced(newest, manifest):
                 self.files.unlink(self.staged(stem))
-                return self._valid[0]
+                return newest
             path = self.path / (checkpoint_stem(manifest.index) + MANIFEST_SUFFIX)
             with refuse_when_full():
                 self.files.rename(self.staged(stem), self.data_path(manifest))
@@ -199,10 +221,17 @@ class CheckpointDirectory:
                 self.files.rename(self.data_path(manifest), self.staged(stem))
                 raise
             with self._books:
-                self._valid = (manifest, *self._valid)
+                # With both on disk, a start goes on from the newer one, as it would have before.
+                others = (other for other in self._valid if not self._is_replaced(other, manifest))
+                self._valid = _newest_first((manifest, *others))
                 self.damaged = ()
+                if not manifest.received:
+                    self._needed = max(self._needed, manifest.index)
             self._delete_superseded()
-            return manifest
+            return self._valid[0]
+
+    def _is_replaced(self, other: CheckpointManifest, by: CheckpointManifest) -> bool:
+        return by.received and other.index > by.index and self.gives_way(other, by)
 
     def delete_superseded(self) -> None:
         """Delete everything but the newest checkpoint and those that are held, if there is a newest one."""
@@ -359,6 +388,10 @@ def go_on(stopped: Callable[[], bool]) -> None:
     """Raise CheckpointRefused when `stopped`."""
     if stopped():
         raise CheckpointRefused("the checkpoint was given up: the node stops, or its state is being replaced")
+
+
+def _newest_first(manifests: Iterable[CheckpointManifest]) -> tuple[CheckpointManifest, ...]:
+    return tuple(sorted(manifests, key=lambda manifest: -manifest.index))
 
 
 def checkpoint_stem(index: Index) -> str:

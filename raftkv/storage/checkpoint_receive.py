@@ -31,7 +31,7 @@ class Incoming:
         self._file: File | None = None
         self._finished: CheckpointManifest | None = None
         newest = directory.newest
-        if newest is not None and newest.index > manifest.index:
+        if newest is not None and newest.index > manifest.index and not directory.gives_way(newest, manifest):
             raise CheckpointRefused(
                 f"a checkpoint of entry {newest.index} is here, newer than that of {manifest.index}"
             )

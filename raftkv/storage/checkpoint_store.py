@@ -119,7 +119,7 @@ class CheckpointStore(Generic[S]):
         """Begin to receive a checkpoint, or go on where an interrupted transfer of the same one ended.
 
         A transfer that is under way ends. A checkpoint whose index is that of the newest one here is received
-        already. Raises CheckpointRefused: an older one than is here, or no room.
+        already. Raises CheckpointRefused: an older one than is here (and needed), or no room.
         """
         self._require_open()
         incoming = await self._run(self._transfers, partial(self._begin, manifest))
@@ -201,6 +201,7 @@ class CheckpointStore(Generic[S]):
         self._prepare(manifest)
         # Durable beside the store by now. If a newer one has been published meanwhile, a start after a crash goes on
         # from that one, and this one is no longer needed.
+        self._directory.installed(manifest.index)
         self._directory.release(manifest.index)
         self._directory.delete_superseded()
 

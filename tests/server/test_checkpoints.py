@@ -128,6 +128,20 @@ async def test_bug_29_the_snapshot_that_the_core_has_accepted_is_installed_and_n
         await follower.applied(20)
 
 
+async def test_the_next_leader_s_older_checkpoint_is_installed_where_a_newer_one_never_was() -> None:
+    async with Follower(due_bytes=2 * ENTRY_BYTES) as follower:
+        follower.hear(append(0, entries(1, 4), 4))
+        await until(lambda: follower.newest == 4)
+        await follower.receive(await checkpoint_of(20))
+        await follower.receive(await checkpoint_of(15))
+        follower.hear(install(15, term=2, sender=NEXT_LEADER))
+        await follower.applied(15)
+        assert follower.node.machine.applied_index == 15
+        assert follower.held == [15]
+        follower.hear(append(15, entries(16, 20), 20, term=2, sender=NEXT_LEADER))
+        await until(lambda: follower.newest == 20)
+
+
 async def test_a_snapshot_and_committed_entries_behind_it_may_come_in_one_turn() -> None:
     async with Follower() as follower:
         await follower.receive(await checkpoint_of(10))

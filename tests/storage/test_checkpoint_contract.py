@@ -417,6 +417,38 @@ async def test_a_checkpoint_made_during_a_transfer_does_not_disturb_it(peers: tu
     assert peers[1].names() == FILES_OF_7
 
 
+@pytest.mark.parametrize("why", ["it is to be installed", "it is installed", "the node started from it"])
+async def test_an_older_checkpoint_replaces_a_newer_one_that_was_never_installed(
+    peers: tuple[Peer, Peer], why: str
+) -> None:
+    """The leader that sent the newer one is gone, and the next one has no more than the older."""
+    source, target, manifest = await begin(peers)
+    older = source.send()
+    newer = await peers[0].checkpoint(9, 3)
+    await peers[1].checkpoint(5, 3)
+    # Half of it before the newer one is needed: it must not get through by that.
+    for after in (False, True):
+        receiving = await target.begin(newer)
+        await transfer(source.send(), receiving)
+        assert (await receiving.finish()).index == 9
+        receiving = await target.begin(manifest)
+        await transfer(older, receiving)
+        if not after:
+            assert (await receiving.finish()).index == 7
+            assert peers[1].names() == FILES_OF_7
+    if why == "it is to be installed":
+        assert target.hold(Index(9), Term(3))
+    elif why == "it is installed":
+        peers[1].store = await target.restore(peers[1].store, Index(9))
+    else:
+        target = await peers[1].open()
+    if why != "the node started from it":
+        assert (await receiving.finish()).index == 9
+    with pytest.raises(CheckpointRefused, match="of entry 9 is here, newer than that of 7"):
+        await target.begin(manifest)
+    assert [manifest.index for manifest in target.valid] == [9]
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_what_was_received_goes_when_it_is_overtaken(peers: tuple[Peer, Peer], restarted: bool) -> None:
     """It takes as much room as all of the state, and nobody will send the rest."""

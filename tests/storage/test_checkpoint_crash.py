@@ -114,6 +114,34 @@ async def test_a_crash_while_one_is_received(before: int) -> None:
     await check_every_crash(before, step, 7)
 
 
+async def test_a_crash_while_an_older_one_replaces_one_that_was_never_installed() -> None:
+    newer, older = await leader_with(9), await leader_with(7)
+
+    async def prepared() -> tuple[SimDisk, Checkpoints]:
+        disk = await disk_with(5)
+        checkpoints = open_checkpoints(disk)
+        await receive(checkpoints, newer)
+        return disk, checkpoints
+
+    whole, checkpoints = await prepared()
+    before = len(whole.trace)
+    await receive(checkpoints, older)
+    outcomes = set()
+    for crash_at in range(before + 1, len(whole.trace) + 1):
+        for seed in range(4):
+            disk, checkpoints = await prepared()
+            disk.crash_at = crash_at
+            with pytest.raises(PowerLoss):
+                await receive(checkpoints, older)
+            disk.lose_power(Random(seed))
+            checkpoints = open_checkpoints(disk)
+            assert checkpoints.damaged == ()
+            manifest, _ = await whole_copy(checkpoints)
+            outcomes.add(manifest.index)
+    # Never the one of 5, behind which the log may begin, and never none.
+    assert outcomes == {9, 7}
+
+
 async def test_a_crash_while_a_damaged_one_is_replaced() -> None:
     """The new data must never be vouched for by the old manifest, nor the other way round."""
     whole = await disk_with(7)
