@@ -6,24 +6,28 @@ The core decides who needs one and what its arrival means; `Keeper` copies and r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from raftkv.invariant import invariant
+from raftkv.errors import StorageError
+from raftkv.invariant import InvariantViolation
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
-from raftkv.raft.log import ENTRY_OVERHEAD_BYTES
+from raftkv.raft.log import entry_bytes
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.compaction import CompactionPolicy
 from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
-from raftkv.storage.checkpoint import CheckpointRefused, DamagedCheckpoint, decode_manifest
+from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
 from raftkv.storage.wal_format import FormatError
-from raftkv.transport.protocols import CheckpointNotSent, Transport
+from raftkv.transport.protocols import CheckpointNotSent, Incoming, Transport
 
 log = structlog.get_logger("raftkv.checkpoints")
 
@@ -45,18 +49,24 @@ class Checkpoints:
         begin_task: BeginTask,
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
         """`due_bytes`: see `NodeLimits.checkpoint_log_bytes`. `deliver` takes a message whose checkpoint is here now;
-        `wake` has the core asked what there is to do.
+        `wake` has the core asked what there is to do; `fail` stops the node.
         """
         self._raft = raft
         self._keeper = keeper
         self._log_store = log_store
         self._transport = transport
-        self._policy = CompactionPolicy(due_bytes, raft.snapshot.index if raft.snapshot else Index(0))
+        newest = raft.snapshot.index if raft.snapshot else Index(0)
+        self._policy = CompactionPolicy(due_bytes, newest)
+        # What the state had applied before this start is in the log as well, and no checkpoint has it.
+        for entry in raft.log.slice(Index(newest + 1), Index(raft.log.applied + 1), sys.maxsize):
+            self.applied(entry)
         self._begin_task = begin_task
         self._deliver = deliver
         self._wake = wake
+        self._fail = fail
         self._due = asyncio.Event()
         self._sending: dict[NodeId, asyncio.Task[None]] = {}
         self._fabricating: asyncio.Task[None] | None = None
@@ -65,9 +75,12 @@ class Checkpoints:
 
     def applied(self, entry: Entry) -> None:
         """`entry` was applied: its bytes of the log can be spared once a checkpoint has it."""
-        self._policy.applied(len(entry.data) + ENTRY_OVERHEAD_BYTES)
+        self._policy.applied(entry_bytes(entry))
 
     def make_when_due(self) -> None:
+        newest = self._keeper.newest
+        if newest is not None and newest.index > self._keeper.machine.applied_index:
+            return  # received, and not installed: one of this older state would not take its place
         if self._policy.due(self._keeper.store_bytes()):
             self._due.set()
 
@@ -84,11 +97,10 @@ class Checkpoints:
                 continue
             if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
                 continue  # a snapshot was installed meanwhile
-            plan = self._policy.made(manifest.index)
-            snapshot = self._raft.snapshot_at(manifest.index)
-            self._raft.compact(snapshot, plan.first_kept)
-            await self._log_store.compact(plan.first_kept)
-            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=plan.first_kept)
+            first_kept = self._policy.made(manifest.index)
+            self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
+            await self._log_store.compact(first_kept)
+            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
 
     def _configuration_at(self, index: Index, term: Term) -> bytes:
         try:
@@ -129,33 +141,41 @@ class Checkpoints:
 
     # --- receiving and installing -------------------------------------------------------------------------------------
 
-    async def begin(self, manifest: bytes) -> Receiving:
-        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError."""
+    async def begin(self, manifest: bytes) -> Incoming:
+        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError.
+
+        Who asks is a call of that peer, which can only refuse. A failed disk stops the node all the same.
+        """
         try:
-            return await self._keeper.begin(decode_manifest(manifest))
+            decoded = decode_manifest(manifest)
         except FormatError as error:
             raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
+        with _failure_of_the_node(self._fail):
+            return _Intake(await self._keeper.begin(decoded), self._fail)
 
-    def can_install(self, message: InstallSnapshot) -> bool:
-        """Whether the bytes of the snapshot are here. If not, the message is as good as lost: the leader tries again.
+    def install(self, message: InstallSnapshot) -> None:
+        """Give the core the message if the bytes of its snapshot are here. If not, it is as good as lost: the leader
+        tries again.
 
         A witness needs none; it makes an empty checkpoint first, and has the message delivered then. Raises
         DataDirectoryMismatch.
         """
-        snapshot, keeper = message.snapshot, self._keeper
-        if snapshot.index <= self._raft.log.commit:
-            return True  # the core says that it has all of it
-        newest = keeper.newest
-        if newest is not None and (newest.index, newest.term) == (snapshot.index, snapshot.term):
-            return True
-        if message.bare:
+        snapshot, keeper, raft = message.snapshot, self._keeper, self._raft
+        if snapshot.index <= raft.log.commit:
+            raft.step(message)  # the core says that it has all of it
+        elif keeper.hold(snapshot):
+            # Until its turn in the log's order comes (`restore`), a newer one may be received: this state and no other
+            # is what the core goes on from.
+            raft.step(message)
+            if raft.snapshot is not snapshot:
+                keeper.release(snapshot)  # nothing to install: the core knows better
+        elif message.bare:
             if not keeper.machine.holds_nothing:
                 raise kind_mismatch(self._raft.node_id, Kind.WITNESS)
             if self._fabricating is None or self._fabricating.done():
                 self._fabricating = self._begin_task("fabricate", self._fabricate(message))
-            return False
-        log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
-        return False
+        else:
+            log.warning("no checkpoint here for the snapshot to install", index=snapshot.index)
 
     async def _fabricate(self, message: InstallSnapshot) -> None:
         try:
@@ -167,16 +187,48 @@ class Checkpoints:
         self._wake()
 
     async def restore(self, write: LogWrite, snapshot: Snapshot) -> None:
-        """Install a snapshot whose bytes are the newest checkpoint: state first, then the log (`storage.recovery`)."""
-        newest = self._keeper.newest
-        invariant(
-            newest is not None and newest.index >= snapshot.index,
-            "a snapshot of entry {} is to be installed, and its checkpoint is not here",
-            snapshot.index,
-        )
-        await self._keeper.restore()
-        await self._log_store.restart(write.hard_state, snapshot.index, snapshot.term)
+        """Install a snapshot whose checkpoint is held: state first, then the log (`storage.recovery`).
+
+        A newer checkpoint may be here by now. Then a crash in between, or soon after, makes the node go on from that
+        one: it is committed as well, and nothing was promised that it does not hold.
+        """
+        await self._keeper.restore(snapshot)
+        # What was heard in the same turn may have committed entries behind the snapshot, which come second.
+        state = replace(write.hard_state, commit=snapshot.index)
+        await self._log_store.restart(state, snapshot.index, snapshot.term)
         if write.entries:
             await self._log_store.append(write.hard_state, write.entries)
         self._policy.restored(snapshot.index)
         log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
+
+
+class _Intake:
+    """A checkpoint on its way here, and what its failure means. See `transport.protocols.Incoming`."""
+
+    def __init__(self, receiving: Receiving, fail: Callable[[BaseException], None]) -> None:
+        self._receiving = receiving
+        self._fail = fail
+
+    @property
+    def offset(self) -> int:
+        return self._receiving.offset
+
+    async def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
+        with _failure_of_the_node(self._fail):
+            return await self._receiving.write_chunk(offset, data, crc)
+
+    async def finish(self) -> CheckpointManifest:
+        with _failure_of_the_node(self._fail):
+            return await self._receiving.finish()
+
+
+@contextmanager
+def _failure_of_the_node(fail: Callable[[BaseException], None]) -> Iterator[None]:
+    """Stop the node for what must stop it, although a peer's call is where it came up (raft-bugs 39)."""
+    try:
+        yield
+    except DamagedCheckpoint:
+        raise
+    except (StorageError, InvariantViolation) as error:
+        fail(error)
+        raise

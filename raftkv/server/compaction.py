@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from raftkv.raft import Index
 
 STORE_SHARE = 4
@@ -11,15 +9,6 @@ STORE_SHARE = 4
 copying costs a bounded share of writing, however large the store is. Its size when counting began, that is: a store may
 grow by more than four bytes for each byte of log (rows that share their pages with nothing), and would outrun the log
 for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do about a checkpoint at `index`."""
-
-    index: Index
-    first_kept: Index
-    """Entries below it may go. What was written since the checkpoint before stays, for followers that are behind."""
 
 
 class CompactionPolicy:
@@ -46,10 +35,13 @@ class CompactionPolicy:
         """One is being made: what is applied from now on counts for the next."""
         self._count_anew()
 
-    def made(self, index: Index) -> Plan:
-        """A checkpoint at `index` is durable."""
+    def made(self, index: Index) -> Index:
+        """A checkpoint at `index` is durable. Return the first entry to keep: those below it may go.
+
+        What was written since the checkpoint before stays, for followers that are behind.
+        """
         before, self._newest = self._newest, index
-        return Plan(index, Index(min(before, index) + 1))
+        return Index(min(before, index) + 1)
 
     def restored(self, index: Index) -> None:
         """State and log were replaced by a checkpoint at `index`."""

@@ -94,11 +94,16 @@ class Disk:
             await receiving.write_chunk(receiving.offset, data, google_crc32c.value(data))
         await receiving.finish()
 
-    async def restore(self) -> None:
-        """Replace `store` and `machine` by the state of the newest checkpoint. See `CheckpointStore.restore`."""
-        if self.newest is not None:
-            self.kind.require_fits(decode_configuration(self.newest.meta.configuration))
-        self.store = await self.checkpoints.restore(self.store)
+    def hold(self, snapshot: Snapshot) -> bool:
+        return self.checkpoints.hold(snapshot.index, snapshot.term)
+
+    def release(self, snapshot: Snapshot) -> None:
+        self.checkpoints.release(snapshot.index)
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Replace `store` and `machine` by the state of a checkpoint. See `CheckpointStore.restore`."""
+        self.kind.require_fits(snapshot.configuration)
+        self.store = await self.checkpoints.restore(self.store, snapshot.index)
         self.machine = StateMachine(self.store)
         if not self.machine.holds_nothing:
             self.kind.require(Kind.DATA)

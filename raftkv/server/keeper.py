@@ -46,6 +46,14 @@ class Keeper(Protocol):
         """Make the checkpoint of a witness that is at `snapshot`: it holds no data, so nobody needs to send it."""
         ...
 
-    async def restore(self) -> None:
-        """Replace the state by the newest checkpoint's."""
+    def hold(self, snapshot: Snapshot) -> bool:
+        """Keep the checkpoint of `snapshot`, which is to be installed. False: it is not here."""
+        ...
+
+    def release(self, snapshot: Snapshot) -> None:
+        """Undo `hold`."""
+        ...
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Replace the state by that of the checkpoint of `snapshot`, which was held, and let go of it."""
         ...

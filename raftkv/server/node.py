@@ -46,9 +46,8 @@ from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
-from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
-from raftkv.transport.protocols import Transport
+from raftkv.transport.protocols import Incoming, Transport
 
 log = structlog.get_logger("raftkv.node")
 
@@ -117,6 +116,7 @@ class Node:
             begin_task=self._begin_task,
             deliver=self._step,
             wake=self.wake,
+            fail=self._fail,
         )
         self._barriers = Barriers()
         self._unapplied: deque[Entry] = deque()
@@ -301,13 +301,15 @@ class Node:
             self._step(message)
         self.wake()
 
-    async def begin_checkpoint(self, manifest: bytes) -> Receiving:
-        """A peer, the leader as it believes, begins to send a checkpoint. See `Keeper.begin`. Raises RaftKVError."""
+    async def begin_checkpoint(self, manifest: bytes) -> Incoming:
+        """A peer, the leader as it believes, begins to send a checkpoint. See `Checkpoints.begin`."""
         return await self._checkpoints.begin(manifest)
 
     def _step(self, message: Message) -> None:
         try:
-            if not isinstance(message, InstallSnapshot) or self._checkpoints.can_install(message):
+            if isinstance(message, InstallSnapshot):
+                self._checkpoints.install(message)
+            else:
                 self.raft.step(message)
         except (InvariantViolation, DataDirectoryMismatch) as error:
             self._fail(error)

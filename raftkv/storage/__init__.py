@@ -13,5 +13,6 @@ The driver opens them in this order, and closes them in the reverse one; each st
 And at a clean shutdown: close the checkpoints, the store, the log, `data_dir.mark_clean(log.tail)`, `data_dir.close()`.
 
 A snapshot install of a running node, each step durable before the next, and redone by step 5 after a crash:
-`Receiving.finish()` (from here on it happens, whatever comes), `CheckpointStore.restore(store)`, `LogStore.restart()`.
+`Receiving.finish()` (from here on it happens, whatever comes), `CheckpointStore.hold()` (against newer ones),
+`CheckpointStore.restore()`, `LogStore.restart()`.
 """

@@ -19,6 +19,7 @@ import google_crc32c
 from raftkv.errors import RaftKVError, StorageError
 from raftkv.kv.store import OrderedStore, Reader
 from raftkv.raft.types import Index, Term
+from raftkv.storage.files import FlushFailed
 from raftkv.storage.wal_format import FormatError
 
 CHUNK_BYTES: Final = 1 << 20
@@ -39,9 +40,14 @@ class CheckpointRefused(RaftKVError):
 
 @contextmanager
 def refuse_when_full() -> Iterator[None]:
-    """Let a full disk end what is done for a checkpoint, not the node: nothing that counts is written for it."""
+    """Let a full disk end what is done for a checkpoint, not the node: nothing that counts is written for it.
+
+    A flush that fails ends the node, for want of room too.
+    """
     try:
         yield
+    except FlushFailed:
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,13 +1,13 @@
 """The checkpoints of a node as files. Synchronous; `checkpoint_store` runs it in threads.
 
     checkpoints/
-      0000000000000100.manifest   published last: it makes the checkpoint count
-      0000000000000100.data       the copy of the store
-      incoming.manifest, incoming.data    a checkpoint that is being received
-      creating.data                       one that is being made
+      00000000000000000100.manifest   published last: it makes the checkpoint count
+      00000000000000000100.data       the copy of the store
+      incoming.manifest, incoming.data   a checkpoint that is being received
+      creating.data                   one that is being made
 
-A data file without a manifest is garbage. Only the newest checkpoint is kept; an older one stays on disk only when a
-crash came between the publication of the newer one and its deletion.
+A data file without a manifest is garbage. Only the newest checkpoint is kept, and those that are to be installed;
+another one stays on disk only when a crash came between the publication of the newer one and its deletion.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import google_crc32c
 
 from raftkv.invariant import invariant
 from raftkv.kv.store import Reader
-from raftkv.raft.types import Index
+from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import (
     CHUNK_BYTES,
     CheckpointManifest,
@@ -36,7 +36,7 @@ from raftkv.storage.checkpoint import (
     decode_manifest,
     refuse_when_full,
 )
-from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all
+from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, flush, flush_dir, publish_file, write_all
 from raftkv.storage.wal_format import FormatError
 
 MANIFEST_SUFFIX: Final = ".manifest"
@@ -64,7 +64,13 @@ class CheckpointDirectory:
         self._open_copy = open_copy
         self._inspect = inspect
         self._valid: tuple[CheckpointManifest, ...] = ()
+        self._held: set[Index] = set()
+        self._needed = Index(0)
+        """Log and state may rest on the checkpoint of this entry, but on none that was received since."""
         self._lock = threading.Lock()
+        """Held by whoever publishes or deletes: as long as the disk takes."""
+        self._books = threading.Lock()
+        """Held where `_valid`, `_held` and `_needed` change: for no longer than that."""
         self.closing = threading.Event()
         """Ends whatever takes long."""
 
@@ -76,6 +82,44 @@ class CheckpointDirectory:
     @property
     def newest(self) -> CheckpointManifest | None:
         return self._valid[0] if self._valid else None
+
+    def find(self, index: Index) -> CheckpointManifest | None:
+        """Return the checkpoint of entry `index`."""
+        return next((manifest for manifest in self._valid if manifest.index == index), None)
+
+    def hold(self, index: Index, term: Term) -> bool:
+        """Keep the checkpoint of entry `index` of `term`, whatever is published. False: it is not here. Waits for no
+        disk.
+        """
+        with self._books:
+            found = self.find(index)
+            if found is None or found.term != term:
+                return False
+            self._held.add(index)
+            return True
+
+    def installed(self, index: Index) -> None:
+        """The checkpoint of entry `index` takes the place of state and log from now on."""
+        with self._books:
+            self._needed = max(self._needed, index)
+
+    def gives_way(self, newer: CheckpointManifest, older: CheckpointManifest) -> bool:
+        """Whether one that is here may be replaced by an older one from a peer.
+
+        It may if it was received and never installed: its leader is gone, and the next one has only the older. What
+        comes after the older one in the log is then still to come, or here already.
+        """
+        return (
+            newer.received
+            and newer.index > self._needed
+            and newer.index not in self._held
+            and older.index > self._needed
+        )
+
+    def release(self, index: Index) -> None:
+        """Undo `hold`. `delete_superseded`, or the next publication, deletes what is not the newest."""
+        with self._books:
+            self._held.discard(index)
 
     def load(self) -> None:
         """Read what is there and remove what was never published. Raises OSError."""
@@ -102,7 +146,8 @@ class CheckpointDirectory:
         # Also makes durable what a process that died had renamed but not yet synced.
         self.files.fsync_dir(self.path)
         self.damaged = tuple(damaged)
-        self._valid = tuple(sorted(found, key=lambda manifest: -manifest.index))
+        self._valid = _newest_first(found)
+        self._needed = newest  # recovery installs it
 
     def _load(self, stem: str) -> CheckpointManifest:
         manifest = decode_manifest(self._read(self.path / (stem + MANIFEST_SUFFIX)))
@@ -127,11 +172,12 @@ class CheckpointDirectory:
     def copy_state(self, store: CopyableStore, stopped: Callable[[], bool]) -> CheckpointManifest:
         """Copy `store` beside the checkpoints. The configuration is left open. Raises CheckpointRefused."""
         path = self.staged(CREATING)
-        file = self.files.create(path)
+        with refuse_when_full():
+            file = self.files.create(path)
         try:
             with refuse_when_full(), store.copy() as blocks:
                 size, crcs = _write_chunks(file, blocks, stopped)
-                file.fdatasync()
+                flush(file)
         except CheckpointRefused:
             self.files.unlink(path)
             raise
@@ -155,19 +201,43 @@ class CheckpointDirectory:
     def publish(self, stem: str, manifest: CheckpointManifest) -> CheckpointManifest:
         """Make the staged copy the newest checkpoint and delete all others; return the newest.
 
-        The staged copy is durable, but for its name. One that is not newer than what is there is dropped.
+        The staged copy is durable, but for its name. One that is not newer than what is there is dropped, unless that
+        `gives_way`. Raises CheckpointRefused when the disk is full: the copy is staged as before.
         """
         with self._lock:
-            if self._valid and self._valid[0].index >= manifest.index:
+            newest = self.newest
+            if newest is not None and newest.index >= manifest.index and not self._is_replaced(newest, manifest):
                 self.files.unlink(self.staged(stem))
-                return self._valid[0]
+                return newest
             path = self.path / (checkpoint_stem(manifest.index) + MANIFEST_SUFFIX)
-            self.files.rename(self.staged(stem), self.data_path(manifest))
-            self.files.fsync_dir(self.path)
-            publish_file(self.files, path, manifest.encode()).close()
-            self._valid = (manifest, *self._valid)
-            self._delete_all_but(manifest)
-            return manifest
+            with refuse_when_full():
+                self.files.rename(self.staged(stem), self.data_path(manifest))
+            try:
+                with refuse_when_full():
+                    flush_dir(self.files, self.path)
+                    publish_file(self.files, path, manifest.encode()).close()
+            except CheckpointRefused:
+                self._remove(path.name + TEMPORARY_SUFFIX)
+                self.files.rename(self.data_path(manifest), self.staged(stem))
+                raise
+            with self._books:
+                # With both on disk, a start goes on from the newer one, as it would have before.
+                others = (other for other in self._valid if not self._is_replaced(other, manifest))
+                self._valid = _newest_first((manifest, *others))
+                self.damaged = ()
+                if not manifest.received:
+                    self._needed = max(self._needed, manifest.index)
+            self._delete_superseded()
+            return self._valid[0]
+
+    def _is_replaced(self, other: CheckpointManifest, by: CheckpointManifest) -> bool:
+        return by.received and other.index > by.index and self.gives_way(other, by)
+
+    def delete_superseded(self) -> None:
+        """Delete everything but the newest checkpoint and those that are held, if there is a newest one."""
+        with self._lock:
+            if self._valid:
+                self._delete_superseded()
 
     def forget_above(self, index: Index) -> None:
         """Delete the damaged checkpoints that are newer than entry `index`, lest they hide the ones made later."""
@@ -175,10 +245,12 @@ class CheckpointDirectory:
             stem = checkpoint_stem(index)
             self._delete(other for other in self._stems() if other > stem)
 
-    def _delete_all_but(self, kept: CheckpointManifest) -> None:
-        self._delete(self._stems() - {checkpoint_stem(kept.index)})
-        self._valid = (kept,)
-        self.damaged = ()
+    def _delete_superseded(self) -> None:
+        with self._books:
+            # First of all: what is about to be deleted can no longer be held.
+            self._valid = (self._valid[0], *(older for older in self._valid[1:] if older.index in self._held))
+            kept = {checkpoint_stem(manifest.index) for manifest in self._valid}
+        self._delete(self._stems() - kept)
 
     def _stems(self) -> set[str]:
         names = self.files.names(self.path)
@@ -210,7 +282,7 @@ class CheckpointDirectory:
             f"the checkpoint of entry {manifest.index} is damaged: {self.data_path(manifest)}: {problem}. The way out: "
             "nothing as long as the node runs, it takes another one; if it refuses to start, restore it from its peers"
         )
-        with self._lock:
+        with self._books:
             self._valid = tuple(other for other in self._valid if other.index != manifest.index)
             self.damaged = (*self.damaged, message)
         return DamagedCheckpoint(message)
@@ -231,10 +303,22 @@ class CheckpointDirectory:
         publish_file(self.files, self.path / (INCOMING + MANIFEST_SUFFIX), manifest.encode()).close()
 
     def drop_incoming(self) -> None:
-        names = self.files.names(self.path)
-        for suffix in (MANIFEST_SUFFIX, DATA_SUFFIX):
-            if INCOMING + suffix in names:
-                self.files.unlink(self.path / (INCOMING + suffix))
+        for suffix in (MANIFEST_SUFFIX + TEMPORARY_SUFFIX, MANIFEST_SUFFIX, DATA_SUFFIX):
+            self._remove(INCOMING + suffix)
+
+    def drop_overtaken(self, newest: CheckpointManifest) -> None:
+        """Forget what was received of a checkpoint that is not newer than `newest`. Nothing is writing it."""
+        staged = self.incoming_manifest()
+        if staged is not None and staged.index <= newest.index:
+            self.drop_incoming()
+
+    def drop_created(self) -> None:
+        """Forget the copy that was to be published."""
+        self._remove(CREATING + DATA_SUFFIX)
+
+    def _remove(self, name: str) -> None:
+        if name in self.files.names(self.path):
+            self.files.unlink(self.path / name)
 
     def _read(self, path: Path) -> bytes:
         file = self.files.open(path)
@@ -306,6 +390,10 @@ def go_on(stopped: Callable[[], bool]) -> None:
         raise CheckpointRefused("the checkpoint was given up: the node stops, or its state is being replaced")
 
 
+def _newest_first(manifests: Iterable[CheckpointManifest]) -> tuple[CheckpointManifest, ...]:
+    return tuple(sorted(manifests, key=lambda manifest: -manifest.index))
+
+
 def checkpoint_stem(index: Index) -> str:
     return f"{index:020d}"
 
@@ -330,7 +418,7 @@ def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], boo
                 crcs.append(crc)
                 crc = 0
         if size // SYNC_BYTES > synced:
-            file.fdatasync()
+            flush(file)
     if size % CHUNK_BYTES:
         crcs.append(crc)
     return size, tuple(crcs)

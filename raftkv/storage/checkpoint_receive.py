@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import google_crc32c
@@ -9,7 +10,7 @@ import google_crc32c
 from raftkv.errors import StorageError
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointRefused, refuse_when_full
 from raftkv.storage.checkpoint_directory import INCOMING, SYNC_BYTES, CheckpointDirectory, go_on
-from raftkv.storage.files import File, preallocate, write_all
+from raftkv.storage.files import File, flush, preallocate, write_all
 
 
 class Incoming:
@@ -30,7 +31,7 @@ class Incoming:
         self._file: File | None = None
         self._finished: CheckpointManifest | None = None
         newest = directory.newest
-        if newest is not None and newest.index > manifest.index:
+        if newest is not None and newest.index > manifest.index and not directory.gives_way(newest, manifest):
             raise CheckpointRefused(
                 f"a checkpoint of entry {newest.index} is here, newer than that of {manifest.index}"
             )
@@ -42,8 +43,7 @@ class Incoming:
             # The same state, if perhaps in other bytes.
             self._finished, self.offset = newest, manifest.size
             return
-        with refuse_when_full():
-            self._open()
+        self._open()
 
     def _open(self) -> None:
         directory, files = self._directory, self._directory.files
@@ -51,13 +51,24 @@ class Incoming:
         staged = directory.incoming_manifest()
         if staged is not None and staged.same_bytes(self.manifest) and path.name in files.names(directory.path):
             self._file = files.open(path)
-            self.offset = self._whole_chunks()
+            try:
+                with refuse_when_full():
+                    self.offset = self._take_over()
+            except CheckpointRefused:
+                self.close()
+                raise
             return
         directory.drop_incoming()
-        self._file = files.create(path)
-        # Now rather than half way.
-        preallocate(self._file, self.manifest.size)
-        directory.begin_incoming(self.manifest)
+        try:
+            with refuse_when_full():
+                self._file = files.create(path)
+                # Now rather than half way.
+                preallocate(self._file, self.manifest.size)
+                directory.begin_incoming(self.manifest)
+        except CheckpointRefused:
+            # What there is of it would only take room away from the log.
+            self.abort()
+            raise
 
     def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
         """Take a piece, and return where to go on. It lies within one chunk, as `CheckpointReader` cuts them.
@@ -83,20 +94,21 @@ class Incoming:
                 self.offset = start
                 raise CheckpointRefused(f"the chunk at byte offset {start} is not that of the manifest")
             if stop % SYNC_BYTES == 0:
-                file.fdatasync()
+                flush(file)
         return self.offset
 
     def finish(self) -> CheckpointManifest:
         """Verify everything and publish the checkpoint; return it. Repeating it is harmless.
 
-        Raises CheckpointRefused when something is missing or wrong; a transfer that is wrong begins anew.
+        Raises CheckpointRefused when something is missing or wrong; a transfer that is wrong begins anew. Also when
+        there is no room left; the next transfer has nothing left to do then but this.
         """
         if self._finished is not None:
             return self._finished
         file = self._require_open()
         if self.offset != self.manifest.size:
             raise CheckpointRefused(f"the checkpoint has {self.manifest.size} bytes, of which {self.offset} are here")
-        file.fdatasync()
+        flush(file)
         if self._whole_chunks() != self.manifest.size:
             self.abort()
             raise CheckpointRefused("what was written is not what is read: the transfer begins anew")
@@ -135,15 +147,31 @@ class Incoming:
             raise CheckpointRefused("this transfer has ended, or another one has begun since")
         return self._file
 
+    def _take_over(self) -> int:
+        """Go on after the whole chunks that an earlier attempt left; return where they end.
+
+        They are written once more. What was read may have come from the page cache alone, where a flush that failed
+        left it marked clean: the next flush would succeed, and the disk would hold nothing of it (raft-bugs 39).
+        """
+        file, end = self._require_open(), 0
+        for start, data in self._chunks():
+            write_all(file, data, start)
+            end = start + len(data)
+            if end % SYNC_BYTES == 0:
+                flush(file)
+        return end
+
     def _whole_chunks(self) -> int:
         """Return the length of the prefix of whole chunks that are right."""
+        return sum(len(data) for _, data in self._chunks())
+
+    def _chunks(self) -> Iterator[tuple[int, bytes]]:
+        """Read the whole chunks that are right, up to the first one that is not."""
         file = self._require_open()
-        start = 0
-        while start < self.manifest.size:
+        for start in range(0, self.manifest.size, CHUNK_BYTES):
             go_on(self._directory.closing.is_set)
             _, stop = self.manifest.chunk_at(start)
             data = file.pread(stop - start, start)
             if google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
-                return start
-            start = stop
-        return start
+                return
+            yield start, data

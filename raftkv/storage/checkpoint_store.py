@@ -25,8 +25,8 @@ T = TypeVar("T")
 class CheckpointStore(Generic[S]):
     """The newest checkpoint, and the one that is being made or received.
 
-    Methods raise StorageError when the disk fails: the node must stop. CheckpointRefused and DamagedCheckpoint are not
-    that: nothing has changed, and the node goes on.
+    Methods raise StorageError when the disk fails, and from then on: the node must stop. CheckpointRefused and
+    DamagedCheckpoint are not that: nothing has changed, and the node goes on.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class CheckpointStore(Generic[S]):
         self._restoring = False
         self._busy = False
         self._closed = False
+        self._failure = ""
+        """What the disk failed with. Nothing is tried after that: a flush that is repeated lies (raft-bugs 39)."""
 
     @classmethod
     def open(
@@ -68,7 +70,7 @@ class CheckpointStore(Generic[S]):
 
     @property
     def valid(self) -> tuple[CheckpointManifest, ...]:
-        """All that are there, newest first. More than one only after a crash."""
+        """All that are there, newest first. More than one only after a crash, or while one is held."""
         return self._directory.valid
 
     @property
@@ -81,8 +83,8 @@ class CheckpointStore(Generic[S]):
 
         Writes go on meanwhile. The copy decides at which entry it was taken; `configuration_at` is then asked, in the
         event loop, for the configuration in force there. When that entry has a checkpoint already, nothing is done.
-        Raises CheckpointRefused: no room, nothing applied yet, one is being made already, or it was stopped by
-        `close` or `restore`.
+        Raises CheckpointRefused: no room, nothing applied yet, a newer one has been received, one is being made
+        already, or it was stopped by `close` or `restore`.
         """
         self._require_open()
         if self._busy or self._restoring:
@@ -95,7 +97,11 @@ class CheckpointStore(Generic[S]):
             if not copied.index:
                 raise CheckpointRefused("nothing has been applied yet")
             manifest = complete(copied, configuration_at(copied.index, copied.term))
-            return await self._run(self._creating, partial(self._directory.publish, CREATING, manifest))
+            newest = await self._run(self._creating, partial(self._publish_created, manifest))
+            if newest.index != manifest.index:
+                raise CheckpointRefused(f"a checkpoint of entry {newest.index} was received meanwhile")
+            await self._run(self._transfers, partial(self._drop_overtaken, newest))
+            return newest
         finally:
             # Also when cancelled, with the copy still under way.
             give_up.set()
@@ -106,30 +112,41 @@ class CheckpointStore(Generic[S]):
         self._require_open()
         if self.newest is None:
             raise CheckpointRefused("there is no checkpoint")
-        with _storage_errors(self._directory.path):
-            return Sending(self._directory.open_reader(self.newest), partial(self._run, self._transfers))
+        reader = self._guarded(partial(self._directory.open_reader, self.newest))
+        return Sending(reader, partial(self._run, self._transfers))
 
     async def begin(self, manifest: CheckpointManifest) -> Receiving:
         """Begin to receive a checkpoint, or go on where an interrupted transfer of the same one ended.
 
         A transfer that is under way ends. A checkpoint whose index is that of the newest one here is received
-        already. Raises CheckpointRefused: an older one than is here, or no room.
+        already. Raises CheckpointRefused: an older one than is here (and needed), or no room.
         """
         self._require_open()
         incoming = await self._run(self._transfers, partial(self._begin, manifest))
         return Receiving(incoming, partial(self._run, self._transfers))
 
-    async def restore(self, store: S) -> S:
-        """Replace `store` by the newest checkpoint's copy; return the new store. `store` is closed then.
+    def hold(self, index: Index, term: Term) -> bool:
+        """Keep the checkpoint of entry `index` of `term` until it is restored, also when a newer one is published.
+
+        False: it is not here. At once: nothing waits for a disk.
+        """
+        return self._directory.hold(index, term)
+
+    def release(self, index: Index) -> None:
+        """Undo `hold`: it is not going to be restored."""
+        self._directory.release(index)
+
+    async def restore(self, store: S, index: Index) -> S:
+        """Replace `store` by the copy in the checkpoint of entry `index`; return the new store. `store` is closed then.
 
         The old one serves until the very end: it is closed and replaced without giving way to another task. A crash
         leaves the old store or the new one. Raises DamagedCheckpoint and leaves `store` as it is.
         """
         self._require_open()
-        manifest = self.newest
+        manifest = self._directory.find(index)
         if manifest is None:
-            raise CheckpointRefused("there is no checkpoint")
-        await self._run(self._transfers, partial(self._prepare, manifest))
+            raise CheckpointRefused(f"there is no checkpoint of entry {index}")
+        await self._run(self._transfers, partial(self._prepare_held, manifest))
         self._restoring = True
         try:
             self._give_up_copy.set()
@@ -158,6 +175,20 @@ class CheckpointStore(Generic[S]):
         if self._incoming is not None:
             self._incoming.close()
 
+    def _publish_created(self, manifest: CheckpointManifest) -> CheckpointManifest:
+        try:
+            return self._directory.publish(CREATING, manifest)
+        except CheckpointRefused:
+            self._directory.drop_created()
+            raise
+
+    def _drop_overtaken(self, newest: CheckpointManifest) -> None:
+        """End a transfer that would bring nothing newer, and forget one that nobody has resumed."""
+        if self._incoming is not None and self._incoming.manifest.index <= newest.index:
+            self._incoming.close()
+            self._incoming = None
+        self._directory.drop_overtaken(newest)
+
     def _begin(self, manifest: CheckpointManifest) -> Incoming:
         # In the thread that writes: a piece of the transfer that ends may be under way.
         if self._incoming is not None:
@@ -165,6 +196,14 @@ class CheckpointStore(Generic[S]):
             self._incoming = None
         self._incoming = Incoming(self._directory, manifest)
         return self._incoming
+
+    def _prepare_held(self, manifest: CheckpointManifest) -> None:
+        self._prepare(manifest)
+        # Durable beside the store by now. If a newer one has been published meanwhile, a start after a crash goes on
+        # from that one, and this one is no longer needed.
+        self._directory.installed(manifest.index)
+        self._directory.release(manifest.index)
+        self._directory.delete_superseded()
 
     def _prepare(self, manifest: CheckpointManifest) -> None:
         reader = self._directory.open_reader(manifest)
@@ -175,12 +214,21 @@ class CheckpointStore(Generic[S]):
 
     async def _run(self, runner: Runner, job: Callable[[], T]) -> T:
         self._require_open()
-        with _storage_errors(self._directory.path):
-            return await runner.run(job)
+        return await runner.run(partial(self._guarded, job))
+
+    def _guarded(self, job: Callable[[], T]) -> T:
+        """Do a job. Its failure counts also when whoever waited for it is gone: a peer that hung up, say."""
+        if self._failure:
+            raise StorageError(self._failure)
+        try:
+            return job()
+        except OSError as error:
+            self._failure = describe_os_error(self._directory.path, error)
+            raise StorageError(self._failure) from error
 
     def _require_open(self) -> None:
         if self._closed:
-            raise StorageError("the checkpoints are closed")
+            raise CheckpointRefused("the checkpoints are closed: the node stops")
 
 
 class _Run(Protocol):

@@ -162,11 +162,32 @@ def write_zeros(file: File, start: int, stop: int) -> None:
         write_all(file, _ZEROS[: stop - offset], offset)
 
 
+class FlushFailed(OSError):
+    """A flush failed: nothing is known any more of what was to be flushed, whatever the reason (raft-bugs 39)."""
+
+
+def flush(file: File) -> None:
+    """Flush `file`. Raises FlushFailed, so that it is not taken for a write that did not happen."""
+    try:
+        file.fdatasync()
+    except OSError as error:
+        raise FlushFailed(*error.args) from error
+
+
+def flush_dir(files: FileSystem, directory: Path) -> None:
+    """Flush the names in `directory`. Raises FlushFailed."""
+    try:
+        files.fsync_dir(directory)
+    except OSError as error:
+        raise FlushFailed(*error.args) from error
+
+
 def publish_file(files: FileSystem, path: Path, content: bytes, *, reserve_bytes: int = 0) -> File:
     """Create or replace `path` so that a crash leaves the old file or the whole new one; return it open.
 
     The order is the point: contents are durable before the name is, and the name before anybody relies on it
-    (raft-bugs 33). `reserve_bytes` preallocates beyond `content`.
+    (raft-bugs 33). `reserve_bytes` preallocates beyond `content`. Raises OSError: the old file is there, and perhaps a
+    temporary one; FlushFailed: either may be.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     file = files.create(temporary)
@@ -174,9 +195,9 @@ def publish_file(files: FileSystem, path: Path, content: bytes, *, reserve_bytes
         if reserve_bytes:
             preallocate(file, reserve_bytes)
         write_all(file, content, 0)
-        file.fdatasync()
+        flush(file)
         files.rename(temporary, path)
-        files.fsync_dir(path.parent)
+        flush_dir(files, path.parent)
     except OSError:
         file.close()
         raise

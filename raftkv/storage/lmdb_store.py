@@ -27,6 +27,8 @@ MAX_READERS: Final = 1024
 COPY_BLOCK_BYTES: Final = 1 << 20
 COPY_NAME: Final = "data.mdb"
 """What LMDB calls its file."""
+LOCK_NAME: Final = "lock.mdb"
+"""And the one through which readers and the writer know of each other; worth nothing once all have gone."""
 SPARE_TRANSACTIONS: Final = 64
 """Snapshots whose memory is kept for the next ones."""
 
@@ -81,6 +83,10 @@ class LmdbStore:
         self._path = path
         self._writing = False
         self._closed = False
+        self._views = 0
+        """Open snapshots."""
+        self._discarded = False
+        """The last of them releases the store."""
         self._copying = threading.Lock()
         """Held while LMDB reads the environment in another thread."""
 
@@ -104,8 +110,16 @@ class LmdbStore:
     @contextmanager
     def read(self) -> Iterator[LmdbReader]:
         """Open a snapshot. One that stays open keeps every page it sees from reuse: hold it briefly."""
-        with self._errors(), self._environment.begin() as transaction:
-            yield LmdbReader(transaction)
+        if self._closed:
+            raise StorageError(f"the state store in {self._path} is closed")
+        self._views += 1
+        try:
+            with self._errors(), self._environment.begin() as transaction:
+                yield LmdbReader(transaction)
+        finally:
+            self._views -= 1
+            if self._discarded and not self._views:
+                self._environment.close()
 
     @contextmanager
     def write(self) -> Iterator[LmdbWriter]:
@@ -170,11 +184,15 @@ class LmdbStore:
                 self._environment.close()
 
     def discard(self) -> None:
-        """Release the store without flushing it: it is about to be replaced. Idempotent."""
+        """Release the store without flushing it: it is about to be replaced. Idempotent.
+
+        Open snapshots stay what they are, and keep the old files, which have lost their names, until the last one ends.
+        """
         with self._copying:
             if not self._closed:
-                self._closed = True
-                self._environment.close()
+                self._closed = self._discarded = True
+                if not self._views:
+                    self._environment.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -242,6 +260,9 @@ class LmdbEngine:
             store.discard()
         try:
             self._files.rename(self._prepared, self._path / COPY_NAME)
+            if LOCK_NAME in self._files.names(self._path):
+                # A table of readers of its own: those of the old store may be in the old one, and their end wipes it.
+                self._files.unlink(self._path / LOCK_NAME)
             self._files.fsync_dir(self._path)
         except OSError as error:
             raise StorageError(describe_os_error(self._path, error)) from error

@@ -24,7 +24,10 @@ class Receiver(Protocol):
         ...
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
-        """A peer has a checkpoint to send. Raises RaftKVError to refuse it."""
+        """A peer has a checkpoint to send. Raises RaftKVError to refuse it, as do the methods of `Incoming`.
+
+        The peer is told no more than that: a failure that must stop this node stops it before it is raised.
+        """
         ...
 
     def on_failure(self, error: BaseException) -> None:

@@ -60,7 +60,12 @@ class NoCheckpoints:
     async def fabricate(self, snapshot: Snapshot) -> None:
         raise CheckpointRefused("this node keeps no checkpoints")
 
-    async def restore(self) -> None:
+    def hold(self, snapshot: Snapshot) -> bool:
+        return False
+
+    def release(self, snapshot: Snapshot) -> None: ...
+
+    async def restore(self, snapshot: Snapshot) -> None:
         raise CheckpointRefused("this node keeps no checkpoints")
 
 

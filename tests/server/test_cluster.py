@@ -224,5 +224,6 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
         begin_task=lambda name, coroutine: pytest.fail(f"{name} was started"),
         deliver=lambda message: None,
         wake=lambda: None,
+        fail=lambda error: pytest.fail(str(error)),
     )
     return decode_configuration(checkpoints._configuration_at(Index(1), Term(1)))

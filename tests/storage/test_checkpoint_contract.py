@@ -11,7 +11,6 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from raftkv.errors import StorageError
 from raftkv.kv.store import Reader
 from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import (
@@ -118,7 +117,7 @@ async def test_a_new_directory_has_none(peer: Peer) -> None:
     with pytest.raises(CheckpointRefused, match="no checkpoint"):
         checkpoints.send()
     with pytest.raises(CheckpointRefused, match="no checkpoint"):
-        await checkpoints.restore(peer.store)
+        await checkpoints.restore(peer.store, Index(7))
 
 
 async def test_a_checkpoint_says_what_it_holds_and_outlives_a_restart(peer: Peer) -> None:
@@ -153,7 +152,7 @@ async def test_the_copy_decides_where_it_stands_not_the_store_afterwards(peer: P
     checkpoints = await peer.open()
     manifest = await checkpoints.create(peer.store, late)
     assert asked == [manifest.index] == [7]
-    peer.store = await checkpoints.restore(peer.store)
+    peer.store = await checkpoints.restore(peer.store, Index(7))
     assert applied_index(peer.store) == 7
     assert b"later" not in rows_of(peer.store)
 
@@ -221,7 +220,7 @@ async def test_a_checkpoint_travels_to_a_peer(peers: tuple[Peer, Peer], pieces: 
     assert follower.names() == FILES_OF_7
     assert await receiving.finish() == received
 
-    follower.store = await target.restore(follower.store)
+    follower.store = await target.restore(follower.store, Index(7))
     assert rows_of(follower.store) == rows_of(leader.store)
     assert applied_index(follower.store) == 7
     apply_entry(follower.store, 8, 3, {b"next": b"entry"})
@@ -418,6 +417,56 @@ async def test_a_checkpoint_made_during_a_transfer_does_not_disturb_it(peers: tu
     assert peers[1].names() == FILES_OF_7
 
 
+@pytest.mark.parametrize("why", ["it is to be installed", "it is installed", "the node started from it"])
+async def test_an_older_checkpoint_replaces_a_newer_one_that_was_never_installed(
+    peers: tuple[Peer, Peer], why: str
+) -> None:
+    """The leader that sent the newer one is gone, and the next one has no more than the older."""
+    source, target, manifest = await begin(peers)
+    older = source.send()
+    newer = await peers[0].checkpoint(9, 3)
+    await peers[1].checkpoint(5, 3)
+    # Half of it before the newer one is needed: it must not get through by that.
+    for after in (False, True):
+        receiving = await target.begin(newer)
+        await transfer(source.send(), receiving)
+        assert (await receiving.finish()).index == 9
+        receiving = await target.begin(manifest)
+        await transfer(older, receiving)
+        if not after:
+            assert (await receiving.finish()).index == 7
+            assert peers[1].names() == FILES_OF_7
+    if why == "it is to be installed":
+        assert target.hold(Index(9), Term(3))
+    elif why == "it is installed":
+        peers[1].store = await target.restore(peers[1].store, Index(9))
+    else:
+        target = await peers[1].open()
+    if why != "the node started from it":
+        assert (await receiving.finish()).index == 9
+    with pytest.raises(CheckpointRefused, match="of entry 9 is here, newer than that of 7"):
+        await target.begin(manifest)
+    assert [manifest.index for manifest in target.valid] == [9]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_received_goes_when_it_is_overtaken(peers: tuple[Peer, Peer], restarted: bool) -> None:
+    """It takes as much room as all of the state, and nobody will send the rest."""
+    source, target, manifest = await begin(peers)
+    receiving = await target.begin(manifest)
+    await transfer(source.send(), receiving, stop_at=CHUNK_BYTES)
+    if restarted:
+        await peers[1].open()
+    assert "incoming.data" in peers[1].names()
+    await peers[1].checkpoint(6, 3)
+    assert "incoming.data" in peers[1].names()
+    await peers[1].checkpoint(7, 3)
+    assert peers[1].names() == FILES_OF_7
+    if not restarted:
+        with pytest.raises(CheckpointRefused, match="has ended"):
+            await transfer(source.send(), receiving)
+
+
 async def test_a_damaged_checkpoint_is_not_sent_and_the_next_one_replaces_it(peer: Peer) -> None:
     manifest = await peer.checkpoint(7, 3, large_rows(6))
     checkpoints = await peer.open()
@@ -441,7 +490,7 @@ async def test_a_store_is_not_replaced_by_a_damaged_checkpoint(peer: Peer) -> No
     before = rows_of(peer.store)
     peer.flip(FILES_OF_7[0], 2 * CHUNK_BYTES + 100)
     with pytest.raises(DamagedCheckpoint):
-        await peer.opened[-1].restore(peer.store)
+        await peer.opened[-1].restore(peer.store, Index(7))
     assert rows_of(peer.store) == before
 
 
@@ -473,11 +522,11 @@ async def test_closed_checkpoints_do_nothing_more(peer: Peer) -> None:
     for call in (
         checkpoints.create(peer.store, configuration_at),
         checkpoints.begin(manifest),
-        checkpoints.restore(peer.store),
+        checkpoints.restore(peer.store, Index(7)),
     ):
-        with pytest.raises(StorageError, match="closed"):
+        with pytest.raises(CheckpointRefused, match="closed"):
             await call
-    with pytest.raises(StorageError, match="closed"):
+    with pytest.raises(CheckpointRefused, match="closed"):
         checkpoints.send()
 
 
@@ -499,7 +548,8 @@ async def test_a_checkpoint_of_an_older_state_is_dropped(peers: tuple[Peer, Peer
     receiving = await target.begin(manifest)
     await transfer(source.send(), receiving)
     received = await receiving.finish()
-    assert await peers[1].checkpoint(6, 3) == received
+    with pytest.raises(CheckpointRefused, match="a checkpoint of entry 7 was received meanwhile"):
+        await peers[1].checkpoint(6, 3)
     assert target.valid == (received,)
     assert peers[1].names() == FILES_OF_7
 
@@ -550,7 +600,7 @@ async def test_a_restore_does_not_wait_for_a_checkpoint_that_is_being_made(tmp_p
     checkpoints = await peer.open(endless)
     making = asyncio.ensure_future(checkpoints.create(peer.store, configuration_at))
     await reading.wait()
-    restoring = asyncio.ensure_future(checkpoints.restore(peer.store))
+    restoring = asyncio.ensure_future(checkpoints.restore(peer.store, Index(7)))
     with pytest.raises(CheckpointRefused, match="its state is being replaced"):
         await making
     peer.store = await restoring

@@ -18,7 +18,7 @@ from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
-from raftkv.storage.worker import Inline
+from raftkv.storage.worker import Inline, Runner, Worker
 from tests.storage.simdisk import PowerLoss, SimDisk
 from tests.storage.states import apply_entry, configuration_at, inspect, transfer, whole_copy
 
@@ -26,9 +26,9 @@ DIRECTORY = Path("/data/checkpoints")
 Checkpoints = CheckpointStore[Any]
 
 
-def open_checkpoints(files: FileSystem) -> Checkpoints:
+def open_checkpoints(files: FileSystem, make_runner: Callable[[str], Runner] = lambda _: Inline()) -> Checkpoints:
     return CheckpointStore.open(
-        DIRECTORY, engine=MemoryEngine(files), inspect=inspect, files=files, make_runner=lambda _: Inline()
+        DIRECTORY, engine=MemoryEngine(files), inspect=inspect, files=files, make_runner=make_runner
     )
 
 
@@ -114,6 +114,34 @@ async def test_a_crash_while_one_is_received(before: int) -> None:
     await check_every_crash(before, step, 7)
 
 
+async def test_a_crash_while_an_older_one_replaces_one_that_was_never_installed() -> None:
+    newer, older = await leader_with(9), await leader_with(7)
+
+    async def prepared() -> tuple[SimDisk, Checkpoints]:
+        disk = await disk_with(5)
+        checkpoints = open_checkpoints(disk)
+        await receive(checkpoints, newer)
+        return disk, checkpoints
+
+    whole, checkpoints = await prepared()
+    before = len(whole.trace)
+    await receive(checkpoints, older)
+    outcomes = set()
+    for crash_at in range(before + 1, len(whole.trace) + 1):
+        for seed in range(4):
+            disk, checkpoints = await prepared()
+            disk.crash_at = crash_at
+            with pytest.raises(PowerLoss):
+                await receive(checkpoints, older)
+            disk.lose_power(Random(seed))
+            checkpoints = open_checkpoints(disk)
+            assert checkpoints.damaged == ()
+            manifest, _ = await whole_copy(checkpoints)
+            outcomes.add(manifest.index)
+    # Never the one of 5, behind which the log may begin, and never none.
+    assert outcomes == {9, 7}
+
+
 async def test_a_crash_while_a_damaged_one_is_replaced() -> None:
     """The new data must never be vouched for by the old manifest, nor the other way round."""
     whole = await disk_with(7)
@@ -173,6 +201,73 @@ async def test_a_disk_without_room_ends_the_checkpoint_not_the_node() -> None:
     assert checkpoints.newest.index == 7
 
 
+class FullDisk(SimDisk):
+    """Has no room for the `full_at`th operation that needs any."""
+
+    full_at = 0
+    needs_room = frozenset(("create", "pwrite", "fallocate", "rename"))
+
+    def fault(self, operation: str) -> None:
+        if operation in self.needs_room:
+            self.full_at -= 1
+            if self.full_at == 0:
+                raise OSError(errno.ENOSPC, "ENOSPC")
+        super().fault(operation)
+
+
+async def refusals(step: Callable[[Checkpoints], Awaitable[None]], needs_room: frozenset[str]) -> set[type[Exception]]:
+    """Run `step`, to a checkpoint of 7, on a disk that is full at each operation in turn; return what it raised."""
+    raised: set[type[Exception]] = set()
+    for full_at in range(1, 50):
+        disk = FullDisk()
+        checkpoints = open_checkpoints(disk)
+        await make(checkpoints, 5)
+        disk.needs_room, disk.full_at = needs_room, full_at
+        try:
+            await step(checkpoints)
+        except (CheckpointRefused, StorageError) as error:
+            raised.add(type(error))
+        else:
+            assert disk.full_at > 0
+            return raised
+        assert disk.full_at <= 0
+        if StorageError not in raised:
+            # Nothing is lost, and what there is can be resumed or is gone.
+            assert [manifest.index for manifest in checkpoints.valid] == [5]
+            await whole_copy(checkpoints)
+            assert {name.split(".")[0] for name in disk.names(DIRECTORY)} <= {f"{5:020d}", "incoming"}
+            assert not [name for name in disk.names(DIRECTORY) if name.endswith(".tmp")]
+            await step(checkpoints)
+            await whole_copy(checkpoints)
+            assert disk.names(DIRECTORY) == [f"{7:020d}.data", f"{7:020d}.manifest"]
+    pytest.fail("it never ended")
+
+
+@pytest.mark.parametrize("kind", ["make", "receive"])
+async def test_a_disk_that_fills_up_at_any_point_refuses_the_checkpoint(kind: str) -> None:
+    leader = await leader_with(7)
+
+    async def step(checkpoints: Checkpoints) -> None:
+        await (make(checkpoints, 7) if kind == "make" else receive(checkpoints, leader))
+
+    assert await refusals(step, FullDisk.needs_room) == {CheckpointRefused}
+    assert await refusals(step, frozenset(("fdatasync",))) == {StorageError}
+    assert await refusals(step, frozenset(("fsync_dir",))) == {StorageError}
+
+
+async def test_a_transfer_that_found_no_room_at_its_end_is_resumed_there() -> None:
+    leader, disk = await leader_with(7), await disk_with(5)
+    checkpoints = open_checkpoints(disk)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving)
+    disk.fail_next("create", errno.ENOSPC)
+    with pytest.raises(CheckpointRefused, match="no room"):
+        await receiving.finish()
+    receiving = await checkpoints.begin(leader.send().manifest)
+    assert receiving.offset == receiving.manifest.size
+    await receiving.finish()
+
+
 @pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "fsync_dir"])
 async def test_a_failing_disk_is_a_storage_error_and_publishes_nothing(operation: str) -> None:
     leader = await leader_with(7)
@@ -188,6 +283,50 @@ async def test_a_failing_disk_is_a_storage_error_and_publishes_nothing(operation
         again = open_checkpoints(disk).newest
         assert again is not None
         assert again.index == 5
+
+
+@pytest.mark.parametrize("hung_up", [False, True])
+async def test_bug_39_after_a_failed_flush_of_a_checkpoint_nothing_is_tried_again(hung_up: bool) -> None:
+    """Also when nobody waits for the flush any more, because the peer has hung up."""
+    leader = await leader_with(7)
+    disk = await disk_with(5)
+    # Real threads: what is cancelled there is done all the same.
+    checkpoints = open_checkpoints(disk, Worker)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving)
+    disk.fail_next("fdatasync", errno.EIO)
+    finishing = asyncio.ensure_future(receiving.finish())
+    await asyncio.sleep(0)
+    if hung_up:
+        finishing.cancel()
+    with pytest.raises(asyncio.CancelledError if hung_up else StorageError):
+        await finishing
+    with pytest.raises(StorageError, match="EIO"):
+        await receive(checkpoints, leader)
+    with pytest.raises(StorageError, match="EIO"):
+        await make(checkpoints, 8)
+    assert not disk.faults
+    assert checkpoints.newest is not None
+    assert checkpoints.newest.index == 5
+    await checkpoints.close()
+
+
+async def test_bug_39_what_a_failed_flush_left_in_the_page_cache_is_written_again() -> None:
+    """The node was started again, the machine was not: it reads what the disk does not hold."""
+    leader = await leader_with(7)
+    disk = await disk_with(5)
+    checkpoints = open_checkpoints(disk)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving)
+    disk.fail_next("fdatasync", errno.EIO)
+    with pytest.raises(StorageError, match="EIO"):
+        await receiving.finish()
+    checkpoints = open_checkpoints(disk)
+    receiving = await checkpoints.begin(leader.send().manifest)
+    assert receiving.offset == receiving.manifest.size
+    await receiving.finish()
+    disk.lose_power(Random(0))
+    assert (await whole_copy(open_checkpoints(disk)))[1] == (await whole_copy(leader))[1]
 
 
 async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_durable() -> None:

@@ -12,7 +12,7 @@ import pytest
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group, Put
 from raftkv.kv.machine import AppliedEntry
-from raftkv.raft import Entry, EntryKind, Index, Term
+from raftkv.raft import NO_MEMBERS, Entry, EntryKind, Index, Snapshot, Term
 from raftkv.server.cluster import founded_by
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.settings import ServerSettings, load_settings
@@ -119,7 +119,7 @@ async def test_an_install_is_completed_at_the_next_start(tmp_path: Path, reboot:
             await transfer(sending, receiving)
             await receiving.finish()
             if restored:
-                await disk.restore()
+                await disk.restore(Snapshot(Index(50), Term(1), NO_MEMBERS))
                 assert (disk.machine.applied_index, keys(disk)) == (50, 50)
         async with opened(follower) as disk:
             assert disk.checkpoint is not None

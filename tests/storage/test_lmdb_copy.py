@@ -26,6 +26,12 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def open_files() -> list[str]:
+    """Targets of all descriptors under a store's directory."""
+    links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [str(link) for link in links if "/store/" in str(link)]
+
+
 def read_copy(path: Path, content: bytes) -> dict[bytes, bytes]:
     path.write_bytes(content)
     with LmdbEngine(path).open_copy(path) as reader:
@@ -128,6 +134,34 @@ def test_the_swapped_in_store_is_read_and_written(tmp_path: Path) -> None:
     store = engine.open()
     assert rows_of(store)[b"mine"] == b"2"
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["data.mdb", "lock.mdb"]
+    store.close()
+
+
+def test_a_snapshot_outlives_the_store_that_is_replaced_under_it(tmp_path: Path) -> None:
+    """A scan of a client gives way to others between its rows, and to an install among them."""
+    engine, old = replaced(tmp_path)
+    with old.write() as writer:
+        for key in range(1000):
+            writer.put(b"row %04d" % key, b"old" * 100)
+    with contextlib.ExitStack() as reader_ended:
+        reader = reader_ended.enter_context(old.read())
+        scan = reader.scan(b"", None)
+        rows = [next(scan) for _ in range(100)]
+        store = engine.swap(old)
+        with store.read() as newer:
+            for round_ in range(20):
+                # Pages are reused unless the store knows of `newer`; the end of the old one must not make it forget.
+                with store.write() as writer:
+                    for key in range(80):
+                        writer.put(b"%04d" % key, b"new %d" % round_)
+                if round_ == 5:
+                    rows += scan
+                    assert [key for key, _ in rows] == [b"mine", *(b"row %04d" % key for key in range(1000))]
+                    assert rows[-1][1] == b"old" * 100
+                    assert any("deleted" in target for target in open_files())
+                    reader_ended.close()
+                    assert not any("deleted" in target for target in open_files())
+            assert set(dict(newer.scan(b"", None)).values()) == {b"old" * 16_000}
     store.close()
 
 

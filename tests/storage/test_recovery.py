@@ -412,7 +412,7 @@ async def install(disk: SimDisk, leader: Checkpoints, progress: list[str]) -> No
         progress.append("started")
         await receive(started.checkpoints, leader)
         progress.append("published")
-        await started.checkpoints.restore(started.node.store)
+        await started.checkpoints.restore(started.node.store, Index(100))
         progress.append("restored")
         await started.wal.restart(hard(6, 1), Index(100), Term(5))
         progress.append("restarted")
@@ -510,6 +510,65 @@ async def test_bug_28_a_crash_at_every_operation_of_an_install_leaves_the_old_st
     for at in range(1, len(stages)):
         assert (tuple(stages[: at + 1]), "new") in outcomes
     assert {("started",)} & {progress for progress, outcome in outcomes if outcome == "old"}
+
+
+async def install_the_older(disk: SimDisk, leaders: tuple[Checkpoints, Checkpoints], progress: list[str]) -> None:
+    """A snapshot of 100 is being installed while a checkpoint of 150 comes."""
+    started = await start(disk)
+    try:
+        await receive(started.checkpoints, leaders[0])
+        progress.append("published")
+        assert started.checkpoints.hold(Index(100), Term(5))
+        await receive(started.checkpoints, leaders[1])
+        assert [manifest.index for manifest in started.checkpoints.valid] == [150, 100]
+        progress.append("newer")
+        store = await started.checkpoints.restore(started.node.store, Index(100))
+        assert applied_index(store) == 100
+        progress.append("restored")
+        await started.wal.restart(hard(6, 1), Index(100), Term(5))
+        progress.append("restarted")
+        await append(started.wal, hard(6, 1, 100), run(6, 101, 102))
+        progress.append("appended")
+    finally:
+        await started.stop()
+
+
+async def test_bug_29_a_crash_at_every_operation_of_an_install_that_a_newer_checkpoint_overtakes() -> None:
+    leaders = await checkpoint_of(100, 5), await checkpoint_of(150, 6)
+    whole = await prepared()
+    before = len(whole.trace)
+    await install_the_older(whole, leaders, [])
+    assert whole.names(DATA / "checkpoints") == [f"{150:020d}.data", f"{150:020d}.manifest"]
+    outcomes = set()
+    for crash_at in range(before + 1, len(whole.trace) + 1):
+        for seed in range(3):
+            disk = await prepared()
+            disk.crash_at = crash_at
+            progress: list[str] = []
+            with pytest.raises((PowerLoss, StorageError)):
+                await install_the_older(disk, leaders, progress)
+            disk.crash_at = None
+            if seed:
+                disk.lose_power(Random(seed))
+                discard_store(disk)
+            started = await start(disk, seed)
+            node, log = started.node, started.node.log
+            assert node.checkpoint is not None
+            found = node.checkpoint.index
+            assert applied_index(node.store) == found
+            assert found >= (20, 100, 150)[("published" in progress) + ("newer" in progress)]
+            if found > 20:
+                # What it acknowledged, up to 102, is in the log, or in the state.
+                assert (log.first_index, log.entries) == (found + 1, ())
+            if "restarted" in progress:
+                assert log.hard_state == hard(6, 1, 150)
+            outcomes.add((len(progress), found))
+            await append(started.wal, replace(log.hard_state, term=Term(9), vote=None), run(9, log.last_index + 1, 152))
+            await started.stop()
+            started = await start(disk, seed)
+            assert started.node.log.last_index == 152
+            await started.stop()
+    assert outcomes >= {(0, 20), (1, 100), (2, 150), (3, 150), (4, 150)}
 
 
 async def test_bug_28_a_crash_during_the_recovery_of_an_install_is_no_different() -> None:

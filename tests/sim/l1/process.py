@@ -14,7 +14,7 @@ from raftkv.errors import StorageError
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import OrderedStore
-from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready, Term
+from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready, Snapshot, Term
 from raftkv.server.disk import Disk, inspect_state
 from raftkv.server.disk_kind import DiskKind
 from raftkv.server.node import Node, NodeLimits
@@ -167,8 +167,8 @@ class _Keeper(Disk):
 
     process: NodeProcess
 
-    async def restore(self) -> None:
-        self.store = await self.checkpoints.restore(self.store)
+    async def restore(self, snapshot: Snapshot) -> None:
+        self.store = await self.checkpoints.restore(self.store, snapshot.index)
         self.machine = _WatchedMachine(self.store, self.process)
         self.process.world.network.counts["snapshots installed"] += 1
 
