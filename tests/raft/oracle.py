@@ -1,7 +1,7 @@
 """The safety properties of a whole cluster, checked after every step by somebody who sees every node at once.
 
 The oracle shares no code with the core: it counts majorities itself and knows nodes only by what they say, hand to
-their disk and apply. The numbers C1 to C10 are those of docs/invariants.md.
+their disk and apply. The numbers C1 to C13 are those of docs/invariants.md.
 
 Every check costs a constant time for each event and for each entry (amortised), so that the simulator can afford it:
 what happened long ago is never looked at again.
@@ -185,7 +185,7 @@ class Oracle:
                 if entry.kind is EntryKind.CONFIGURATION:
                     if known is None and watched.configurations[-1][0] > self.newest_committed:
                         _fail(
-                            f"node {node.id} appends a configuration at {entry.index} before the one at "
+                            f"C12: node {node.id} appends a configuration at {entry.index} before the one at "
                             f"{watched.configurations[-1][0]} is committed (paper 6; thesis 4.3)"
                         )
                     watched.configurations.append((entry.index, decode_configuration(entry.data)))
@@ -196,7 +196,7 @@ class Oracle:
             watched.expected = watched.configurations[-1][1]
             if watched.expected != watched.seen:
                 _fail(
-                    f"on node {node.id} {watched.seen} is in force, but the newest in its log, at "
+                    f"C11: on node {node.id} {watched.seen} is in force, but the newest in its log, at "
                     f"{watched.configurations[-1][0]}, is {watched.expected} (paper 6)"
                 )
         if leads:
@@ -332,7 +332,7 @@ class Oracle:
         if first != node.id:
             _fail(f"C1: nodes {first} and {node.id} both lead term {term}")
         if node.id in self.witnesses:
-            _fail(f"node {node.id}, a witness, leads term {term}")
+            _fail(f"C13: node {node.id}, a witness, leads term {term}")
         watched.leading = term
         # The newest entry committed in an earlier term vouches for all before it: that is log matching (C3).
         for index in range(self.newest_committed, 0, -1):
