@@ -53,7 +53,7 @@ def test_milliseconds() -> None:
 
 def plausible(figures: dict[str, Any]) -> bool:
     return bool(
-        figures["errors"] == 0
+        figures["errors"] == figures["elections"] == 0
         and figures["ops_per_s"] > 0
         and 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
     )

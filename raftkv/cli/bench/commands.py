@@ -171,4 +171,4 @@ def _print(result: LoadResult) -> None:
     print_line(f"  {result.inflight} in flight over {clients}, {sizes}")
     print_line(f"  {result.ops_per_s:,} {result.operation}s/s")
     print_line(f"  p50 {result.p50_ms} ms   p99 {result.p99_ms} ms   max {result.max_ms} ms")
-    print_line(f"  {result.errors} errors")
+    print_line(f"  {result.errors} errors   {result.elections} elections")

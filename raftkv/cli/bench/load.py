@@ -17,7 +17,7 @@ from raftkv.cli.bench.figures import milliseconds, percentile
 from raftkv.cli.bench.operations import Operation, Perform
 from raftkv.cli.bench.progress import progress
 from raftkv.cli.bench.target import Target
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, EndpointFailure, Status
 from raftkv.errors import RaftKVError
 
 WARM_UP: Final = 5_000
@@ -46,6 +46,8 @@ class LoadResult:
     max_ms: float | None
     errors: int
     first_error: str | None
+    elections: int
+    """By how much the term has risen meanwhile: more than 0 says that the cluster was too busy to hear its leader."""
 
 
 class _Run:
@@ -105,7 +107,9 @@ async def measure(
         gc.freeze()
         run = _Run(operation.total)
         with progress(f"{operation.name}s", run.total, run.done):
+            term = await _term(opened[0])
             seconds = await run.work(performers, inflight)
+            elections = await _term(opened[0]) - term
         good = sorted(latency for latency in run.latencies_s if latency != _FAILED)
         return LoadResult(
             operation=operation.name,
@@ -123,4 +127,14 @@ async def measure(
             max_ms=milliseconds(percentile(good, 100)),
             errors=len(run.errors),
             first_error=run.errors[0] if run.errors else None,
+            elections=elections,
         )
+
+
+async def _term(client: AsyncClient) -> int:
+    """Return the highest term that a node is in. Raises the failure of the first node if none can be asked."""
+    found = await client.statuses()
+    terms = [status.term for status in found if isinstance(status, Status)]
+    if not terms:
+        raise next(failure.error for failure in found if isinstance(failure, EndpointFailure))
+    return max(terms)
