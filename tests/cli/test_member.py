@@ -107,7 +107,7 @@ def test_a_learner_comes_and_goes(cli: Cli, cluster: RunningCluster) -> None:
     [
         ("member add 1 " + NOBODY, 1, "node 1 is a member already (voter)"),
         ("member add 3 " + NOBODY, 1, "node 3 is a member already (witness)"),
-        ("member add 5 nonsense", 2, "endpoint 'nonsense' has no port"),
+        ("member add 5 nonsense", 2, "peer_address is 'nonsense', not the HOST:PORT"),
         ("member add 0 " + NOBODY, 2, "invalid value for 'ID': Input should be greater than or equal to 1"),
         ("member promote 9", 1, "node 9 is not a member: add it as a learner first"),
         ("member promote 1", 1, "node 1 is a voter already"),

@@ -16,7 +16,6 @@ from raftkv.kv.records import read_meta
 from raftkv.kv.store import OrderedStore
 from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready, Snapshot, Term
 from raftkv.server.disk import Disk, inspect_state
-from raftkv.server.disk_kind import DiskKind
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.storage import data_dir
@@ -246,9 +245,9 @@ class NodeProcess(Server):
             world.network.counts["stores restored"] += 1
         world.oracle.opened(self.number, found.log, restarted=found.log_restarted)
         store: Any = found.store  # in production it is an LmdbStore
-        kind = DiskKind.open(directory.path, NodeId(self.number), machine.disk)
-        state = _WatchedMachine(machine.store, self)
-        keeper = _Keeper(log, found.log, store, state, cast(Any, checkpoints), found.checkpoint, kind)
+        keeper = _Keeper(
+            log, found.log, store, _WatchedMachine(machine.store, self), cast(Any, checkpoints), found.checkpoint
+        )
         keeper.process = self
         if recovered.torn_bytes:
             world.network.counts["torn"] += 1
