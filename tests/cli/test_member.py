@@ -144,7 +144,7 @@ def test_a_change_while_another_one_is_under_way(cli: Cli, cluster: RunningClust
     eventually(lambda: cli("leader", "transfer", "2"), lambda result: result.code == 0)
     leader = ("--endpoints", cluster.endpoints[1])
     with asleep(cluster, 1):
-        pending = cli("member", "add", "6", NOBODY, "--timeout", "0.2", *leader)
+        pending = cli("member", "add", "6", NOBODY, "--timeout", "1.5", *leader)
         assert (pending.code, bool(pending.error)) == (6, True)
         refused = cli("member", "add", "7", NOBODY, *leader)
         assert refused.code == 1
