@@ -35,8 +35,8 @@ class RaftConfig:
     """Let leaders hold leases of this many milliseconds (`lease`); 0: none. The driver, which has a clock, works it out
     (`server.lease`). A follower tells it in its answers, and one that promises less than its leader relies on does not
     count: members may differ, while they are restarted one by one with another value."""
-    quarantined: bool = False
-    """Vote for nobody for election_ticks ticks after the start: in an earlier life this node may have promised so."""
+    quarantine_ticks: int = 0
+    """Vote for nobody for so many ticks after the start: in an earlier life this node has promised so (`lease`)."""
 
     def __post_init__(self) -> None:
         invariant(self.node_id > 0, "node ids start at 1; 0 means nobody")

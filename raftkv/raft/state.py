@@ -103,7 +103,7 @@ class RaftState:
         self.reads = ReadQueue()
         self.lease_void = False
         """Leader only: a TimeoutNow has left in this term, and may arrive at any time."""
-        self.quarantine = config.election_ticks if config.quarantined else 0
+        self.quarantine = config.quarantine_ticks
         """Ticks for which this node votes for nobody, because a lease may rest on it (`lease`)."""
 
         self.outbox: list[Message] = []

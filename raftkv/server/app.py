@@ -23,6 +23,7 @@ from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.forwarding import PeerForwarder
+from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import RequestLimits, Requests
@@ -167,8 +168,7 @@ def _build(
             heartbeat_ticks=settings.heartbeat_ticks,
             priority=settings.priority,
             lease_ms=settings.lease_ms,
-            # Leases may have been on before: what was promised then still holds.
-            quarantined=disk.recovered.hard_state.term > 0,
+            quarantine_ticks=quarantine_ticks(disk.promised_ms, settings.tick_ms),
         ),
         hard_state=disk.recovered.hard_state,
         entries=disk.entries,

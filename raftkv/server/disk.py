@@ -47,6 +47,8 @@ class Disk:
     checkpoints: CheckpointStore[LmdbStore]
     checkpoint: CheckpointManifest | None
     """What the log follows. Entries at or before its index may be in `recovered` too."""
+    promised_ms: int = 0
+    """See `DataDir.promised_ms`."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -156,6 +158,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             node_id=NodeId(settings.id),
             members=cluster.members,
             founded=cluster.founded,
+            promise_ms=settings.promise_ms,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(
@@ -176,7 +179,8 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
         node = await recover_node(wal, recovered, checkpoints, open_store=engine.open, applied_index=_applied_index)
         _report(node)
         recovered = node.log
-        disk = Disk(wal, recovered, node.store, StateMachine(node.store), checkpoints, node.checkpoint)
+        machine = StateMachine(node.store)
+        disk = Disk(wal, recovered, node.store, machine, checkpoints, node.checkpoint, data_dir.promised_ms)
         stack.push_async_callback(disk.close_state)
         log.info(
             "data directory open",

@@ -21,6 +21,11 @@ def lease_ms(election_ticks: int, tick_ms: int, drift_ppm: int) -> int:
     return (election_ticks - 1) * tick_ms * (PPM - drift_ppm) // (PPM + drift_ppm)
 
 
+def quarantine_ticks(promised_ms: int, tick_ms: int) -> int:
+    """Return for how many ticks after its start a node keeps what it has promised in its last life; 0: nothing."""
+    return -(-promised_ms // tick_ms) + 1 if promised_ms else 0  # the first tick may come at once
+
+
 class Lease:
     """When the rounds of heartbeats began, and so until when the newest confirmed one is a lease."""
 

@@ -164,6 +164,11 @@ class ServerSettings(BaseSettings):
         return lease_ms(self.election_ticks, self.tick_ms, self.lease_drift_ppm) if self.lease_drift_ppm else 0
 
     @property
+    def promise_ms(self) -> int:
+        """For how long this node votes for nobody after it has heard a leader, whatever happens; 0: no promise."""
+        return self.election_ticks * self.tick_ms if self.lease_drift_ppm else 0
+
+    @property
     def heartbeat_ticks(self) -> int:
         return max(1, self.heartbeat_ms // self.tick_ms)
 

@@ -83,6 +83,8 @@ class DataDir:
         clean: CleanMark | None,
         ran_before: bool,
         store_discarded: bool,
+        promised_ms: int = 0,
+        promise_ms: int = 0,
     ) -> None:
         self.path = path
         self.identity = identity
@@ -92,6 +94,10 @@ class DataDir:
         """A node has run here: there must be a log, and a missing one is a lost one."""
         self.store_discarded = store_discarded
         """The state store was thrown away: rebuild it from checkpoint and log."""
+        self.promised_ms = promised_ms
+        """How long, in ms, the last runs had promised to vote for nobody after they heard a leader (leader leases)."""
+        self._promise_ms = promise_ms
+        self._opened_s = time.monotonic()
         self._files = files
         self._lock_fd = lock_fd
         self._boot_id = boot_id
@@ -136,6 +142,7 @@ class DataDir:
 
     def _write_boot(self, clean: CleanMark | None) -> None:
         tail = clean.wal_tail if clean else None
+        kept = clean is not None and time.monotonic() - self._opened_s > self.promised_ms / 1000
         _write_json(
             self._files,
             self.path / BOOT_NAME,
@@ -143,6 +150,7 @@ class DataDir:
                 "format_version": FORMAT_VERSION,
                 "boot_id": self._boot_id,
                 "clean_tail": {"segment": tail.segment, "offset": tail.offset, "crc": tail.crc} if tail else None,
+                "promise_ms": self._promise_ms if kept else max(self._promise_ms, self.promised_ms),
             },
         )
 
@@ -154,6 +162,7 @@ def open_data_dir(
     node_id: NodeId,
     members: Mapping[NodeId, str],
     founded: bool = True,
+    promise_ms: int = 0,
     boot_id: str | None = None,
     now: Callable[[], float] = time.time,
     files: FileSystem | None = None,
@@ -161,7 +170,8 @@ def open_data_dir(
     """Open the data directory of a node, or create it.
 
     `members` and `founded` are recorded when the directory is new and ignored afterwards. `boot_id` defaults to the
-    machine's.
+    machine's. `promise_ms` is what this run promises (see `DataDir.promised_ms`).
+
     Raises DataDirectoryMismatch when another process holds the directory, or when it belongs to another cluster or
     node; StorageError when it cannot be used for another reason.
     """
@@ -178,7 +188,7 @@ def open_data_dir(
             )
             _create_identity(files, path, identity)
         check_identity(path, identity, cluster_id, node_id)
-        recorded_boot, clean = _read_boot(path)
+        recorded_boot, clean, promised_ms = _read_boot(path)
         keep = store_is_trustworthy(recorded_boot, boot_id, clean)
         discarded = False if keep else _discard_store(files, path)
         _delete_discarded(path)
@@ -197,6 +207,8 @@ def open_data_dir(
         clean=clean,
         ran_before=(path / BOOT_NAME).exists() or (path / PEERS_NAME).exists(),
         store_discarded=discarded,
+        promised_ms=promised_ms,
+        promise_ms=promise_ms,
     )
 
 
@@ -285,14 +297,14 @@ def read_identity(path: Path) -> Identity | None:
         raise _damaged(path / IDENTITY_NAME, error) from error
 
 
-def _read_boot(path: Path) -> tuple[str | None, CleanMark | None]:
+def _read_boot(path: Path) -> tuple[str | None, CleanMark | None, int]:
     stored = _read_json(path / BOOT_NAME)
     if stored is None:
-        return None, None
+        return None, None, 0
     try:
         tail = stored["clean_tail"]
         clean = CleanMark(WalPosition(int(tail["segment"]), int(tail["offset"]), int(tail["crc"]))) if tail else None
-        return stored["boot_id"], clean
+        return stored["boot_id"], clean, int(stored.get("promise_ms", 0))  # an earlier version promised nothing
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path / BOOT_NAME, error) from error
 

@@ -60,6 +60,7 @@ async def test_a_lease_outlives_the_connection_to_the_others_and_never_the_leade
         toxiproxy_server,
         peers={node.id: node.peer_address for node in cluster.nodes},
         clients={node.id: node.client_address for node in cluster.nodes},
+        name="leases",
     )
     async with links:
         cluster.dial = links.dial_address

@@ -144,7 +144,7 @@ class Group:
             heartbeat_ticks=HEARTBEAT_TICKS,
             promotion_lag=3,
             lease_ms=LEASE_MS if self.leases else 0,
-            quarantined=self.leases,
+            quarantine_ticks=ELECTION_TICKS if self.leases else 0,
             priority=self.priorities.get(node, 0),
         )
         self.members[node] = Member(config)

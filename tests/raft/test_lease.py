@@ -30,7 +30,7 @@ def voter(*, leases: bool = True, settled: bool = True) -> Raft:
             election_ticks=ELECTION_TICKS,
             heartbeat_ticks=HEARTBEAT_TICKS,
             lease_ms=LEASE_MS if leases else 0,
-            quarantined=leases,
+            quarantine_ticks=ELECTION_TICKS if leases else 0,
         ),
         hard_state=HardState(Term(5)),
         entries=(),

@@ -89,7 +89,6 @@ class MemoryNode:
                 node_id=self.id,
                 configuration=Configuration(frozenset(self.cluster.ids)),
                 lease_ms=self.cluster.limits.lease_ms,
-                quarantined=recovered.hard_state.term > 0,
             ),
             hard_state=recovered.hard_state,
             entries=recovered.entries,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 
 import pytest
 
 from raftkv.raft import NodeId
 from raftkv.server.clock import MonotonicClock
-from raftkv.server.lease import Lease, lease_ms
+from raftkv.server.lease import Lease, lease_ms, quarantine_ticks
 from raftkv.server.node import NodeLimits
 from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import TICK_S, MemoryCluster, MemoryNode, until
@@ -30,6 +31,12 @@ def test_it_is_over_before_the_fastest_clock_lets_a_follower_vote(drift_ppm: int
 
 def test_a_large_drift_leaves_nothing() -> None:
     assert lease_ms(2, 1, 500_000) == 0
+
+
+def test_what_a_run_has_promised_the_next_one_keeps_at_any_length_of_its_tick() -> None:
+    assert quarantine_ticks(0, 10) == 0
+    for promised_ms, tick_ms in itertools.product((10, 250, 999), (1, 7, 10, 300)):
+        assert (quarantine_ticks(promised_ms, tick_ms) - 1) * tick_ms >= promised_ms
 
 
 def test_a_lease_begins_when_the_round_began_not_when_it_was_confirmed() -> None:

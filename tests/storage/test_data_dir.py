@@ -283,3 +283,23 @@ def test_the_machine_has_a_boot_id(tmp_path: Path) -> None:
     directory.close()
     recorded = json.loads((tmp_path / "boot.json").read_text())["boot_id"]
     assert recorded == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def promised(path: Path, promise_ms: int, *, clean: bool = False, runs_s: float = 0) -> int:
+    """Run a node that promises so much; return what the runs before had promised."""
+    directory = open_data_dir(path, cluster_id=1, node_id=NodeId(1), members={}, promise_ms=promise_ms)
+    directory.mark_running()
+    directory._opened_s -= runs_s
+    if clean:
+        directory.mark_clean(TAIL)
+    directory.close()
+    return directory.promised_ms
+
+
+def test_what_was_promised_outlives_the_process(tmp_path: Path) -> None:
+    """A follower that promised to vote for nobody keeps to it when it comes back with other settings (raft-bugs 43)."""
+    assert promised(tmp_path, 250) == 0
+    assert promised(tmp_path, 100) == 250
+    assert promised(tmp_path, 0, clean=True) == 250, "the run before may have been too short to keep it"
+    assert promised(tmp_path, 0, clean=True, runs_s=0.3) == 250
+    assert promised(tmp_path, 0) == 0

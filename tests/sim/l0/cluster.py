@@ -107,7 +107,7 @@ class Cluster:
                 max_inflight_bytes=parameters.max_inflight_bytes,
                 max_apply_bytes=parameters.max_apply_bytes,
                 lease_ms=parameters.lease_ms,
-                quarantined=bool(parameters.lease_ms),
+                quarantine_ticks=parameters.election_ticks if parameters.lease_ms else 0,
             ),
             seed,
             tick_length=int(TICK * parameters.clock[node_id]),
