@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,17 +33,19 @@ class PeerBook:
         self._met = met
 
     @classmethod
-    def open(cls, data_dir: Path, files: FileSystem | None = None) -> PeerBook:
-        """Read the book of a data directory, or begin one. Raises StorageError."""
+    def open(
+        cls, data_dir: Path, files: FileSystem | None = None, *, draw: Callable[[int], int] = secrets.randbits
+    ) -> PeerBook:
+        """Read the book of a data directory, or begin one; `draw` returns random bits. Raises StorageError."""
         path = data_dir / NAME
         files = files or OsFileSystem()
         try:
-            stored = json.loads(path.read_bytes())
+            stored = json.loads(_content(files, path))
             met = {NodeId(int(node)): int(incarnation) for node, incarnation in stored["met"].items()}
             return cls(path, files, int(stored["incarnation"]), met)
         except FileNotFoundError:
-            book = cls(path, files, secrets.randbits(63) | 1, {})
-            book._write()
+            book = cls(path, files, draw(63) | 1, {})
+            book._write({})
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -54,14 +57,23 @@ class PeerBook:
         """Return whether `node` is who it was; a node that was never met is written down. Raises StorageError."""
         known = self._met.get(node)
         if known is None:
+            # Remembered only when it is durable: after a failed write the next greeting has to try again.
+            self._write(self._met | {node: incarnation})
             self._met[node] = incarnation
-            self._write()
             return True
         return known == incarnation
 
-    def _write(self) -> None:
-        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in self._met.items()}}
+    def _write(self, met: Mapping[NodeId, int]) -> None:
+        content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in met.items()}}
         try:
             publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error}") from error
+
+
+def _content(files: FileSystem, path: Path) -> bytes:
+    file = files.open(path)
+    try:
+        return file.pread(file.size(), 0)
+    finally:
+        file.close()
