@@ -98,6 +98,7 @@ class Nemesis:
     def end(self) -> None:
         """Undo everything: from here on nothing fails any more."""
         self._ended = True
+        self.operators.end()
         for timer in self._timers:
             timer.cancel()
         for number in list(self._undo):

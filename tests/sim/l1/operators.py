@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
@@ -28,6 +29,8 @@ LEAST_VOTERS = 2
 """With data; a cluster that shrinks keeps so many."""
 INSTALL_PATIENCE_S = 2.0
 """How long to wait for an installation to begin, where one is wanted."""
+REFUSAL_S = 5.0
+"""So long after the faults a node that has lost its disk must have been refused."""
 STRANGERS = 0.4
 """How often a node that was removed is left running."""
 
@@ -71,6 +74,8 @@ class Operators:
         self._world = world
         self._fired = fired
         self._cut_off = cut_off
+        self.refused_by = math.inf
+        """When whoever has lost its disk must have been told so."""
         self._spares = [NodeId(number) for number in world.plan.settings.spares]
         self._turn = asyncio.Lock()
         self._open: dict[asyncio.Task[None], Fault] = {}
@@ -89,6 +94,10 @@ class Operators:
         task = self._world.loop.create_task(self._do(fault), context=self._world.network.context)
         self._open[task] = fault
         task.add_done_callback(self._done)
+
+    def end(self) -> None:
+        """The faults are over."""
+        self.refused_by = self._world.loop.time() + REFUSAL_S
 
     @property
     def unfinished(self) -> list[str]:
@@ -179,7 +188,9 @@ class Operators:
         self._world.oracle.wiped(victim)
         await asyncio.sleep(random.choice([0.0, 0.5]))
         machine.start()
-        await self._until(lambda: machine.refused)
+        await self._until(lambda: machine.refused or self._world.loop.time() > self.refused_by)
+        if not machine.refused:
+            self._world.violation(f"members: node {victim} has lost its disk, and goes on under its old id")
         await self._put_in_the_place_of(victim)
         return True
 

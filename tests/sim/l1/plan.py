@@ -113,7 +113,6 @@ def _settings(random: Random) -> Settings:
     size = random.choice([3, 3, 3, 5])
     disk_latency_s = random.choice([0.0002, 0.001, 0.005])
     slow = SLOW_DISK_S / disk_latency_s
-    slow_disks = [random.choice([1.0, 1.0, slow]) for _ in range(size)]
     return Settings(
         nodes=tuple(range(1, size + 1)),
         spares=tuple(range(size + 1, size + 1 + SPARES)),
@@ -137,7 +136,7 @@ def _settings(random: Random) -> Settings:
         segment_bytes=random.choice([1024, 4096, 32768]),
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
         disk_latency_s=disk_latency_s,
-        slow_disks=(*slow_disks, *[1.0] * SPARES),
+        slow_disks=(*[random.choice([1.0, 1.0, slow]) for _ in range(size)], *[1.0] * SPARES),
         hash_every=random.choice([10, 40]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 10_000.0]),
     )
@@ -193,8 +192,10 @@ def _changes(random: Random, first: int, election_s: float, duration_s: float) -
     if random.random() < 0.4:
         return ()
     # A witness and one copy of the data are all that is left when a disk is lost: what ADR 0005 gives no promise for.
-    without = random.choice(["witness", "wiped disk"])
-    weights = {kind: 0.0 if kind == without else random.choice([0.5, 1.0, 3.0]) for kind in CHANGES}
+    without = random.choice(["witness", "witness", "wiped disk"])
+    weights = {kind: random.choice([0.5, 1.0, 3.0]) for kind in CHANGES}
+    weights["wiped disk"] = 3.0  # the rest of the cluster must be well and know the victim: often enough it is not
+    weights[without] = 0.0
     count = random.randint(1, 4)
     kinds = random.choices(list(weights), list(weights.values()), k=count)
     times = sorted(random.uniform(3 * election_s, 0.8 * duration_s) for _ in kinds)
