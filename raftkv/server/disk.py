@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Final
 
 import google_crc32c
@@ -22,7 +20,7 @@ from raftkv.raft import Entry, Index, NodeId, Snapshot, Term
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.server.cluster import Cluster
 from raftkv.server.settings import ServerSettings
-from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, StateInfo
+from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
@@ -33,7 +31,6 @@ from raftkv.storage.wal import WriteAheadLog
 log = structlog.get_logger("raftkv.disk")
 
 HASH_STEP_ROWS: Final = 1000
-EMPTY_MAP_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -81,7 +78,7 @@ class Disk:
 
     async def fabricate(self, snapshot: Snapshot) -> None:
         """See `Keeper.fabricate`. It goes the way of one that was received, so that a crash leaves what that leaves."""
-        manifest, content = await asyncio.to_thread(_empty_checkpoint, snapshot)
+        manifest, content = await self.checkpoints.with_scratch(partial(_empty_checkpoint, snapshot))
         receiving = await self.checkpoints.begin(manifest)
         while receiving.offset < manifest.size:
             data = content[receiving.offset : receiving.offset + CHUNK_BYTES]
@@ -114,18 +111,13 @@ def inspect_state(reader: Reader) -> StateInfo:
     return StateInfo(Index(hasher.applied_index), Term(hasher.applied_term), hasher.digest())
 
 
-def _empty_checkpoint(snapshot: Snapshot) -> tuple[CheckpointManifest, bytes]:
+def _empty_checkpoint(snapshot: Snapshot, scratch: CopyableStore) -> tuple[CheckpointManifest, bytes]:
     """Return the checkpoint of a state that is at `snapshot` and holds nothing. Blocks."""
-    with TemporaryDirectory(prefix="raftkv-") as directory:
-        store = LmdbStore.open(Path(directory) / "store", map_size=EMPTY_MAP_BYTES)
-        try:
-            StateMachine(store).leap(snapshot.index, snapshot.term)
-            with store.copy() as blocks:
-                content = b"".join(blocks)
-            with store.read() as reader:
-                state = inspect_state(reader)
-        finally:
-            store.close()
+    StateMachine(scratch).leap(snapshot.index, snapshot.term)
+    with scratch.copy() as blocks:
+        content = b"".join(blocks)
+    with scratch.read() as reader:
+        state = inspect_state(reader)
     crcs = tuple(google_crc32c.value(content[at : at + CHUNK_BYTES]) for at in range(0, len(content), CHUNK_BYTES))
     meta = CheckpointMeta(snapshot.index, snapshot.term, encode_configuration(snapshot.configuration))
     return CheckpointManifest(meta, len(content), crcs, state.state_hash, received=True), content

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from raftkv.errors import StorageError
@@ -31,16 +31,18 @@ class PeerBook:
         self._met = met
 
     @classmethod
-    def open(cls, data_dir: Path, files: FileSystem | None = None) -> PeerBook:
-        """Read the book of a data directory, or begin one. Raises StorageError."""
+    def open(
+        cls, data_dir: Path, files: FileSystem | None = None, *, draw: Callable[[int], int] = secrets.randbits
+    ) -> PeerBook:
+        """Read the book of a data directory, or begin one; `draw` returns random bits. Raises StorageError."""
         path = data_dir / PEERS_NAME
         files = files or OsFileSystem()
         try:
-            stored = json.loads(path.read_bytes())
+            stored = json.loads(_content(files, path))
             met = {NodeId(int(node)): int(incarnation) for node, incarnation in stored["met"].items()}
             return cls(path, files, int(stored["incarnation"]), met)
         except FileNotFoundError:
-            book = cls(path, files, secrets.randbits(63) | 1, {})
+            book = cls(path, files, draw(63) | 1, {})
             book._write({})
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -66,3 +68,11 @@ class PeerBook:
             publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error}") from error
+
+
+def _content(files: FileSystem, path: Path) -> bytes:
+    file = files.open(path)
+    try:
+        return file.pread(file.size(), 0)
+    finally:
+        file.close()

@@ -174,6 +174,10 @@ S = TypeVar("S", bound=CopyableStore)
 class StateEngine(Protocol[S]):
     """What becomes of the bytes of a copy. One for each kind of store."""
 
+    def scratch(self) -> AbstractContextManager[S]:
+        """Open an empty store that is gone at the end of the block. Blocks; in a thread of its own."""
+        ...
+
     def open_copy(self, path: Path) -> AbstractContextManager[Reader]:
         """Read the copy in the file at `path`, whose checksums were found right."""
         ...

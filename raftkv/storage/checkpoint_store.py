@@ -12,7 +12,15 @@ from typing import Generic, Protocol, Self, TypeVar
 from raftkv.errors import StorageError
 from raftkv.kv.store import Reader
 from raftkv.raft.types import Index, Term
-from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, Chunk, S, StateEngine, StateInfo
+from raftkv.storage.checkpoint import (
+    CheckpointManifest,
+    CheckpointRefused,
+    Chunk,
+    S,
+    StateEngine,
+    StateInfo,
+    refuse_when_full,
+)
 from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, CheckpointReader, complete, go_on
 from raftkv.storage.checkpoint_receive import Incoming
 from raftkv.storage.files import FileSystem, OsFileSystem
@@ -154,6 +162,15 @@ class CheckpointStore(Generic[S]):
             return self._engine.swap(store)
         finally:
             self._restoring = False
+
+    async def with_scratch(self, job: Callable[[S], T]) -> T:
+        """Run `job`, in a thread, with an empty store that is gone afterwards. Raises CheckpointRefused: no room."""
+
+        def work() -> T:
+            with refuse_when_full(), self._engine.scratch() as store:
+                return job(store)
+
+        return await self._run(self._transfers, work)
 
     def restore_at_start(self, manifest: CheckpointManifest, store: S | None) -> S:
         """Do what `restore` does, blocking, with the checkpoint of choice. Before the node runs."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Self
 
 import lmdb
@@ -24,6 +25,8 @@ from raftkv.storage.wal_segments import describe_os_error
 MAP_SIZE_BYTES: Final = 64 << 30
 """Default limit of the store's size. Address space only: the file grows as it is used."""
 MAX_READERS: Final = 1024
+SCRATCH_BYTES: Final = 1 << 20
+"""Upper bound of a store that holds next to nothing."""
 COPY_BLOCK_BYTES: Final = 1 << 20
 COPY_NAME: Final = "data.mdb"
 """What LMDB calls its file."""
@@ -221,6 +224,16 @@ class LmdbEngine:
     def open(self) -> LmdbStore:
         """Open or create the working store."""
         return LmdbStore.open(self._path, map_size=self._map_size)
+
+    @contextmanager
+    def scratch(self) -> Iterator[LmdbStore]:
+        """See `StateEngine.scratch`."""
+        with TemporaryDirectory(prefix="raftkv-") as directory:
+            store = LmdbStore.open(Path(directory) / "store", map_size=SCRATCH_BYTES)
+            try:
+                yield store
+            finally:
+                store.discard()
 
     @contextmanager
     def open_copy(self, path: Path) -> Iterator[LmdbReader]:

@@ -337,6 +337,11 @@ class MemoryEngine:
         self._prepared: MemoryOrderedStore | None = None
 
     @contextmanager
+    def scratch(self) -> Iterator[MemoryOrderedStore]:
+        """See `StateEngine.scratch`."""
+        yield MemoryOrderedStore()
+
+    @contextmanager
     def open_copy(self, path: Path) -> Iterator[Reader]:
         """See `StateEngine.open_copy`."""
         file = self._files.open(path)

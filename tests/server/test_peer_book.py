@@ -1,4 +1,4 @@
-"""Which disk stands behind which id: written down before anybody is believed."""
+"""Which disk stands behind which id: durable before it is relied upon."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ import pytest
 from raftkv.errors import StorageError
 from raftkv.raft import NodeId
 from raftkv.server.peer_book import PeerBook
-from raftkv.storage.files import File, OsFileSystem
+from tests.storage.simdisk import SimDisk
+
+DATA = Path("/data")
+PEER = NodeId(2)
 
 
-class FullDisk(OsFileSystem):
-    """Takes no new file while `full`."""
-
-    full = False
-
-    def create(self, path: Path) -> File:
-        if self.full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return super().create(path)
-
-
-def test_the_first_incarnation_under_an_id_counts_for_ever(tmp_path: Path) -> None:
-    book = PeerBook.open(tmp_path)
-    assert book.admits(NodeId(2), 111)
-    assert not book.admits(NodeId(2), 222)
-    again = PeerBook.open(tmp_path)
+def test_a_peer_is_known_by_the_disk_that_was_met_first_also_after_a_restart() -> None:
+    disk = SimDisk()
+    book = PeerBook.open(DATA, disk)
+    assert book.admits(PEER, 7)
+    assert not book.admits(PEER, 8)
+    again = PeerBook.open(DATA, disk)
     assert again.incarnation == book.incarnation
-    assert again.admits(NodeId(2), 111)
-    assert not again.admits(NodeId(2), 222)
+    assert again.admits(PEER, 7)
+    assert not again.admits(PEER, 8)
 
 
-def test_a_peer_that_could_not_be_written_down_is_not_admitted(tmp_path: Path) -> None:
-    """It was, at its second greeting; after a restart, another disk under its id would have been."""
-    files = FullDisk()
-    book = PeerBook.open(tmp_path, files)
-    files.full = True
-    for _ in range(2):
-        with pytest.raises(StorageError, match="No space left"):
-            book.admits(NodeId(2), 111)
-    files.full = False
-    assert book.admits(NodeId(2), 222)
-    assert not PeerBook.open(tmp_path).admits(NodeId(2), 111)
+def test_the_incarnation_of_another_directory_is_another_one() -> None:
+    assert PeerBook.open(DATA, SimDisk()).incarnation != PeerBook.open(DATA, SimDisk()).incarnation
+
+
+def test_a_peer_that_could_not_be_written_down_has_not_been_met() -> None:
+    """Else its next greeting would be answered from memory, and a restart would take another disk for it."""
+    disk = SimDisk()
+    book = PeerBook.open(DATA, disk)
+    disk.fail_next("fdatasync", errno.EIO)
+    with pytest.raises(StorageError, match="cannot be written"):
+        book.admits(PEER, 7)
+    assert book.admits(PEER, 7), "tried again"
+    assert not PeerBook.open(DATA, disk).admits(PEER, 8)
+
+
+def test_a_damaged_book_is_refused_with_the_way_out() -> None:
+    disk = SimDisk()
+    PeerBook.open(DATA, disk)
+    disk.overwrite(DATA / "peers.json", 0, b"nonsense")
+    with pytest.raises(StorageError, match="The way out"):
+        PeerBook.open(DATA, disk)

@@ -11,6 +11,7 @@ of all levels (`tests.sim.levels`).
     client      the workload
     plan        what a seed decides
     nemesis     does the faults
+    operators   change the members
     oracle      sees everything, and says what must not be
     simulation  one run
 """

@@ -6,6 +6,7 @@ Each fault draws its details from a stream of its own, so that leaving one out c
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,9 @@ from typing import Protocol
 from raftkv.raft import NodeId, Role
 from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import Network, Pair
-from tests.sim.l1.plan import Fault, Plan
+from tests.sim.l1.operators import Operators
+from tests.sim.l1.oracle import Oracle
+from tests.sim.l1.plan import CHANGES, Fault, Plan
 from tests.sim.l1.process import Machine
 from tests.sim.l1.trace import Trace
 
@@ -41,7 +44,15 @@ class World(Protocol):
     def machines(self) -> Mapping[int, Machine]: ...
 
     @property
+    def oracle(self) -> Oracle: ...
+
+    @property
+    def calm(self) -> bool: ...
+
+    @property
     def client_numbers(self) -> Sequence[int]: ...
+
+    def violation(self, text: str) -> None: ...
 
 
 class Nemesis:
@@ -51,11 +62,11 @@ class Nemesis:
         self.fired: Counter[str] = Counter()
         """Faults that took effect, by kind."""
         self._world = world
-        self._numbers = sorted(world.machines)
         self._undo: dict[int, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
         self._timers: list[asyncio.TimerHandle] = []
         self._ended = False
         self._supervisor: asyncio.TimerHandle | None = None
+        self.operators = Operators(world, self.fired, self._cut_off)
         self._acts: dict[str, Callable[[Fault], None]] = {
             "partition": self._partition,
             "isolate leader": self._isolate_leader,
@@ -76,6 +87,7 @@ class Nemesis:
             "slow disk": self._slow_disk,
             "short writes": self._short_writes,
             "transfer": self._transfer,
+            **dict.fromkeys(CHANGES, self.operators.begin),
         }
 
     def begin(self) -> None:
@@ -86,6 +98,7 @@ class Nemesis:
     def end(self) -> None:
         """Undo everything: from here on nothing fails any more."""
         self._ended = True
+        self.operators.end()
         for timer in self._timers:
             timer.cancel()
         for number in list(self._undo):
@@ -119,6 +132,15 @@ class Nemesis:
                     machine.start()
             machine.ends.clear()
         self._supervisor = self._world.loop.call_later(0.1, self._supervise)
+
+    @property
+    def _numbers(self) -> list[int]:
+        """Whom faults may hit: all nodes that run or should."""
+        return [
+            number
+            for number, machine in self._world.machines.items()
+            if machine.in_service or machine.process is not None
+        ]
 
     # --- whom ---------------------------------------------------------------------------------------------------------
 
@@ -177,6 +199,9 @@ class Nemesis:
         if leader is not None:
             random = self._world.plan.stream(f"fault {fault.number}")
             self._block(fault, self._between(fault, [leader]), reset=random.random() < 0.5)
+
+    def _cut_off(self, fault: Fault, side: Sequence[int]) -> None:
+        self._block(dataclasses.replace(fault, kind="partition"), self._between(fault, side), reset=False)
 
     def _one_way(self, fault: Fault) -> None:
         random = self._world.plan.stream(f"fault {fault.number}")

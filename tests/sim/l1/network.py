@@ -13,17 +13,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from zlib import crc32
 
 import grpc
 
-from raftkv.errors import RaftKVError
+from raftkv.errors import DataDirectoryMismatch, RaftKVError, StorageError
 from raftkv.raft import Message, NodeId
 from raftkv.raft.messages import AppendRequest
 from raftkv.transport.channel import KEEPALIVE_MS
 from raftkv.transport.convert import from_proto, message_bytes, to_proto
-from raftkv.transport.grpc_peer import HELLO_TIMEOUT_S, RETRY_S
+from raftkv.transport.grpc_peer import HELLO_TIMEOUT_S, PROTOCOL_VERSION, RETRY_S, Identity, PeerStreams
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2
 from tests.sim.l1.loop import Process, VirtualTimeLoop
@@ -68,6 +68,8 @@ class Machines(Protocol):
         """Whether the machine runs, so that its kernel refuses what no process takes."""
         ...
 
+    def violation(self, text: str) -> None: ...
+
 
 @dataclass(slots=True)
 class _Link:
@@ -86,6 +88,7 @@ class Connection:
     __slots__ = ("bytes_under_way", "lost", "owner", "peer", "server", "told")
 
     def __init__(self, owner: SimTransport, peer: int, server: Server) -> None:
+        """The server has been greeted; whether it takes the owner in, it says in its answer."""
         self.owner = owner
         self.peer = peer
         self.server = server
@@ -218,7 +221,12 @@ class Network:
 
     # --- peers' streams -----------------------------------------------------------------------------------------------
 
-    def connect(self, transport: SimTransport, peer: int) -> None:
+    @property
+    def cut(self) -> bool:
+        """Whether something is held back anywhere."""
+        return any(link.blocked for link in self._links.values())
+
+    def connect(self, transport: SimTransport, peer: int, hello: bytes) -> None:
         """Connect a node to a peer; its transport hears of the end of the attempt, unless it gets lost."""
         source = transport.number
 
@@ -232,12 +240,37 @@ class Network:
                 self._travel(peer, source, refuse)
 
         def welcome(server: Server) -> None:
-            self._travel(peer, source, lambda: transport.welcomed(peer, server))
+            if server.transport is None:
+                return  # it has stopped listening since
+            connection = Connection(transport, peer, server)
+            reply = server.transport.greeted(connection, hello)
+            if reply is None:
+                abort = lambda: self.loop.call_soon(transport.aborted, peer, context=transport.process.context)  # noqa: E731
+                self._travel(peer, source, abort)
+            else:
+                self._travel(peer, source, lambda: transport.welcomed(connection, reply))
 
         self._travel(source, peer, greet)
 
     def connected(self, connection: Connection) -> None:
         self._connections[connection.owner.number, connection.peer] = connection
+
+    def close(self, connection: Connection) -> None:
+        """Its owner ends a connection: what is under way arrives, and then the server learns of it."""
+        connection.told = True
+        self._forget(connection)
+
+        def end() -> None:
+            if not connection.lost:
+                self._lose(connection)
+                self._tell_server(connection)
+
+        self._travel(connection.owner.number, connection.peer, end)
+
+    def _forget(self, connection: Connection) -> None:
+        pair = connection.owner.number, connection.peer
+        if self._connections.get(pair) is connection:
+            del self._connections[pair]
 
     def send(self, connection: Connection, messages: Sequence[Message]) -> bool:
         """Put a frame on its way. Return False when there is no room for it."""
@@ -270,7 +303,7 @@ class Network:
     def _tell(self, connection: Connection) -> None:
         if not connection.told:
             connection.told = True
-            self._connections.pop((connection.owner.number, connection.peer), None)
+            self._forget(connection)
             process = connection.owner.process
             self.loop.call_soon(connection.owner.lost, connection, context=process.context)
             self._tell_server(connection)
@@ -279,7 +312,7 @@ class Network:
         """The end of a stream that comes in is a hint as well."""
         server = connection.server
         if server.transport is not None:
-            self.loop.call_soon(server.transport.left_by, connection.owner.number, context=server.context)
+            self.loop.call_soon(server.transport.left_by, connection, context=server.context)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -334,26 +367,65 @@ class Network:
 
 
 class SimTransport(Transport):
-    """One node's end of the network: what `GrpcTransport` is in production."""
+    """One node's end of the network: what `GrpcTransport` and `PeerStreams` are in production, by the same rules."""
 
     def __init__(
-        self, network: Network, process: Server, peers: Sequence[int], watch: Callable[[Sequence[Message]], None]
+        self,
+        network: Network,
+        process: Server,
+        identity: Identity,
+        members: Mapping[NodeId, str],
+        *,
+        admits: Callable[[NodeId, int], bool],
+        watch: Callable[[Sequence[Message]], None],
     ) -> None:
         self.process = process
         self.number = process.number
+        self.identity = identity
         self._network = network
-        self._peers = peers
+        self._wanted = dict(members)
+        self.admits = admits
         self._watch = watch
+        self._streams = PeerStreams(cast(Any, self))
+        """For its judgement of greetings."""
         self._receiver: Receiver | None = None
+        self._members: frozenset[int] = frozenset()
+        self._links: set[int] = set()
+        """Whom it dials: the members, and who has greeted it."""
         self._connections: dict[int, Connection] = {}
         self._attempts: dict[int, asyncio.TimerHandle] = {}
+        self._newest: dict[int, Connection] = {}
+        """The stream that each peer opened last."""
         self._incoming: dict[int, Incoming] = {}
 
     async def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self.process.transport = self
-        for peer in self._peers:
+        self.reconfigure(self._wanted)
+
+    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
+        self._wanted = dict(members)
+        self._members = frozenset(members) - {self.number}
+        if self._receiver is None:
+            return
+        for member in sorted(self._members):
+            self._dial(member)
+        for stranger in sorted(self._links - self._members):
+            self._disconnect(stranger)
+
+    def _dial(self, peer: int) -> None:
+        if peer not in self._links:
+            self._links.add(peer)
             self._attempt(peer)
+
+    def _disconnect(self, peer: int) -> None:
+        self._links.discard(peer)
+        timer = self._attempts.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+        connection = self._connections.pop(peer, None)
+        if connection is not None:
+            self._network.close(connection)
 
     def send(self, messages: Sequence[Message]) -> None:
         self._watch(messages)
@@ -367,11 +439,10 @@ class SimTransport(Transport):
             elif not self._network.send(connection, frame) and self._receiver is not None:
                 self._receiver.on_unreachable(receiver)
 
-    def reconfigure(self, members: Mapping[NodeId, str]) -> None:
-        pass  # every machine is on the network, and stays where it is
-
     async def send_checkpoint(self, peer: NodeId, checkpoint: Outgoing) -> None:
         """See `Transport.send_checkpoint`. A piece is a call: the real one is a stream that waits for each answer."""
+        if peer not in self._links:
+            raise CheckpointNotSent(f"no way to node {peer} is known")
         progress = await self._send_piece(peer, manifest=checkpoint.encoded_manifest())
         piece_bytes = max(MIN_PIECE_BYTES, checkpoint.size_bytes() // MAX_PIECES + 1)
         while progress.offset < checkpoint.size_bytes():
@@ -422,8 +493,11 @@ class SimTransport(Transport):
         self._receiver = None
         self.process.transport = None
         self._connections.clear()
+        self._links.clear()
+        self._newest.clear()
         for timer in self._attempts.values():
             timer.cancel()
+        self._attempts.clear()
 
     # --- what the network says ----------------------------------------------------------------------------------------
 
@@ -440,12 +514,43 @@ class SimTransport(Transport):
             trace.note(f"n{self.number}", f"<- n{sender} {describe(message)}")
         self._receiver.on_messages(messages)
 
-    def welcomed(self, peer: int, server: Server) -> None:
-        """A peer has greeted."""
-        if peer not in self._attempts or self._receiver is None or server.dead:
+    def greeted(self, connection: Connection, greeting: bytes) -> peer_pb2.HelloReply | None:
+        """A peer opens a stream; None: it is ended without an answer. See `PeerStreams.serve`."""
+        hello = peer_pb2.Hello.FromString(greeting)
+        peer = NodeId(getattr(hello, "from"))
+        try:
+            refusal = self._streams.judge(hello)
+        except StorageError as error:
+            self._network.trace.note(self.process.name, f"cannot take in n{peer}: {error.message}")
+            assert self._receiver is not None
+            self._receiver.on_failure(error)
+            return None
+        if refusal is not None and refusal.verdict == peer_pb2.OTHER_DISK:
+            self._network.trace.note(self.process.name, f"refuses n{peer}: it has another disk")
+            self._network.counts["other disks refused"] += 1
+            return peer_pb2.HelloReply(verdict=refusal.verdict, reason=refusal.reason)
+        if refusal is not None:
+            self._network.machines.violation(f"transport: node {self.number} refuses node {peer}: {refusal.reason}")
+            return None
+        self._newest[peer] = connection
+        if hello.peer_address:
+            self._dial(peer)  # also one that is no member yet, as far as is known here, must be answered
+        return peer_pb2.HelloReply(client_address=self.identity.client_address)
+
+    def welcomed(self, connection: Connection, reply: peer_pb2.HelloReply) -> None:
+        """A peer has answered the greeting."""
+        peer = connection.peer
+        if peer not in self._attempts or self._receiver is None:
+            self._network.close(connection)
+            return
+        if connection.server.dead:
             return  # one that died since leaves the attempt to its time limit
         self._attempts.pop(peer).cancel()
-        self._connections[peer] = connection = Connection(self, peer, server)
+        if reply.verdict == peer_pb2.OTHER_DISK:
+            error = DataDirectoryMismatch(reply.reason)
+            self._network.loop.call_soon(self._receiver.on_failure, error, context=self.process.context)
+            return
+        self._connections[peer] = connection
         self._network.connected(connection)
 
     def refused(self, peer: int) -> None:
@@ -454,31 +559,53 @@ class SimTransport(Transport):
             self._receiver.on_connection_lost(NodeId(peer))
         self._unanswered(peer)
 
+    def aborted(self, peer: int) -> None:
+        """The peer has ended the stream instead of answering."""
+        self._unanswered(peer)
+
     def _unanswered(self, peer: int) -> None:
         timer = self._attempts.pop(peer, None)
         if timer is not None:
             timer.cancel()
             self._again(peer)
 
-    def left_by(self, peer: int) -> None:
+    def left_by(self, connection: Connection) -> None:
         """A stream that came in has ended."""
+        peer = connection.owner.number
+        if self._newest.get(peer) is not connection:
+            return  # it has opened another one: it lives
+        del self._newest[peer]
         if self._receiver is not None:
             self._receiver.on_connection_lost(NodeId(peer))
+        if peer not in self._members:
+            self._disconnect(peer)
 
     def lost(self, connection: Connection) -> None:
         """A connection has broken."""
-        if self._connections.get(connection.peer) is connection:
-            del self._connections[connection.peer]
+        if self._connections.get(connection.peer) is not connection:
+            return
+        del self._connections[connection.peer]
         if self._receiver is not None:
             self._receiver.on_unreachable(NodeId(connection.peer))
             self._receiver.on_connection_lost(NodeId(connection.peer))
             self._again(connection.peer)
 
     def _attempt(self, peer: int) -> None:
-        if self._receiver is not None:
+        idle = peer not in self._connections and peer not in self._attempts
+        if self._receiver is not None and peer in self._links and idle:
             loop, context = self._network.loop, self.process.context
             self._attempts[peer] = loop.call_later(HELLO_TIMEOUT_S, self._unanswered, peer, context=context)
-            self._network.connect(self, peer)
+            identity = self.identity
+            hello = peer_pb2.Hello(
+                cluster_id=identity.cluster_id,
+                to=peer,
+                protocol_version=PROTOCOL_VERSION,
+                client_address=identity.client_address,
+                peer_address=identity.peer_address,
+                incarnation=identity.incarnation,
+            )
+            setattr(hello, "from", self.number)
+            self._network.connect(self, peer, hello.SerializeToString())
 
     def _again(self, peer: int) -> None:
         self._network.loop.call_later(RETRY_S, self._attempt, peer, context=self.process.context)

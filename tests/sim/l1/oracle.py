@@ -6,7 +6,9 @@ has applied, with their results; everything else is compared with that. It repor
 The properties, by the names used in the reports:
     election safety     one leader a term
     log matching        (index, term) names one entry, on every disk
-    commit              one entry an index, on the disks of a majority when the first node takes it for committed
+    commit              one entry an index, on the disks of a majority of the voters (of both sets of voters while they
+                        change) when the first node takes it for committed
+    members             a witness never leads
     promise             no vote, vote request or acknowledgement leaves before the disk has what it speaks of
     durability          a restarted node has everything that its log store had confirmed
     determinism         an entry has the same results and leads to the same state hash on every node
@@ -27,7 +29,8 @@ from enum import Enum
 from raftkv.kv.codec import decode_batch
 from raftkv.kv.commands import Delete, Deleted, Put, RegisterSession, Rejected, SessionRegistered, Written
 from raftkv.kv.machine import AppliedEntry, GroupResults
-from raftkv.raft import Entry, EntryKind, HardState, Message, Ready, Role
+from raftkv.raft import Configuration, Entry, EntryKind, HardState, Message, NodeId, Ready, Role
+from raftkv.raft.membership import decode_configuration
 from raftkv.raft.messages import AppendResponse, VoteRequest, VoteResponse
 from raftkv.storage.protocols import RecoveredLog
 
@@ -74,10 +77,21 @@ class _Applied:
 class Oracle:
     """See the module's docstring."""
 
-    def __init__(self, nodes: Iterable[int], report: Report) -> None:
+    def __init__(self, nodes: Iterable[int], report: Report, *, spares: Iterable[int] = ()) -> None:
+        """`nodes` are the founding members, `spares` those that may join later."""
         self._report = report
-        ids = sorted(nodes)
-        self._majority = len(ids) // 2 + 1
+        founders = frozenset(map(NodeId, nodes))
+        ids = sorted(founders | set(map(NodeId, spares)))
+        # Of the members.
+        self.configuration_index = 0
+        """Of the newest configuration that is committed."""
+        self.configuration = Configuration(founders)
+        self._proposed: dict[tuple[int, int], Configuration] = {}
+        """By index and term: configurations that somebody has appended."""
+        self.witnesses: set[int] = set()
+        """Who holds no payloads: for ever, since ids are not used again."""
+        self._lost_disks: dict[int, dict[int, int]] = {}
+        """What was on disks that are lost: it was on them when it was committed."""
         # Of the logs.
         self._leaders: dict[int, int] = {}
         self._created: dict[tuple[int, int], tuple[EntryKind, bytes]] = {}
@@ -135,6 +149,13 @@ class Oracle:
         self._last[node] = max(found, default=recovered.first_index - 1)
         self._hard[node] = after
 
+    def wiped(self, node: int) -> None:
+        """A node has lost its disk, with everything on it."""
+        self._lost_disks[node] = self._disks[node]
+        self._disks[node], self._last[node], self._hard[node] = {}, 0, HardState()
+        self._appending.pop(node, None)
+        self._restarting.pop(node, None)
+
     def restarting(self, node: int, index: int) -> None:
         """A node's log store has been asked to begin anew behind a snapshot of entry `index`."""
         self._restarting[node] = index
@@ -157,6 +178,9 @@ class Oracle:
         disk = self._disks[node]
         self._cut(node, entries[0].index)
         for entry in entries:
+            if self._is_bare(node, entry.kind, entry.data):
+                disk[entry.index] = entry.term
+                continue
             content = self._created.setdefault((entry.index, entry.term), (entry.kind, entry.data))
             if content != (entry.kind, entry.data):
                 self._report(f"log matching: node {node} holds another entry {entry.index} of term {entry.term}")
@@ -167,24 +191,52 @@ class Oracle:
         for index in range(first, self._last[node] + 1):
             self._disks[node].pop(index, None)
 
+    def _is_bare(self, node: int, kind: EntryKind, data: bytes | None) -> bool:
+        """Whether this is what a witness holds in the place of an entry."""
+        return node in self.witnesses and kind is EntryKind.COMMANDS and not data
+
     def ready(self, node: int, ready: Ready) -> None:
-        """A node's core says what it is and what is committed."""
+        """A node's core says what it is, what it appends and what is committed."""
+        for entry in ready.write.entries if ready.write is not None else ():
+            if entry.kind is EntryKind.CONFIGURATION:
+                self._proposed[entry.index, entry.term] = configuration = decode_configuration(entry.data)
+                self.witnesses |= configuration.witnesses
         if ready.role is Role.LEADER:
             leader = self._leaders.setdefault(ready.term, node)
             if leader != node:
                 self._report(f"election safety: nodes {leader} and {node} both lead term {ready.term}")
+            if node in self.witnesses:
+                self._report(f"members: node {node}, a witness, leads term {ready.term}")
         for entry in ready.committed:
             known = self._committed.get(entry.index)
             if known is None:
                 self._committed[entry.index] = entry.term
-                holders = [other for other, disk in self._disks.items() if disk.get(entry.index) == entry.term]
-                if len(holders) < self._majority:
-                    self._report(
-                        f"commit: node {node} takes entry {entry.index} of term {entry.term} for committed, "
-                        f"and only nodes {holders} have it on disk"
-                    )
+                self._require_quorum(node, entry)
             elif known != entry.term:
                 self._report(f"commit: entries of terms {known} and {entry.term} are committed at {entry.index}")
+
+    def _require_quorum(self, node: int, entry: Entry) -> None:
+        """`node` is the first to take `entry` for committed: a quorum must hold it.
+
+        Which configuration the leader went by cannot be seen from here: the newest one up to the entry, or, unless the
+        entry is a configuration itself (which must be committed before the next one is appended), the next.
+        """
+        disks = (*self._disks.items(), *self._lost_disks.items())
+        holders = {other for other, disk in disks if disk.get(entry.index) == entry.term}
+        if entry.kind is EntryKind.CONFIGURATION:
+            self.configuration_index, self.configuration = entry.index, decode_configuration(entry.data)
+            possible = [self.configuration]
+        else:
+            possible = [self.configuration]
+            possible += [after for (index, _), after in self._proposed.items() if index > entry.index]
+        if not any(
+            all(2 * len(holders & voters) > len(voters) for voters in (one.voters, one.outgoing) if voters)
+            for one in possible
+        ):
+            self._report(
+                f"commit: node {node} takes entry {entry.index} of term {entry.term} for committed, and only nodes "
+                f"{sorted(holders)} have it on disk, of {sorted(possible[0].voters)} {sorted(possible[0].outgoing)}"
+            )
 
     def sending(self, node: int, messages: Sequence[Message]) -> None:
         """A node sends messages."""
@@ -206,6 +258,8 @@ class Oracle:
 
     def applied(self, node: int, entry: AppliedEntry, results: GroupResults) -> None:
         """A node has applied an entry."""
+        if node in self.witnesses:
+            return  # it has no state; what it takes for committed is compared in `ready`
         now = _Applied(entry.term, entry.payload, results)
         known = self._entries.get(entry.index)
         if known is None:
@@ -222,6 +276,8 @@ class Oracle:
 
     def hashed(self, node: int, index: int, digest: bytes) -> None:
         """A node's state, with everything up to `index` applied, has this hash."""
+        if node in self.witnesses:
+            return
         if self._hashes.setdefault(index, digest) != digest:
             self._report(f"determinism: the state of node {node} at entry {index} has another hash than its peers'")
 

@@ -6,7 +6,7 @@ a list of values, so that a failing run can be repeated without some of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from raftkv.server.node import NodeLimits
@@ -47,6 +47,12 @@ FAULTS = (
     "transfer",
 )
 
+CHANGES = ("grow", "shrink", "swap", "replace", "wiped disk", "witness", "change amid an install")
+"""Jobs of the operators: the members change, or have to (`operators`)."""
+
+SPARES = 5
+"""So many nodes may join in the course of a run."""
+
 _RARE = frozenset({"kill all", "power loss of all"})
 
 
@@ -58,7 +64,7 @@ class Fault:
     at: float
     kind: str
     span_s: float
-    """How long it lasts, or how long the node stays down."""
+    """How long it lasts, or how long the node stays down. Of a job of the operators: how long they cut a node off."""
 
     def __str__(self) -> str:
         return f"{self.number}:{self.kind} at {self.at:.2f} for {self.span_s:.2f}"
@@ -86,6 +92,12 @@ def make_plan(seed: int) -> Plan:
     settings = _settings(random)
     election_s = settings.election_ticks * settings.tick_s
     faults, duration_s = _faults(Random(f"raftkv-l1/{seed}/faults"), election_s)
+    changes = _changes(Random(f"raftkv-l1/{seed}/members"), len(faults), election_s, duration_s)
+    if changes:
+        faults += changes
+        # New nodes are to need a snapshot, not only the log.
+        due = min(settings.limits.checkpoint_log_bytes, 10_000)
+        settings = replace(settings, limits=replace(settings.limits, checkpoint_log_bytes=due))
     return Plan(
         seed=seed,
         settings=settings,
@@ -103,6 +115,7 @@ def _settings(random: Random) -> Settings:
     slow = SLOW_DISK_S / disk_latency_s
     return Settings(
         nodes=tuple(range(1, size + 1)),
+        spares=tuple(range(size + 1, size + 1 + SPARES)),
         tick_s=tick_s,
         election_ticks=election_ticks,
         heartbeat_ticks=heartbeat_ticks,
@@ -123,7 +136,7 @@ def _settings(random: Random) -> Settings:
         segment_bytes=random.choice([1024, 4096, 32768]),
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
         disk_latency_s=disk_latency_s,
-        slow_disks=tuple(random.choice([1.0, 1.0, slow]) for _ in range(size)),
+        slow_disks=(*[random.choice([1.0, 1.0, slow]) for _ in range(size)], *[1.0] * SPARES),
         hash_every=random.choice([10, 40]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 10_000.0]),
     )
@@ -172,3 +185,21 @@ def _faults(random: Random, election_s: float) -> tuple[tuple[Fault, ...], float
             calm_at = max(calm_at, now + fault.span_s)
         now = calm_at + 0.5 + random.uniform(3.0, 5.0) * election_s
     return tuple(faults), now
+
+
+def _changes(random: Random, first: int, election_s: float, duration_s: float) -> tuple[Fault, ...]:
+    """Return what the operators are to do; nothing in every other run."""
+    if random.random() < 0.4:
+        return ()
+    # A witness and one copy of the data are all that is left when a disk is lost: what ADR 0005 gives no promise for.
+    without = random.choice(["witness", "witness", "wiped disk"])
+    weights = {kind: random.choice([0.5, 1.0, 3.0]) for kind in CHANGES}
+    weights["wiped disk"] = 3.0  # the rest of the cluster must be well and know the victim: often enough it is not
+    weights[without] = 0.0
+    count = random.randint(1, 4)
+    kinds = random.choices(list(weights), list(weights.values()), k=count)
+    times = sorted(random.uniform(3 * election_s, 0.8 * duration_s) for _ in kinds)
+    return tuple(
+        Fault(number, at, kind, random.uniform(0.5, 4.0) * election_s)
+        for number, (at, kind) in enumerate(zip(times, kinds, strict=True), first)
+    )

@@ -10,13 +10,26 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
 
-from raftkv.errors import StorageError
+from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import OrderedStore
-from raftkv.raft import Configuration, Entry, HardState, Index, NodeId, Raft, RaftConfig, Ready, Snapshot, Term
+from raftkv.raft import (
+    NO_MEMBERS,
+    Configuration,
+    Entry,
+    HardState,
+    Index,
+    NodeId,
+    Raft,
+    RaftConfig,
+    Ready,
+    Snapshot,
+    Term,
+)
 from raftkv.server.disk import Disk, inspect_state
 from raftkv.server.node import Node, NodeLimits
+from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.storage import data_dir
 from raftkv.storage.checkpoint_store import CheckpointStore
@@ -25,6 +38,7 @@ from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.recovery import recover_node
 from raftkv.storage.wal import WriteAheadLog
+from raftkv.transport import grpc_peer
 from raftkv.v1 import kv_pb2, peer_pb2
 from tests.sim.l1.disk import CrashableEngine, CrashableStore, NodeDisk, SimRunner
 from tests.sim.l1.loop import VirtualTimeLoop
@@ -47,6 +61,9 @@ class Settings:
     """What a node is configured with."""
 
     nodes: tuple[int, ...]
+    """The founding members."""
+    spares: tuple[int, ...]
+    """Those that may join later."""
     tick_s: float
     election_ticks: int
     heartbeat_ticks: int
@@ -84,6 +101,10 @@ class World(Protocol):
     def settings(self) -> Settings: ...
 
     def violation(self, text: str) -> None: ...
+
+    def installing(self) -> None:
+        """A step of an installation of a snapshot is done."""
+        ...
 
 
 class _Clock:
@@ -127,6 +148,7 @@ class _WatchedLog(WriteAheadLog):
 
     async def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
         oracle, number = self.process.world.oracle, self.process.number
+        self.process.world.installing()
         oracle.restarting(number, index)
         await super().restart(hard_state, index, term)
         oracle.restarted(number, hard_state, index)
@@ -170,6 +192,7 @@ class _Keeper(Disk):
         self.store = await self.checkpoints.restore(self.store, snapshot.index)
         self.machine = _WatchedMachine(self.store, self.process)
         self.process.world.network.counts["snapshots installed"] += 1
+        self.process.world.installing()
 
 
 class NodeProcess(Server):
@@ -252,10 +275,11 @@ class NodeProcess(Server):
         if recovered.torn_bytes:
             world.network.counts["torn"] += 1
             world.trace.note(self.name, f"cut {recovered.torn_bytes} torn bytes off the log")
+        book = PeerBook.open(DATA, machine.disk, draw=machine.random.getrandbits)
         raft = _WatchedRaft(
             RaftConfig(
                 node_id=NodeId(self.number),
-                configuration=Configuration(frozenset(map(NodeId, settings.nodes))),
+                configuration=founding(settings) if self.number in settings.nodes else NO_MEMBERS,
                 election_ticks=settings.election_ticks,
                 heartbeat_ticks=settings.heartbeat_ticks,
                 max_append_bytes=settings.max_append_bytes,
@@ -269,8 +293,21 @@ class NodeProcess(Server):
             rng=Random(machine.random.getrandbits(64)),
         )
         raft.watch = world.oracle, self.number
-        peers = [peer for peer in settings.nodes if peer != self.number]
-        self.endpoint = SimTransport(world.network, self, peers, lambda sent: world.oracle.sending(self.number, sent))
+        identity = grpc_peer.Identity(
+            cluster_id=CLUSTER_ID,
+            node_id=NodeId(self.number),
+            client_address=address_of(self.number),
+            peer_address=address_of(self.number),
+            incarnation=book.incarnation,
+        )
+        self.endpoint = SimTransport(
+            world.network,
+            self,
+            identity,
+            dict(raft.configuration.addresses),
+            admits=book.admits,
+            watch=lambda sent: world.oracle.sending(self.number, sent),
+        )
         node = Node(
             raft=raft,
             keeper=keeper,
@@ -287,6 +324,7 @@ class NodeProcess(Server):
         self.serving += 1
         try:
             if request[:1] == CHECKPOINT_PIECE and caller < FIRST_CLIENT:
+                self.world.installing()
                 return await self.endpoint.take_piece(caller, request[1:])
             if caller >= FIRST_CLIENT:
                 answer = await self._parts[1].run(kv_pb2.BatchRequest.FromString(request), forwarded=False)
@@ -334,7 +372,18 @@ class _Forwarder:
         return kv_pb2.BatchResponse.FromString(answer)
 
     def client_address(self, node: NodeId) -> str:
-        return f"n{node}"
+        return address_of(node)
+
+
+def address_of(node: int) -> str:
+    """Return where a node is, as configurations have it."""
+    return f"n{node}:1"
+
+
+def founding(settings: Settings) -> Configuration:
+    """Return what the founding members are started with."""
+    members = [NodeId(node) for node in settings.nodes]
+    return Configuration(frozenset(members), addresses=tuple([(node, address_of(node)) for node in members]))
 
 
 class Machine:
@@ -347,6 +396,11 @@ class Machine:
         self.store = CrashableStore()
         self.slow_disk = world.settings.slow_disks[number - 1]
         self.powered = True
+        self.in_service = number in world.settings.nodes
+        """Somebody sees to it that the node runs: from when it founds the cluster or joins it until it is given up."""
+        self.lost_its_disk = False
+        self.refused = False
+        """It has lost its disk, and its peers have told it so."""
         self.process: NodeProcess | None = None
         self.ends: list[str] = []
         """How processes ended that nobody killed: failed disks, refused starts."""
@@ -390,7 +444,12 @@ class Machine:
     # --- starts and ends ----------------------------------------------------------------------------------------------
 
     def start(self, *, crash_after: int | None = None) -> None:
-        """Power on and start the node, unless it runs. `crash_after`: lose power after so many disk operations."""
+        """Power on and start the node, unless it runs. `crash_after`: lose power after so many disk operations.
+
+        Not one that is not in service.
+        """
+        if not self.in_service:
+            return
         self.powered = True
         if self.process is not None:
             return
@@ -399,6 +458,23 @@ class Machine:
             self.disk.crash_at = len(self.disk.trace) + crash_after
         task = self._world.loop.create_task(process.boot(), context=process.context.copy())
         task.add_done_callback(lambda done: self._booted(process, done))
+
+    def join(self) -> None:
+        """The node was added to the cluster: start it, with an empty data directory and --join."""
+        if not self.in_service:
+            self.in_service = True
+            self._note("joins")
+            self.start()
+
+    def give_up(self) -> None:
+        """Nobody starts it again; it may still run."""
+        self.in_service = False
+
+    def wipe(self) -> None:
+        """Lose the whole data directory. The node is still in service: it is started again under its id."""
+        self._end(power=False, note="loses its disk")
+        self.lost_its_disk = True
+        self.disk, self.store = NodeDisk(), CrashableStore()
 
     def kill(self) -> bool:
         """SIGKILL: what was written stays, in the middle of whatever was under way. Return whether a write was."""
@@ -426,7 +502,10 @@ class Machine:
         if self.process is not process:
             return
         self._note(f"the node stops by itself: {error}")
-        if isinstance(error, StorageError) and self.disk.faults_fired > process.faults_before:
+        if isinstance(error, DataDirectoryMismatch) and self.lost_its_disk:
+            self.refused = True
+            self.give_up()
+        elif isinstance(error, StorageError) and self.disk.faults_fired > process.faults_before:
             self.ends.append("disk failure")
         else:
             self._world.violation(f"node {self.number} stopped by itself: {error!r}")

@@ -6,7 +6,9 @@ The core's rules are switched off in tests/raft/sabotage.py; those that a whole 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,31 @@ import google_crc32c
 import pytest
 
 from raftkv.kv.commands import Result
+from raftkv.kv.keys import RESULTS, SESSIONS
 from raftkv.kv.session import Session
-from raftkv.raft import Entry, HardState, Index
+from raftkv.raft import Entry, HardState, Index, LogWrite, NodeId, Snapshot
 from raftkv.raft.log import Log
 from raftkv.server import wire
 from raftkv.server.barriers import Barriers
+from raftkv.server.checkpoints import Checkpoints
+from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import Attempt
-from raftkv.storage import data_dir, wal_recovery
+from raftkv.storage import data_dir, recovery, wal_recovery
+from raftkv.storage.checkpoint import CheckpointManifest
+from raftkv.storage.checkpoint_directory import CheckpointDirectory
+from raftkv.storage.checkpoint_receive import Incoming
+from raftkv.storage.checkpoint_store import CheckpointStore
+from raftkv.storage.data_dir import DataDir
+from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.storage.protocols import RecoveredLog
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.storage.wal_format import Flaw, Record, Segment, decode_record, record_end
 from raftkv.storage.wal_segments import SegmentWriter
 from raftkv.v1 import common_pb2
-from tests.sim.l1.disk import NodeDisk
+from tests.sim.l1.disk import CrashableStore, NodeDisk
+from tests.sim.l1.oracle import Oracle
+
+SESSIONS_END = bytes([RESULTS[0] + 1])
 
 Patch = pytest.MonkeyPatch
 
@@ -168,6 +182,120 @@ def a_failed_sync_is_tried_again(patch: Patch) -> None:
             writer._file.fdatasync()
 
     patch.setattr(SegmentWriter, "append", stubborn)
+
+
+def sessions_are_left_out_of_checkpoints(patch: Patch) -> None:
+    """Raft-bugs 31: a copy of the state has all keys, and nobody's sessions; nor does the hash of a state tell."""
+    copy = CrashableStore.copy
+
+    @contextmanager
+    def partial_copy(store: CrashableStore) -> Iterator[Iterator[bytes]]:
+        kept = MemoryOrderedStore()
+        with store.read() as reader, kept.write() as writer:
+            for key, value in reader.scan(b"\0", None):
+                if not SESSIONS <= key < SESSIONS_END:
+                    writer.put(key, value)
+        with copy(kept) as blocks:
+            yield blocks
+
+    patch.setattr(CrashableStore, "copy", partial_copy)
+    patch.setattr(Oracle, "hashed", lambda oracle, node, index, digest: None)
+
+
+def results_are_left_out_of_checkpoints(patch: Patch) -> None:
+    """Raft-bugs 31: a copy of the state knows the sessions, and not what they were answered."""
+    copy = CrashableStore.copy
+
+    @contextmanager
+    def partial_copy(store: CrashableStore) -> Iterator[Iterator[bytes]]:
+        kept = MemoryOrderedStore()
+        with store.read() as reader, kept.write() as writer:
+            for key, value in reader.scan(b"\0", None):
+                if not RESULTS <= key < SESSIONS_END:
+                    writer.put(key, value)
+        with copy(kept) as blocks:
+            yield blocks
+
+    patch.setattr(CrashableStore, "copy", partial_copy)
+    patch.setattr(Oracle, "hashed", lambda oracle, node, index, digest: None)
+
+
+def an_install_restarts_the_log_first(patch: Patch) -> None:
+    """Raft-bugs 28: the old log is given up before the state is there, and recovery takes what it finds for whole."""
+
+    async def hasty(checkpoints: Checkpoints, write: LogWrite, snapshot: Snapshot) -> None:
+        state = replace(write.hard_state, commit=snapshot.index)
+        await checkpoints._log_store.restart(state, snapshot.index, snapshot.term)
+        if write.entries:
+            await checkpoints._log_store.append(write.hard_state, write.entries)
+        await checkpoints._keeper.restore(snapshot)
+        checkpoints._policy.restored(snapshot.index)
+
+    patch.setattr(Checkpoints, "restore", hasty)
+    the_state_is_not_restored_at_recovery(patch)
+
+
+def the_state_is_not_restored_at_recovery(patch: Patch) -> None:
+    """Raft-bugs 28, 29: an interrupted installation is not finished; the store that is there goes on."""
+
+    def trusting(checkpoints: CheckpointStore[Any], manifest: CheckpointManifest, store: Any) -> Any:
+        return store
+
+    patch.setattr(CheckpointStore, "restore_at_start", trusting)
+    patch.setattr(recovery, "_require_state", lambda checkpoint, applied: None)
+    patch.setattr(RecoveredLog, "require_covers", lambda log, applied: None)
+
+
+def the_log_is_kept_at_recovery(patch: Patch) -> None:
+    """Raft-bugs 26, 27, 28: after an interrupted installation the old log goes on behind the new state."""
+    patch.setattr(recovery, "needs_restart", lambda log, checkpoint: False)
+
+
+def checkpoints_are_not_synced(patch: Patch) -> None:
+    """Raft-bugs 28, 33: a checkpoint counts, and the log is compacted, before its bytes are on the disk."""
+    copy_state, finish = CheckpointDirectory.copy_state, Incoming.finish
+
+    def unsynced(file: Any) -> Any:
+        file.fdatasync = lambda: None
+        return file
+
+    def lazy_copy(directory: Any, store: Any, stopped: Any) -> CheckpointManifest:
+        create = directory.files.create
+        directory.files.create = lambda path: unsynced(create(path))
+        try:
+            return copy_state(directory, store, stopped)
+        finally:
+            del directory.files.create
+
+    def lazy_finish(incoming: Incoming) -> CheckpointManifest:
+        if incoming._file is not None:
+            unsynced(incoming._file)
+        return finish(incoming)
+
+    patch.setattr(CheckpointDirectory, "copy_state", lazy_copy)
+    patch.setattr(Incoming, "finish", lazy_finish)
+
+
+def a_lost_disk_is_not_noticed(patch: Patch) -> None:
+    """ADR 0004: nobody asks which disk stands behind an id."""
+    admits = PeerBook.admits
+
+    def blind(book: PeerBook, node: NodeId, incarnation: int) -> bool:
+        admits(book, node, incarnation)
+        return True
+
+    patch.setattr(PeerBook, "admits", blind)
+
+
+def a_clean_mark_is_left_where_it_is(patch: Patch) -> None:
+    """DESIGN.md section 4: a node that was shut down in order once counts as such for ever."""
+    mark_running = DataDir.mark_running
+
+    def lazy(directory: DataDir) -> None:
+        if directory.clean_shutdown is None:
+            mark_running(directory)
+
+    patch.setattr(DataDir, "mark_running", lazy)
 
 
 def _with_checksum(image: bytes, offset: int, segment: Segment) -> bytes:

@@ -97,9 +97,10 @@ class Simulation:
         self.loop = VirtualTimeLoop(plan.stream("schedule"), max_steps=3_000_000)
         self.trace = Trace(self.loop.time, sink=sink)
         self.network = Network(self.loop, plan.stream("network"), self.trace, self)
-        self.oracle = Oracle(plan.settings.nodes, self.violation)
+        self.oracle = Oracle(plan.settings.nodes, self.violation, spares=plan.settings.spares)
         self.machines: Mapping[int, Machine] = {
-            number: Machine(self, number, plan.stream(f"machine {number}")) for number in plan.settings.nodes
+            number: Machine(self, number, plan.stream(f"machine {number}"))
+            for number in (*plan.settings.nodes, *plan.settings.spares)
         }
         self.client_numbers: Sequence[int] = range(FIRST_CLIENT, FIRST_CLIENT + len(plan.clients))
         self.clients = [
@@ -115,13 +116,21 @@ class Simulation:
 
     @property
     def nodes(self) -> Sequence[int]:
-        return self.plan.settings.nodes
+        """Whom clients know: every node that runs or should."""
+        return [number for number, machine in self.machines.items() if machine.in_service]
 
     def server(self, number: int) -> Server | None:
         return self.machines[number].process
 
     def powered(self, number: int) -> bool:
         return self.machines[number].powered
+
+    def installing(self) -> None:
+        """A step of an installation of a snapshot is done somewhere."""
+        counts = self.network.counts
+        counts["steps of installs"] += 1
+        if self.network.cut and self.nemesis.operators.changing:
+            counts["steps of installs amid a change and a partition"] += 1
 
     def violation(self, text: str) -> None:
         """Something happened that must not; the run ends."""
@@ -171,6 +180,7 @@ class Simulation:
         self._require_a_run_worth_the_name()
         self._heal()
         await self._be_live()
+        await self._finish_the_changes()
         for client in self.clients:
             await client.stop()
         await self._converge()
@@ -196,14 +206,27 @@ class Simulation:
             late = [client.number for client, goal in goals.items() if client.succeeded < goal]
             self._fail(f"liveness: {LIVE_S} s after the faults clients {late} are not served; {self._status()}")
 
+    async def _finish_the_changes(self) -> None:
+        operators = self.nemesis.operators
+        if not await self._within(LIVE_S, lambda: not operators.unfinished):
+            self._fail(f"liveness: {LIVE_S} s after the faults {operators.unfinished} goes on; {self._status()}")
+
+    def _members(self) -> list[Machine]:
+        """Return the machines of the members in the end."""
+        return [self.machines[number] for number in sorted(self.oracle.configuration.members)]
+
     async def _converge(self) -> None:
         last = self.oracle.last_applied
         if not await self._within(QUIET_S, lambda: self._all_have_applied(last)):
             self._fail(f"liveness: the nodes differ {QUIET_S} s after the last write; {self._status()}")
         expected = self.oracle.state_at(self.oracle.revision)
-        for machine in self.machines.values():
+        for machine in self._members():
             process = machine.process
             if process is None:
+                continue
+            if machine.number in self.oracle.witnesses:
+                if not process.state.holds_nothing:
+                    self.violation(f"members: node {process.number}, a witness, holds data")
                 continue
             self.oracle.hashed(process.number, process.state.applied_index, process.state.state_hash())
             with process.state.view() as view:
@@ -212,9 +235,9 @@ class Simulation:
                 self.violation(f"acknowledged: the state of node {process.number} is not what the log says")
 
     def _all_have_applied(self, last: int) -> bool:
-        """Whether every node runs, has applied entry `last`, and no node has applied more than another."""
+        """Whether every member runs, has applied entry `last`, and none has applied more than another."""
         indexes = set()
-        for machine in self.machines.values():
+        for machine in self._members():
             process = machine.process
             if process is None or process.node is None:
                 return False
@@ -237,12 +260,15 @@ class Simulation:
         parts = []
         for number, machine in self.machines.items():
             node = machine.process.node if machine.process is not None else None
+            if node is None and not machine.in_service:
+                continue
             if node is None:
                 parts.append(f"n{number} down")
             else:
                 raft = node.raft
                 log = f"commit {raft.log.commit} applied {raft.log.applied} last {raft.log.last_index}"
-                parts.append(f"n{number} {raft.role.value} term {raft.term} leader {raft.leader} {log}")
+                voters = sorted(raft.configuration.voters)
+                parts.append(f"n{number} {raft.role.value} term {raft.term} leader {raft.leader} {log} of {voters}")
         return "; ".join(parts)
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

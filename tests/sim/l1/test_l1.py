@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim.l1 import run_seed
-from tests.sim.l1.plan import FAULTS, make_plan
+from tests.sim.l1.plan import CHANGES, FAULTS, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
 SEEDS = 20
@@ -24,7 +24,7 @@ def test_seed(seed: int) -> None:
 
 def test_the_seeds_of_the_tests_plan_every_fault() -> None:
     planned = {fault.kind for seed in range(SEEDS) for fault in make_plan(seed).faults}
-    assert planned == set(FAULTS)
+    assert planned == {*FAULTS, *CHANGES}
 
 
 def test_a_seed_gives_the_same_trace_again() -> None:
