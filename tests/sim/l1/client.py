@@ -52,6 +52,11 @@ class World(Protocol):
     def nodes(self) -> Sequence[int]: ...
 
     @property
+    def has_leases(self) -> bool:
+        """Leaders may hold leases."""
+        ...
+
+    @property
     def calm(self) -> bool:
         """The faults are over."""
         ...
@@ -80,6 +85,13 @@ class Habits:
     local: float
     scans: float
     deletes: float
+
+
+_PROMISED = {
+    kv_pb2.LOCAL: {kv_pb2.GUARANTEE_STALE_PREFIX},
+    kv_pb2.LINEARIZABLE: {kv_pb2.GUARANTEE_LINEARIZABLE},
+    kv_pb2.LEASE: {kv_pb2.GUARANTEE_LEASE, kv_pb2.GUARANTEE_LINEARIZABLE},
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -157,6 +169,8 @@ class Client:
         key = b"key-%d" % self._random.randrange(habits.keys)
         if chance < habits.reads:
             level = kv_pb2.LOCAL if self._random.random() < habits.local else kv_pb2.LINEARIZABLE
+            if level == kv_pb2.LINEARIZABLE and self._world.has_leases and self._random.random() < 0.5:
+                level = kv_pb2.LEASE
             read = _Read(EVERYTHING if self._random.random() < habits.scans else key, level)
             read.sequence = session.take()
             return read
@@ -201,7 +215,7 @@ class Client:
         deadline = self._now() + self._habits.patience_s * self._random.uniform(0.5, 1.5)
         for operation in operations:
             if isinstance(operation, _Read):
-                operation.floor = self._world.oracle.revision if operation.level == kv_pb2.LINEARIZABLE else 0
+                operation.floor = self._world.oracle.revision if operation.level != kv_pb2.LOCAL else 0
         waiting = {operation.sequence: operation for operation in operations}
         while waiting and self._now() < deadline:
             for operation in waiting.values():
@@ -279,9 +293,9 @@ class Client:
                 self._world.oracle.had_no_effect(operation)
 
     def _take_page(self, read: _Read, page: kv_pb2.RangeResponse) -> None:
-        promised = kv_pb2.GUARANTEE_STALE_PREFIX if read.level == kv_pb2.LOCAL else kv_pb2.GUARANTEE_LINEARIZABLE
-        if page.guarantee != promised or page.more:
+        if page.guarantee not in _PROMISED[read.level] or page.more:
             self._world.violation(f"requests: {read} was answered {page}")
+        self.counts["reads by lease"] += page.guarantee == kv_pb2.GUARANTEE_LEASE
         pairs = {pair.key: (pair.mod_revision, pair.value) for pair in page.kvs}
         if read.key == EVERYTHING:
             self._world.oracle.scanned(pairs, page.revision, read.floor)

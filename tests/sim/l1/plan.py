@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.node import NodeLimits
 from raftkv.server.requests import RequestLimits
 from tests.sim.l1.client import Habits
@@ -91,6 +92,9 @@ def make_plan(seed: int) -> Plan:
     random = Random(f"raftkv-l1/{seed}/plan")
     settings = _settings(random)
     election_s = settings.election_ticks * settings.tick_s
+    leases = Random(f"raftkv-l1/{seed}/leases")
+    if leases.random() < 0.5 and settings.clock_rate == 1.0:
+        settings = _with_leases(settings, leases)
     faults, duration_s = _faults(Random(f"raftkv-l1/{seed}/faults"), election_s)
     changes = _changes(Random(f"raftkv-l1/{seed}/members"), len(faults), election_s, duration_s)
     if changes:
@@ -139,6 +143,20 @@ def _settings(random: Random) -> Settings:
         slow_disks=(*[random.choice([1.0, 1.0, slow]) for _ in range(size)], *[1.0] * SPARES),
         hash_every=random.choice([10, 40]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 10_000.0]),
+        clock_drift=(0.0,) * (size + SPARES),
+    )
+
+
+def _with_leases(settings: Settings, random: Random) -> Settings:
+    """Let leaders hold leases, and clocks differ by no more than what these allow for."""
+    drift_ppm = random.choice([1_000, 20_000])
+    lasts_ms = lease_ms(settings.election_ticks, round(settings.tick_s * 1000), drift_ppm)
+    drift = drift_ppm / PPM
+    machines = len(settings.nodes) + len(settings.spares)
+    return replace(
+        settings,
+        limits=replace(settings.limits, lease_ms=lasts_ms),
+        clock_drift=tuple(random.choice([-drift, 0.0, drift]) for _ in range(machines)),
     )
 
 

@@ -28,6 +28,7 @@ from raftkv.raft import (
     Term,
 )
 from raftkv.server.disk import Disk, inspect_state
+from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import RequestLimits, Requests
@@ -80,6 +81,12 @@ class Settings:
     hash_every: int
     clock_rate: float
     """Milliseconds of the nodes' clocks to one of virtual time; above 1, sessions expire within a run."""
+    clock_drift: tuple[float, ...]
+    """Per node: by what share its clock is faster than that."""
+
+    @property
+    def tick_ms(self) -> int:
+        return round(self.tick_s * 1000)
 
 
 class World(Protocol):
@@ -285,6 +292,8 @@ class NodeProcess(Server):
                 max_append_bytes=settings.max_append_bytes,
                 max_inflight_bytes=settings.max_inflight_bytes,
                 max_apply_bytes=settings.max_apply_bytes,
+                lease_ms=settings.limits.lease_ms,
+                quarantine_ticks=quarantine_ticks(directory.promised_ms, settings.tick_ms),
             ),
             hard_state=keeper.recovered.hard_state,
             entries=keeper.entries,
@@ -308,12 +317,13 @@ class NodeProcess(Server):
             admits=book.admits,
             watch=lambda sent: world.oracle.sending(self.number, sent),
         )
+        rate = settings.clock_rate * (1 + settings.clock_drift[self.number - 1])
         node = Node(
             raft=raft,
             keeper=keeper,
             log_store=log,
             transport=self.endpoint,
-            clock=_Clock(world.loop, machine.random.randrange(1 << 40), settings.clock_rate),
+            clock=_Clock(world.loop, machine.random.randrange(1 << 40), rate),
             limits=settings.limits,
         )
         requests = Requests(node, _Forwarder(world.network, self.number), CLUSTER_ID, settings.requests)
@@ -415,12 +425,13 @@ class Machine:
 
     def open_data_dir(self) -> DataDir:
         """Do what `open_data_dir` does, on the simulated disk: the identity and the lock are left out."""
-        boot, clean, ran_before = None, None, False
+        boot, clean, ran_before, promised_ms = None, None, False, 0
         if BOOT_NAME in self.disk.names(DATA):
             ran_before = True
             stored = json.loads(self.disk.content(DATA / BOOT_NAME))
-            boot, tail = stored["boot_id"], stored["clean_tail"]
+            boot, tail, promised_ms = stored["boot_id"], stored["clean_tail"], stored["promise_ms"]
             clean = CleanMark(WalPosition(tail["segment"], tail["offset"], tail["crc"])) if tail else None
+        settings = self._world.settings
         boot_id = f"boot-{self._boots}"
         keep = data_dir.store_is_trustworthy(boot, boot_id, clean)
         discarded = False if keep else self.store.discard()
@@ -435,6 +446,8 @@ class Machine:
             clean=clean,
             ran_before=ran_before,
             store_discarded=discarded,
+            promised_ms=promised_ms,
+            promise_ms=settings.election_ticks * settings.tick_ms if settings.limits.lease_ms else 0,
         )
 
     def replace_store(self, store: CrashableStore) -> None:
