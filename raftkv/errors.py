@@ -167,7 +167,7 @@ class CorruptLog(StorageError):
 
 
 class DataDirectoryMismatch(StorageError):
-    """The data directory belongs to another cluster or node, or another process holds it."""
+    """The data directory is another cluster's, node's or kind of member's, or another process holds it."""
 
 
 def _concrete(base: type[RaftKVError]) -> dict[ErrorCode, type[RaftKVError]]:

@@ -51,7 +51,11 @@ def hears_leader(state: RaftState) -> bool:
 
 
 def campaign(state: RaftState) -> None:
-    """The election timer ran out: ask for pre-votes."""
+    """The election timer ran out: ask for pre-votes. Not while this node has promised to vote for nobody: its own vote
+    would break the promise as well as another one's.
+    """
+    if state.quarantine > 0:
+        return
     if not state.may_lead:
         # The leader is gone for it too: with the timer restarted it would seem to hear it, and refuse its vote.
         become_follower(state, state.term, None)
@@ -109,7 +113,7 @@ def suspect(state: RaftState, peer: NodeId) -> None:
     leases are on, the hint is worth nothing: a voter that forgets its leader early would let another one be elected
     within the lease.
     """
-    if state.role is not Role.FOLLOWER or state.leader != peer or state.config.lease_ms:
+    if state.role is not Role.FOLLOWER or state.leader != peer or state.config.lease_ms or state.quarantine > 0:
         return
     state.leader = None
     heirs = sorted(state.configuration.deciders - state.configuration.witnesses - {peer})

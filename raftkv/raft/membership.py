@@ -91,6 +91,7 @@ def decode_configuration(data: bytes) -> Configuration:
     """Return what `encode_configuration` was given. Raises ValueError for anything else."""
     try:
         stored = json.loads(data)
+        stored.setdefault("removed", [])  # an earlier version did not remember whom it had removed
         if set(stored) != {"voters", "outgoing", "learners", "witnesses", "addresses", "removed"}:
             raise ValueError(f"unknown fields {sorted(stored)}")
         return Configuration(
@@ -101,7 +102,7 @@ def decode_configuration(data: bytes) -> Configuration:
             addresses=tuple([(_id(node), str(address)) for node, address in stored["addresses"]]),
             removed=_ids(stored["removed"]),
         )
-    except (TypeError, AssertionError, KeyError) as error:
+    except (TypeError, AssertionError, KeyError, AttributeError) as error:
         raise ValueError(f"{data[:80]!r} is no configuration: {error}") from error
 
 

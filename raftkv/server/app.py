@@ -192,7 +192,7 @@ def _build(
     node = Node(
         raft=raft,
         keeper=disk,
-        log_store=disk.wal,
+        log_store=disk.log_store,
         transport=transport,
         clock=MonotonicClock(),
         limits=NodeLimits(
@@ -207,7 +207,7 @@ def _build(
     kv = KvService(requests, settings.id)
     service = ClusterService(
         node=node,
-        log_store=disk.wal,
+        log_store=disk.log_store,
         store_bytes=disk.store_bytes,
         requests=requests,
         transport=transport,

@@ -21,6 +21,7 @@ from raftkv.raft.log import entry_bytes
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.compaction import CompactionPolicy
+from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
@@ -157,7 +158,7 @@ class Checkpoints:
         tries again.
 
         A witness needs none; it makes an empty checkpoint first, and has the message delivered then. Raises
-        InvariantViolation.
+        DataDirectoryMismatch.
         """
         snapshot, keeper, raft = message.snapshot, self._keeper, self._raft
         if snapshot.index <= raft.log.commit:
@@ -170,7 +171,7 @@ class Checkpoints:
                 keeper.release(snapshot)  # nothing to install: the core knows better
         elif message.bare:
             if not keeper.machine.holds_nothing:
-                raise InvariantViolation("a leader takes this node, which holds data, for a witness")
+                raise kind_mismatch(self._raft.node_id, Kind.WITNESS)
             if self._fabricating is None or self._fabricating.done():
                 self._fabricating = self._begin_task("fabricate", self._fabricate(message))
         else:

@@ -19,12 +19,13 @@ from raftkv.kv.store import Reader
 from raftkv.raft import Entry, Index, NodeId, Snapshot, Term
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.server.cluster import Cluster
+from raftkv.server.disk_kind import DiskKind, Kind, KindGuard
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
-from raftkv.storage.protocols import RecoveredLog
+from raftkv.storage.protocols import LogStore, RecoveredLog
 from raftkv.storage.recovery import Recovered, recover_node
 from raftkv.storage.wal import WriteAheadLog
 
@@ -44,6 +45,7 @@ class Disk:
     checkpoints: CheckpointStore[LmdbStore]
     checkpoint: CheckpointManifest | None
     """What the log follows. Entries at or before its index may be in `recovered` too."""
+    kind: DiskKind
     promised_ms: int = 0
     """See `DataDir.promised_ms`."""
 
@@ -64,6 +66,11 @@ class Disk:
     def newest(self) -> CheckpointManifest | None:
         return self.checkpoints.newest
 
+    @property
+    def log_store(self) -> LogStore:
+        """The log, as the node may write it."""
+        return KindGuard(self.wal, self.kind)
+
     def store_bytes(self) -> int:
         return self.store.size_bytes()
 
@@ -78,6 +85,7 @@ class Disk:
 
     async def fabricate(self, snapshot: Snapshot) -> None:
         """See `Keeper.fabricate`. It goes the way of one that was received, so that a crash leaves what that leaves."""
+        self.kind.require(Kind.WITNESS)
         manifest, content = await self.checkpoints.with_scratch(partial(_empty_checkpoint, snapshot))
         receiving = await self.checkpoints.begin(manifest)
         while receiving.offset < manifest.size:
@@ -93,8 +101,11 @@ class Disk:
 
     async def restore(self, snapshot: Snapshot) -> None:
         """Replace `store` and `machine` by the state of a checkpoint. See `CheckpointStore.restore`."""
+        self.kind.require_fits(snapshot.configuration)
         self.store = await self.checkpoints.restore(self.store, snapshot.index)
         self.machine = StateMachine(self.store)
+        if not self.machine.holds_nothing:
+            self.kind.require(Kind.DATA)
 
     async def close_state(self) -> None:
         """Close the checkpoints, and then whichever store is in place now. Idempotent."""
@@ -161,6 +172,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
         )
         stack.push_async_callback(wal.close)
         data_dir.mark_running()
+        kind = DiskKind.open(settings.data_dir, NodeId(settings.id))
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
         if data_dir.store_discarded:
@@ -172,7 +184,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
         _report(node)
         recovered = node.log
         machine = StateMachine(node.store)
-        disk = Disk(wal, recovered, node.store, machine, checkpoints, node.checkpoint, data_dir.promised_ms)
+        disk = Disk(wal, recovered, node.store, machine, checkpoints, node.checkpoint, kind, data_dir.promised_ms)
         stack.push_async_callback(disk.close_state)
         log.info(
             "data directory open",

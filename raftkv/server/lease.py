@@ -33,7 +33,8 @@ class Lease:
         """`duration_ms`: see `lease_ms`."""
         self.duration_ms = duration_ms
         self._begun: deque[tuple[int, float]] = deque()
-        """(round, not later than when it began in ms), of the newest confirmed round and all after it."""
+        """(round, not later than when it began in ms), of the newest confirmed round and all after it that can still
+        become a lease."""
 
     def note(self, now_ms: float, rounds: tuple[int, int] | None) -> None:
         """Take down the rounds of `raft.rounds`. Call it before the messages of any Ready are sent."""
@@ -43,7 +44,8 @@ class Lease:
         newest, leased = rounds
         if not self._begun or self._begun[-1][0] < newest:
             self._begun.append((newest, now_ms))
-        while len(self._begun) > 1 and self._begun[1][0] <= leased:
+        too_old_ms = now_ms - self.duration_ms
+        while len(self._begun) > 1 and (self._begun[1][0] <= leased or self._begun[1][1] <= too_old_ms):
             self._begun.popleft()
 
     def holds(self, now_ms: float, rounds: tuple[int, int] | None) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from raftkv.errors import FailedPrecondition, NotLeader, Overloaded, ShuttingDown
+from raftkv.errors import DataDirectoryMismatch, FailedPrecondition, NotLeader, Overloaded, ShuttingDown
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
@@ -311,7 +311,7 @@ class Node:
                 self._checkpoints.install(message)
             else:
                 self.raft.step(message)
-        except InvariantViolation as error:
+        except (InvariantViolation, DataDirectoryMismatch) as error:
             self._fail(error)
 
     def on_unreachable(self, peer: NodeId) -> None:

@@ -123,6 +123,31 @@ def test_bug_43_it_is_refused_although_the_term_has_changed_meanwhile() -> None:
     assert votes(raft, 6) or votes(raft, 7)
 
 
+def test_what_was_promised_in_an_earlier_life_holds_with_other_settings() -> None:
+    """Leases are off now: hints count, and the timer may be over before the promise is."""
+    raft = Raft(
+        RaftConfig(
+            node_id=ME,
+            configuration=THREE,
+            election_ticks=ELECTION_TICKS,
+            heartbeat_ticks=HEARTBEAT_TICKS,
+            quarantine_ticks=3 * ELECTION_TICKS,
+        ),
+        hard_state=HardState(Term(5)),
+        entries=(),
+        applied=Index(0),
+        rng=random.Random(1),
+    )
+    raft.step(heartbeat(2, 5))
+    raft.suspect(NodeId(2))
+    for _ in range(3 * ELECTION_TICKS - 1):
+        raft.tick()
+        assert raft.role is Role.FOLLOWER
+        assert not votes(raft, 6)
+    tick(raft, 2 * ELECTION_TICKS)
+    assert raft.role is Role.PRE_CANDIDATE
+
+
 def test_a_node_that_has_just_started_votes_for_nobody() -> None:
     group = led_by_1()
     group.crash(2)

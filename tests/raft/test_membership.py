@@ -42,6 +42,11 @@ def test_a_configuration_survives_its_encoding() -> None:
         assert decode_configuration(encode_configuration(configuration)) == configuration
 
 
+def test_a_configuration_of_an_earlier_version_has_removed_nobody() -> None:
+    data = b'{"voters":[1],"outgoing":[],"learners":[],"witnesses":[],"addresses":[]}'
+    assert decode_configuration(data) == Configuration(ids(1))
+
+
 @pytest.mark.parametrize(
     "data",
     [

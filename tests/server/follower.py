@@ -29,6 +29,7 @@ from raftkv.raft.membership import encode_configuration
 from raftkv.raft.messages import AppendRequest, InstallSnapshot
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.disk import Disk, inspect_state
+from raftkv.server.disk_kind import DiskKind
 from raftkv.server.node import Node, NodeLimits
 from raftkv.storage.checkpoint import CheckpointManifest, Chunk
 from raftkv.storage.checkpoint_store import CheckpointStore
@@ -165,7 +166,8 @@ class Follower:
         )
         store: Any = recovered.store
         wal: Any = self.log_store
-        self.keeper = _Keeper(wal, recovered.log, store, StateMachine(store), checkpoints, recovered.checkpoint)
+        kind = DiskKind.open(CHECKPOINTS.parent, ME, self.disk)
+        self.keeper = _Keeper(wal, recovered.log, store, StateMachine(store), checkpoints, recovered.checkpoint, kind)
         raft = Raft(
             RaftConfig(node_id=ME, configuration=MEMBERS, election_ticks=1_000_000),
             hard_state=recovered.log.hard_state,

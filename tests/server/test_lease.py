@@ -84,6 +84,11 @@ def test_only_what_can_still_become_a_lease_is_remembered() -> None:
     for number in range(1, 1000):
         lease.note(number, (number, max(0, number - 2)))
     assert len(lease._begun) <= 3
+    lease = Lease(100)
+    for number in range(1, 1000):
+        lease.note(number * 10, (number, 0))  # none is confirmed: after a transfer that failed, for a whole term
+    assert len(lease._begun) <= 12
+    assert lease.holds(9990, (999, 995))
 
 
 class OwnClock(MonotonicClock):

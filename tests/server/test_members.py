@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader
+from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, ShuttingDown
 from raftkv.raft import MembershipChange, NodeId
 from raftkv.server.services.cluster import LeadershipTransfers
 from raftkv.server.services.members import CHANGE_TIMEOUT_S, MembershipChanges
@@ -116,3 +116,15 @@ async def test_a_stop_hands_over_although_a_transfer_is_under_way_already() -> N
         assert leader.node.transfer_leader(None) is None
         assert leader.node.raft.transferring
         assert await leader.node.hand_over(5)
+
+
+async def test_a_node_that_stops_does_not_say_that_a_change_it_has_begun_had_no_effect() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        cluster.isolate(leader.id)
+        changing = asyncio.create_task(changes_of(leader).change(A_LEARNER))
+        await until(lambda: leader.node.raft.changing)
+        await leader.node.stop()
+        with pytest.raises(ShuttingDown) as raised:
+            await changing
+        assert raised.value.ambiguous

@@ -37,10 +37,10 @@ CONTROLS = [
     Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
     Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
     Control(sabotage.a_witness_may_lead, "C13", seeds=100),
-    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=60),
+    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=150),
     Control(sabotage.a_lease_is_longer_than_the_promise, "K6", seeds=10),
     Control(sabotage.a_restart_forgets_the_promise, "K6"),
-    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=100),
+    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=150),
     Control(sabotage.a_transfer_leaves_the_lease, "K6", seeds=10),
     Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100),
 ]

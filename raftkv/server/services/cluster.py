@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 import raftkv
-from raftkv.errors import DeadlineExceeded, FailedPrecondition, NotLeader
+from raftkv.errors import DeadlineExceeded, FailedPrecondition, LeaderChanged, NotLeader, ShuttingDown
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
 from raftkv.server.node import Node
@@ -61,8 +61,8 @@ class LeadershipTransfers:
     async def run_here(self, request: pb.TransferLeaderRequest) -> pb.TransferLeaderResponse:
         """Hand over; answer when this node follows another leader.
 
-        Raises NotLeader, FailedPrecondition (nothing was begun), LeaderChanged (another one leads than was asked for),
-        DeadlineExceeded (ambiguous: the target may yet take over) and ShuttingDown.
+        Raises NotLeader, FailedPrecondition (nothing was begun), LeaderChanged (another one was elected meanwhile),
+        DeadlineExceeded (the target may yet take over) and ShuttingDown; the last three are ambiguous.
         """
         node = self._node
         if not node.is_leader:
@@ -72,13 +72,17 @@ class LeadershipTransfers:
         refusal = node.transfer_leader(NodeId(request.target) if request.target else None)
         if refusal is not None:
             raise FailedPrecondition(refusal)
-        if not await node.transfer_finished(TRANSFER_TIMEOUT_S):
+        try:
+            finished = await node.transfer_finished(TRANSFER_TIMEOUT_S)
+        except ShuttingDown as error:
+            raise ShuttingDown(error.message, ambiguous=True) from None
+        if not finished:
             raise DeadlineExceeded(
                 "the target did not take over within an election timeout; it may yet: see `raftkv status`",
                 ambiguous=True,
             )
         if request.target and node.leader != request.target:
-            raise FailedPrecondition(f"node {node.leader} was elected instead of node {request.target}: ask it")
+            raise LeaderChanged(f"node {node.leader} was elected instead of node {request.target}", ambiguous=True)
         return pb.TransferLeaderResponse(header=self._requests.header())
 
 

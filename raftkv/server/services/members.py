@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from raftkv.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LeaderChanged, NotLeader
+from raftkv.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LeaderChanged, NotLeader, ShuttingDown
 from raftkv.raft import Configuration, MembershipChange, NodeId, Position, Term
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
@@ -72,18 +72,21 @@ class MembershipChanges:
     async def change(self, change: MembershipChange) -> None:
         """Change the members; return when the new configuration alone is in force. This node must lead.
 
-        Raises FailedPrecondition, NotLeader (no effect), LeaderChanged (ambiguous), DeadlineExceeded (ambiguous where
-        it says so) and ShuttingDown.
+        Raises FailedPrecondition, NotLeader (no effect), LeaderChanged (ambiguous), DeadlineExceeded and
+        ShuttingDown (ambiguous where they say so).
         """
         node = self._node
-        await self._settled()
+        deadline = asyncio.get_running_loop().time() + CHANGE_TIMEOUT_S
+        await self._settled(deadline)
         began = node.change_membership(change)
         if isinstance(began, str):
             raise FailedPrecondition(began)
         try:
-            async with asyncio.timeout(CHANGE_TIMEOUT_S):
+            async with asyncio.timeout_at(deadline):
                 while node.raft.changing and self._leads_in(began.term):
                     await node.leadership_changed()
+        except ShuttingDown as error:
+            raise ShuttingDown(f"{error.message}: see `raftkv member list`", ambiguous=True) from None
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the change of the members is not over after {CHANGE_TIMEOUT_S:g} s; it goes on by itself as soon as "
@@ -106,14 +109,14 @@ class MembershipChanges:
         raft = self._node.raft
         return not raft.changing and raft.log.commit >= began.index and raft.log.matches(began.index, began.term)
 
-    async def _settled(self) -> None:
+    async def _settled(self, deadline: float) -> None:
         """Wait until this leader may begin a change: it has committed something in its term, and is not handing over.
 
         Raises NotLeader, DeadlineExceeded, ShuttingDown (no effect).
         """
         node = self._node
         try:
-            async with asyncio.timeout(CHANGE_TIMEOUT_S):
+            async with asyncio.timeout_at(deadline):
                 while node.is_leader and (node.raft.transferring or not node.raft.term_is_committed):
                     await node.leadership_changed()
             if not node.is_leader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -26,6 +27,7 @@ from raftkv.raft import (
     Snapshot,
 )
 from raftkv.raft.messages import InstallSnapshot
+from raftkv.server.lease import Lease
 from tests.raft.oracle import Oracle
 from tests.sim.l0.clients import Clients
 from tests.sim.l0.machine import Link, Machine
@@ -88,6 +90,7 @@ class Cluster:
         self._elections = 0
         self._next_request = 0
         self._schedule_random = random.Random(f"{seed}/schedule").random
+        self._settings_random = random.Random(f"{seed}/settings").random
         self._network_random = random.Random(f"{seed}/network").random
         self.disk_random = random.Random(f"{seed}/disk")
         for machine in self.machines.values():
@@ -107,7 +110,6 @@ class Cluster:
                 max_inflight_bytes=parameters.max_inflight_bytes,
                 max_apply_bytes=parameters.max_apply_bytes,
                 lease_ms=parameters.lease_ms,
-                quarantine_ticks=parameters.election_ticks if parameters.lease_ms else 0,
             ),
             seed,
             tick_length=int(TICK * parameters.clock[node_id]),
@@ -486,6 +488,15 @@ class Cluster:
                     self.break_connection(machine, peer)
 
     def restart(self, machine: Machine) -> None:
+        if self.leases:
+            # Somebody may have changed the settings. What was promised before holds all the same.
+            promised = bool(machine.config.lease_ms or machine.config.quarantine_ticks)
+            machine.config = replace(
+                machine.config,
+                lease_ms=self.parameters.lease_ms if self._settings_random() < 0.8 else 0,
+                quarantine_ticks=self.parameters.election_ticks + 1 if promised else 0,
+            )
+            machine.lease = Lease(machine.config.lease_ms)
         machine.restart()
         if self.trace is not None:
             self._tell(machine, f"restarts with entries up to {machine.last_on_disk}, {machine.disk_hard_state}")

@@ -28,6 +28,7 @@ from raftkv.raft import (
     Term,
 )
 from raftkv.server.disk import Disk, inspect_state
+from raftkv.server.disk_kind import DiskKind
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
@@ -275,9 +276,9 @@ class NodeProcess(Server):
             world.network.counts["stores restored"] += 1
         world.oracle.opened(self.number, found.log, restarted=found.log_restarted)
         store: Any = found.store  # in production it is an LmdbStore
-        keeper = _Keeper(
-            log, found.log, store, _WatchedMachine(machine.store, self), cast(Any, checkpoints), found.checkpoint
-        )
+        kind = DiskKind.open(directory.path, NodeId(self.number), machine.disk)
+        state = _WatchedMachine(machine.store, self)
+        keeper = _Keeper(log, found.log, store, state, cast(Any, checkpoints), found.checkpoint, kind)
         keeper.process = self
         if recovered.torn_bytes:
             world.network.counts["torn"] += 1
