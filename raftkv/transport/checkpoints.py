@@ -26,7 +26,8 @@ BYTES_PER_S: Final = 100 << 20
 PIECE_TIMEOUT_S: Final = 10.0
 """A receiver that takes longer for a piece is given up."""
 FINISH_TIMEOUT_S: Final = 600.0
-"""Verifying reads the whole checkpoint, and hashes the state."""
+"""Verifying reads the whole checkpoint, and hashes the state. Before the first piece, a receiver that goes on with an
+earlier transfer reads and rewrites what it has. A peer that is gone is noticed by the connection's keepalive."""
 
 
 async def send(stub: PeerAsyncStub, cluster_id: int, checkpoint: Outgoing) -> None:
@@ -35,7 +36,7 @@ async def send(stub: PeerAsyncStub, cluster_id: int, checkpoint: Outgoing) -> No
     loop = asyncio.get_running_loop()
     try:
         await call.write(pb.CheckpointPiece(cluster_id=cluster_id, manifest=checkpoint.encoded_manifest()))
-        offset = (await _progress(call, PIECE_TIMEOUT_S)).offset
+        offset = (await _progress(call, FINISH_TIMEOUT_S)).offset
         while offset < checkpoint.size_bytes():
             not_before = loop.time()
             piece = await checkpoint.read_chunk(offset, PIECE_BYTES)
