@@ -124,7 +124,7 @@ def _settings(random: Random) -> Settings:
         max_apply_bytes=random.choice([1, 1000, 1 << 20]),
         limits=NodeLimits(
             tick_s=tick_s,
-            checkpoint_log_bytes=random.choice([1000, 10_000, 10_000, 64 << 20]),
+            checkpoint_log_bytes=random.choice([4000, 10_000, 10_000, 64 << 20]),
             worthwhile_commands=random.choice([1, 2, 64]),
             max_entry_commands=random.choice([1, 4, 1024]),
             apply_slice_s=random.choice([0.0, 0.005]),
