@@ -91,6 +91,9 @@ def make_plan(seed: int) -> Plan:
     random = Random(f"raftkv-l1/{seed}/plan")
     settings = _settings(random)
     election_s = settings.election_ticks * settings.tick_s
+    if settings.max_inflight_bytes == 1 and settings.limits.max_entry_commands == 1:
+        # One command after the other, each waiting for a slow disk: nobody would be answered within a deadline.
+        settings = replace(settings, slow_disks=(1.0,) * len(settings.slow_disks))
     faults, duration_s = _faults(Random(f"raftkv-l1/{seed}/faults"), election_s)
     changes = _changes(Random(f"raftkv-l1/{seed}/members"), len(faults), election_s, duration_s)
     if changes:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.raft.sabotage import without_the_cores_own_checks
+from tests.sim.l0 import sabotage as core
 from tests.sim.l1 import run_seed, sabotage
 
 
@@ -47,6 +49,9 @@ CONTROLS = [
     Control(sabotage.the_state_is_not_restored_at_recovery, "entries are missing|determinism|read", seeds=20),
     Control(sabotage.the_log_is_kept_at_recovery, seeds=60),
     Control(sabotage.checkpoints_are_not_synced, "no checkpoint that can be used|damaged", seeds=10),
+    Control(core.a_joint_change_needs_one_majority, "commit", first=5),
+    Control(core.learners_count, "commit", first=2),
+    Control(core.a_restart_forgets_the_configurations_of_the_log, "commit", first=3),
     Control(sabotage.a_lost_disk_is_not_noticed, "goes on under its old id", first=13),
     Control(sabotage.a_clean_mark_is_left_where_it_is, "corrupt|determinism", seeds=10),
 ]
@@ -56,6 +61,8 @@ CONTROLS = [
 @pytest.mark.parametrize("control", CONTROLS, ids=str)
 def test_a_missing_safeguard_is_found(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     control.rule(monkeypatch)
+    if control.rule.__module__ == core.__name__:
+        without_the_cores_own_checks(monkeypatch)
     for seed in range(control.first, control.first + control.seeds):
         violation = run_seed(seed).violation
         if violation is not None and not violation.startswith("harness"):
@@ -71,4 +78,4 @@ def test_every_sabotage_is_a_control() -> None:
         for name, value in vars(sabotage).items()
         if callable(value) and getattr(value, "__module__", "") == sabotage.__name__ and name[0] != "_"
     }
-    assert made == {control.rule.__name__ for control in CONTROLS}
+    assert made <= {control.rule.__name__ for control in CONTROLS}
