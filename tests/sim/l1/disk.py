@@ -22,6 +22,9 @@ T = TypeVar("T")
 ROW_BYTES = 60
 """What a row of the store takes, roughly."""
 
+COPY_BLOCK_BYTES = 4096
+"""A copy of a store is written in blocks of this size, or of a row."""
+
 TORN = 0.5
 """How often a power loss tears the last unsynced write of a file, instead of what `SimDisk` draws."""
 
@@ -92,6 +95,12 @@ class CrashableStore(MemoryOrderedStore):
     def size_bytes(self) -> int:
         return len(self._values) * ROW_BYTES
 
+    @contextlib.contextmanager
+    def copy(self) -> Iterator[Iterator[bytes]]:
+        """As `MemoryOrderedStore` does, in blocks as a disk takes them, not row by row."""
+        with MemoryOrderedStore.copy(self) as rows:
+            yield _blocks(rows)
+
     def discard(self) -> bool:
         """Throw the store away; return whether there was anything in it."""
         found = bool(self._values)
@@ -101,6 +110,17 @@ class CrashableStore(MemoryOrderedStore):
     def _replace(self, values: dict[bytes, bytes]) -> None:
         self._values, self._keys, self._snapshots = values, sorted(values), 0
         self._flushed = dict(values)
+
+
+def _blocks(rows: Iterator[bytes]) -> Iterator[bytes]:
+    block = bytearray()
+    for row in rows:
+        block += row
+        if len(block) >= COPY_BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
 
 
 class CrashableEngine(MemoryEngine):

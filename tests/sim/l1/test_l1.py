@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -8,16 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.l1 import run_seed
+from tests.sim.l1 import Result, run_seed
 from tests.sim.l1.plan import CHANGES, FAULTS, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
 SEEDS = 20
 
 
+@functools.cache
+def result_of(seed: int) -> Result:
+    """Run a seed once, for all tests that look at what came of it."""
+    return run_seed(seed)
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_seed(seed: int) -> None:
-    result = run_seed(seed)
+    result = result_of(seed)
     lines = "\n".join(result.last_lines)
     assert result.violation is None, f"{lines}\npython -m tests.sim.l1 --seed {seed}\n{result.violation}"
 
@@ -85,7 +92,23 @@ def test_a_part_of_a_plan_can_be_run() -> None:
 
 
 def test_snapshots_are_made_sent_and_installed() -> None:
-    operations = run_seed(14).operations
+    operations = result_of(2).operations
     assert operations["compactions"] > 0
     assert operations["checkpoints sent"] > 0
     assert operations["snapshots installed"] > 0
+
+
+def test_a_snapshot_is_installed_while_members_change_and_the_network_is_parted() -> None:
+    """All three at the same moment: a leader has a change that is not committed, a link is cut, a piece arrives."""
+    result = result_of(2)
+    assert result.violation is None
+    assert result.faults["partition"] > 0
+    assert result.faults["change amid an install"] > 0
+    assert result.operations["steps of installs amid a change and a partition"] > 0
+
+
+def test_a_lost_disk_is_refused_and_its_node_replaced() -> None:
+    result = result_of(13)
+    assert result.violation is None
+    assert result.faults["wiped disk"] == 1, "refused, removed, and another node added and promoted"
+    assert result.operations["other disks refused"] > 0
