@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import Network, Pair
 from tests.sim.l1.operators import Operators
 from tests.sim.l1.oracle import Oracle
-from tests.sim.l1.plan import CHANGES, Fault, Plan
+from tests.sim.l1.plan import AMBUSH, CHANGES, Fault, Plan
 from tests.sim.l1.process import Machine
 from tests.sim.l1.trace import Trace
 
@@ -66,6 +66,8 @@ class Nemesis:
         self._timers: list[asyncio.TimerHandle] = []
         self._ended = False
         self._supervisor: asyncio.TimerHandle | None = None
+        self._ambushes: deque[tuple[Fault, int]] = deque()
+        """Faults that wait for an installation, and which of its moments they wait for."""
         self.operators = Operators(world, self.fired, self._cut_off)
         self._acts: dict[str, Callable[[Fault], None]] = {
             "partition": self._partition,
@@ -87,6 +89,7 @@ class Nemesis:
             "slow disk": self._slow_disk,
             "short writes": self._short_writes,
             "transfer": self._transfer,
+            AMBUSH: self._lie_in_wait,
             **dict.fromkeys(CHANGES, self.operators.begin),
         }
 
@@ -278,7 +281,9 @@ class Nemesis:
         random = self._world.plan.stream(f"fault {fault.number}")
         everybody = fault.kind in ("kill all", "power loss of all")
         victims = self._numbers if everybody else [victim]
-        power = fault.kind.startswith("power") or (fault.kind == "crash in recovery" and random.random() < 0.5)
+        power = fault.kind.startswith("power") or (
+            fault.kind in (AMBUSH, "crash in recovery") and random.random() < 0.5
+        )
         crash_after = random.randint(1, 12) if fault.kind == "crash in recovery" else None
         down = []
         for number in victims:
@@ -297,6 +302,21 @@ class Nemesis:
                 machine.start(crash_after=crash_after)
 
         self._later(fault, undo)
+
+    def _lie_in_wait(self, fault: Fault) -> None:
+        """End the next process that installs a snapshot: before, between or behind the steps."""
+        random = self._world.plan.stream(f"aim {fault.number}")
+        self._ambushes.append((fault, random.randrange(4)))
+
+    def spring(self, number: int) -> None:
+        """A node begins or ends a step of an installation."""
+        if not self._ambushes or self._ended:
+            return
+        fault, moments = self._ambushes.popleft()
+        if moments:
+            self._ambushes.appendleft((fault, moments - 1))
+        else:
+            self._world.loop.call_soon(self._kill_now, fault, number, context=self._world.network.context)
 
     def _clean_restart(self, fault: Fault) -> None:
         machine = self._world.machines[self._victim(fault)]

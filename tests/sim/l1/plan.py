@@ -51,6 +51,9 @@ FAULTS = (
 CHANGES = ("grow", "shrink", "swap", "replace", "wiped disk", "witness", "change amid an install")
 """Jobs of the operators: the members change, or have to (`operators`)."""
 
+AMBUSH = "crash in an install"
+"""Waits for a node to install a snapshot, which chance alone would hardly ever hit."""
+
 SPARES = 5
 """So many nodes may join in the course of a run."""
 
@@ -108,6 +111,7 @@ def make_plan(seed: int) -> Plan:
         # New nodes are to need a snapshot, not only the log.
         due = min(settings.limits.checkpoint_log_bytes, 10_000)
         settings = replace(settings, limits=replace(settings.limits, checkpoint_log_bytes=due))
+    faults += _ambushes(Random(f"raftkv-l1/{seed}/installs"), len(faults), election_s, duration_s)
     return Plan(
         seed=seed,
         settings=settings,
@@ -147,7 +151,7 @@ def _settings(random: Random) -> Settings:
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
         disk_latency_s=disk_latency_s,
         slow_disks=(*[random.choice([1.0, 1.0, slow]) for _ in range(size)], *[1.0] * SPARES),
-        hash_every=random.choice([10, 40]),
+        hash_every=random.choice([20, 60]),
         clock_rate=random.choice([1.0, 1.0, 1.0, 10_000.0]),
         clock_drift=(0.0,) * (size + SPARES),
     )
@@ -226,4 +230,11 @@ def _changes(random: Random, first: int, election_s: float, duration_s: float) -
     return tuple(
         Fault(number, at, kind, random.uniform(0.5, 4.0) * election_s)
         for number, (at, kind) in enumerate(zip(times, kinds, strict=True), first)
+    )
+
+
+def _ambushes(random: Random, first: int, election_s: float, duration_s: float) -> tuple[Fault, ...]:
+    times = sorted(random.uniform(3 * election_s, duration_s) for _ in range(random.choice([0, 0, 1, 3])))
+    return tuple(
+        Fault(number, at, AMBUSH, random.uniform(0.05, 1.0) * election_s) for number, at in enumerate(times, first)
     )

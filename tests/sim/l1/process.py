@@ -111,7 +111,11 @@ class World(Protocol):
     def violation(self, text: str) -> None: ...
 
     def installing(self) -> None:
-        """A step of an installation of a snapshot is done."""
+        """A piece of a checkpoint has come."""
+        ...
+
+    def replacing(self, number: int) -> None:
+        """A node begins to replace its state or its log by that of a checkpoint, or has done so."""
         ...
 
 
@@ -156,10 +160,11 @@ class _WatchedLog(WriteAheadLog):
 
     async def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
         oracle, number = self.process.world.oracle, self.process.number
-        self.process.world.installing()
+        self.process.world.replacing(number)
         oracle.restarting(number, index)
         await super().restart(hard_state, index, term)
         oracle.restarted(number, hard_state, index)
+        self.process.world.replacing(number)
 
     async def compact(self, first_kept: Index) -> None:
         await super().compact(first_kept)
@@ -197,10 +202,11 @@ class _Keeper(Disk):
     process: NodeProcess
 
     async def restore(self, snapshot: Snapshot) -> None:
+        self.process.world.replacing(self.process.number)
         self.store = await self.checkpoints.restore(self.store, snapshot.index)
         self.machine = _WatchedMachine(self.store, self.process)
         self.process.world.network.counts["snapshots installed"] += 1
-        self.process.world.installing()
+        self.process.world.replacing(self.process.number)
 
 
 class NodeProcess(Server):

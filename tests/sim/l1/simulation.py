@@ -133,6 +133,11 @@ class Simulation:
         if self.network.cut and self.nemesis.operators.changing:
             counts["steps of installs amid a change and a partition"] += 1
 
+    def replacing(self, number: int) -> None:
+        """A node begins or ends one of the two steps of an installation: state, then log."""
+        self.installing()
+        self.nemesis.spring(number)
+
     def violation(self, text: str) -> None:
         """Something happened that must not; the run ends."""
         if self.found is None:
