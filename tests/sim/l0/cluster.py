@@ -94,7 +94,7 @@ class Cluster:
         self._network_random = random.Random(f"{seed}/network").random
         self.disk_random = random.Random(f"{seed}/disk")
         for machine in self.machines.values():
-            self.at(int(self._schedule_random() * machine.tick_length), self._tick, machine, machine.life)
+            self._start_ticking(machine)
 
     def _machine(self, node_id: NodeId, seed: int) -> Machine:
         parameters = self.parameters
@@ -138,10 +138,15 @@ class Cluster:
 
     # --- what happens to a machine ------------------------------------------------------------------------------------
 
+    def _start_ticking(self, machine: Machine) -> None:
+        machine.next_tick = self.now + int(self._schedule_random() * machine.tick_length)
+        self.at(machine.next_tick, self._tick, machine, machine.life)
+
     def _tick(self, machine: Machine, life: int, _: None) -> None:
-        if machine.life != life:
+        if machine.life != life or self.now < machine.next_tick:
             return
-        self.at(self.now + machine.tick_length, self._tick, machine, life)
+        machine.next_tick = self.now + machine.tick_length
+        self.at(machine.next_tick, self._tick, machine, life)
         if machine.pausers:
             machine.pausers[-1].hits += 1
             return
@@ -311,6 +316,12 @@ class Cluster:
         time = int(time * (0.5 + self.disk_random.random()))
         writes = len(machine.writes) if self.parameters.group_commit else 1
         self.at(self.now + time, self._disk_done, machine, machine.disk_turn, writes)
+
+    def hurry_tick(self, machine: Machine) -> None:
+        """Its next tick is no further away than its ticks are long now: it was put off when they were longer."""
+        if machine.up and machine.next_tick > self.now + machine.tick_length:
+            machine.next_tick = self.now + machine.tick_length
+            self.at_rank(machine.next_tick, 0.0, self._tick, machine, machine.life)
 
     def hurry_disk(self, machine: Machine) -> None:
         """What is under way takes no longer than it would if it began now."""
@@ -501,7 +512,7 @@ class Cluster:
         if self.trace is not None:
             self._tell(machine, f"restarts with entries up to {machine.last_on_disk}, {machine.disk_hard_state}")
         self.oracle.restarted(machine)
-        self.at(self.now + int(self._schedule_random() * machine.tick_length), self._tick, machine, machine.life)
+        self._start_ticking(machine)
         self.after_input(machine, 6)
 
     def resume(self, machine: Machine) -> None:

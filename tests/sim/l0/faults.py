@@ -81,6 +81,7 @@ class Conductor:
         for machine in cluster.machines.values():
             machine.usual_tick_length = min(max(machine.usual_tick_length, int(0.9 * TICK)), int(1.1 * TICK))
             machine.set_tick_length()
+            cluster.hurry_tick(machine)
             machine.disk_time = min(machine.disk_time, TICK // 5)
             machine.apply_delay = min(machine.apply_delay, TICK // 5)
             cluster.hurry_disk(machine)

@@ -48,6 +48,7 @@ class Machine(Node):
         self.links: dict[NodeId, Link] = {}
         self.usual_tick_length = tick_length
         self.tick_length = tick_length
+        self.next_tick = 0
         self.lease = Lease(config.lease_ms)
         self.paces: list[tuple[Fault, float]] = []
         """What makes its clock go wrong: by these factors."""
@@ -95,6 +96,7 @@ class Machine(Node):
     def crash(self) -> None:
         super().crash()
         self.life += 1
+        self.next_tick = 0
         self.lease = Lease(self.config.lease_ms)
         self.pausers.clear()
         self.inbox.clear()
