@@ -321,7 +321,7 @@ class Cluster:
         """Its next tick is no further away than its ticks are long now: it was put off when they were longer."""
         if machine.up and machine.next_tick > self.now + machine.tick_length:
             machine.next_tick = self.now + machine.tick_length
-            self.at_rank(machine.next_tick, 0.0, self._tick, machine, machine.life)
+            self.at_rank(machine.next_tick, machine.id / 1000, self._tick, machine, machine.life)
 
     def hurry_disk(self, machine: Machine) -> None:
         """What is under way takes no longer than it would if it began now."""
