@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,6 +71,11 @@ FOUNDERS = {1: "voter", 2: "voter", 3: "witness", 4: "learner"}
 
 
 def test_list(cli: Cli, cluster: RunningCluster) -> None:
+    for endpoint in cluster.endpoints:  # each node learns from the others' greetings where clients reach them
+        eventually(
+            partial(cli, "member", "list", "-o", "json", "--endpoints", endpoint),
+            lambda result: result.code == 0 and all(member["client_address"] for member in result.json["members"]),
+        )
     assert members(cli) == [
         {
             "id": node,

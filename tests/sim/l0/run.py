@@ -95,6 +95,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _require_traffic(cluster: Cluster) -> None:
     commits, faults = cluster.oracle.newest_committed, sum(cluster.faults.values())
+    if cluster.parameters.size == 2:
+        return  # two nodes commit nothing while either is away, which may be all the time
     if commits < LEAST_COMMITS or faults < LEAST_FAULTS:
         raise IdleRun(f"only {commits} commits and {faults} faults in {cluster.steps} steps")
 
