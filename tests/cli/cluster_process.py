@@ -51,7 +51,7 @@ def running_cluster(*, mixed: bool = False) -> Iterator[RunningCluster]:
 
 
 async def mix(cluster: LocalCluster) -> None:
-    slow = ["--election-ms", "5000"]
+    slow = ["--election-ms", "30000"]
     async with AsyncClient(cluster.url) as client:
         voter = await cluster.add(start=False)
         voter.extra_arguments += slow

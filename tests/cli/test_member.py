@@ -31,7 +31,7 @@ def started_mixture() -> Iterator[RunningCluster]:
 def cluster(started_mixture: RunningCluster, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
     """Voters 1, which leads, and 2, witness 3, learner 4; each test but the last leaves the members as they were.
 
-    Nodes 2 and 4 would not miss a leader, or a majority, for five seconds.
+    Nodes 2 and 4 would not miss a leader, or a majority, for half a minute.
     """
     monkeypatch.setenv("RAFTKV_ENDPOINTS", started_mixture.url)
     # It is refused for as long as the one that takes over is behind.
