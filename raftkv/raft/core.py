@@ -334,7 +334,7 @@ class Raft:
     @property
     def term_is_committed(self) -> bool:
         """Whether an entry of the current term is committed; before that a leader confirms no read and no change."""
-        return read_index.term_is_committed(self._state)
+        return self._state.term_is_committed
 
     @property
     def transferring(self) -> bool:
@@ -345,10 +345,15 @@ class Raft:
         return self._state.config.election_ticks
 
     @property
-    def rounds(self) -> tuple[int, int] | None:
-        """(newest round of heartbeats, newest one that a lease may rest on) where this node may hold one, else None.
+    def lease_ms(self) -> int:
+        """How long a leader's lease lasts, in milliseconds; 0: there are none."""
+        return self._state.config.lease_ms
 
-        See `lease`.
+    @property
+    def rounds(self) -> tuple[int, int] | None:
+        """(newest round of heartbeats, newest one that a lease may rest on) where this node leads, else None.
+
+        See `lease.rounds`.
         """
         return lease.rounds(self._state)
 

@@ -25,7 +25,7 @@ from raftkv.raft.types import Role
 
 def open_round(state: RaftState) -> None:
     """Make the heartbeats that are about to leave a round, unless one is under way."""
-    if state.config.lease_ms and state.reads.round is None and state.log.matches(state.log.commit, state.term):
+    if state.config.lease_ms and state.reads.round is None and state.term_is_committed:
         state.reads.open_round(state.log.commit)
 
 
@@ -38,7 +38,7 @@ def rounds(state: RaftState) -> tuple[int, int] | None:
     """
     if not state.config.lease_ms or state.role is not Role.LEADER:
         return None
-    if state.lease_void or state.transfer_target is not None or not state.log.matches(state.log.commit, state.term):
+    if state.lease_void or state.transfer_target is not None or not state.term_is_committed:
         return state.reads.sequence, 0
     promised = {peer: progress.lease_sequence for peer, progress in state.progress.items()}
     promised[state.id] = state.reads.sequence

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar, cast
 
 from raftkv.invariant import invariant
 from raftkv.raft.types import Index, NodeId
+
+N = TypeVar("N", bound=int)
 
 _NOBODY: frozenset[NodeId] = frozenset()
 
@@ -95,10 +98,9 @@ def has_quorum(configuration: Configuration, nodes: Set[NodeId]) -> bool:
 
 def reached_by_quorum(configuration: Configuration, values: Mapping[NodeId, int]) -> int:
     """Return the highest value that every node of some quorum has reached, or 0; who has none counts as 0."""
-    return min(
-        sorted((values.get(voter, 0) for voter in voters), reverse=True)[majority(len(voters)) - 1] if voters else 0
-        for voters in configuration.majorities
-    )
+    if not configuration.voters:
+        return 0
+    return min(_descending(voters, values)[majority(len(voters)) - 1] for voters in configuration.majorities)
 
 
 def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> VoteResult:
@@ -158,6 +160,6 @@ def _held(
     return max(by_data, min(by_majority, min(unexcused, default=Index(0))))
 
 
-def _descending(voters: Set[NodeId], match: Mapping[NodeId, Index]) -> list[Index]:
-    nothing = Index(0)
-    return sorted([match.get(voter, nothing) for voter in voters], reverse=True)
+def _descending(voters: Set[NodeId], values: Mapping[NodeId, N]) -> list[N]:
+    nothing = cast(N, 0)
+    return sorted([values.get(voter, nothing) for voter in voters], reverse=True)

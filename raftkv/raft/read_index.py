@@ -16,11 +16,6 @@ from raftkv.raft.state import RaftState
 from raftkv.raft.types import Role
 
 
-def term_is_committed(state: RaftState) -> bool:
-    """Return whether an entry of the current term is committed (condition 1)."""
-    return state.log.matches(state.log.commit, state.term)
-
-
 def request(state: RaftState, request_id: int) -> None:
     """Queue a read. Elsewhere than on the leader it is dropped at once."""
     if state.role is not Role.LEADER:
@@ -32,7 +27,7 @@ def request(state: RaftState, request_id: int) -> None:
 def start_round(state: RaftState) -> None:
     """Open a round for the waiting reads, unless one is under way or the term has no committed entry yet."""
     reads = state.reads
-    if state.role is not Role.LEADER or not reads.waiting or reads.round is not None or not term_is_committed(state):
+    if state.role is not Role.LEADER or not reads.waiting or reads.round is not None or not state.term_is_committed:
         return
     reads.open_round(state.log.commit)
     heartbeat.broadcast(state)

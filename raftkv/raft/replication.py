@@ -27,7 +27,7 @@ def advance_commit(state: RaftState) -> None:
     index = committed_index(configuration, state.durable_match(), excused(state) if configuration.witnesses else ())
     before = log.commit
     if index > before and log.matches(index, state.term):
-        first_of_term = not read_index.term_is_committed(state)
+        first_of_term = not state.term_is_committed
         log.commit = index
         if first_of_term:
             read_index.start_round(state)
@@ -93,7 +93,7 @@ def change_problem(state: RaftState) -> str | None:
         return f"node {state.id} is not the leader"
     if state.transfer_target is not None:
         return f"leadership is being transferred to node {state.transfer_target}"
-    if not read_index.term_is_committed(state):
+    if not state.term_is_committed:
         return "the leader has committed nothing in its term yet: try again"  # raft-bugs 18
     if change_is_open(state):
         return f"another change of the members is under way (entry {state.configurations.index}): try again"

@@ -118,6 +118,14 @@ class RaftState:
         return self.configurations.current
 
     @property
+    def term_is_committed(self) -> bool:
+        """Whether an entry of the current term is committed.
+
+        Before that a leader does not know what its predecessors have acknowledged (raft-bugs 18, 40).
+        """
+        return self.log.matches(self.log.commit, self.term)
+
+    @property
     def may_lead(self) -> bool:
         """Whether this node may stand for election.
 

@@ -6,7 +6,7 @@ election timeout, the leader goes on leading.
 
 from __future__ import annotations
 
-from raftkv.raft import read_index, replication
+from raftkv.raft import replication
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import NodeId, Role
 
@@ -64,6 +64,6 @@ def prefer(state: RaftState) -> None:
         and progress.silent_ticks <= state.config.heartbeat_ticks + 1
         and peer in state.configuration.voters - state.configuration.witnesses
     ]
-    if candidates and state.transfer_target is None and read_index.term_is_committed(state):
+    if candidates and state.transfer_target is None and state.term_is_committed:
         state.preference_wait = 2 * max(state.preference_wait, state.config.election_ticks)
         start(state, max(candidates)[2])

@@ -195,11 +195,7 @@ def _build(
         log_store=disk.log_store,
         transport=transport,
         clock=MonotonicClock(),
-        limits=NodeLimits(
-            tick_s=settings.tick_ms / 1000,
-            checkpoint_log_bytes=settings.checkpoint_log_bytes,
-            lease_ms=settings.lease_ms,
-        ),
+        limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
     )
     requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits())
     transfers = LeadershipTransfers(node, requests, transport)

@@ -18,9 +18,9 @@ from typing import Final
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft import Configuration, Entry, EntryKind, HardState, Index, NodeId, Term
 from raftkv.raft.membership import decode_configuration
-from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
+from raftkv.storage.data_dir import write_json
+from raftkv.storage.files import FileSystem, OsFileSystem, read_file
 from raftkv.storage.protocols import LogStore
-from raftkv.storage.wal_segments import describe_os_error
 
 NAME: Final = "kind.json"
 
@@ -45,24 +45,22 @@ class DiskKind:
     def open(cls, data_dir: Path, node_id: NodeId, files: FileSystem | None = None) -> DiskKind:
         """Read the mark of a data directory. Raises StorageError."""
         path = data_dir / NAME
+        files = files or OsFileSystem()
         try:
-            known = Kind(json.loads(path.read_bytes())["kind"])
+            known = Kind(json.loads(read_file(files, path))["kind"])
         except FileNotFoundError:
             known = None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{path} cannot be read ({error!r}). The way out: restore the file from a backup of this node"
             ) from error
-        return cls(path, files or OsFileSystem(), node_id, known)
+        return cls(path, files, node_id, known)
 
     def require(self, kind: Kind) -> None:
         """Make sure, durably, that the disk is one of this kind. Raises DataDirectoryMismatch, StorageError."""
         self._compare(kind)
         if self._known is None:
-            try:
-                publish_file(self._files, self._path, json.dumps({"kind": kind}).encode() + b"\n").close()
-            except OSError as error:
-                raise StorageError(describe_os_error(self._path, error)) from error
+            write_json(self._files, self._path, {"kind": kind})
             self._known = kind
 
     def require_fits(self, configuration: Configuration) -> None:

@@ -74,8 +74,6 @@ class NodeLimits:
     """Entries are applied for this long, in seconds, before everybody else gets a turn."""
     undecided_s: float = 1.0
     """A replicated write without a session waits this long, in seconds, for its fate after leadership was lost."""
-    lease_ms: int = 0
-    """How long a leader's lease lasts, in milliseconds (`lease.lease_ms`), as the core was told; 0: there are none."""
     max_reads: int = 10_000
     """Batches of reads that wait for their confirmation; what comes on top is refused as Overloaded."""
     max_proposal_bytes: int = 64 << 20
@@ -103,7 +101,7 @@ class Node:
         self._limits = limits or NodeLimits()
         self._clock = clock
         self._time = ClusterTime(clock)
-        self._lease = Lease(self._limits.lease_ms)
+        self._lease = Lease(raft.lease_ms)
         self._proposals = Proposals(
             max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
         )
@@ -197,10 +195,7 @@ class Node:
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.
         """
-        if self._stopped is not None:
-            raise ShuttingDown(self._stopped.message)
-        if self.raft.role is not Role.LEADER:
-            raise NotLeader(f"node {self.raft.node_id} is not the leader")
+        self._require_leading()
         outcome = self._proposals.add(group, size_bytes, deadline, alone=alone)
         self.wake()
         return outcome
@@ -210,10 +205,7 @@ class Node:
 
         Raises NotLeader, ShuttingDown, which the future may get as well, and Overloaded.
         """
-        if self._stopped is not None:
-            raise ShuttingDown(self._stopped.message)
-        if self.raft.role is not Role.LEADER:
-            raise NotLeader(f"node {self.raft.node_id} is not the leader")
+        self._require_leading()
         self._limit_reads()
         barrier = self._barriers.add()
         self.wake()
@@ -225,9 +217,8 @@ class Node:
         None: this node holds no lease at the moment; use `read_barrier`. Raises FailedPrecondition where leases are
         off, Overloaded and ShuttingDown.
         """
-        if self._stopped is not None:
-            raise ShuttingDown(self._stopped.message)
-        if not self._limits.lease_ms:
+        self._require_running()
+        if not self.raft.lease_ms:
             raise FailedPrecondition(
                 "leases are off: read at level LINEARIZABLE, or start all nodes with --lease-drift-ppm"
             )
@@ -237,6 +228,15 @@ class Node:
         barrier = self._barriers.add_confirmed(self.raft.log.commit)
         self._barriers.applied(self.machine.applied_index)
         return barrier
+
+    def _require_running(self) -> None:
+        if self._stopped is not None:
+            raise ShuttingDown(self._stopped.message)
+
+    def _require_leading(self) -> None:
+        self._require_running()
+        if not self.is_leader:
+            raise NotLeader(f"node {self.raft.node_id} is not the leader")
 
     def _limit_reads(self) -> None:
         if len(self._barriers) >= self._limits.max_reads:
@@ -253,8 +253,7 @@ class Node:
 
         Follow it with `leadership_changed`. Raises ShuttingDown.
         """
-        if self._stopped is not None:
-            raise ShuttingDown(self._stopped.message)
+        self._require_running()
         position = self.raft.change_membership(change)
         self.wake()
         return position
@@ -273,8 +272,7 @@ class Node:
 
         Raises ShuttingDown when there will be none.
         """
-        if self._stopped is not None:
-            raise ShuttingDown(self._stopped.message)
+        self._require_running()
         if self._leadership_changed is None:
             self._leadership_changed = asyncio.get_running_loop().create_future()
         return asyncio.shield(self._leadership_changed)
@@ -361,7 +359,7 @@ class Node:
         if request is not None:
             self.raft.read_index(request)
         while (ready := self.raft.ready()) is not None:
-            if self._limits.lease_ms:
+            if self.raft.lease_ms:
                 self._lease.note(self._clock.now_ms(), self.raft.rounds)
             self._act_on(ready)
         if self._shrinks and not self.raft.changing:

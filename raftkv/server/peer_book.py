@@ -18,7 +18,7 @@ from pathlib import Path
 from raftkv.errors import StorageError
 from raftkv.raft import NodeId
 from raftkv.storage.data_dir import PEERS_NAME
-from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
+from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
 
 
 class PeerBook:
@@ -38,7 +38,7 @@ class PeerBook:
         path = data_dir / PEERS_NAME
         files = files or OsFileSystem()
         try:
-            stored = json.loads(_content(files, path))
+            stored = json.loads(read_file(files, path))
             met = {NodeId(int(node)): int(incarnation) for node, incarnation in stored["met"].items()}
             return cls(path, files, int(stored["incarnation"]), met)
         except FileNotFoundError:
@@ -68,11 +68,3 @@ class PeerBook:
             publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error}") from error
-
-
-def _content(files: FileSystem, path: Path) -> bytes:
-    file = files.open(path)
-    try:
-        return file.pread(file.size(), 0)
-    finally:
-        file.close()

@@ -36,7 +36,16 @@ from raftkv.storage.checkpoint import (
     decode_manifest,
     refuse_when_full,
 )
-from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, flush, flush_dir, publish_file, write_all
+from raftkv.storage.files import (
+    TEMPORARY_SUFFIX,
+    File,
+    FileSystem,
+    flush,
+    flush_dir,
+    publish_file,
+    read_file,
+    write_all,
+)
 from raftkv.storage.wal_format import FormatError
 
 MANIFEST_SUFFIX: Final = ".manifest"
@@ -150,7 +159,7 @@ class CheckpointDirectory:
         self._needed = newest  # recovery installs it
 
     def _load(self, stem: str) -> CheckpointManifest:
-        manifest = decode_manifest(self._read(self.path / (stem + MANIFEST_SUFFIX)))
+        manifest = decode_manifest(read_file(self.files, self.path / (stem + MANIFEST_SUFFIX)))
         if stem != checkpoint_stem(manifest.index):
             raise FormatError(f"the manifest is that of entry {manifest.index}")
         file = self.files.open(self.data_path(manifest))
@@ -295,7 +304,7 @@ class CheckpointDirectory:
         if name not in self.files.names(self.path):
             return None
         try:
-            return decode_manifest(self._read(self.path / name))
+            return decode_manifest(read_file(self.files, self.path / name))
         except FormatError:
             return None
 
@@ -319,13 +328,6 @@ class CheckpointDirectory:
     def _remove(self, name: str) -> None:
         if name in self.files.names(self.path):
             self.files.unlink(self.path / name)
-
-    def _read(self, path: Path) -> bytes:
-        file = self.files.open(path)
-        try:
-            return file.pread(file.size(), 0)
-        finally:
-            file.close()
 
 
 class CheckpointReader:

@@ -143,7 +143,7 @@ class DataDir:
     def _write_boot(self, clean: CleanMark | None) -> None:
         tail = clean.wal_tail if clean else None
         kept = clean is not None and time.monotonic() - self._opened_s > self.promised_ms / 1000
-        _write_json(
+        write_json(
             self._files,
             self.path / BOOT_NAME,
             {
@@ -263,7 +263,7 @@ def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
             )
     # The name of the directory itself must be durable too, before anything in it counts.
     files.fsync_dir(path.parent)
-    _write_json(
+    write_json(
         files,
         path / IDENTITY_NAME,
         {
@@ -309,7 +309,8 @@ def _read_boot(path: Path) -> tuple[str | None, CleanMark | None, int]:
         raise _damaged(path / BOOT_NAME, error) from error
 
 
-def _write_json(files: FileSystem, path: Path, content: dict[str, Any]) -> None:
+def write_json(files: FileSystem, path: Path, content: dict[str, Any]) -> None:
+    """Put one of the directory's small files in place, durably. Raises StorageError."""
     try:
         publish_file(files, path, json.dumps(content, indent=2).encode() + b"\n").close()
     except OSError as error:

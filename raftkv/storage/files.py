@@ -133,6 +133,15 @@ class OsFileSystem:
             os.close(fd)
 
 
+def read_file(files: FileSystem, path: Path) -> bytes:
+    """Return what `path` holds. Raises OSError; FileNotFoundError where there is none."""
+    file = files.open(path)
+    try:
+        return file.pread(file.size(), 0)
+    finally:
+        file.close()
+
+
 def write_all(file: File, data: bytes, offset: int) -> None:
     """Write all of `data`, going on after short writes."""
     written = file.pwrite(data, offset)

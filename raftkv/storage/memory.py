@@ -20,7 +20,7 @@ from raftkv.errors import StorageError
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.store import MAX_KEY_BYTES, Reader
 from raftkv.raft.types import Entry, HardState, Index, Term
-from raftkv.storage.files import FileSystem
+from raftkv.storage.files import FileSystem, read_file
 from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RecoveredLog
 
@@ -344,11 +344,7 @@ class MemoryEngine:
     @contextmanager
     def open_copy(self, path: Path) -> Iterator[Reader]:
         """See `StateEngine.open_copy`."""
-        file = self._files.open(path)
-        try:
-            content = file.pread(file.size(), 0)
-        finally:
-            file.close()
+        content = read_file(self._files, path)
         with MemoryOrderedStore.of_copy(content).read() as reader:
             yield reader
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from raftkv.errors import CorruptLog
 from raftkv.invariant import InvariantViolation
 from raftkv.raft.types import Entry, HardState, Index
-from raftkv.storage.files import FileSystem
+from raftkv.storage.files import FileSystem, read_file
 from raftkv.storage.log_shape import LogShape
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, WalPosition
 from raftkv.storage.wal_format import (
@@ -114,13 +114,10 @@ def _read_base(files: FileSystem, directory: Path) -> LogBase | None:
     path = directory / BASE_NAME
     if BASE_NAME not in files.names(directory):
         return None
-    file = files.open(path)
     try:
-        return decode_base(file.pread(file.size(), 0))
+        return decode_base(read_file(files, path))
     except FormatError as error:
         _refuse(path, 0, str(error), Index(0))
-    finally:
-        file.close()
 
 
 def _sequences(files: FileSystem, directory: Path) -> list[int]:
@@ -219,11 +216,7 @@ class _Recovery:
 
     def _load(self, sequence: int) -> _Image:
         path = self._path(sequence)
-        file = self._files.open(path)
-        try:
-            data = file.pread(file.size(), 0)
-        finally:
-            file.close()
+        data = read_file(self._files, path)
         try:
             segment = decode_segment(data)
         except FormatError as error:

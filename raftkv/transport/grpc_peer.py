@@ -365,8 +365,8 @@ class Refusal:
     """Why a caller is not to be listened to."""
 
     reason: str
-    verdict: pb.Verdict.ValueType = pb.WELCOME
-    """What to answer, so that the caller can tell what to do about it; WELCOME: the stream ends with an error."""
+    verdict: pb.Verdict.ValueType | None = None
+    """What to answer, so that the caller can tell what to do about it; None: the stream ends with an error."""
 
 
 class PeerStreams:
@@ -393,10 +393,10 @@ class PeerStreams:
                 await self.refuse(context, "the stream does not begin with a greeting")
                 return
             refusal = self.judge(first.hello)
-            if refusal is not None and refusal.verdict == pb.WELCOME:
-                await self.refuse(context, refusal.reason)
-                return
             if refusal is not None:
+                if refusal.verdict is None:
+                    await self.refuse(context, refusal.reason)
+                    return
                 self._log_refusal(context, refusal.reason)
                 yield pb.HelloReply(verdict=refusal.verdict, reason=refusal.reason)
                 return

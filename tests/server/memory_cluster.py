@@ -88,7 +88,7 @@ class MemoryNode:
             RaftConfig(
                 node_id=self.id,
                 configuration=Configuration(frozenset(self.cluster.ids)),
-                lease_ms=self.cluster.limits.lease_ms,
+                lease_ms=self.cluster.lease_ms,
             ),
             hard_state=recovered.hard_state,
             entries=recovered.entries,
@@ -133,10 +133,16 @@ class MemoryCluster:
     """Some nodes, their links, and the way from one to another for forwarded requests (the `Forwarder`)."""
 
     def __init__(
-        self, size: int = 3, limits: NodeLimits | None = None, clocks: Mapping[NodeId, Clock] | None = None
+        self,
+        size: int = 3,
+        limits: NodeLimits | None = None,
+        *,
+        lease_ms: int = 0,
+        clocks: Mapping[NodeId, Clock] | None = None,
     ) -> None:
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
+        self.lease_ms = lease_ms
         self.clocks = clocks or {}
         self.hub = MemoryHub()
         self.nodes = {node_id: MemoryNode(self, node_id) for node_id in self.ids}

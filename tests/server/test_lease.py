@@ -10,7 +10,6 @@ import pytest
 from raftkv.raft import NodeId
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.lease import Lease, lease_ms, quarantine_ticks
-from raftkv.server.node import NodeLimits
 from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import TICK_S, MemoryCluster, MemoryNode, until
 
@@ -103,7 +102,7 @@ class OwnClock(MonotonicClock):
         return super().now_ms() * self._pace + self.ahead_ms
 
 
-LEASES = NodeLimits(tick_s=TICK_S, lease_ms=lease_ms(25, int(TICK_S * 1000), 1_000))
+LEASE_MS = lease_ms(25, int(TICK_S * 1000), 1_000)
 
 
 async def lease_read(member: MemoryNode) -> kv_pb2.OperationResult:
@@ -118,7 +117,7 @@ async def holding(cluster: MemoryCluster) -> MemoryNode:
 
 
 async def test_a_leader_answers_by_its_lease_without_asking_anybody() -> None:
-    async with MemoryCluster(limits=LEASES) as cluster:
+    async with MemoryCluster(lease_ms=LEASE_MS) as cluster:
         await cluster[1].put(b"key", b"value")
         leader = await holding(cluster)
         answer = (await lease_read(leader)).range
@@ -143,7 +142,7 @@ async def test_where_leases_are_off_a_lease_read_is_refused_and_its_neighbours_a
 
 async def test_a_leader_without_a_lease_asks_the_others() -> None:
     clocks = {NodeId(number): OwnClock() for number in (1, 2, 3)}
-    async with MemoryCluster(limits=LEASES, clocks=clocks) as cluster:
+    async with MemoryCluster(lease_ms=LEASE_MS, clocks=clocks) as cluster:
         leader = await holding(cluster)
         clocks[leader.id].ahead_ms += 3_600_000  # the machine was suspended
         answers = await leader.requests.run(
@@ -160,7 +159,7 @@ async def test_a_leader_without_a_lease_asks_the_others() -> None:
 
 async def test_a_lease_that_is_over_is_over_although_the_node_still_takes_itself_for_the_leader() -> None:
     clocks = {NodeId(number): OwnClock() for number in (1, 2, 3)}
-    async with MemoryCluster(limits=LEASES, clocks=clocks) as cluster:
+    async with MemoryCluster(lease_ms=LEASE_MS, clocks=clocks) as cluster:
         leader = await holding(cluster)
         cluster.isolate(leader.id)
         clocks[leader.id].ahead_ms += 3_600_000
@@ -170,7 +169,7 @@ async def test_a_lease_that_is_over_is_over_although_the_node_still_takes_itself
 
 
 async def test_bug_43_a_transfer_ends_the_lease_at_once() -> None:
-    async with MemoryCluster(limits=LEASES) as cluster:
+    async with MemoryCluster(lease_ms=LEASE_MS) as cluster:
         leader = await holding(cluster)
         assert leader.node.transfer_leader(cluster.follower(leader).id) is None
         assert leader.node.lease_barrier() is None
@@ -179,7 +178,7 @@ async def test_bug_43_a_transfer_ends_the_lease_at_once() -> None:
 async def test_ticks_are_never_early_by_the_clock_that_leases_are_measured_with() -> None:
     """Here the clock runs at a third of the pace of the timers."""
     clock = OwnClock(1 / 3)
-    async with MemoryCluster(1, limits=LEASES, clocks={NodeId(1): clock}) as cluster:
+    async with MemoryCluster(1, lease_ms=LEASE_MS, clocks={NodeId(1): clock}) as cluster:
         raft = cluster[1].node.raft
         moments: list[float] = []
         tick = raft.tick

@@ -165,7 +165,7 @@ def _with_leases(settings: Settings, random: Random) -> Settings:
     machines = len(settings.nodes) + len(settings.spares)
     return replace(
         settings,
-        limits=replace(settings.limits, lease_ms=lasts_ms),
+        lease_ms=lasts_ms,
         clock_drift=tuple(random.choice([-drift, 0.0, drift]) for _ in range(machines)),
     )
 

@@ -84,6 +84,8 @@ class Settings:
     """Milliseconds of the nodes' clocks to one of virtual time; above 1, sessions expire within a run."""
     clock_drift: tuple[float, ...]
     """Per node: by what share its clock is faster than that."""
+    lease_ms: int = 0
+    """How long a leader's lease lasts; 0: there are none."""
 
     @property
     def tick_ms(self) -> int:
@@ -299,7 +301,7 @@ class NodeProcess(Server):
                 max_append_bytes=settings.max_append_bytes,
                 max_inflight_bytes=settings.max_inflight_bytes,
                 max_apply_bytes=settings.max_apply_bytes,
-                lease_ms=settings.limits.lease_ms,
+                lease_ms=settings.lease_ms,
                 quarantine_ticks=quarantine_ticks(directory.promised_ms, settings.tick_ms),
             ),
             hard_state=keeper.recovered.hard_state,
@@ -454,7 +456,7 @@ class Machine:
             ran_before=ran_before,
             store_discarded=discarded,
             promised_ms=promised_ms,
-            promise_ms=settings.election_ticks * settings.tick_ms if settings.limits.lease_ms else 0,
+            promise_ms=settings.election_ticks * settings.tick_ms if settings.lease_ms else 0,
         )
 
     def replace_store(self, store: CrashableStore) -> None:

@@ -188,24 +188,16 @@ def a_failed_sync_is_tried_again(patch: Patch) -> None:
 
 def sessions_are_left_out_of_checkpoints(patch: Patch) -> None:
     """Raft-bugs 31: a copy of the state has all keys, and nobody's sessions; nor does the hash of a state tell."""
-    copy: Any = CrashableStore.copy
-
-    @contextmanager
-    def partial_copy(store: CrashableStore) -> Iterator[Iterator[bytes]]:
-        kept = MemoryOrderedStore()
-        with store.read() as reader, kept.write() as writer:
-            for key, value in reader.scan(b"\0", None):
-                if not SESSIONS <= key < SESSIONS_END:
-                    writer.put(key, value)
-        with copy(kept) as blocks:
-            yield blocks
-
-    patch.setattr(CrashableStore, "copy", partial_copy)
-    patch.setattr(Oracle, "hashed", lambda oracle, node, index, digest: None)
+    _copies_lack(patch, SESSIONS)
 
 
 def results_are_left_out_of_checkpoints(patch: Patch) -> None:
     """Raft-bugs 31: a copy of the state knows the sessions, and not what they were answered."""
+    _copies_lack(patch, RESULTS)
+
+
+def _copies_lack(patch: Patch, first: bytes) -> None:
+    """Leave the rows from `first` to the end of the sessions out of every copy."""
     copy: Any = CrashableStore.copy
 
     @contextmanager
@@ -213,7 +205,7 @@ def results_are_left_out_of_checkpoints(patch: Patch) -> None:
         kept = MemoryOrderedStore()
         with store.read() as reader, kept.write() as writer:
             for key, value in reader.scan(b"\0", None):
-                if not RESULTS <= key < SESSIONS_END:
+                if not first <= key < SESSIONS_END:
                     writer.put(key, value)
         with copy(kept) as blocks:
             yield blocks

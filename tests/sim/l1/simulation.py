@@ -93,7 +93,7 @@ class Simulation:
         self.plan = plan
         self._whole = whole
         self.calm = False
-        self.has_leases = plan.settings.limits.lease_ms > 0
+        self.has_leases = plan.settings.lease_ms > 0
         self.found: str | None = None
         self.loop = VirtualTimeLoop(plan.stream("schedule"), max_steps=3_000_000)
         self.trace = Trace(self.loop.time, sink=sink)
