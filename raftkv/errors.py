@@ -33,6 +33,11 @@ class ErrorCode(IntEnum):
     LIMIT_EXCEEDED = 12
     CLUSTER_MISMATCH = 13
     FAILED_PRECONDITION = 14
+    LEASE_NOT_FOUND = 15
+    LEASE_EXISTS = 16
+    STALE_FENCE = 17
+    SPACE_EXCEEDED = 18
+    LOCK_BUSY = 19
 
 
 class RaftKVError(Exception):
@@ -48,12 +53,15 @@ class RaftKVError(Exception):
         ambiguous: bool = False,
         leader_id: int = 0,
         leader_address: str = "",
+        number: int = 0,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.ambiguous = ambiguous
         self.leader_id = leader_id
         self.leader_address = leader_address
+        self.number = number
+        """What some errors carry besides their text: see StaleFence and Compacted."""
 
 
 class InvalidArgument(RaftKVError):
@@ -129,6 +137,11 @@ class Compacted(RaftKVError):
 
     code = ErrorCode.COMPACTED
 
+    @property
+    def compacted_revision(self) -> int:
+        """The oldest revision that can still be read; 0: not known."""
+        return self.number
+
 
 class LimitExceeded(RaftKVError):
     """One command would change more than it may; the message names the limit. No effect."""
@@ -146,6 +159,44 @@ class FailedPrecondition(RaftKVError):
     """A condition of the request does not hold. No effect."""
 
     code = ErrorCode.FAILED_PRECONDITION
+
+
+class LeaseNotFound(RaftKVError):
+    """The lease is unknown or has expired. No effect."""
+
+    code = ErrorCode.LEASE_NOT_FOUND
+
+
+class LeaseExists(RaftKVError):
+    """A lease with the id asked for exists already. No effect."""
+
+    code = ErrorCode.LEASE_EXISTS
+
+
+class StaleFence(RaftKVError):
+    """A fencing token was not good: whoever wrote does not hold the lock any more. No effect, and never any later."""
+
+    code = ErrorCode.STALE_FENCE
+
+    @property
+    def current_token(self) -> int:
+        """The newest token of the lock; 0: it was never granted."""
+        return self.number
+
+
+class SpaceExceeded(RaftKVError):
+    """The store has reached its quota: reads and deletes go on, what makes it grow is refused. No effect.
+
+    The way out: delete keys and compact, or raise the nodes' --quota-bytes.
+    """
+
+    code = ErrorCode.SPACE_EXCEEDED
+
+
+class LockBusy(RaftKVError):
+    """The lock is not to be had without waiting. No effect."""
+
+    code = ErrorCode.LOCK_BUSY
 
 
 class ConnectionFailed(RaftKVError):

@@ -36,11 +36,62 @@ PAGE_BYTES = 1 << 20
 PAGE_PAIRS = 2_000
 """A page of a range holds at most this many pairs: turning them into an answer takes some 10 ms, in one go."""
 
+MAX_TXN_OPERATIONS = 128
+"""Most operations of one transaction, all branches together (as etcd)."""
+
+MAX_TXN_COMPARES = 128
+"""Most compares of one transaction, all branches together."""
+
+MAX_TXN_DEPTH = 8
+"""Most branches within one another."""
+
+MAX_FENCES = 16
+"""Most fences of one write."""
+
+MAX_TXN_RESULT_BYTES = 1 << 20
+"""Most that the ranges and previous values of one transaction may give (1 MiB): its session remembers it."""
+
+MAX_TXN_WORK = 30_000
+"""Most work of one transaction's compares, deletes and ranges, in units of `ranges.row_cost`, as MAX_DELETE_WORK."""
+
+MIN_LEASE_TTL_MS = 500
+"""Shortest lease: shorter ones would end whenever a leader is replaced."""
+
+MAX_LEASE_TTL_MS = 31_536_000_000
+"""Longest lease (365 days)."""
+
+MAX_LEASES = 100_000
+"""Most leases at a time."""
+
+MAX_LEASE_KEYS = 5_000
+"""Most keys (places in lines included) attached to one lease: they are deleted in one go."""
+
+MAX_KEPT_ALIVE = 1_000
+"""Most leases that one KeepAlive renews."""
+
+MAX_LOCK_NAME_BYTES = 200
+"""Longest name of a lock; each zero byte counts twice."""
+
+MAX_LOCK_VALUE_BYTES = 1 << 16
+"""Largest value that a contender shows (64 KiB)."""
+
+MAX_SEMAPHORE_LIMIT = 1_000_000
+"""Most holders of a semaphore at a time."""
+
+MAX_SWEPT_VERSIONS = 1_000
+"""Most versions that one Sweep looks at."""
+
+MAX_EXPIRED_KEYS = 5_000
+"""One Expire ends leases until so many keys went with them."""
+
 SESSION_TTL_MS = 3_600_000
 """A session ends after this much cluster time without a write (1 hour)."""
 
 SESSION_WINDOW = 16_384
 """A sequence may run at most this far ahead of acknowledged_below: bounds the results that one session remembers."""
+
+SESSION_RESULT_BYTES = 16 << 20
+"""Results that one session remembers, together; a write on top is refused until the client acknowledges some (16 MiB)."""
 
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""

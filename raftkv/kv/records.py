@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
-from raftkv.errors import ErrorCode, StorageError
-from raftkv.kv.commands import Deleted, Rejected, Result, SessionRegistered, Written
+from raftkv.errors import StorageError
+from raftkv.kv import packing
+from raftkv.kv.commands import Result
 from raftkv.kv.keys import META
 from raftkv.kv.store import Reader
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 class CorruptState(StorageError):
@@ -37,17 +37,30 @@ class Meta(NamedTuple):
     revision: int
     """The store's revision. Stored, not derived from the rows, so that removing rows cannot lower it (raft-bugs 48)."""
     compacted_revision: int
-    """Reads below it fail. 0 until there is compaction."""
+    """Reads below it fail. 0: nothing was ever compacted."""
     time_ms: int
     """Cluster time."""
     last_session: int
     """Id of the session registered last; ids count up and are never used again."""
+    last_lease: int
+    """The highest lease id ever chosen by the store; ids count up from it and are never used again."""
+    last_token: int
+    """The fencing token granted last, of whatever lock. Only ever grows: it outlives locks, leases and restores."""
 
 
-EMPTY_META: Final = Meta(applied_index=0, applied_term=0, revision=1, compacted_revision=0, time_ms=0, last_session=0)
+EMPTY_META: Final = Meta(
+    applied_index=0,
+    applied_term=0,
+    revision=1,
+    compacted_revision=0,
+    time_ms=0,
+    last_session=0,
+    last_lease=0,
+    last_token=0,
+)
 """An empty store. Its revision is 1 and the first write makes revision 2, exactly as in etcd."""
 
-_META = struct.Struct(">BQQQQQQ")
+_META = struct.Struct(">BQQQQQQQQ")
 
 
 def encode_meta(meta: Meta) -> bytes:
@@ -114,50 +127,42 @@ def decode_session_head(row: bytes) -> SessionHead:
         raise CorruptState(f"session row of {len(row)} bytes: {error}") from error
 
 
-class _Tag(IntEnum):
-    WRITTEN = 1
-    DELETED = 2
-    SESSION_REGISTERED = 3
-    REJECTED = 4
+class LeaseHead(NamedTuple):
+    """A row of LEASES."""
+
+    ttl_ms: int
+    deadline_ms: int
+    """Cluster time at which it ends unless it is renewed before."""
 
 
-_RESULT_TAGS: Final[dict[type[Result], int]] = {
-    Written: _Tag.WRITTEN.value,
-    Deleted: _Tag.DELETED.value,
-    SessionRegistered: _Tag.SESSION_REGISTERED.value,
-    Rejected: _Tag.REJECTED.value,
-}
+_LEASE = struct.Struct(">QQ")
+
+
+def encode_lease_head(head: LeaseHead) -> bytes:
+    return _LEASE.pack(*head)
+
+
+def decode_lease_head(row: bytes) -> LeaseHead:
+    """Raises CorruptState."""
+    try:
+        return LeaseHead._make(_LEASE.unpack(row))
+    except struct.error as error:
+        raise CorruptState(f"lease row of {len(row)} bytes: {error}") from error
 
 
 def encode_results(results: Iterable[tuple[int, Result]]) -> bytes:
     """Return a row of RESULTS: [[sequence, tag, *fields], ...]."""
-    tags = _RESULT_TAGS
-    row: bytes = msgpack.packb([(sequence, tags[type(result)], *result) for sequence, result in results])
+    pack = packing.pack_result
+    row: bytes = msgpack.packb([(sequence, *pack(result)) for sequence, result in results])
     return row
 
 
 def decode_results(row: bytes) -> list[tuple[int, Result]]:
     """Return what `encode_results` was given. Raises CorruptState, and nothing else, on any other bytes."""
     try:
-        return [(_unsigned(sequence), _result(tag, fields)) for sequence, tag, *fields in msgpack.unpackb(row)]
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        return [
+            (packing.number(sequence, "sequence"), packing.unpack_result(tuple(packed)))
+            for sequence, *packed in packing.array(packing.unpack(row), "results")
+        ]
+    except (ValueError, TypeError) as error:
         raise CorruptState(f"results row of {len(row)} bytes: {error}") from error
-
-
-def _result(tag: Any, fields: list[Any]) -> Result:
-    match tag, fields:
-        case (_Tag.WRITTEN, [revision]):
-            return Written(_unsigned(revision))
-        case (_Tag.DELETED, [revision, deleted]):
-            return Deleted(_unsigned(revision), _unsigned(deleted))
-        case (_Tag.SESSION_REGISTERED, [session]):
-            return SessionRegistered(_unsigned(session))
-        case (_Tag.REJECTED, [code, str(message)]):
-            return Rejected(ErrorCode(code), message)
-    raise ValueError(f"unknown result {tag!r:.40} of {len(fields)} fields")
-
-
-def _unsigned(packed: Any) -> int:
-    if type(packed) is not int or packed < 0:
-        raise ValueError(f"{packed!r:.40} is not an unsigned number")
-    return packed

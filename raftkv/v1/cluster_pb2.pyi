@@ -64,6 +64,24 @@ WITNESS: MemberKind.ValueType  # 3
 """Votes and holds the log's terms and indexes, but no data. Never leads, answers no reads."""
 Global___MemberKind: _TypeAlias = MemberKind  # noqa: Y015
 
+class _Alarm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlarmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alarm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALARM_UNSPECIFIED: _Alarm.ValueType  # 0
+    NO_SPACE: _Alarm.ValueType  # 1
+    """The store has reached its quota; writes that make it grow are refused."""
+
+class Alarm(_Alarm, metaclass=_AlarmEnumTypeWrapper):
+    """What a node wants somebody to look at."""
+
+ALARM_UNSPECIFIED: Alarm.ValueType  # 0
+NO_SPACE: Alarm.ValueType  # 1
+"""The store has reached its quota; writes that make it grow are refused."""
+Global___Alarm: _TypeAlias = Alarm  # noqa: Y015
+
 @_typing.final
 class Member(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -159,6 +177,13 @@ class StatusResponse(_message.Message):
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    QUOTA_BYTES_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    WATCHES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     role: Global___Role.ValueType
     commit_index: _builtins.int
@@ -168,6 +193,15 @@ class StatusResponse(_message.Message):
     """Highest index that this node's own disk has confirmed."""
     store_bytes: _builtins.int
     log_bytes: _builtins.int
+    used_bytes: _builtins.int
+    """What the state itself takes of store_bytes: without pages that are free."""
+    quota_bytes: _builtins.int
+    """0: no quota."""
+    compacted_revision: _builtins.int
+    sessions: _builtins.int
+    leases: _builtins.int
+    watches: _builtins.int
+    """Watches that this node serves."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -176,6 +210,8 @@ class StatusResponse(_message.Message):
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerProgress]:
         """Only from the leader."""
 
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedScalarFieldContainer[Global___Alarm.ValueType]: ...
     def __init__(
         self,
         *,
@@ -190,10 +226,17 @@ class StatusResponse(_message.Message):
         log_bytes: _builtins.int = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
         progress: _abc.Iterable[Global___PeerProgress] | None = ...,
+        used_bytes: _builtins.int = ...,
+        quota_bytes: _builtins.int = ...,
+        alarms: _abc.Iterable[Global___Alarm.ValueType] | None = ...,
+        compacted_revision: _builtins.int = ...,
+        sessions: _builtins.int = ...,
+        leases: _builtins.int = ...,
+        watches: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "commit_index", b"commit_index", "durable_index", b"durable_index", "header", b"header", "last_index", b"last_index", "log_bytes", b"log_bytes", "members", b"members", "progress", b"progress", "role", b"role", "store_bytes", b"store_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "commit_index", b"commit_index", "compacted_revision", b"compacted_revision", "durable_index", b"durable_index", "header", b"header", "last_index", b"last_index", "leases", b"leases", "log_bytes", b"log_bytes", "members", b"members", "progress", b"progress", "quota_bytes", b"quota_bytes", "role", b"role", "sessions", b"sessions", "store_bytes", b"store_bytes", "used_bytes", b"used_bytes", "version", b"version", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,6 +52,16 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The caller's cluster id or protocol version does not fit this node's."""
     FAILED_PRECONDITION: _ErrorCode.ValueType  # 14
     """A condition of the request does not hold (a transfer to a node that lags, for example). No effect."""
+    LEASE_NOT_FOUND: _ErrorCode.ValueType  # 15
+    """The lease is unknown or has expired. No effect."""
+    LEASE_EXISTS: _ErrorCode.ValueType  # 16
+    """A lease with this id exists already. No effect."""
+    STALE_FENCE: _ErrorCode.ValueType  # 17
+    """A fence was not good: the token is not that of a holder, or an older one. No effect. See Error.number."""
+    SPACE_EXCEEDED: _ErrorCode.ValueType  # 18
+    """The store has reached its quota: what would make it grow is refused; reads and deletes go on. No effect."""
+    LOCK_BUSY: _ErrorCode.ValueType  # 19
+    """The lock is not to be had without waiting. No effect."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -84,6 +94,16 @@ CLUSTER_MISMATCH: ErrorCode.ValueType  # 13
 """The caller's cluster id or protocol version does not fit this node's."""
 FAILED_PRECONDITION: ErrorCode.ValueType  # 14
 """A condition of the request does not hold (a transfer to a node that lags, for example). No effect."""
+LEASE_NOT_FOUND: ErrorCode.ValueType  # 15
+"""The lease is unknown or has expired. No effect."""
+LEASE_EXISTS: ErrorCode.ValueType  # 16
+"""A lease with this id exists already. No effect."""
+STALE_FENCE: ErrorCode.ValueType  # 17
+"""A fence was not good: the token is not that of a holder, or an older one. No effect. See Error.number."""
+SPACE_EXCEEDED: ErrorCode.ValueType  # 18
+"""The store has reached its quota: what would make it grow is refused; reads and deletes go on. No effect."""
+LOCK_BUSY: ErrorCode.ValueType  # 19
+"""The lock is not to be had without waiting. No effect."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -131,6 +151,35 @@ class ResponseHeader(_message.Message):
 Global___ResponseHeader: _TypeAlias = ResponseHeader  # noqa: Y015
 
 @_typing.final
+class WriteStamp(_message.Message):
+    """Names one write of one session. A write that is sent again carries the same stamp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_BELOW_FIELD_NUMBER: _builtins.int
+    session: _builtins.int
+    sequence: _builtins.int
+    """Unique within the session, from 1 on."""
+    acknowledged_below: _builtins.int
+    """The client has the answers to all sequences below this one and will not send them again."""
+    def __init__(
+        self,
+        *,
+        session: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        acknowledged_below: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_below", b"acknowledged_below", "sequence", b"sequence", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteStamp: _TypeAlias = WriteStamp  # noqa: Y015
+
+@_typing.final
 class Error(_message.Message):
     """What went wrong, and what a caller may do about it. Also attached to gRPC statuses as a detail."""
 
@@ -142,6 +191,7 @@ class Error(_message.Message):
     AMBIGUOUS_FIELD_NUMBER: _builtins.int
     LEADER_ID_FIELD_NUMBER: _builtins.int
     LEADER_ADDRESS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     code: Global___ErrorCode.ValueType
     message: _builtins.str
     retryable: _builtins.bool
@@ -150,6 +200,8 @@ class Error(_message.Message):
     """A write may have taken effect, or may yet. Only a retry within its session is safe."""
     leader_id: _builtins.int
     leader_address: _builtins.str
+    number: _builtins.int
+    """STALE_FENCE: the lock's current token, 0 where it was never granted. COMPACTED: where history begins."""
     def __init__(
         self,
         *,
@@ -159,10 +211,11 @@ class Error(_message.Message):
         ambiguous: _builtins.bool = ...,
         leader_id: _builtins.int = ...,
         leader_address: _builtins.str = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ambiguous", b"ambiguous", "code", b"code", "leader_address", b"leader_address", "leader_id", b"leader_id", "message", b"message", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ambiguous", b"ambiguous", "code", b"code", "leader_address", b"leader_address", "leader_id", b"leader_id", "message", b"message", "number", b"number", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

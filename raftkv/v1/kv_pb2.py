@@ -23,47 +23,75 @@ _sym_db = _symbol_database.Default()
 
 
 from raftkv.v1 import common_pb2 as raftkv_dot_v1_dot_common__pb2
+from raftkv.v1 import lease_pb2 as raftkv_dot_v1_dot_lease__pb2
+from raftkv.v1 import lock_pb2 as raftkv_dot_v1_dot_lock__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12raftkv/v1/kv.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x04\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x04\"K\n\nWriteStamp\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"N\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"J\n\x0bPutResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\"U\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"^\n\x0e\x44\x65leteResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\"\x9b\x01\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x11\n\tkeys_only\x18\x05 \x01(\x08\x12\x12\n\ncount_only\x18\x06 \x01(\x08\x12#\n\x05level\x18\x07 \x01(\x0e\x32\x14.raftkv.v1.ReadLevel\"\xb4\x01\n\rRangeResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12 \n\x03kvs\x18\x02 \x03(\x0b\x32\x13.raftkv.v1.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12\'\n\tguarantee\x18\x06 \x01(\x0e\x32\x14.raftkv.v1.Guarantee\"\x18\n\x16RegisterSessionRequest\"u\n\x17RegisterSessionResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07session\x18\x02 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\x12\x0e\n\x06window\x18\x04 \x01(\x04\"\xdf\x01\n\tOperation\x12\n\n\x02id\x18\x01 \x01(\x04\x12$\n\x03put\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.PutRequestH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.RangeRequestH\x00\x12*\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x18.raftkv.v1.DeleteRequestH\x00\x12=\n\x10register_session\x18\x05 \x01(\x0b\x32!.raftkv.v1.RegisterSessionRequestH\x00\x42\x0b\n\toperation\"\x89\x02\n\x0fOperationResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x03put\x18\x02 \x01(\x0b\x32\x16.raftkv.v1.PutResponseH\x00\x12)\n\x05range\x18\x03 \x01(\x0b\x32\x18.raftkv.v1.RangeResponseH\x00\x12+\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x19.raftkv.v1.DeleteResponseH\x00\x12>\n\x10register_session\x18\x05 \x01(\x0b\x32\".raftkv.v1.RegisterSessionResponseH\x00\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.raftkv.v1.ErrorH\x00\x42\x08\n\x06result\"y\n\x0c\x42\x61tchRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x02 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\x12(\n\noperations\x18\x04 \x03(\x0b\x32\x14.raftkv.v1.Operation\"g\n\rBatchResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12+\n\x07results\x18\x02 \x03(\x0b\x32\x1a.raftkv.v1.OperationResult*3\n\tReadLevel\x12\x10\n\x0cLINEARIZABLE\x10\x00\x12\t\n\x05LOCAL\x10\x01\x12\t\n\x05LEASE\x10\x02*s\n\tGuarantee\x12\x19\n\x15GUARANTEE_UNSPECIFIED\x10\x00\x12\x1a\n\x16GUARANTEE_LINEARIZABLE\x10\x01\x12\x1a\n\x16GUARANTEE_STALE_PREFIX\x10\x02\x12\x13\n\x0fGUARANTEE_LEASE\x10\x03\x32\xd2\x02\n\x02KV\x12\x34\n\x03Put\x12\x15.raftkv.v1.PutRequest\x1a\x16.raftkv.v1.PutResponse\x12:\n\x05Range\x12\x17.raftkv.v1.RangeRequest\x1a\x18.raftkv.v1.RangeResponse\x12=\n\x06\x44\x65lete\x12\x18.raftkv.v1.DeleteRequest\x1a\x19.raftkv.v1.DeleteResponse\x12X\n\x0fRegisterSession\x12!.raftkv.v1.RegisterSessionRequest\x1a\".raftkv.v1.RegisterSessionResponse\x12\x41\n\x08Pipeline\x12\x17.raftkv.v1.BatchRequest\x1a\x18.raftkv.v1.BatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12raftkv/v1/kv.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\x1a\x15raftkv/v1/lease.proto\x1a\x14raftkv/v1/lock.proto\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x04\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x04\"H\n\x05\x46\x65nce\x12\x0c\n\x04lock\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x04\x12\"\n\x04mode\x18\x03 \x01(\x0e\x32\x14.raftkv.v1.FenceMode\"\x90\x01\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\r\n\x05lease\x18\x04 \x01(\x04\x12\x0f\n\x07prev_kv\x18\x05 \x01(\x08\x12 \n\x06\x66\x65nces\x18\x06 \x03(\x0b\x32\x10.raftkv.v1.Fence\"p\n\x0bPutResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12$\n\x07prev_kv\x18\x03 \x01(\x0b\x32\x13.raftkv.v1.KeyValue\"\x88\x01\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\x0f\n\x07prev_kv\x18\x04 \x01(\x08\x12 \n\x06\x66\x65nces\x18\x05 \x03(\x0b\x32\x10.raftkv.v1.Fence\"\x85\x01\n\x0e\x44\x65leteResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\x12%\n\x08prev_kvs\x18\x04 \x03(\x0b\x32\x13.raftkv.v1.KeyValue\"\xb3\x02\n\x07\x43ompare\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12)\n\x06target\x18\x03 \x01(\x0e\x32\x19.raftkv.v1.Compare.Target\x12-\n\x08relation\x18\x04 \x01(\x0e\x32\x1b.raftkv.v1.Compare.Relation\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\x0e\n\x06number\x18\x06 \x01(\x04\"R\n\x06Target\x12\t\n\x05VALUE\x10\x00\x12\x0b\n\x07VERSION\x10\x01\x12\x13\n\x0f\x43REATE_REVISION\x10\x02\x12\x10\n\x0cMOD_REVISION\x10\x03\x12\t\n\x05LEASE\x10\x04\";\n\x08Relation\x12\t\n\x05\x45QUAL\x10\x00\x12\r\n\tNOT_EQUAL\x10\x01\x12\x08\n\x04LESS\x10\x02\x12\x0b\n\x07GREATER\x10\x03\"\xbf\x01\n\x0cTxnOperation\x12$\n\x03put\x18\x01 \x01(\x0b\x32\x15.raftkv.v1.PutRequestH\x00\x12*\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x18.raftkv.v1.DeleteRequestH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.RangeRequestH\x00\x12&\n\x06\x62ranch\x18\x04 \x01(\x0b\x32\x14.raftkv.v1.TxnBranchH\x00\x42\x0b\n\toperation\"\x84\x01\n\tTxnBranch\x12$\n\x08\x63ompares\x18\x01 \x03(\x0b\x32\x12.raftkv.v1.Compare\x12%\n\x04then\x18\x02 \x03(\x0b\x32\x17.raftkv.v1.TxnOperation\x12*\n\totherwise\x18\x03 \x03(\x0b\x32\x17.raftkv.v1.TxnOperation\"z\n\nTxnRequest\x12$\n\x06\x62ranch\x18\x01 \x01(\x0b\x32\x14.raftkv.v1.TxnBranch\x12$\n\x05stamp\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12 \n\x06\x66\x65nces\x18\x03 \x03(\x0b\x32\x10.raftkv.v1.Fence\"\xcb\x01\n\x12TxnOperationResult\x12%\n\x03put\x18\x01 \x01(\x0b\x32\x16.raftkv.v1.PutResponseH\x00\x12+\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x19.raftkv.v1.DeleteResponseH\x00\x12)\n\x05range\x18\x03 \x01(\x0b\x32\x18.raftkv.v1.RangeResponseH\x00\x12,\n\x06\x62ranch\x18\x04 \x01(\x0b\x32\x1a.raftkv.v1.TxnBranchResultH\x00\x42\x08\n\x06result\"T\n\x0fTxnBranchResult\x12\x11\n\tsucceeded\x18\x01 \x01(\x08\x12.\n\x07results\x18\x02 \x03(\x0b\x32\x1d.raftkv.v1.TxnOperationResult\"v\n\x0bTxnResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12*\n\x06\x62ranch\x18\x03 \x01(\x0b\x32\x1a.raftkv.v1.TxnBranchResult\"H\n\x0e\x43ompactRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12$\n\x05stamp\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"N\n\x0f\x43ompactResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\xac\x03\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x11\n\tkeys_only\x18\x05 \x01(\x08\x12\x12\n\ncount_only\x18\x06 \x01(\x08\x12#\n\x05level\x18\x07 \x01(\x0e\x32\x14.raftkv.v1.ReadLevel\x12,\n\x05order\x18\x08 \x01(\x0e\x32\x1d.raftkv.v1.RangeRequest.Order\x12\x12\n\ndescending\x18\t \x01(\x08\x12\x18\n\x10min_mod_revision\x18\n \x01(\x04\x12\x18\n\x10max_mod_revision\x18\x0b \x01(\x04\x12\x1b\n\x13min_create_revision\x18\x0c \x01(\x04\x12\x1b\n\x13max_create_revision\x18\r \x01(\x04\x12\x0e\n\x06\x63ursor\x18\x0e \x01(\x0c\"O\n\x05Order\x12\x07\n\x03KEY\x10\x00\x12\x0b\n\x07VERSION\x10\x01\x12\x13\n\x0f\x43REATE_REVISION\x10\x02\x12\x10\n\x0cMOD_REVISION\x10\x03\x12\t\n\x05VALUE\x10\x04\"\xc4\x01\n\rRangeResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12 \n\x03kvs\x18\x02 \x03(\x0b\x32\x13.raftkv.v1.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12\'\n\tguarantee\x18\x06 \x01(\x0e\x32\x14.raftkv.v1.Guarantee\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\x0c\"\x18\n\x16RegisterSessionRequest\"u\n\x17RegisterSessionResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07session\x18\x02 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\x12\x0e\n\x06window\x18\x04 \x01(\x04\"\xab\x06\n\tOperation\x12\n\n\x02id\x18\x01 \x01(\x04\x12$\n\x03put\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.PutRequestH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.RangeRequestH\x00\x12*\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x18.raftkv.v1.DeleteRequestH\x00\x12=\n\x10register_session\x18\x05 \x01(\x0b\x32!.raftkv.v1.RegisterSessionRequestH\x00\x12$\n\x03txn\x18\x06 \x01(\x0b\x32\x15.raftkv.v1.TxnRequestH\x00\x12,\n\x07\x63ompact\x18\x07 \x01(\x0b\x32\x19.raftkv.v1.CompactRequestH\x00\x12\x33\n\x0blease_grant\x18\x08 \x01(\x0b\x32\x1c.raftkv.v1.LeaseGrantRequestH\x00\x12<\n\x10lease_keep_alive\x18\t \x01(\x0b\x32 .raftkv.v1.LeaseKeepAliveRequestH\x00\x12\x35\n\x0clease_revoke\x18\n \x01(\x0b\x32\x1d.raftkv.v1.LeaseRevokeRequestH\x00\x12?\n\x12lease_time_to_live\x18\x0b \x01(\x0b\x32!.raftkv.v1.LeaseTimeToLiveRequestH\x00\x12\x31\n\nlease_list\x18\x0c \x01(\x0b\x32\x1b.raftkv.v1.LeaseListRequestH\x00\x12\x35\n\x0clock_acquire\x18\r \x01(\x0b\x32\x1d.raftkv.v1.LockAcquireRequestH\x00\x12\x35\n\x0clock_release\x18\x0e \x01(\x0b\x32\x1d.raftkv.v1.LockReleaseRequestH\x00\x12\x37\n\rlock_proclaim\x18\x0f \x01(\x0b\x32\x1e.raftkv.v1.LockProclaimRequestH\x00\x12\x31\n\nlock_query\x18\x10 \x01(\x0b\x32\x1b.raftkv.v1.LockQueryRequestH\x00\x42\x0b\n\toperation\"\xe0\x06\n\x0fOperationResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x03put\x18\x02 \x01(\x0b\x32\x16.raftkv.v1.PutResponseH\x00\x12)\n\x05range\x18\x03 \x01(\x0b\x32\x18.raftkv.v1.RangeResponseH\x00\x12+\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x19.raftkv.v1.DeleteResponseH\x00\x12>\n\x10register_session\x18\x05 \x01(\x0b\x32\".raftkv.v1.RegisterSessionResponseH\x00\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.raftkv.v1.ErrorH\x00\x12%\n\x03txn\x18\x07 \x01(\x0b\x32\x16.raftkv.v1.TxnResponseH\x00\x12-\n\x07\x63ompact\x18\x08 \x01(\x0b\x32\x1a.raftkv.v1.CompactResponseH\x00\x12\x34\n\x0blease_grant\x18\t \x01(\x0b\x32\x1d.raftkv.v1.LeaseGrantResponseH\x00\x12=\n\x10lease_keep_alive\x18\n \x01(\x0b\x32!.raftkv.v1.LeaseKeepAliveResponseH\x00\x12\x36\n\x0clease_revoke\x18\x0b \x01(\x0b\x32\x1e.raftkv.v1.LeaseRevokeResponseH\x00\x12@\n\x12lease_time_to_live\x18\x0c \x01(\x0b\x32\".raftkv.v1.LeaseTimeToLiveResponseH\x00\x12\x32\n\nlease_list\x18\r \x01(\x0b\x32\x1c.raftkv.v1.LeaseListResponseH\x00\x12\x36\n\x0clock_acquire\x18\x0e \x01(\x0b\x32\x1e.raftkv.v1.LockAcquireResponseH\x00\x12\x36\n\x0clock_release\x18\x0f \x01(\x0b\x32\x1e.raftkv.v1.LockReleaseResponseH\x00\x12\x38\n\rlock_proclaim\x18\x10 \x01(\x0b\x32\x1f.raftkv.v1.LockProclaimResponseH\x00\x12\x32\n\nlock_query\x18\x11 \x01(\x0b\x32\x1c.raftkv.v1.LockQueryResponseH\x00\x42\x08\n\x06result\"y\n\x0c\x42\x61tchRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x02 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\x12(\n\noperations\x18\x04 \x03(\x0b\x32\x14.raftkv.v1.Operation\"g\n\rBatchResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12+\n\x07results\x18\x02 \x03(\x0b\x32\x1a.raftkv.v1.OperationResult*%\n\tFenceMode\x12\n\n\x06HOLDER\x10\x00\x12\x0c\n\x08MAX_SEEN\x10\x01*3\n\tReadLevel\x12\x10\n\x0cLINEARIZABLE\x10\x00\x12\t\n\x05LOCAL\x10\x01\x12\t\n\x05LEASE\x10\x02*s\n\tGuarantee\x12\x19\n\x15GUARANTEE_UNSPECIFIED\x10\x00\x12\x1a\n\x16GUARANTEE_LINEARIZABLE\x10\x01\x12\x1a\n\x16GUARANTEE_STALE_PREFIX\x10\x02\x12\x13\n\x0fGUARANTEE_LEASE\x10\x03\x32\xca\x03\n\x02KV\x12\x34\n\x03Put\x12\x15.raftkv.v1.PutRequest\x1a\x16.raftkv.v1.PutResponse\x12:\n\x05Range\x12\x17.raftkv.v1.RangeRequest\x1a\x18.raftkv.v1.RangeResponse\x12=\n\x06\x44\x65lete\x12\x18.raftkv.v1.DeleteRequest\x1a\x19.raftkv.v1.DeleteResponse\x12\x34\n\x03Txn\x12\x15.raftkv.v1.TxnRequest\x1a\x16.raftkv.v1.TxnResponse\x12@\n\x07\x43ompact\x12\x19.raftkv.v1.CompactRequest\x1a\x1a.raftkv.v1.CompactResponse\x12X\n\x0fRegisterSession\x12!.raftkv.v1.RegisterSessionRequest\x1a\".raftkv.v1.RegisterSessionResponse\x12\x41\n\x08Pipeline\x12\x17.raftkv.v1.BatchRequest\x1a\x18.raftkv.v1.BatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.kv_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READLEVEL']._serialized_start=1800
-  _globals['_READLEVEL']._serialized_end=1851
-  _globals['_GUARANTEE']._serialized_start=1853
-  _globals['_GUARANTEE']._serialized_end=1968
-  _globals['_KEYVALUE']._serialized_start=57
-  _globals['_KEYVALUE']._serialized_end=174
-  _globals['_WRITESTAMP']._serialized_start=176
-  _globals['_WRITESTAMP']._serialized_end=251
-  _globals['_PUTREQUEST']._serialized_start=253
-  _globals['_PUTREQUEST']._serialized_end=331
-  _globals['_PUTRESPONSE']._serialized_start=333
-  _globals['_PUTRESPONSE']._serialized_end=407
-  _globals['_DELETEREQUEST']._serialized_start=409
-  _globals['_DELETEREQUEST']._serialized_end=494
-  _globals['_DELETERESPONSE']._serialized_start=496
-  _globals['_DELETERESPONSE']._serialized_end=590
-  _globals['_RANGEREQUEST']._serialized_start=593
-  _globals['_RANGEREQUEST']._serialized_end=748
-  _globals['_RANGERESPONSE']._serialized_start=751
-  _globals['_RANGERESPONSE']._serialized_end=931
-  _globals['_REGISTERSESSIONREQUEST']._serialized_start=933
-  _globals['_REGISTERSESSIONREQUEST']._serialized_end=957
-  _globals['_REGISTERSESSIONRESPONSE']._serialized_start=959
-  _globals['_REGISTERSESSIONRESPONSE']._serialized_end=1076
-  _globals['_OPERATION']._serialized_start=1079
-  _globals['_OPERATION']._serialized_end=1302
-  _globals['_OPERATIONRESULT']._serialized_start=1305
-  _globals['_OPERATIONRESULT']._serialized_end=1570
-  _globals['_BATCHREQUEST']._serialized_start=1572
-  _globals['_BATCHREQUEST']._serialized_end=1693
-  _globals['_BATCHRESPONSE']._serialized_start=1695
-  _globals['_BATCHRESPONSE']._serialized_end=1798
-  _globals['_KV']._serialized_start=1971
-  _globals['_KV']._serialized_end=2309
+  _globals['_FENCEMODE']._serialized_start=4844
+  _globals['_FENCEMODE']._serialized_end=4881
+  _globals['_READLEVEL']._serialized_start=4883
+  _globals['_READLEVEL']._serialized_end=4934
+  _globals['_GUARANTEE']._serialized_start=4936
+  _globals['_GUARANTEE']._serialized_end=5051
+  _globals['_KEYVALUE']._serialized_start=102
+  _globals['_KEYVALUE']._serialized_end=219
+  _globals['_FENCE']._serialized_start=221
+  _globals['_FENCE']._serialized_end=293
+  _globals['_PUTREQUEST']._serialized_start=296
+  _globals['_PUTREQUEST']._serialized_end=440
+  _globals['_PUTRESPONSE']._serialized_start=442
+  _globals['_PUTRESPONSE']._serialized_end=554
+  _globals['_DELETEREQUEST']._serialized_start=557
+  _globals['_DELETEREQUEST']._serialized_end=693
+  _globals['_DELETERESPONSE']._serialized_start=696
+  _globals['_DELETERESPONSE']._serialized_end=829
+  _globals['_COMPARE']._serialized_start=832
+  _globals['_COMPARE']._serialized_end=1139
+  _globals['_COMPARE_TARGET']._serialized_start=996
+  _globals['_COMPARE_TARGET']._serialized_end=1078
+  _globals['_COMPARE_RELATION']._serialized_start=1080
+  _globals['_COMPARE_RELATION']._serialized_end=1139
+  _globals['_TXNOPERATION']._serialized_start=1142
+  _globals['_TXNOPERATION']._serialized_end=1333
+  _globals['_TXNBRANCH']._serialized_start=1336
+  _globals['_TXNBRANCH']._serialized_end=1468
+  _globals['_TXNREQUEST']._serialized_start=1470
+  _globals['_TXNREQUEST']._serialized_end=1592
+  _globals['_TXNOPERATIONRESULT']._serialized_start=1595
+  _globals['_TXNOPERATIONRESULT']._serialized_end=1798
+  _globals['_TXNBRANCHRESULT']._serialized_start=1800
+  _globals['_TXNBRANCHRESULT']._serialized_end=1884
+  _globals['_TXNRESPONSE']._serialized_start=1886
+  _globals['_TXNRESPONSE']._serialized_end=2004
+  _globals['_COMPACTREQUEST']._serialized_start=2006
+  _globals['_COMPACTREQUEST']._serialized_end=2078
+  _globals['_COMPACTRESPONSE']._serialized_start=2080
+  _globals['_COMPACTRESPONSE']._serialized_end=2158
+  _globals['_RANGEREQUEST']._serialized_start=2161
+  _globals['_RANGEREQUEST']._serialized_end=2589
+  _globals['_RANGEREQUEST_ORDER']._serialized_start=2510
+  _globals['_RANGEREQUEST_ORDER']._serialized_end=2589
+  _globals['_RANGERESPONSE']._serialized_start=2592
+  _globals['_RANGERESPONSE']._serialized_end=2788
+  _globals['_REGISTERSESSIONREQUEST']._serialized_start=2790
+  _globals['_REGISTERSESSIONREQUEST']._serialized_end=2814
+  _globals['_REGISTERSESSIONRESPONSE']._serialized_start=2816
+  _globals['_REGISTERSESSIONRESPONSE']._serialized_end=2933
+  _globals['_OPERATION']._serialized_start=2936
+  _globals['_OPERATION']._serialized_end=3747
+  _globals['_OPERATIONRESULT']._serialized_start=3750
+  _globals['_OPERATIONRESULT']._serialized_end=4614
+  _globals['_BATCHREQUEST']._serialized_start=4616
+  _globals['_BATCHREQUEST']._serialized_end=4737
+  _globals['_BATCHRESPONSE']._serialized_start=4739
+  _globals['_BATCHRESPONSE']._serialized_end=4842
+  _globals['_KV']._serialized_start=5054
+  _globals['_KV']._serialized_end=5512
 # @@protoc_insertion_point(module_scope)

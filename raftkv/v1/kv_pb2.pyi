@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from raftkv.v1 import common_pb2 as _common_pb2
+from raftkv.v1 import lease_pb2 as _lease_pb2
+from raftkv.v1 import lock_pb2 as _lock_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +21,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FenceMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FenceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FenceMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLDER: _FenceMode.ValueType  # 0
+    """The token is that of a grant which holds the lock now."""
+    MAX_SEEN: _FenceMode.ValueType  # 1
+    """The token is not older than the newest grant that excludes earlier ones, whether or not it still holds the lock.
+    Not for semaphores.
+    """
+
+class FenceMode(_FenceMode, metaclass=_FenceModeEnumTypeWrapper): ...
+
+HOLDER: FenceMode.ValueType  # 0
+"""The token is that of a grant which holds the lock now."""
+MAX_SEEN: FenceMode.ValueType  # 1
+"""The token is not older than the newest grant that excludes earlier ones, whether or not it still holds the lock.
+Not for semaphores.
+"""
+Global___FenceMode: _TypeAlias = FenceMode  # noqa: Y015
 
 class _ReadLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -105,33 +130,31 @@ class KeyValue(_message.Message):
 Global___KeyValue: _TypeAlias = KeyValue  # noqa: Y015
 
 @_typing.final
-class WriteStamp(_message.Message):
-    """Names one write of one session. A write that is sent again carries the same stamp."""
+class Fence(_message.Message):
+    """A write is refused with STALE_FENCE unless this token is good for this lock, judged where the write is applied."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SESSION_FIELD_NUMBER: _builtins.int
-    SEQUENCE_FIELD_NUMBER: _builtins.int
-    ACKNOWLEDGED_BELOW_FIELD_NUMBER: _builtins.int
-    session: _builtins.int
-    sequence: _builtins.int
-    """Unique within the session, from 1 on."""
-    acknowledged_below: _builtins.int
-    """The client has the answers to all sequences below this one and will not send them again."""
+    LOCK_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    lock: _builtins.bytes
+    token: _builtins.int
+    mode: Global___FenceMode.ValueType
     def __init__(
         self,
         *,
-        session: _builtins.int = ...,
-        sequence: _builtins.int = ...,
-        acknowledged_below: _builtins.int = ...,
+        lock: _builtins.bytes = ...,
+        token: _builtins.int = ...,
+        mode: Global___FenceMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_below", b"acknowledged_below", "sequence", b"sequence", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock", "mode", b"mode", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___WriteStamp: _TypeAlias = WriteStamp  # noqa: Y015
+Global___Fence: _TypeAlias = Fence  # noqa: Y015
 
 @_typing.final
 class PutRequest(_message.Message):
@@ -140,22 +163,33 @@ class PutRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    PREV_KV_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     value: _builtins.bytes
+    lease: _builtins.int
+    """The key is deleted with this lease; 0: none. A put without it detaches the key."""
+    prev_kv: _builtins.bool
     @_builtins.property
-    def stamp(self) -> Global___WriteStamp:
+    def stamp(self) -> _common_pb2.WriteStamp:
         """Without a stamp a repeated request is applied again. In a Pipeline: unset (BatchRequest carries it)."""
 
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]: ...
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
         value: _builtins.bytes = ...,
-        stamp: Global___WriteStamp | None = ...,
+        stamp: _common_pb2.WriteStamp | None = ...,
+        lease: _builtins.int = ...,
+        prev_kv: _builtins.bool = ...,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "stamp", b"stamp", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "key", b"key", "lease", b"lease", "prev_kv", b"prev_kv", "stamp", b"stamp", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,21 +201,27 @@ class PutResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    PREV_KV_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that this write made: the key's mod_revision."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader:
         """unset within a BatchResponse, which has one of its own"""
 
+    @_builtins.property
+    def prev_kv(self) -> Global___KeyValue:
+        """The pair before, where prev_kv was set and there was one."""
+
     def __init__(
         self,
         *,
         header: _common_pb2.ResponseHeader | None = ...,
         revision: _builtins.int = ...,
+        prev_kv: Global___KeyValue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "prev_kv", b"prev_kv"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "prev_kv", b"prev_kv", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,21 +234,28 @@ class DeleteRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     RANGE_END_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    PREV_KV_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
     """Empty: the one key. Otherwise [key, range_end); one zero byte: every key from `key` on."""
+    prev_kv: _builtins.bool
     @_builtins.property
-    def stamp(self) -> Global___WriteStamp: ...
+    def stamp(self) -> _common_pb2.WriteStamp: ...
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]: ...
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
         range_end: _builtins.bytes = ...,
-        stamp: Global___WriteStamp | None = ...,
+        stamp: _common_pb2.WriteStamp | None = ...,
+        prev_kv: _builtins.bool = ...,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "range_end", b"range_end", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "key", b"key", "prev_kv", b"prev_kv", "range_end", b"range_end", "stamp", b"stamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,9 +268,321 @@ class DeleteResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    PREV_KVS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The store revision after the command; a delete that found nothing makes no revision."""
     deleted: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def prev_kvs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValue]:
+        """The pairs removed, where prev_kv was set."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        revision: _builtins.int = ...,
+        deleted: _builtins.int = ...,
+        prev_kvs: _abc.Iterable[Global___KeyValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "prev_kvs", b"prev_kvs", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+
+@_typing.final
+class Compare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Target:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Compare._Target.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VALUE: Compare._Target.ValueType  # 0
+        VERSION: Compare._Target.ValueType  # 1
+        CREATE_REVISION: Compare._Target.ValueType  # 2
+        MOD_REVISION: Compare._Target.ValueType  # 3
+        LEASE: Compare._Target.ValueType  # 4
+
+    class Target(_Target, metaclass=_TargetEnumTypeWrapper): ...
+    VALUE: Compare.Target.ValueType  # 0
+    VERSION: Compare.Target.ValueType  # 1
+    CREATE_REVISION: Compare.Target.ValueType  # 2
+    MOD_REVISION: Compare.Target.ValueType  # 3
+    LEASE: Compare.Target.ValueType  # 4
+
+    class _Relation:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RelationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Compare._Relation.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        EQUAL: Compare._Relation.ValueType  # 0
+        NOT_EQUAL: Compare._Relation.ValueType  # 1
+        LESS: Compare._Relation.ValueType  # 2
+        GREATER: Compare._Relation.ValueType  # 3
+
+    class Relation(_Relation, metaclass=_RelationEnumTypeWrapper): ...
+    EQUAL: Compare.Relation.ValueType  # 0
+    NOT_EQUAL: Compare.Relation.ValueType  # 1
+    LESS: Compare.Relation.ValueType  # 2
+    GREATER: Compare.Relation.ValueType  # 3
+
+    KEY_FIELD_NUMBER: _builtins.int
+    RANGE_END_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    RELATION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    range_end: _builtins.bytes
+    """As in a range: the condition must hold for each of its keys, and holds where there is none."""
+    target: Global___Compare.Target.ValueType
+    relation: Global___Compare.Relation.ValueType
+    value: _builtins.bytes
+    """The operand of VALUE."""
+    number: _builtins.int
+    """The operand of all other targets. A key that does not exist has version, revisions and lease 0, and no value."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        range_end: _builtins.bytes = ...,
+        target: Global___Compare.Target.ValueType = ...,
+        relation: Global___Compare.Relation.ValueType = ...,
+        value: _builtins.bytes = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "number", b"number", "range_end", b"range_end", "relation", b"relation", "target", b"target", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Compare: _TypeAlias = Compare  # noqa: Y015
+
+@_typing.final
+class TxnOperation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def put(self) -> Global___PutRequest: ...
+    @_builtins.property
+    def delete(self) -> Global___DeleteRequest: ...
+    @_builtins.property
+    def range(self) -> Global___RangeRequest: ...
+    @_builtins.property
+    def branch(self) -> Global___TxnBranch: ...
+    def __init__(
+        self,
+        *,
+        put: Global___PutRequest | None = ...,
+        delete: Global___DeleteRequest | None = ...,
+        range: Global___RangeRequest | None = ...,
+        branch: Global___TxnBranch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "delete", b"delete", "operation", b"operation", "put", b"put", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "delete", b"delete", "operation", b"operation", "put", b"put", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["put", "delete", "range", "branch"]  # noqa: Y015
+    _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
+
+Global___TxnOperation: _TypeAlias = TxnOperation  # noqa: Y015
+
+@_typing.final
+class TxnBranch(_message.Message):
+    """If all compares hold, `then`, else `otherwise`. All compares, nested ones too, see the state before the transaction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARES_FIELD_NUMBER: _builtins.int
+    THEN_FIELD_NUMBER: _builtins.int
+    OTHERWISE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def compares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Compare]: ...
+    @_builtins.property
+    def then(self) -> _containers.RepeatedCompositeFieldContainer[Global___TxnOperation]: ...
+    @_builtins.property
+    def otherwise(self) -> _containers.RepeatedCompositeFieldContainer[Global___TxnOperation]: ...
+    def __init__(
+        self,
+        *,
+        compares: _abc.Iterable[Global___Compare] | None = ...,
+        then: _abc.Iterable[Global___TxnOperation] | None = ...,
+        otherwise: _abc.Iterable[Global___TxnOperation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compares", b"compares", "otherwise", b"otherwise", "then", b"then"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnBranch: _TypeAlias = TxnBranch  # noqa: Y015
+
+@_typing.final
+class TxnRequest(_message.Message):
+    """At most 128 operations and 128 compares in all, nested 8 deep. No key may be put twice on one way through it, nor put
+    and deleted. Ranges show what the operations before them wrote; no sort, no filters in them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def branch(self) -> Global___TxnBranch: ...
+    @_builtins.property
+    def stamp(self) -> _common_pb2.WriteStamp: ...
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]:
+        """All of them must be good, else nothing is done. Fences stand here, not in the puts and deletes of the transaction."""
+
+    def __init__(
+        self,
+        *,
+        branch: Global___TxnBranch | None = ...,
+        stamp: _common_pb2.WriteStamp | None = ...,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "fences", b"fences", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnRequest: _TypeAlias = TxnRequest  # noqa: Y015
+
+@_typing.final
+class TxnOperationResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def put(self) -> Global___PutResponse: ...
+    @_builtins.property
+    def delete(self) -> Global___DeleteResponse: ...
+    @_builtins.property
+    def range(self) -> Global___RangeResponse: ...
+    @_builtins.property
+    def branch(self) -> Global___TxnBranchResult: ...
+    def __init__(
+        self,
+        *,
+        put: Global___PutResponse | None = ...,
+        delete: Global___DeleteResponse | None = ...,
+        range: Global___RangeResponse | None = ...,
+        branch: Global___TxnBranchResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "delete", b"delete", "put", b"put", "range", b"range", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "delete", b"delete", "put", b"put", "range", b"range", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["put", "delete", "range", "branch"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___TxnOperationResult: _TypeAlias = TxnOperationResult  # noqa: Y015
+
+@_typing.final
+class TxnBranchResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    succeeded: _builtins.bool
+    """All compares held: `results` are those of `then`, else those of `otherwise`."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___TxnOperationResult]: ...
+    def __init__(
+        self,
+        *,
+        succeeded: _builtins.bool = ...,
+        results: _abc.Iterable[Global___TxnOperationResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnBranchResult: _TypeAlias = TxnBranchResult  # noqa: Y015
+
+@_typing.final
+class TxnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The store revision after it; one that changed nothing makes no revision."""
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def branch(self) -> Global___TxnBranchResult: ...
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        revision: _builtins.int = ...,
+        branch: Global___TxnBranchResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "header", b"header", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnResponse: _TypeAlias = TxnResponse  # noqa: Y015
+
+@_typing.final
+class CompactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Reads at this revision and later still work; earlier ones are refused from now on. Not in the future."""
+    @_builtins.property
+    def stamp(self) -> _common_pb2.WriteStamp: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        stamp: _common_pb2.WriteStamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactRequest: _TypeAlias = CompactRequest  # noqa: Y015
+
+@_typing.final
+class CompactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Where history begins now."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     def __init__(
@@ -231,19 +590,37 @@ class DeleteResponse(_message.Message):
         *,
         header: _common_pb2.ResponseHeader | None = ...,
         revision: _builtins.int = ...,
-        deleted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+Global___CompactResponse: _TypeAlias = CompactResponse  # noqa: Y015
 
 @_typing.final
 class RangeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Order:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RangeRequest._Order.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KEY: RangeRequest._Order.ValueType  # 0
+        VERSION: RangeRequest._Order.ValueType  # 1
+        CREATE_REVISION: RangeRequest._Order.ValueType  # 2
+        MOD_REVISION: RangeRequest._Order.ValueType  # 3
+        VALUE: RangeRequest._Order.ValueType  # 4
+
+    class Order(_Order, metaclass=_OrderEnumTypeWrapper): ...
+    KEY: RangeRequest.Order.ValueType  # 0
+    VERSION: RangeRequest.Order.ValueType  # 1
+    CREATE_REVISION: RangeRequest.Order.ValueType  # 2
+    MOD_REVISION: RangeRequest.Order.ValueType  # 3
+    VALUE: RangeRequest.Order.ValueType  # 4
 
     KEY_FIELD_NUMBER: _builtins.int
     RANGE_END_FIELD_NUMBER: _builtins.int
@@ -252,6 +629,13 @@ class RangeRequest(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     COUNT_ONLY_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    MIN_MOD_REVISION_FIELD_NUMBER: _builtins.int
+    MAX_MOD_REVISION_FIELD_NUMBER: _builtins.int
+    MIN_CREATE_REVISION_FIELD_NUMBER: _builtins.int
+    MAX_CREATE_REVISION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
     """Empty: the one key. Otherwise [key, range_end); one zero byte: every key from `key` on."""
@@ -262,6 +646,16 @@ class RangeRequest(_message.Message):
     keys_only: _builtins.bool
     count_only: _builtins.bool
     level: Global___ReadLevel.ValueType
+    order: Global___RangeRequest.Order.ValueType
+    """Other orders than ascending by key read the whole range for every page, though they hold no more than a page."""
+    descending: _builtins.bool
+    min_mod_revision: _builtins.int
+    """Only pairs with revisions within these bounds, both included; 0: no bound."""
+    max_mod_revision: _builtins.int
+    min_create_revision: _builtins.int
+    max_create_revision: _builtins.int
+    cursor: _builtins.bytes
+    """RangeResponse.cursor of the page before; everything else in the request is as it was then."""
     def __init__(
         self,
         *,
@@ -272,10 +666,17 @@ class RangeRequest(_message.Message):
         keys_only: _builtins.bool = ...,
         count_only: _builtins.bool = ...,
         level: Global___ReadLevel.ValueType = ...,
+        order: Global___RangeRequest.Order.ValueType = ...,
+        descending: _builtins.bool = ...,
+        min_mod_revision: _builtins.int = ...,
+        max_mod_revision: _builtins.int = ...,
+        min_create_revision: _builtins.int = ...,
+        max_create_revision: _builtins.int = ...,
+        cursor: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_only", b"count_only", "key", b"key", "keys_only", b"keys_only", "level", b"level", "limit", b"limit", "range_end", b"range_end", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_only", b"count_only", "cursor", b"cursor", "descending", b"descending", "key", b"key", "keys_only", b"keys_only", "level", b"level", "limit", b"limit", "max_create_revision", b"max_create_revision", "max_mod_revision", b"max_mod_revision", "min_create_revision", b"min_create_revision", "min_mod_revision", b"min_mod_revision", "order", b"order", "range_end", b"range_end", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,13 +692,18 @@ class RangeResponse(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     GUARANTEE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
-    """More keys lie in the range than the answer holds; go on from the last key followed by a zero byte, at `revision`."""
+    """More keys lie in the range than the answer holds: ask again with `cursor` (or, in the order of the keys, from the last
+    key followed by a zero byte), at `revision`.
+    """
     count: _builtins.int
     """The number of keys in the whole range, where the request was count_only; else the number of pairs in this answer."""
     revision: _builtins.int
     """The store revision that the answer shows."""
     guarantee: Global___Guarantee.ValueType
+    cursor: _builtins.bytes
+    """Where the next page begins, in whatever order; empty unless `more`."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -311,10 +717,11 @@ class RangeResponse(_message.Message):
         count: _builtins.int = ...,
         revision: _builtins.int = ...,
         guarantee: Global___Guarantee.ValueType = ...,
+        cursor: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "guarantee", b"guarantee", "header", b"header", "kvs", b"kvs", "more", b"more", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "cursor", b"cursor", "guarantee", b"guarantee", "header", b"header", "kvs", b"kvs", "more", b"more", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,6 +782,17 @@ class Operation(_message.Message):
     RANGE_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     REGISTER_SESSION_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    COMPACT_FIELD_NUMBER: _builtins.int
+    LEASE_GRANT_FIELD_NUMBER: _builtins.int
+    LEASE_KEEP_ALIVE_FIELD_NUMBER: _builtins.int
+    LEASE_REVOKE_FIELD_NUMBER: _builtins.int
+    LEASE_TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    LEASE_LIST_FIELD_NUMBER: _builtins.int
+    LOCK_ACQUIRE_FIELD_NUMBER: _builtins.int
+    LOCK_RELEASE_FIELD_NUMBER: _builtins.int
+    LOCK_PROCLAIM_FIELD_NUMBER: _builtins.int
+    LOCK_QUERY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Unique within the session; a write's id is its sequence."""
     @_builtins.property
@@ -385,6 +803,28 @@ class Operation(_message.Message):
     def delete(self) -> Global___DeleteRequest: ...
     @_builtins.property
     def register_session(self) -> Global___RegisterSessionRequest: ...
+    @_builtins.property
+    def txn(self) -> Global___TxnRequest: ...
+    @_builtins.property
+    def compact(self) -> Global___CompactRequest: ...
+    @_builtins.property
+    def lease_grant(self) -> _lease_pb2.LeaseGrantRequest: ...
+    @_builtins.property
+    def lease_keep_alive(self) -> _lease_pb2.LeaseKeepAliveRequest: ...
+    @_builtins.property
+    def lease_revoke(self) -> _lease_pb2.LeaseRevokeRequest: ...
+    @_builtins.property
+    def lease_time_to_live(self) -> _lease_pb2.LeaseTimeToLiveRequest: ...
+    @_builtins.property
+    def lease_list(self) -> _lease_pb2.LeaseListRequest: ...
+    @_builtins.property
+    def lock_acquire(self) -> _lock_pb2.LockAcquireRequest: ...
+    @_builtins.property
+    def lock_release(self) -> _lock_pb2.LockReleaseRequest: ...
+    @_builtins.property
+    def lock_proclaim(self) -> _lock_pb2.LockProclaimRequest: ...
+    @_builtins.property
+    def lock_query(self) -> _lock_pb2.LockQueryRequest: ...
     def __init__(
         self,
         *,
@@ -393,12 +833,23 @@ class Operation(_message.Message):
         range: Global___RangeRequest | None = ...,
         delete: Global___DeleteRequest | None = ...,
         register_session: Global___RegisterSessionRequest | None = ...,
+        txn: Global___TxnRequest | None = ...,
+        compact: Global___CompactRequest | None = ...,
+        lease_grant: _lease_pb2.LeaseGrantRequest | None = ...,
+        lease_keep_alive: _lease_pb2.LeaseKeepAliveRequest | None = ...,
+        lease_revoke: _lease_pb2.LeaseRevokeRequest | None = ...,
+        lease_time_to_live: _lease_pb2.LeaseTimeToLiveRequest | None = ...,
+        lease_list: _lease_pb2.LeaseListRequest | None = ...,
+        lock_acquire: _lock_pb2.LockAcquireRequest | None = ...,
+        lock_release: _lock_pb2.LockReleaseRequest | None = ...,
+        lock_proclaim: _lock_pb2.LockProclaimRequest | None = ...,
+        lock_query: _lock_pb2.LockQueryRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "operation", b"operation", "put", b"put", "range", b"range", "register_session", b"register_session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "operation", b"operation", "put", b"put", "range", b"range", "register_session", b"register_session", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "id", b"id", "operation", b"operation", "put", b"put", "range", b"range", "register_session", b"register_session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "id", b"id", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "operation", b"operation", "put", b"put", "range", b"range", "register_session", b"register_session", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["put", "range", "delete", "register_session"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["put", "range", "delete", "register_session", "txn", "compact", "lease_grant", "lease_keep_alive", "lease_revoke", "lease_time_to_live", "lease_list", "lock_acquire", "lock_release", "lock_proclaim", "lock_query"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -414,6 +865,17 @@ class OperationResult(_message.Message):
     DELETE_FIELD_NUMBER: _builtins.int
     REGISTER_SESSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    COMPACT_FIELD_NUMBER: _builtins.int
+    LEASE_GRANT_FIELD_NUMBER: _builtins.int
+    LEASE_KEEP_ALIVE_FIELD_NUMBER: _builtins.int
+    LEASE_REVOKE_FIELD_NUMBER: _builtins.int
+    LEASE_TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    LEASE_LIST_FIELD_NUMBER: _builtins.int
+    LOCK_ACQUIRE_FIELD_NUMBER: _builtins.int
+    LOCK_RELEASE_FIELD_NUMBER: _builtins.int
+    LOCK_PROCLAIM_FIELD_NUMBER: _builtins.int
+    LOCK_QUERY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     @_builtins.property
     def put(self) -> Global___PutResponse: ...
@@ -425,6 +887,28 @@ class OperationResult(_message.Message):
     def register_session(self) -> Global___RegisterSessionResponse: ...
     @_builtins.property
     def error(self) -> _common_pb2.Error: ...
+    @_builtins.property
+    def txn(self) -> Global___TxnResponse: ...
+    @_builtins.property
+    def compact(self) -> Global___CompactResponse: ...
+    @_builtins.property
+    def lease_grant(self) -> _lease_pb2.LeaseGrantResponse: ...
+    @_builtins.property
+    def lease_keep_alive(self) -> _lease_pb2.LeaseKeepAliveResponse: ...
+    @_builtins.property
+    def lease_revoke(self) -> _lease_pb2.LeaseRevokeResponse: ...
+    @_builtins.property
+    def lease_time_to_live(self) -> _lease_pb2.LeaseTimeToLiveResponse: ...
+    @_builtins.property
+    def lease_list(self) -> _lease_pb2.LeaseListResponse: ...
+    @_builtins.property
+    def lock_acquire(self) -> _lock_pb2.LockAcquireResponse: ...
+    @_builtins.property
+    def lock_release(self) -> _lock_pb2.LockReleaseResponse: ...
+    @_builtins.property
+    def lock_proclaim(self) -> _lock_pb2.LockProclaimResponse: ...
+    @_builtins.property
+    def lock_query(self) -> _lock_pb2.LockQueryResponse: ...
     def __init__(
         self,
         *,
@@ -434,12 +918,23 @@ class OperationResult(_message.Message):
         delete: Global___DeleteResponse | None = ...,
         register_session: Global___RegisterSessionResponse | None = ...,
         error: _common_pb2.Error | None = ...,
+        txn: Global___TxnResponse | None = ...,
+        compact: Global___CompactResponse | None = ...,
+        lease_grant: _lease_pb2.LeaseGrantResponse | None = ...,
+        lease_keep_alive: _lease_pb2.LeaseKeepAliveResponse | None = ...,
+        lease_revoke: _lease_pb2.LeaseRevokeResponse | None = ...,
+        lease_time_to_live: _lease_pb2.LeaseTimeToLiveResponse | None = ...,
+        lease_list: _lease_pb2.LeaseListResponse | None = ...,
+        lock_acquire: _lock_pb2.LockAcquireResponse | None = ...,
+        lock_release: _lock_pb2.LockReleaseResponse | None = ...,
+        lock_proclaim: _lock_pb2.LockProclaimResponse | None = ...,
+        lock_query: _lock_pb2.LockQueryResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "put", b"put", "range", b"range", "register_session", b"register_session", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "error", b"error", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "put", b"put", "range", b"range", "register_session", b"register_session", "result", b"result", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "id", b"id", "put", b"put", "range", b"range", "register_session", b"register_session", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "error", b"error", "id", b"id", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "put", b"put", "range", b"range", "register_session", b"register_session", "result", b"result", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["put", "range", "delete", "register_session", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["put", "range", "delete", "register_session", "error", "txn", "compact", "lease_grant", "lease_keep_alive", "lease_revoke", "lease_time_to_live", "lease_list", "lock_acquire", "lock_release", "lock_proclaim", "lock_query"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 

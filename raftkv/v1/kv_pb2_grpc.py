@@ -50,6 +50,16 @@ class KVStub(object):
                 request_serializer=raftkv_dot_v1_dot_kv__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=raftkv_dot_v1_dot_kv__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.Txn = channel.unary_unary(
+                '/raftkv.v1.KV/Txn',
+                request_serializer=raftkv_dot_v1_dot_kv__pb2.TxnRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_kv__pb2.TxnResponse.FromString,
+                _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/raftkv.v1.KV/Compact',
+                request_serializer=raftkv_dot_v1_dot_kv__pb2.CompactRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_kv__pb2.CompactResponse.FromString,
+                _registered_method=True)
         self.RegisterSession = channel.unary_unary(
                 '/raftkv.v1.KV/RegisterSession',
                 request_serializer=raftkv_dot_v1_dot_kv__pb2.RegisterSessionRequest.SerializeToString,
@@ -80,6 +90,20 @@ class KVServicer(object):
 
     def Delete(self, request, context):
         """Deletes one key or a range, in one revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Txn(self, request, context):
+        """Operations that take effect together, at one revision, or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compact(self, request, context):
+        """Gives up the history before a revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +141,16 @@ def add_KVServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=raftkv_dot_v1_dot_kv__pb2.DeleteRequest.FromString,
                     response_serializer=raftkv_dot_v1_dot_kv__pb2.DeleteResponse.SerializeToString,
+            ),
+            'Txn': grpc.unary_unary_rpc_method_handler(
+                    servicer.Txn,
+                    request_deserializer=raftkv_dot_v1_dot_kv__pb2.TxnRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_kv__pb2.TxnResponse.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=raftkv_dot_v1_dot_kv__pb2.CompactRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_kv__pb2.CompactResponse.SerializeToString,
             ),
             'RegisterSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterSession,
@@ -211,6 +245,60 @@ class KV(object):
             '/raftkv.v1.KV/Delete',
             raftkv_dot_v1_dot_kv__pb2.DeleteRequest.SerializeToString,
             raftkv_dot_v1_dot_kv__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Txn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.KV/Txn',
+            raftkv_dot_v1_dot_kv__pb2.TxnRequest.SerializeToString,
+            raftkv_dot_v1_dot_kv__pb2.TxnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.KV/Compact',
+            raftkv_dot_v1_dot_kv__pb2.CompactRequest.SerializeToString,
+            raftkv_dot_v1_dot_kv__pb2.CompactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class KVStub:
     Range: _grpc.UnaryUnaryMultiCallable[_kv_pb2.RangeRequest, _kv_pb2.RangeResponse]
     Delete: _grpc.UnaryUnaryMultiCallable[_kv_pb2.DeleteRequest, _kv_pb2.DeleteResponse]
     """Deletes one key or a range, in one revision."""
+    Txn: _grpc.UnaryUnaryMultiCallable[_kv_pb2.TxnRequest, _kv_pb2.TxnResponse]
+    """Operations that take effect together, at one revision, or not at all."""
+    Compact: _grpc.UnaryUnaryMultiCallable[_kv_pb2.CompactRequest, _kv_pb2.CompactResponse]
+    """Gives up the history before a revision."""
     RegisterSession: _grpc.UnaryUnaryMultiCallable[_kv_pb2.RegisterSessionRequest, _kv_pb2.RegisterSessionResponse]
     """Opens a session. Writes stamped with it are applied at most once, however often they are sent."""
     Pipeline: _grpc.StreamStreamMultiCallable[_kv_pb2.BatchRequest, _kv_pb2.BatchResponse]
@@ -53,6 +57,10 @@ class KVAsyncStub(KVStub):
     Range: _aio.UnaryUnaryMultiCallable[_kv_pb2.RangeRequest, _kv_pb2.RangeResponse]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_kv_pb2.DeleteRequest, _kv_pb2.DeleteResponse]  # type: ignore[assignment]
     """Deletes one key or a range, in one revision."""
+    Txn: _aio.UnaryUnaryMultiCallable[_kv_pb2.TxnRequest, _kv_pb2.TxnResponse]  # type: ignore[assignment]
+    """Operations that take effect together, at one revision, or not at all."""
+    Compact: _aio.UnaryUnaryMultiCallable[_kv_pb2.CompactRequest, _kv_pb2.CompactResponse]  # type: ignore[assignment]
+    """Gives up the history before a revision."""
     RegisterSession: _aio.UnaryUnaryMultiCallable[_kv_pb2.RegisterSessionRequest, _kv_pb2.RegisterSessionResponse]  # type: ignore[assignment]
     """Opens a session. Writes stamped with it are applied at most once, however often they are sent."""
     Pipeline: _aio.StreamStreamMultiCallable[_kv_pb2.BatchRequest, _kv_pb2.BatchResponse]  # type: ignore[assignment]
@@ -84,6 +92,22 @@ class KVServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kv_pb2.DeleteResponse, _abc.Awaitable[_kv_pb2.DeleteResponse]]:
         """Deletes one key or a range, in one revision."""
+
+    @_abc_1.abstractmethod
+    def Txn(
+        self,
+        request: _kv_pb2.TxnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_pb2.TxnResponse, _abc.Awaitable[_kv_pb2.TxnResponse]]:
+        """Operations that take effect together, at one revision, or not at all."""
+
+    @_abc_1.abstractmethod
+    def Compact(
+        self,
+        request: _kv_pb2.CompactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_pb2.CompactResponse, _abc.Awaitable[_kv_pb2.CompactResponse]]:
+        """Gives up the history before a revision."""
 
     @_abc_1.abstractmethod
     def RegisterSession(

@@ -1,0 +1,283 @@
+"""Commands and results as msgpack arrays: [tag, *fields], the fields those of the NamedTuple, in order.
+
+The tables below are the format. A new kind gets a new tag, a changed one too, and no tag is ever used again. A decoder
+takes exactly what the encoder of this build writes: every field of the right type, none too few and none too many;
+`codec` says why that strictness is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import msgpack
+
+from raftkv.errors import ErrorCode
+from raftkv.kv import commands as c
+from raftkv.kv.limits import MAX_TXN_DEPTH
+
+Decode = Callable[[Any, str], Any]
+"""Turns what msgpack gave into a field. Raises ValueError, which names what it is not."""
+
+
+def unpack(payload: bytes) -> Any:
+    """Return the one msgpack value in `payload`, arrays as tuples. Raises ValueError, also for maps and extensions."""
+    try:
+        return msgpack.unpackb(payload, use_list=False, object_pairs_hook=_refuse, ext_hook=_refuse)
+    except (msgpack.UnpackException, TypeError) as error:
+        raise ValueError(f"not one msgpack value: {error}") from error
+
+
+def pack_command(command: c.Command) -> tuple[Any, ...]:
+    """Return [tag, *fields] of a command."""
+    if type(command) is c.Txn:
+        return _TXN, command.sequence, command.fences, _pack_branch(command.branch)
+    return _COMMAND_TAGS[type(command)], *command
+
+
+def unpack_command(packed: Any) -> c.Command:
+    """Return what `pack_command` was given. Raises ValueError."""
+    command: c.Command = _tagged("command", _COMMANDS, packed)
+    return command
+
+
+def pack_result(result: c.Result) -> tuple[Any, ...]:
+    """Return [tag, *fields] of a result."""
+    if type(result) is c.TxnDone:
+        return _TXN_DONE, result.revision, _pack_branch_done(result.branch)
+    return _RESULT_TAGS[type(result)], *result
+
+
+def unpack_result(packed: Any) -> c.Result:
+    """Return what `pack_result` was given. Raises ValueError."""
+    result: c.Result = _tagged("result", _RESULTS, packed)
+    return result
+
+
+def array(packed: Any, what: str) -> tuple[Any, ...]:
+    """Return `packed`, an array. Raises ValueError."""
+    if type(packed) is not tuple:
+        raise ValueError(f"{what} is a {type(packed).__name__}, not an array")
+    return packed
+
+
+def fields(packed: Any, count: int, what: str) -> tuple[Any, ...]:
+    """Return `packed`, an array of `count` fields. Raises ValueError."""
+    found = array(packed, what)
+    if len(found) != count:
+        raise ValueError(f"{what} of {len(found)} fields instead of {count}")
+    return found
+
+
+def number(packed: Any, what: str) -> int:
+    """Return `packed`, an unsigned number. Raises ValueError."""
+    if type(packed) is not int or packed < 0:
+        raise ValueError(f"{what} is {packed!r:.40}, not an unsigned number")
+    return packed
+
+
+def raw(packed: Any, what: str) -> bytes:
+    """Return `packed`, bytes. Raises ValueError."""
+    if type(packed) is not bytes:
+        raise ValueError(f"{what} is a {type(packed).__name__}, not bytes")
+    return packed
+
+
+def _flag(packed: Any, what: str) -> bool:
+    if type(packed) is not bool:
+        raise ValueError(f"{what} is a {type(packed).__name__}, not a boolean")
+    return packed
+
+
+def _text(packed: Any, what: str) -> str:
+    if type(packed) is not str:
+        raise ValueError(f"{what} is a {type(packed).__name__}, not text")
+    return packed
+
+
+def _raw_or_number(packed: Any, what: str) -> bytes | int:
+    return packed if type(packed) is bytes else number(packed, what)
+
+
+def _code(packed: Any, what: str) -> ErrorCode:
+    return ErrorCode(number(packed, what))
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise ValueError("maps and extension types have no place here")
+
+
+def _many(decode: Decode) -> Decode:
+    return lambda packed, what: tuple([decode(one, what) for one in array(packed, what)])
+
+
+def _optional(decode: Decode) -> Decode:
+    return lambda packed, what: None if packed is None else decode(packed, what)
+
+
+def _record(kind: Any, *decoders: Decode) -> Decode:
+    name = kind.__name__
+
+    def decode(packed: Any, _: str) -> Any:
+        values = fields(packed, len(decoders), name)
+        return kind(*[one(value, name) for one, value in zip(decoders, values, strict=True)])
+
+    return decode
+
+
+def _tagged(what: str, kinds: dict[int, Decode], packed: Any) -> Any:
+    parts = array(packed, what)
+    tag = parts[0] if parts else None
+    decode = kinds.get(tag) if type(tag) is int else None
+    if decode is None:
+        raise ValueError(f"unknown {what} tag {tag!r:.40}")
+    return decode(parts[1:], what)
+
+
+# --- nested values -------------------------------------------------------------------------------------------------
+
+_PUT_OPERATION: Final = 1
+_DELETE_OPERATION: Final = 2
+_RANGE_OPERATION: Final = 3
+_BRANCH_OPERATION: Final = 4
+"""The tags of operations of a transaction, and of what they gave."""
+
+_OPERATION_TAGS: Final[dict[Any, int]] = {
+    c.TxnPut: _PUT_OPERATION,
+    c.TxnDelete: _DELETE_OPERATION,
+    c.TxnRange: _RANGE_OPERATION,
+    c.PutDone: _PUT_OPERATION,
+    c.DeleteDone: _DELETE_OPERATION,
+    c.RangeDone: _RANGE_OPERATION,
+}
+
+_fence: Final = _record(c.Fence, raw, number, number)
+_compare: Final = _record(c.Compare, raw, raw, number, number, _raw_or_number)
+_pair: Final = _record(c.KeyValue, raw, number, number, number, number, raw)
+
+_OPERATIONS: Final[dict[int, Decode]] = {
+    _PUT_OPERATION: _record(c.TxnPut, raw, raw, number, _flag),
+    _DELETE_OPERATION: _record(c.TxnDelete, raw, raw, _flag),
+    _RANGE_OPERATION: _record(c.TxnRange, raw, raw, number, number, _flag, _flag),
+}
+_OPERATIONS_DONE: Final[dict[int, Decode]] = {
+    _PUT_OPERATION: _record(c.PutDone, _optional(_pair)),
+    _DELETE_OPERATION: _record(c.DeleteDone, number, _many(_pair)),
+    _RANGE_OPERATION: _record(c.RangeDone, _many(_pair), _flag, number),
+}
+
+
+def _pack_branch(branch: c.Branch) -> tuple[Any, ...]:
+    return branch.compares, *[[_pack_operation(one) for one in side] for side in (branch.then, branch.otherwise)]
+
+
+def _pack_operation(operation: c.TxnOperation) -> tuple[Any, ...]:
+    if type(operation) is c.Branch:
+        return _BRANCH_OPERATION, *_pack_branch(operation)
+    return _OPERATION_TAGS[type(operation)], *operation
+
+
+def _unpack_branch(depth: int) -> Decode:
+    """Bounded, so that no bytes exhaust the stack: nobody proposes a deeper one (`limits.txn_fault`)."""
+    if depth == 0:
+        return _too_deep
+    operation = _operation(_OPERATIONS, _unpack_branch(depth - 1))
+    return _record(c.Branch, _many(_compare), _many(operation), _many(operation))
+
+
+def _pack_branch_done(branch: c.BranchDone) -> tuple[Any, ...]:
+    return branch.succeeded, [_pack_done(one) for one in branch.results]
+
+
+def _pack_done(done: c.OperationDone) -> tuple[Any, ...]:
+    if type(done) is c.BranchDone:
+        return _BRANCH_OPERATION, *_pack_branch_done(done)
+    return _OPERATION_TAGS[type(done)], *done
+
+
+def _unpack_branch_done(depth: int) -> Decode:
+    if depth == 0:
+        return _too_deep
+    return _record(c.BranchDone, _flag, _many(_operation(_OPERATIONS_DONE, _unpack_branch_done(depth - 1))))
+
+
+def _operation(kinds: dict[int, Decode], branch: Decode) -> Decode:
+    known = {**kinds, _BRANCH_OPERATION: branch}
+    return lambda packed, _: _tagged("operation", known, packed)
+
+
+def _too_deep(packed: Any, what: str) -> NoReturn:
+    raise ValueError(f"a transaction nested more than {MAX_TXN_DEPTH} deep")
+
+
+# --- commands and results ------------------------------------------------------------------------------------------
+
+PUT: Final = 1
+_TXN: Final = 4
+_TXN_DONE: Final = 5
+
+_COMMAND_TAGS: Final[dict[type[c.Command], int]] = {
+    c.Put: PUT,
+    c.Delete: 2,
+    c.RegisterSession: 3,
+    c.Txn: _TXN,
+    c.GrantLease: 5,
+    c.KeepAlive: 6,
+    c.RevokeLease: 7,
+    c.Expire: 8,
+    c.Acquire: 9,
+    c.Release: 10,
+    c.Proclaim: 11,
+    c.Compact: 12,
+    c.Sweep: 13,
+}
+_COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
+    c.Put: (number, raw, raw),
+    c.Delete: (number, raw, raw),
+    c.RegisterSession: (number,),
+    c.Txn: (number, _many(_fence), _unpack_branch(MAX_TXN_DEPTH)),
+    c.GrantLease: (number, number, number),
+    c.KeepAlive: (number, _many(number)),
+    c.RevokeLease: (number, number),
+    c.Expire: (number,),
+    c.Acquire: (number, raw, number, number, _flag, number, raw, _flag),
+    c.Release: (number, raw, number),
+    c.Proclaim: (number, raw, number, number, raw),
+    c.Compact: (number, number),
+    c.Sweep: (number,),
+}
+_COMMANDS: Final = {tag: _record(kind, *_COMMAND_FIELDS[kind]) for kind, tag in _COMMAND_TAGS.items()}
+
+_RESULT_TAGS: Final[dict[type[c.Result], int]] = {
+    c.Written: 1,
+    c.Deleted: 2,
+    c.SessionRegistered: 3,
+    c.Rejected: 4,
+    c.TxnDone: _TXN_DONE,
+    c.LeaseGranted: 6,
+    c.KeptAlive: 7,
+    c.Revoked: 8,
+    c.Expired: 9,
+    c.Place: 10,
+    c.Released: 11,
+    c.Proclaimed: 12,
+    c.Compacted: 13,
+    c.Swept: 14,
+}
+_RESULT_FIELDS: Final[dict[type[c.Result], tuple[Decode, ...]]] = {
+    c.Written: (number,),
+    c.Deleted: (number, number),
+    c.SessionRegistered: (number,),
+    c.Rejected: (_code, _text, number),
+    c.TxnDone: (number, _unpack_branch_done(MAX_TXN_DEPTH)),
+    c.LeaseGranted: (number, number),
+    c.KeptAlive: (_many(number),),
+    c.Revoked: (number, number),
+    c.Expired: (number,),
+    c.Place: (number, number, number),
+    c.Released: (_flag, number),
+    c.Proclaimed: (number,),
+    c.Compacted: (number,),
+    c.Swept: (number, _flag),
+}
+_RESULTS: Final = {tag: _record(kind, *_RESULT_FIELDS[kind]) for kind, tag in _RESULT_TAGS.items()}

@@ -1,0 +1,140 @@
+"""Writing versions: every change of a key, or of a place in line, goes through here.
+
+One `Writing` lasts as long as a transaction of the store. Each command that changes something makes one revision:
+
+    mark = writing.mark()
+    writing.put(prefix, value, lease)      # any number of changes, all at the revision `writing.next`
+    writing.delete(prefix)
+    writing.commit(mark)                   # the store is at the next revision, if anything has changed
+    writing.undo(mark)                     # or: nothing has happened
+
+A prefix may be changed once in a revision, for its versions are named by their revisions.
+
+`commit` also keeps the leases true: a key that was written with another lease than before moves to that one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from raftkv.kv.keys import OLDEST, revision_of, version_suffix
+from raftkv.kv.records import TOMBSTONE, VERSION_BYTES, decode_version, encode_version
+from raftkv.kv.store import Reader, Writer
+
+
+class Change(NamedTuple):
+    """What one revision did to one key."""
+
+    revision: int
+    prefix: bytes
+    row: bytes
+    """The new version; `records.TOMBSTONE`: it was deleted."""
+    previous: bytes | None
+    """The version before it; None: there was no such key."""
+    previous_revision: int
+    """The mod_revision of `previous`, or 0."""
+
+
+class Attachments(Protocol):
+    """Who is told which lease a key is attached to (`lease.LeaseTable`)."""
+
+    def attach(self, writer: Writer, lease: int, prefix: bytes) -> None: ...
+
+    def detach(self, writer: Writer, lease: int, prefix: bytes) -> None: ...
+
+
+class Live(NamedTuple):
+    """The newest version of a key that exists."""
+
+    revision: int
+    row: bytes
+
+
+def live(reader: Reader, prefix: bytes) -> Live | None:
+    """Return the newest version of a key, None where it does not exist. Raises CorruptState."""
+    found = reader.first(prefix, prefix + OLDEST)
+    if found is None or not decode_version(found[1])[1]:
+        return None
+    return Live(revision_of(found[0]), found[1])
+
+
+class Writing:
+    """The changes of one transaction of the store."""
+
+    __slots__ = ("_attachments", "_moved", "changes", "revision", "writer")
+
+    def __init__(self, writer: Writer, attachments: Attachments, revision: int) -> None:
+        self.writer = writer
+        self.revision = revision
+        """The store's revision: that of the last command that changed something."""
+        self.changes: list[Change] = []
+        """In the order of their revisions. Whoever takes them empties the list."""
+        self._attachments = attachments
+        self._moved: list[tuple[bytes, int, int]] = []
+        """Of the revision under way: (prefix, lease before, lease now), 0 for none."""
+
+    @property
+    def next(self) -> int:
+        """The revision that is being made."""
+        return self.revision + 1
+
+    def mark(self) -> int:
+        """Begin a revision."""
+        return len(self.changes)
+
+    def put(self, prefix: bytes, value: bytes, lease: int = 0) -> Change:
+        """Add a version. The lease, if any, must exist and have room."""
+        writer = self.writer
+        revision = self.revision + 1
+        newest = writer.first(prefix, prefix + OLDEST)
+        previous, previous_revision = None, 0
+        create_revision, version, lease_before = revision, 1, 0
+        if newest is not None:
+            created, before, lease_before = decode_version(newest[1])
+            if before:
+                create_revision, version = created, before + 1
+                previous, previous_revision = newest[1], revision_of(newest[0])
+        if lease != lease_before:
+            self._moved.append((prefix, lease_before, lease))
+        row = encode_version(create_revision, version, lease, value)
+        writer.put(prefix + version_suffix(revision), row)
+        change = Change(revision, prefix, row, previous, previous_revision)
+        self.changes.append(change)
+        return change
+
+    def delete(self, prefix: bytes, found: Live) -> Change:
+        """Delete a key that exists; `found` is its newest version."""
+        revision = self.revision + 1
+        lease_before = decode_version(found.row)[2]
+        if lease_before:
+            self._moved.append((prefix, lease_before, 0))
+        self.writer.put(prefix + version_suffix(revision), TOMBSTONE)
+        change = Change(revision, prefix, TOMBSTONE, found.row, found.revision)
+        self.changes.append(change)
+        return change
+
+    def commit(self, mark: int) -> int:
+        """End a revision; where nothing has changed since `mark`, there is none. Return the store's revision."""
+        if len(self.changes) == mark:
+            return self.revision
+        if self._moved:
+            for prefix, before, lease in self._moved:
+                if before:
+                    self._attachments.detach(self.writer, before, prefix)
+                if lease:
+                    self._attachments.attach(self.writer, lease, prefix)
+            self._moved.clear()
+        self.revision += 1
+        return self.revision
+
+    def undo(self, mark: int) -> None:
+        """Take back what was changed since `mark`."""
+        for change in self.changes[mark:]:
+            self.writer.delete(change.prefix + version_suffix(change.revision))
+        del self.changes[mark:]
+        self._moved.clear()
+
+
+def value_of(row: bytes) -> bytes:
+    """Return the value in a row of VERSIONS."""
+    return row[VERSION_BYTES:]
