@@ -46,6 +46,7 @@ from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.protocols import Incoming, Transport
 
@@ -93,6 +94,7 @@ class Node:
         transport: Transport,
         clock: Clock,
         limits: NodeLimits | None = None,
+        watch_limits: WatchLimits | None = None,
     ) -> None:
         self.raft = raft
         self._keeper = keeper
@@ -117,6 +119,8 @@ class Node:
             fail=self._fail,
         )
         self._barriers = Barriers()
+        self.hub = WatchHub(self.machine.revision, watch_limits)
+        """What watches read from."""
         self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
         self._writing = False
@@ -431,6 +435,7 @@ class Node:
             writes = self._next_writes()
             if writes[0].restore is not None:
                 await self._checkpoints.restore(writes[0], writes[0].restore)
+                self.hub.reset(self.machine.revision)
                 self._proposals.overtaken(writes[0].restore.index)
             elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
