@@ -11,6 +11,7 @@ from raftkv.kv.commands import (
     Delete,
     Deleted,
     Group,
+    KeyValue,
     Put,
     RegisterSession,
     Rejected,
@@ -19,7 +20,7 @@ from raftkv.kv.commands import (
     Written,
 )
 from raftkv.kv.limits import SESSION_TTL_MS, SESSION_WINDOW, put_fault, range_fault
-from raftkv.kv.ranges import KeyValue, RangeQuery, RangeResult
+from raftkv.kv.ranges import RangeQuery, RangeResult
 from raftkv.v1 import common_pb2, kv_pb2
 
 COMMAND_OVERHEAD_BYTES = 24
