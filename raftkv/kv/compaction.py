@@ -5,8 +5,8 @@ part of the state that nodes compare, so every node removes the same ones at the
 loop that sends heartbeats.
 
 A version is out of sight when a newer one of its key lies at or below the mark; a tombstone at or below the mark even
-when it is the newest. The rows of CHANGES up to the mark name all candidates, so a sweep costs as much as was written,
-however large the store is.
+when it is the newest. The rows of CHANGES before the mark name the candidates, so a sweep costs as much as was written,
+however large the store is. What the mark itself changed stays until the next compaction: watches may begin there.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def compact(command: Compact, revision: int, compacted_revision: int) -> Compact
 
 def unswept(reader: Reader, compacted_revision: int) -> bool:
     """Whether compaction has left something for `sweep`."""
-    return reader.first(CHANGES, changes_key(compacted_revision + 1)) is not None
+    return reader.first(CHANGES, changes_key(compacted_revision)) is not None
 
 
 def sweep(writer: Writer, compacted_revision: int) -> Swept:
     """Remove some of what is out of sight."""
     looked_at = removed = 0
     while looked_at < MAX_SWEPT_VERSIONS:
-        found = writer.first(CHANGES, changes_key(compacted_revision + 1))
+        found = writer.first(CHANGES, changes_key(compacted_revision))
         if found is None:
             return Swept(removed, False)
         stored_key, row = found

@@ -25,7 +25,7 @@ from raftkv.errors import Compacted
 from raftkv.kv.changes import decode_changed
 from raftkv.kv.keys import CHANGES, OLDEST, changes_key, revision_of, version_suffix
 from raftkv.kv.ranges import row_cost
-from raftkv.kv.records import TOMBSTONE, decode_version, read_meta
+from raftkv.kv.records import CorruptState, decode_version, read_meta
 from raftkv.kv.store import Reader
 from raftkv.kv.writing import Change
 
@@ -97,10 +97,11 @@ def read_history(
 
 def _read_change(reader: Reader, revision: int, prefix: bytes, *, with_previous: bool) -> Change:
     row = reader.get(prefix + version_suffix(revision))
+    if row is None:
+        raise CorruptState(f"the version that revision {revision} made of {prefix.hex()} is missing")
     previous, previous_revision = None, 0
     if with_previous:
         before = reader.first(prefix + version_suffix(revision - 1), prefix + OLDEST)
         if before is not None and decode_version(before[1])[1]:
             previous, previous_revision = before[1], revision_of(before[0])
-    # A sweep may have removed the version at the compacted revision, if it was a tombstone.
-    return Change(revision, prefix, TOMBSTONE if row is None else row, previous, previous_revision)
+    return Change(revision, prefix, row, previous, previous_revision)

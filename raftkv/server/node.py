@@ -415,9 +415,10 @@ class Node:
                 # says so. A node that holds data and skipped one would diverge.
                 invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
-            ((results, _),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
+            ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
             self._checkpoints.applied(entry)
             self._proposals.applied(entry.term, entry.index, results)
+            self.hub.publish(changes, self.machine.revision)
             self.raft.applied(entry.index)
             self._barriers.applied(entry.index)
             if asyncio.get_running_loop().time() >= until:

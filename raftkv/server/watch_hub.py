@@ -86,6 +86,8 @@ class WatchHub:
         """An entry was applied: `changes`, in the order of their revisions, have brought the store to `revision`."""
         if not changes:
             return
+        if changes[0].revision != self.revision + 1:
+            self.reset(changes[0].revision - 1)
         self.revision = revision
         if not self._listeners:
             # Whoever comes later and asks for it reads it from the store.

@@ -252,7 +252,7 @@ class WatchSender:
                 yield notice
             if self._answers or self._ended:
                 continue
-            if more or not self._caught_up():
+            if more or not self._caught_up() or self._progress_target is not None:
                 await asyncio.sleep(0)
             else:
                 self._idle = True
@@ -319,9 +319,7 @@ class WatchSender:
             try:
                 stretch = self._read(cohort, stop)
             except Compacted as error:
-                for watch_id in cohort.ids():
-                    self._drop(watch_id)
-                    self._answer(watch_id, error=error)
+                self._overtaken(cohort, error)
                 return
         begun = cohort.cursor.revision
         if begun < stretch.next.revision and not (stretch.changes and stretch.changes[0].revision == begun):
@@ -332,6 +330,16 @@ class WatchSender:
                 cohort.end_revision(self._limits.message_bytes, out)
         cohort.cursor = stretch.next
         self._flush(cohort, out)
+
+    def _overtaken(self, cohort: Cohort, error: Compacted) -> None:
+        """End the watches that have missed something for good."""
+        for group in tuple(cohort.groups.values()):
+            if not group.wants(error.compacted_revision - 1):
+                continue  # it begins behind what is gone
+            for watch_id in tuple(group.ids):
+                self._drop(watch_id)
+                self._answer(watch_id, error=error)
+        cohort.cursor = Cursor(error.compacted_revision)
 
     def _read(self, cohort: Cohort, stop: int) -> Stretch:
         with self._machine().view() as view:
