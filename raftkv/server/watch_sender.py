@@ -383,7 +383,7 @@ class WatchSender:
         """Yield what is to be said of progress."""
         now = self._loop.time()
         told = self._told()
-        if self._progress_target is not None and told >= self._progress_target:
+        if self._progress_target is not None and told >= self._progress_target and not self._answers:
             self._progress_target = None
             yield self._notice(told, ())
         if self._notified and now >= self._progress_at:
