@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raftkv.kv import txn
 from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
+from raftkv.kv.history import Cursor, Stretch, Want, read_history
 from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
@@ -53,6 +56,10 @@ class View:
     def txn(self, command: Txn) -> TxnDone | Rejected:
         """Run a transaction that `txn.is_read_only`."""
         return txn.read(self._reader, self.meta, command)
+
+    def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
+        """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
+        return read_history(self._reader, start, stop, wants, max_work)
 
     def hasher(self) -> StateHasher:
         """Begin to hash the whole state of the snapshot."""

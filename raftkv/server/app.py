@@ -31,6 +31,7 @@ from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
+from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
@@ -72,11 +73,13 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await client_server.start()
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
+            watch_task = asyncio.create_task(parts.watches.run())
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
             removal_task.cancel()
+            watch_task.cancel()
             # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
             with contextlib.suppress(ShuttingDown):
                 await parts.hand_over(settings.shutdown_timeout_s)
@@ -112,6 +115,7 @@ async def warn_when_removed(node: Node) -> None:
 class _Parts:
     node: Node
     kv: KvService
+    watches: WatchService
     health: health.aio.HealthServicer
 
     async def report_health(self) -> None:
@@ -127,6 +131,11 @@ class _Parts:
     async def hand_over(self, timeout_s: float) -> None:
         """Go in peace: say so, let another node lead, answer what was asked."""
         await self.health.enter_graceful_shutdown()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.watches.drain()
+        except TimeoutError:
+            log.warning("watches were still open after the shutdown timeout", timeout_s=timeout_s)
         if not await self.node.hand_over(timeout_s) and len(self.node.raft.voters) > 1:
             log.warning("stopping as the leader: no other node took over")
         try:
@@ -201,6 +210,7 @@ def _build(
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)
+    watches = WatchService(node, requests.header)
     service = ClusterService(
         node=node,
         log_store=disk.log_store,
@@ -214,11 +224,12 @@ def _build(
     peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers, changes), peer_server)
     kv_pb2_grpc.add_KVServicer_to_server(kv, client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
+    watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
-        (KV_SERVICE, CLUSTER_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), client_server
+        (KV_SERVICE, CLUSTER_SERVICE, WATCH_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), client_server
     )
-    return _Parts(node, kv, health_service)
+    return _Parts(node, kv, watches, health_service)
 
 
 @asynccontextmanager

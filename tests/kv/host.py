@@ -95,7 +95,7 @@ class Host:
             return {
                 (user_key(stored_key[:-8]), revision_of(stored_key))
                 for stored_key, row in reader.scan(VERSIONS, VERSIONS_END)
-                if row != TOMBSTONE or self.machine.compacted_revision >= revision_of(stored_key)
+                if row != TOMBSTONE or revision_of(stored_key) < self.machine.compacted_revision
             }
 
 
