@@ -186,17 +186,19 @@ class Node:
 
     # --- what services ask for ----------------------------------------------------------------------------------------
 
-    def propose(self, group: Group, size_bytes: int, deadline: float, *, alone: bool = False) -> Outcome:
+    def propose(
+        self, group: Group, size_bytes: int, deadline: float, *, weight: int = 0, alone: bool = False
+    ) -> Outcome:
         """Replicate and apply a group of commands; the future gets their results once they are applied here.
 
         `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
-        `alone` keeps other groups out of the entry.
+        `weight` is what they take to apply, in puts (at least their number); `alone` keeps other groups out of the entry.
 
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.
         """
         self._require_leading()
-        outcome = self._proposals.add(group, size_bytes, deadline, alone=alone)
+        outcome = self._proposals.add(group, size_bytes, deadline, weight=weight, alone=alone)
         self.wake()
         return outcome
 
@@ -241,6 +243,17 @@ class Node:
     def _limit_reads(self) -> None:
         if len(self._barriers) >= self._limits.max_reads:
             raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
+
+    def cluster_time_ms(self) -> int:
+        """Return the present cluster time: on the leader by its clock, elsewhere that of the last applied entry."""
+        applied_ms = self.machine.time_ms
+        if self._known[:2] != (Role.LEADER, self.raft.term):
+            return applied_ms  # or it leads, and has not taken the time over yet
+        return max(self._time.stamp_ms(), applied_ms)
+
+    def used_bytes(self) -> int:
+        """Return how many bytes the state takes, without space that is free to be used again. Cheap."""
+        return self._keeper.used_bytes()
 
     def transfer_leader(self, target: NodeId | None) -> str | None:
         """Begin to hand leadership over. Return None, or why that cannot be done."""
@@ -335,6 +348,7 @@ class Node:
             # Timers may end a little early. Ticks must not: leases rest on them.
             while (left_ms := due_ms - self._clock.now_ms()) > 0:  # noqa: ASYNC110 - it waits for time
                 await asyncio.sleep(max(left_ms, SHORTEST_SLEEP_MS) / 1000)
+            self._time.tick()
             self.raft.tick()
             self.wake()
 
