@@ -91,7 +91,7 @@ SESSION_WINDOW = 16_384
 """A sequence may run at most this far ahead of acknowledged_below: bounds the results that one session remembers."""
 
 SESSION_RESULT_BYTES = 16 << 20
-"""Results that one session remembers, together; a write on top is refused until the client acknowledges some (16 MiB)."""
+"""Results that one session remembers, together (16 MiB); a write on top is refused until some are acknowledged."""
 
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""
@@ -134,3 +134,7 @@ def validate_request_bytes(size_bytes: int) -> None:
     """Raise InvalidArgument, naming the limit, unless a request of this size (on the wire, as a whole) is allowed."""
     if size_bytes > MAX_REQUEST_BYTES:
         raise InvalidArgument(f"request is too large: {size_bytes} bytes, at most {MAX_REQUEST_BYTES}; split it")
+
+
+def fence_fault(fence: object) -> str | None:
+    return None

@@ -117,10 +117,11 @@ def _optional(decode: Decode) -> Decode:
 
 def _record(kind: Any, *decoders: Decode) -> Decode:
     name = kind.__name__
+    names = [f"{name}.{field}" for field in kind._fields]
 
     def decode(packed: Any, _: str) -> Any:
         values = fields(packed, len(decoders), name)
-        return kind(*[one(value, name) for one, value in zip(decoders, values, strict=True)])
+        return kind(*[one(value, field) for one, value, field in zip(decoders, values, names, strict=True)])
 
     return decode
 

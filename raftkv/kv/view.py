@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from raftkv.kv import txn
+from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
-from raftkv.kv.ranges import KeyValue, RangeQuery, RangeResult, RangeScan, get, resolve_revision
+from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
 
@@ -47,6 +49,10 @@ class View:
         while not scan.step(_ALL_AT_ONCE):
             pass
         return scan.result()
+
+    def txn(self, command: Txn) -> TxnDone | Rejected:
+        """Run a transaction that `txn.is_read_only`."""
+        return txn.read(self._reader, self.meta, command)
 
     def hasher(self) -> StateHasher:
         """Begin to hash the whole state of the snapshot."""

@@ -68,7 +68,7 @@ class Writing:
         self.revision = revision
         """The store's revision: that of the last command that changed something."""
         self.changes: list[Change] = []
-        """In the order of their revisions. Whoever takes them empties the list."""
+        """In the order of their revisions, since they were taken last."""
         self._attachments = attachments
         self._moved: list[tuple[bytes, int, int]] = []
         """Of the revision under way: (prefix, lease before, lease now), 0 for none."""
@@ -126,6 +126,11 @@ class Writing:
             self._moved.clear()
         self.revision += 1
         return self.revision
+
+    def take(self) -> list[Change]:
+        """Return the changes, and begin anew."""
+        changes, self.changes = self.changes, []
+        return changes
 
     def undo(self, mark: int) -> None:
         """Take back what was changed since `mark`."""

@@ -425,7 +425,7 @@ class Node:
                 # says so. A node that holds data and skipped one would diverge.
                 invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
-            (results,) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
+            ((results, _),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
             self._checkpoints.applied(entry)
             self._proposals.applied(entry.term, entry.index, results)
             self.raft.applied(entry.index)

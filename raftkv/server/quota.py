@@ -47,8 +47,8 @@ class Quota:
         """Return the error for what would make the store grow."""
         return SpaceExceeded(
             f"the store has reached its quota: {self._used_bytes()} of {self.limit_bytes} bytes; writes go on once "
-            f"{self.limit_bytes // CLEAR_SHARE} bytes are free again. The way out: delete keys and compact, or start the "
-            "nodes with a larger --quota-bytes"
+            f"{self.limit_bytes // CLEAR_SHARE} bytes are free again. The way out: delete keys and compact, or start "
+            "the nodes with a larger --quota-bytes"
         )
 
 

@@ -22,6 +22,7 @@ from raftkv.kv.commands import (
     Expired,
     Group,
     KeptAlive,
+    KeyValue,
     LeaseGranted,
     Place,
     Proclaimed,
@@ -41,7 +42,7 @@ from raftkv.kv.commands import (
     Written,
 )
 from raftkv.kv.limits import SESSION_TTL_MS, SESSION_WINDOW, put_fault, range_fault
-from raftkv.kv.ranges import KeyValue, RangeResult
+from raftkv.kv.ranges import RangeResult
 from raftkv.server import wire_locks
 from raftkv.server.queries import Query
 from raftkv.server.wire_range import decode_range, fill_key_value, fill_page
@@ -55,7 +56,7 @@ MAX_PARTS_PER_BATCH: Final = 8_192
 decoded in one go, a microsecond each, and heartbeats wait meanwhile. What is left is asked to come again."""
 
 MAX_PORTION_WEIGHT: Final = 1_024
-"""Commands of a batch share an entry up to this many, a transaction or keepalive counting once for each of its parts."""
+"""Commands of a batch share an entry up to this many; a transaction or keepalive counts once for each of its parts."""
 
 LOCK_WEIGHT: Final = 3
 """What it takes to change a lock's line, in puts."""
@@ -280,8 +281,8 @@ def _add(work: Work, operation: kv_pb2.Operation, command: Command, weight: int 
 def _limit_parts(work: Work) -> None:
     if work.parts > MAX_PARTS_PER_BATCH:
         raise Overloaded(
-            f"the transactions and keepalives of the batch have more than {MAX_PARTS_PER_BATCH} operations, compares and "
-            "leases: send this one again, or smaller batches"
+            f"the transactions and keepalives of the batch have more than {MAX_PARTS_PER_BATCH} operations, compares "
+            "and leases: send this one again, or smaller batches"
         )
 
 

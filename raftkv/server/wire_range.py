@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from raftkv.errors import InvalidArgument
 from raftkv.kv.commands import KeyValue
 from raftkv.kv.limits import range_fault
-from raftkv.kv.ranges import RangeQuery, range_query_fault
+from raftkv.kv.ranges import RangeQuery, query_fault
 from raftkv.v1 import kv_pb2
-
-_ORDERS: Final = frozenset(kv_pb2.RangeRequest.Order.values())
 
 
 def decode_range(request: kv_pb2.RangeRequest) -> RangeQuery:
@@ -40,8 +37,6 @@ def sorts_or_filters(request: kv_pb2.RangeRequest) -> bool:
 
 
 def _decode_unusual(request: kv_pb2.RangeRequest) -> RangeQuery:
-    if request.order not in _ORDERS:
-        raise InvalidArgument(f"order {request.order} is unknown")
     query = RangeQuery(
         request.key,
         request.range_end,
@@ -57,7 +52,7 @@ def _decode_unusual(request: kv_pb2.RangeRequest) -> RangeQuery:
         max_create_revision=request.max_create_revision,
         cursor=request.cursor,
     )
-    fault = range_query_fault(query)
+    fault = query_fault(query)
     if fault is not None:
         raise InvalidArgument(fault)
     return query

@@ -210,7 +210,7 @@ def _fill_operation(
         at = (asked.revision if type(asked) is TxnRange else 0) or revision
         page = target.range
         page.more = done.more
-        page.count = done.count
+        page.count = done.counted
         fill_page(page, done.pairs, at, kv_pb2.GUARANTEE_LINEARIZABLE)
     else:
         _fill_branch(target.branch, done, revision, asked if type(asked) is Branch else None)

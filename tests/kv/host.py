@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from raftkv.kv.codec import encode_batch
-from raftkv.kv.commands import Batch, Command, Delete, Group, Put, RegisterSession, Result, SessionRegistered
+from raftkv.kv.commands import Batch, Command, Delete, Group, KeyValue, Put, RegisterSession, Result, SessionRegistered
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
-from raftkv.kv.ranges import KeyValue, RangeQuery, RangeResult
+from raftkv.kv.ranges import RangeQuery, RangeResult
 from raftkv.kv.store import OrderedStore
+from raftkv.kv.writing import Change
 
 from .dict_store import DictStore
 
@@ -38,6 +39,8 @@ class Host:
         self.machine = StateMachine(self.store)
         self.now = 0
         self.log: list[AppliedEntry] = []
+        self.changes: list[Change] = []
+        """Those of the entry applied last."""
 
     def reopen(self) -> None:
         self.machine = StateMachine(self.store)
@@ -45,8 +48,9 @@ class Host:
     def apply(self, *groups: Group) -> GroupResults:
         new = entry(self.machine.applied_index + 1, *groups, time_ms=self.now)
         self.log.append(new)
-        (results,) = self.machine.apply([new])
-        return results
+        (applied,) = self.machine.apply([new])
+        self.changes = applied.changes
+        return applied.results
 
     def do(self, *commands: Command) -> list[Result]:
         """Apply without a session."""

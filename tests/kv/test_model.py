@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from raftkv.errors import ErrorCode, FutureRevision
-from raftkv.kv.commands import Command, Delete, Deleted, Put, Rejected, Result, Written
-from raftkv.kv.ranges import KeyValue, RangeQuery, RangeResult
+from raftkv.kv.commands import Command, Delete, Deleted, KeyValue, Put, Rejected, Result, Written
+from raftkv.kv.ranges import RangeQuery, RangeResult
 
 from .host import Host
 
