@@ -192,7 +192,7 @@ class Node:
         """Replicate and apply a group of commands; the future gets their results once they are applied here.
 
         `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
-        `weight` is what they take to apply, in puts (at least their number); `alone` keeps other groups out of the entry.
+        `weight` is what they take to apply, in puts, or 0: they are. `alone` keeps other groups out of the entry.
 
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.

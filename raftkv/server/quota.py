@@ -1,8 +1,9 @@
 """How much the state may take, and what is refused once it does.
 
-The leader judges, before it proposes: what every node applies must not depend on how full one node's disk is. Only what
-makes the state grow for good is refused; whatever frees space, and whoever needs to hold on to what they have (sessions,
-renewals of leases), goes on. So the store may grow a little past its quota: a delete is a version too, until compaction.
+The leader judges, before it proposes: what every node applies must not depend on how full one node's disk is. Only
+what makes the state grow for good is refused. What frees space goes on, and so does whoever needs to hold on to what
+they have (sessions, renewals of leases). So the store may grow a little past its quota: a delete is a version too,
+until compaction.
 """
 
 from __future__ import annotations

@@ -368,7 +368,7 @@ class Requests:
                     attempt.answered.add(operation_id)
                     continue
                 try:
-                    if type(query) is not RangeQuery:
+                    if not isinstance(query, RangeQuery):
                         size += self._answer(response, view, operation_id, query)
                         await asyncio.sleep(0)
                     elif _is_get(query):
@@ -405,7 +405,7 @@ class Requests:
         query: Txn | LeaseQuery | LeaseListQuery | LockQuery,
     ) -> int:
         """Answer what is bounded by itself; return the size of the answer."""
-        if type(query) is Txn:
+        if isinstance(query, Txn):
             wire.add_result(response, query, view.txn(query))
             return response.results[-1].ByteSize()
         answer = wire_locks.answer(view, query, max(self._node.cluster_time_ms(), view.meta.time_ms))
@@ -508,4 +508,4 @@ _PLAIN = RangeQuery(b"key")[4:]
 
 def _is_get(query: Query) -> bool:
     """Return whether a query is for one pair as it is, or its absence."""
-    return type(query) is RangeQuery and not query.range_end and query[4:] == _PLAIN
+    return isinstance(query, RangeQuery) and not query.range_end and query[4:] == _PLAIN

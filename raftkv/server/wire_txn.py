@@ -202,15 +202,15 @@ def _fill_branch(target: kv_pb2.TxnBranchResult, done: BranchDone, revision: int
 def _fill_operation(
     target: kv_pb2.TxnOperationResult, done: OperationDone, revision: int, asked: TxnOperation | None
 ) -> None:
-    if type(done) is PutDone:
+    if isinstance(done, PutDone):
         fill_put(target.put, done, revision)
-    elif type(done) is DeleteDone:
+    elif isinstance(done, DeleteDone):
         fill_delete(target.delete, done, revision)
-    elif type(done) is RangeDone:
-        at = (asked.revision if type(asked) is TxnRange else 0) or revision
+    elif isinstance(done, RangeDone):
         page = target.range
         page.more = done.more
         page.count = done.counted
+        at = (asked.revision if isinstance(asked, TxnRange) else 0) or revision
         fill_page(page, done.pairs, at, kv_pb2.GUARANTEE_LINEARIZABLE)
     else:
-        _fill_branch(target.branch, done, revision, asked if type(asked) is Branch else None)
+        _fill_branch(target.branch, done, revision, asked if isinstance(asked, Branch) else None)
