@@ -4,7 +4,8 @@ It feeds the core, does what each Ready says in the order that `raftkv.raft` pre
 decides nothing about consensus and nothing about data. Everything that is not pure is given to it, so that the same
 driver runs in production and under a simulator's virtual time.
 
-Four tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`). Batching needs no
+Its tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`), some keep the state
+tidy (`upkeep`). Batching needs no
 timers: whatever arrives while the log is being written becomes the next entry (DESIGN.md section 4).
 """
 
@@ -46,6 +47,7 @@ from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.protocols import Incoming, Transport
 
@@ -93,6 +95,7 @@ class Node:
         transport: Transport,
         clock: Clock,
         limits: NodeLimits | None = None,
+        auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
     ) -> None:
         self.raft = raft
         self._keeper = keeper
@@ -116,6 +119,7 @@ class Node:
             wake=self.wake,
             fail=self._fail,
         )
+        self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()
         self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
@@ -149,6 +153,7 @@ class Node:
             ("write", self._write()),
             ("crank", self._crank()),
             ("checkpoint", self._checkpoints.run()),
+            *self._upkeep.tasks(),
         ):
             self._begin_task(name, coroutine)
 
@@ -298,6 +303,12 @@ class Node:
     @property
     def is_leader(self) -> bool:
         return self.raft.role is Role.LEADER
+
+    @property
+    def may_propose(self) -> bool:
+        """Whether this node leads, and has applied what leaders before it committed."""
+        raft = self.raft
+        return self.is_leader and not raft.transferring and self.machine.applied_term == raft.term
 
     @property
     def was_removed(self) -> bool:
