@@ -215,7 +215,7 @@ def _build(
         auto_compaction=settings.auto_compaction,
     )
     requests = Requests(
-        node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota_bytes)
+        node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota)
     )
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)

@@ -4,9 +4,9 @@ It feeds the core, does what each Ready says in the order that `raftkv.raft` pre
 decides nothing about consensus and nothing about data. Everything that is not pure is given to it, so that the same
 driver runs in production and under a simulator's virtual time.
 
-Its tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`), some keep the state
-tidy (`upkeep`). Batching needs no
-timers: whatever arrives while the log is being written becomes the next entry (DESIGN.md section 4).
+Its tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`), some propose what
+keeps the state tidy (`upkeep`). Batching needs no timers: whatever arrives while the log is being written becomes the
+next entry (DESIGN.md section 4).
 """
 
 from __future__ import annotations

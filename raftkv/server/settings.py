@@ -74,7 +74,7 @@ def parse_retention(mode: CompactionMode, text: str | None) -> AutoCompaction:
     found = re.fullmatch(r"([0-9]{1,9})([smhd])", DEFAULT_AGE if text is None else text)
     if found is None or not 0 < (age_ms := int(found.group(1)) * _UNITS_MS[found.group(2)]) <= _MOST_AGE_MS:
         raise ValueError(
-            f"auto_compaction_retention {text!r} is no age from 1s to 3650d (a number and s, m, h or d; for example 30m)"
+            f"auto_compaction_retention {text!r} is no age from 1s to 3650d, as in 90s, 30m, 1h, 7d"
         )
     return AutoCompaction(mode, age_ms)
 
@@ -199,12 +199,19 @@ class ServerSettings(BaseSettings):
                 f"heartbeats of {self.heartbeat_ms} ms: one late answer would end them"
             )
         parse_retention(self.auto_compaction_mode, self.auto_compaction_retention)
-        if self.quota_bytes > self.store_map_size:
+        if "quota_bytes" in self.model_fields_set and self.quota_bytes > self.store_map_size:
             raise ValueError(
-                f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be full "
-                "before its quota is reached, and the node would stop"
+                f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be "
+                "full before its quota is reached, and the node would stop"
             )
         return self
+
+    @property
+    def quota(self) -> int:
+        """The quota in force, in bytes; 0: none. The default one leaves a quarter of a small store free."""
+        if "quota_bytes" in self.model_fields_set:
+            return self.quota_bytes
+        return min(self.quota_bytes, self.store_map_size // 4 * 3)
 
     @property
     def auto_compaction(self) -> AutoCompaction:

@@ -35,8 +35,13 @@ into sweeping, less when the node has much else to do. A million versions take a
 
 SHORTEST_REST_S: Final = 0.005
 
-COMPACT_S: Final = 10.0
-"""How often to look whether history is to be given up; by age, a tenth of the age if that is less."""
+COMPACT_S: Final = 30.0
+"""How often to look whether history is to be given up, at least."""
+
+SAMPLES: Final = 60
+"""By age, history is given up in steps of a sixtieth of the age: so many moments of the past are remembered."""
+
+SHORTEST_COMPACT_S: Final = 0.1
 
 WORTHWHILE_SHARE: Final = 10
 """By number of revisions, compact only once there is a tenth more than is kept."""
@@ -123,7 +128,7 @@ class Upkeep:
     async def _compact(self) -> None:
         interval_s = COMPACT_S
         if self._compaction.mode is CompactionMode.AGE:
-            interval_s = min(interval_s, self._compaction.retention / 10_000)
+            interval_s = max(SHORTEST_COMPACT_S, min(interval_s, self._compaction.retention / 1000 / SAMPLES))
         while True:
             await asyncio.sleep(interval_s)
             revision = self._compact_to()
@@ -140,11 +145,8 @@ class Upkeep:
             too_many = begins_at - machine.compacted_revision
             return begins_at if too_many * WORTHWHILE_SHARE >= retention else 0
         now_ms, samples = self._host.cluster_time_ms(), self._samples
-        while samples and samples[-1][1] > machine.revision:
-            samples.pop()  # the state was replaced by an older one: that of a backup
-        if not samples or samples[-1][1] < machine.revision:
+        if not samples or samples[-1][0] + retention // SAMPLES <= now_ms:
             samples.append((now_ms, machine.revision))
-        # The newest that is old enough stays, for the next time: it may be that nothing is written any more.
         while len(samples) > 1 and samples[1][0] <= now_ms - retention:
             samples.popleft()
         sampled_ms, revision = samples[0]
