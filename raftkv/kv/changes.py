@@ -10,7 +10,9 @@ through the past (`history`), and a sweep to what compaction has given up (`comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgpack
@@ -27,26 +29,28 @@ class Changed(NamedTuple):
     prefixes: tuple[bytes, ...]
 
 
-def changed(changes: Iterable[Change]) -> list[Changed]:
-    """Return what `changes`, in the order of their revisions, touched."""
-    found: list[Changed] = []
-    prefixes: list[bytes] = []
-    revision = 0
-    for change in changes:
-        if change.revision != revision:
-            if prefixes:
-                found.append(Changed(revision, tuple(prefixes)))
-            revision, prefixes = change.revision, []
-        prefixes.append(change.prefix)
-    if prefixes:
-        found.append(Changed(revision, tuple(prefixes)))
-    return found
+def encode_changes(changes: Sequence[Change]) -> bytes:
+    """Return the row for the changes of an entry, at least one, in the order of their revisions."""
+    first = changes[0].revision
+    revisions = changes[-1].revision - first + 1
+    if len(changes) == revisions:  # most entries: one key each
+        return _pack(first, [change[1] for change in changes])
+    items: list[bytes | list[bytes]] = []
+    for _, same in groupby(changes, attrgetter("revision")):
+        prefixes = [change.prefix for change in same]
+        items.append(prefixes[0] if len(prefixes) == 1 else prefixes)
+    return _pack(first, items)
 
 
-def encode_changed(revisions: list[Changed]) -> bytes:
+def encode_changed(revisions: Sequence[Changed]) -> bytes:
     """Return the row for consecutive revisions, at least one."""
-    items = [prefixes[0] if len(prefixes) == 1 else prefixes for _, prefixes in revisions]
-    row: bytes = msgpack.packb((revisions[0].revision, items))
+    return _pack(
+        revisions[0].revision, [prefixes[0] if len(prefixes) == 1 else prefixes for _, prefixes in revisions]
+    )
+
+
+def _pack(first: int, items: Sequence[bytes | Sequence[bytes]]) -> bytes:
+    row: bytes = msgpack.packb((first, items))
     return row
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, assert_never
 
 from raftkv.invariant import invariant
 from raftkv.kv import compaction, lease, lock, mvcc, txn
-from raftkv.kv.changes import changed, encode_changed
+from raftkv.kv.changes import encode_changes
 from raftkv.kv.codec import CorruptCommand, decode_batch
 from raftkv.kv.commands import (
     Acquire,
@@ -212,7 +212,7 @@ class _Run:
         self._sessions.end_entry(self._writer, index)
         changes = self._writing.take()
         if changes:
-            self._writer.put(changes_key(changes[-1].revision), encode_changed(changed(changes)))
+            self._writer.put(changes_key(changes[-1].revision), encode_changes(changes))
         return Applied(results, changes)
 
     def meta(self, last: AppliedEntry) -> Meta:

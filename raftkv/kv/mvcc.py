@@ -27,9 +27,7 @@ def put(writing: Writing, command: Put) -> Written | Rejected:
     fault = put_fault(key, value)
     if fault is not None:
         return Rejected(ErrorCode.INVALID_ARGUMENT, fault)
-    mark = writing.mark()
-    writing.put(version_prefix(key), value)
-    return Written(writing.commit(mark))
+    return Written(writing.put_alone(version_prefix(key), value))
 
 
 def delete(writing: Writing, command: Delete) -> Deleted | Rejected:
