@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from raftkv.kv import txn
+from raftkv.kv import line, txn
 from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
+from raftkv.kv.lease import LeaseInfo, lease_ids, lease_info
+from raftkv.kv.line import LockState
 from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
@@ -53,6 +55,18 @@ class View:
     def txn(self, command: Txn) -> TxnDone | Rejected:
         """Run a transaction that `txn.is_read_only`."""
         return txn.read(self._reader, self.meta, command)
+
+    def lease(self, lease: int, *, with_keys: bool = False) -> LeaseInfo | None:
+        """Return what is known of a lease; None: there is none."""
+        return lease_info(self._reader, lease, with_keys=with_keys)
+
+    def leases(self, after: int, limit: int) -> tuple[tuple[int, ...], bool]:
+        """Return (at most `limit` ids of leases above `after`, in order; whether there are more)."""
+        return lease_ids(self._reader, after, limit)
+
+    def line(self, lock: bytes, limit: int) -> LockState:
+        """Return who stands in line for a lock, at most `limit` contenders."""
+        return line.query(self._reader, lock, limit)
 
     def hasher(self) -> StateHasher:
         """Begin to hash the whole state of the snapshot."""

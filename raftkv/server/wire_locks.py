@@ -103,7 +103,7 @@ def answer(view: View, query: LeaseQuery | LeaseListQuery | LockQuery, now_ms: i
     match query:
         case LeaseQuery(lease, with_keys):
             result.lease_time_to_live.SetInParent()
-            _fill_lease(result.lease_time_to_live, view.lease(lease), now_ms, with_keys=with_keys)
+            _fill_lease(result.lease_time_to_live, view.lease(lease, with_keys=with_keys), now_ms, with_keys=with_keys)
         case LeaseListQuery(after):
             ids, more = view.leases(after, MAX_LISTED_LEASES)
             result.lease_list.ids.extend(ids)
