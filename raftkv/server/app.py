@@ -214,9 +214,7 @@ def _build(
         limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
         auto_compaction=settings.auto_compaction,
     )
-    requests = Requests(
-        node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota)
-    )
+    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota))
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)

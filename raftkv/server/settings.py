@@ -73,9 +73,7 @@ def parse_retention(mode: CompactionMode, text: str | None) -> AutoCompaction:
         return AutoCompaction(mode, int(text))
     found = re.fullmatch(r"([0-9]{1,9})([smhd])", DEFAULT_AGE if text is None else text)
     if found is None or not 0 < (age_ms := int(found.group(1)) * _UNITS_MS[found.group(2)]) <= _MOST_AGE_MS:
-        raise ValueError(
-            f"auto_compaction_retention {text!r} is no age from 1s to 3650d, as in 90s, 30m, 1h, 7d"
-        )
+        raise ValueError(f"auto_compaction_retention {text!r} is no age from 1s to 3650d, as in 90s, 30m, 1h, 7d")
     return AutoCompaction(mode, age_ms)
 
 

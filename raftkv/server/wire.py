@@ -62,23 +62,13 @@ LOCK_WEIGHT: Final = 3
 """What it takes to change a lock's line, in puts."""
 
 
-class Trait(NamedTuple):
-    """What to know of a command that is more than a put, before it is proposed."""
-
-    size_bytes: int
-    """What it takes in the log, roughly."""
-    weight: int = 1
-    """What it takes to apply, in puts, roughly."""
-    alone: bool = False
-    """It may take tens of milliseconds to apply, and an entry is applied in one go."""
-
-
 class Work:
     """The operations of one batch, sorted by what has to happen to them."""
 
     __slots__ = (
         "by_lease",
         "commands",
+        "heavy",
         "local_reads",
         "mixed",
         "parts",
@@ -86,8 +76,8 @@ class Work:
         "reads",
         "refused",
         "size_bytes",
-        "traits",
         "weight",
+        "weights",
     )
 
     def __init__(self) -> None:
@@ -95,13 +85,15 @@ class Work:
         self.size_bytes = 0
         """What the commands take in the log, roughly."""
         self.weight = 0
-        """What they take to apply: see `Trait`."""
+        """What they take to apply, roughly, in puts."""
         self.parts = 0
         """See MAX_PARTS_PER_BATCH."""
         self.mixed = False
         """Some of them cannot share an entry or a group with others: see `portions`."""
-        self.traits: dict[int, Trait] = {}
-        """By sequence, of all commands but puts."""
+        self.weights: dict[int, int] = {}
+        """By sequence, what a command takes to apply, in puts, where that is more than one."""
+        self.heavy: set[int] = set()
+        """Commands that may take tens of milliseconds to apply, and an entry is applied in one go."""
         self.plain: set[int] = set()
         """Transactions that were asked for as a put or delete, and are to be answered as such."""
         self.reads: list[tuple[int, Query]] = []
@@ -124,18 +116,18 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
     commands = work.commands
     size_bytes = puts = 0
     for operation in batch.operations:
-        if operation.HasField("put"):
-            put = operation.put
-            if not (put.lease or put.prev_kv or put.fences):
-                key, value = put.key, put.value
-                fault = put_fault(key, value)
-                if fault is None:
-                    commands.append(Put(operation.id, key, value))
-                    size_bytes += len(key) + len(value) + COMMAND_OVERHEAD_BYTES
-                    puts += 1
-                else:
-                    work.refused.append((operation.id, InvalidArgument(fault)))
-                continue
+        put = operation.put  # one without a key, where the operation is something else
+        key = put.key
+        if key and not (put.lease or put.prev_kv or put.fences):
+            value = put.value
+            fault = put_fault(key, value)
+            if fault is None:
+                commands.append(Put(operation.id, key, value))
+                size_bytes += len(key) + len(value) + COMMAND_OVERHEAD_BYTES
+                puts += 1
+            else:
+                work.refused.append((operation.id, InvalidArgument(fault)))
+            continue
         kind = operation.WhichOneof("operation")
         decoder = _DECODERS.get(kind) if kind is not None else None
         try:
@@ -144,7 +136,9 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
             decoder(operation, work)
         except (InvalidArgument, Overloaded) as error:
             work.refused.append((operation.id, error))
-    work.size_bytes += size_bytes
+    # Where there is more than puts, the size on the wire is near enough.
+    others = len(commands) - puts
+    work.size_bytes = batch.ByteSize() + others * COMMAND_OVERHEAD_BYTES if others else size_bytes
     work.weight += puts
     work.mixed = work.mixed or (work.weight > MAX_PORTION_WEIGHT and work.weight > len(commands))
     return work
@@ -159,7 +153,7 @@ def _decode_put(operation: kv_pb2.Operation, work: Work) -> None:
     fences = decode_fences(put.fences)
     only = TxnPut(put.key, put.value, put.lease, put.prev_kv)
     work.plain.add(operation.id)
-    _add(work, operation, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences))
+    _add(work, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences))
 
 
 def _decode_delete(operation: kv_pb2.Operation, work: Work) -> None:
@@ -169,12 +163,12 @@ def _decode_delete(operation: kv_pb2.Operation, work: Work) -> None:
         raise InvalidArgument(fault)
     alone = bool(delete.range_end)
     if not (delete.prev_kv or delete.fences):
-        _add(work, operation, Delete(operation.id, delete.key, delete.range_end), alone=alone)
+        _add(work, Delete(operation.id, delete.key, delete.range_end), alone=alone)
         return
     fences = decode_fences(delete.fences)
     only = TxnDelete(delete.key, delete.range_end, delete.prev_kv)
     work.plain.add(operation.id)
-    _add(work, operation, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences), alone=alone)
+    _add(work, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences), alone=alone)
 
 
 def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
@@ -192,7 +186,7 @@ def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
 
 
 def _decode_register_session(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, operation, RegisterSession(operation.id))
+    _add(work, RegisterSession(operation.id))
     work.mixed = True
 
 
@@ -204,7 +198,7 @@ def _decode_txn(operation: kv_pb2.Operation, work: Work) -> None:
     finally:
         work.parts += decoder.parts
     if decoder.writes:
-        _add(work, operation, txn, decoder.parts, alone=decoder.heavy)
+        _add(work, txn, decoder.parts, alone=decoder.heavy)
     else:
         work.reads.append((operation.id, txn))
 
@@ -213,34 +207,34 @@ def _decode_compact(operation: kv_pb2.Operation, work: Work) -> None:
     revision = operation.compact.revision
     if not revision:
         raise InvalidArgument("the revision to compact to is missing: revisions begin at 1")
-    _add(work, operation, Compact(operation.id, revision))
+    _add(work, Compact(operation.id, revision))
 
 
 def _decode_lease_grant(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, operation, wire_locks.decode_grant(operation.id, operation.lease_grant))
+    _add(work, wire_locks.decode_grant(operation.id, operation.lease_grant))
 
 
 def _decode_lease_keep_alive(operation: kv_pb2.Operation, work: Work) -> None:
     _limit_parts(work)
     keep_alive = wire_locks.decode_keep_alive(operation.id, operation.lease_keep_alive)
     work.parts += len(keep_alive.leases)
-    _add(work, operation, keep_alive, len(keep_alive.leases))
+    _add(work, keep_alive, len(keep_alive.leases))
 
 
 def _decode_lease_revoke(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, operation, wire_locks.decode_revoke(operation.id, operation.lease_revoke), alone=True)
+    _add(work, wire_locks.decode_revoke(operation.id, operation.lease_revoke), alone=True)
 
 
 def _decode_lock_acquire(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, operation, wire_locks.decode_acquire(operation.id, operation.lock_acquire), LOCK_WEIGHT)
+    _add(work, wire_locks.decode_acquire(operation.id, operation.lock_acquire), LOCK_WEIGHT)
 
 
 def _decode_lock_release(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, operation, wire_locks.decode_release(operation.id, operation.lock_release), LOCK_WEIGHT)
+    _add(work, wire_locks.decode_release(operation.id, operation.lock_release), LOCK_WEIGHT)
 
 
 def _decode_lock_proclaim(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, operation, wire_locks.decode_proclaim(operation.id, operation.lock_proclaim), LOCK_WEIGHT)
+    _add(work, wire_locks.decode_proclaim(operation.id, operation.lock_proclaim), LOCK_WEIGHT)
 
 
 _DECODERS: Final[dict[str, Callable[[kv_pb2.Operation, Work], None]]] = {
@@ -268,13 +262,13 @@ _DECODERS: Final[dict[str, Callable[[kv_pb2.Operation, Work], None]]] = {
 }
 
 
-def _add(work: Work, operation: kv_pb2.Operation, command: Command, weight: int = 1, *, alone: bool = False) -> None:
-    size_bytes = operation.ByteSize() + COMMAND_OVERHEAD_BYTES
+def _add(work: Work, command: Command, weight: int = 1, *, alone: bool = False) -> None:
     work.commands.append(command)
-    work.traits[command.sequence] = Trait(size_bytes, weight, alone)
-    work.size_bytes += size_bytes
     work.weight += weight
+    if weight > 1:
+        work.weights[command.sequence] = weight
     if alone:
+        work.heavy.add(command.sequence)
         work.mixed = True
 
 
@@ -308,33 +302,29 @@ def portions(work: Work, batch: kv_pb2.BatchRequest) -> Iterator[Portion]:
         group = Group(session, acknowledged_below, tuple(work.commands))
         yield Portion(group, work.size_bytes, work.weight, alone=False)
         return
+    sizes = {operation.id: operation.ByteSize() + COMMAND_OVERHEAD_BYTES for operation in batch.operations}
     light: list[Command] = []
-    size_bytes = weight = 0
+    size_bytes = light_weight = 0
     registrations: list[Command] = []
     for command in work.commands:
-        trait = _trait(work, command)
+        sequence = command.sequence
+        weight = work.weights.get(sequence, 1)
         if isinstance(command, RegisterSession):
             registrations.append(command)
-        elif trait.alone:
-            yield Portion(Group(session, acknowledged_below, (command,)), *trait)
+        elif sequence in work.heavy:
+            yield Portion(Group(session, acknowledged_below, (command,)), sizes[sequence], weight, alone=True)
         else:
-            if light and weight + trait.weight > MAX_PORTION_WEIGHT:
-                yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, weight, alone=False)
-                light, size_bytes, weight = [], 0, 0
+            if light and light_weight + weight > MAX_PORTION_WEIGHT:
+                yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, light_weight, alone=False)
+                light, size_bytes, light_weight = [], 0, 0
             light.append(command)
-            size_bytes += trait.size_bytes
-            weight += trait.weight
+            size_bytes += sizes[sequence]
+            light_weight += weight
     if light:
-        yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, weight, alone=False)
+        yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, light_weight, alone=False)
     if registrations:
         size_bytes = COMMAND_OVERHEAD_BYTES * len(registrations)
         yield Portion(Group(0, 0, tuple(registrations)), size_bytes, len(registrations), alone=False)
-
-
-def _trait(work: Work, command: Command) -> Trait:
-    if type(command) is Put:
-        return Trait(len(command.key) + len(command.value) + COMMAND_OVERHEAD_BYTES)
-    return work.traits[command.sequence]
 
 
 def remaining(batch: kv_pb2.BatchRequest, answered: set[int], timeout_ms: int) -> kv_pb2.BatchRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from raftkv.errors import InvalidArgument
 from raftkv.kv.commands import KeyValue
@@ -10,17 +11,21 @@ from raftkv.kv.limits import range_fault
 from raftkv.kv.ranges import RangeQuery, query_fault
 from raftkv.v1 import kv_pb2
 
+SHORT_KEY_BYTES: Final = 127
+"""Up to here the length of a key is one byte on the wire, behind another one for the field."""
+
 
 def decode_range(request: kv_pb2.RangeRequest) -> RangeQuery:
     """Return what a range asks for, but for its level. Raises InvalidArgument."""
+    key = request.key
+    if 0 < len(key) <= SHORT_KEY_BYTES and request.ByteSize() == len(key) + 2:
+        return RangeQuery(key)  # there is nothing in it but the key: no need to look at fifteen fields
     if sorts_or_filters(request):
         return _decode_unusual(request)
-    fault = range_fault(request.key, request.range_end)
+    fault = range_fault(key, request.range_end)
     if fault is not None:
         raise InvalidArgument(fault)
-    return RangeQuery(
-        request.key, request.range_end, request.limit, request.revision, request.keys_only, request.count_only
-    )
+    return RangeQuery(key, request.range_end, request.limit, request.revision, request.keys_only, request.count_only)
 
 
 def sorts_or_filters(request: kv_pb2.RangeRequest) -> bool:

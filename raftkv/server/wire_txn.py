@@ -32,14 +32,9 @@ from raftkv.kv.txn import txn_fault
 from raftkv.server.wire_range import fill_key_value, fill_page, sorts_or_filters
 from raftkv.v1 import kv_pb2
 
-_TARGETS: Final = frozenset(kv_pb2.Compare.Target.values())
-_RELATIONS: Final = frozenset(kv_pb2.Compare.Relation.values())
-_MODES: Final = frozenset(kv_pb2.FenceMode.values())
 _VALUE: Final = int(Target.VALUE)
 
 _NO_FENCES: Final[tuple[Fence, ...]] = ()
-_STAMP_INSIDE: Final = "has a stamp: a transaction has one stamp, its own"
-_FENCES_INSIDE: Final = "has fences: the fences of a transaction stand in TxnRequest.fences"
 
 
 class TxnDecoder:
@@ -71,64 +66,58 @@ class TxnDecoder:
 
     def _branch(self, branch: kv_pb2.TxnBranch, depth: int) -> Branch:
         if depth > MAX_TXN_DEPTH:
-            raise InvalidArgument(f"the transaction is nested too deep: at most {MAX_TXN_DEPTH} branches")
-        compares = branch.compares
-        then = branch.then
-        otherwise = branch.otherwise
+            raise InvalidArgument(f"the transaction is nested more than {MAX_TXN_DEPTH} deep")
+        compares, then, otherwise = branch.compares, branch.then, branch.otherwise
         self._compares += len(compares)
         self._operations += len(then) + len(otherwise)
         if self._compares > MAX_TXN_COMPARES:
-            raise InvalidArgument(f"too many compares in one transaction: at most {MAX_TXN_COMPARES}")
+            raise InvalidArgument(
+                f"too many compares in the transaction: {self._compares} or more, at most {MAX_TXN_COMPARES}"
+            )
         if self._operations > MAX_TXN_OPERATIONS:
-            raise InvalidArgument(f"too many operations in one transaction: at most {MAX_TXN_OPERATIONS}")
+            raise InvalidArgument(
+                f"too many operations in the transaction: {self._operations} or more, at most {MAX_TXN_OPERATIONS}"
+            )
         self.parts += len(compares) + len(then) + len(otherwise)
         return Branch(
-            tuple([self._compare(one) for one in compares]),
-            tuple([self._operation(one, depth) for one in then]),
+            tuple([self._compare(one) for one in compares]) if compares else (),
+            tuple([self._operation(one, depth) for one in then]) if then else (),
             tuple([self._operation(one, depth) for one in otherwise]) if otherwise else (),
         )
 
     def _compare(self, compare: kv_pb2.Compare) -> Compare:
-        target, relation, range_end, number = compare.target, compare.relation, compare.range_end, compare.number
-        if target not in _TARGETS:
-            raise InvalidArgument(f"compare target {target} is unknown")
-        if relation not in _RELATIONS:
-            raise InvalidArgument(f"compare relation {relation} is unknown")
+        target, range_end, value = compare.target, compare.range_end, compare.value
         if range_end:
             self.heavy = True
-        value = compare.value
         if target == _VALUE:
-            if number:
+            if compare.number:
                 raise InvalidArgument("a compare of VALUE has a number: its operand is `value`")
-            return Compare(compare.key, range_end, target, relation, value)
+            return Compare(compare.key, range_end, target, compare.relation, value)
         if value:
             raise InvalidArgument("a compare of a number has a value: its operand is `number`")
-        return Compare(compare.key, range_end, target, relation, number)
+        return Compare(compare.key, range_end, target, compare.relation, compare.number)
 
     def _operation(self, operation: kv_pb2.TxnOperation, depth: int) -> TxnOperation:
-        kind = operation.WhichOneof("operation")
-        if kind == "put":
+        put = operation.put
+        key = put.key
+        if key:  # most of them: a put without a key is refused further down
             self.writes = True
-            put = operation.put
-            if put.fences:
-                raise InvalidArgument(f"a put in the transaction {_FENCES_INSIDE}")
-            if put.HasField("stamp"):
-                raise InvalidArgument(f"a put in the transaction {_STAMP_INSIDE}")
-            return TxnPut(put.key, put.value, put.lease, put.prev_kv)
+            if put.fences or put.HasField("stamp"):
+                _refuse_inside("put", put)
+            return TxnPut(key, put.value, put.lease, put.prev_kv)
+        kind = operation.WhichOneof("operation")
         if kind == "range":
             return self._range(operation.range)
         if kind == "delete":
-            self.writes = True
             delete = operation.delete
-            if delete.fences:
-                raise InvalidArgument(f"a delete in the transaction {_FENCES_INSIDE}")
-            if delete.HasField("stamp"):
-                raise InvalidArgument(f"a delete in the transaction {_STAMP_INSIDE}")
-            if delete.range_end:
-                self.heavy = True
+            self.writes = True
+            self.heavy = self.heavy or bool(delete.range_end)
+            _refuse_inside("delete", delete)
             return TxnDelete(delete.key, delete.range_end, delete.prev_kv)
         if kind == "branch":
             return self._branch(operation.branch, depth + 1)
+        if kind == "put":
+            raise InvalidArgument("key is empty")
         raise InvalidArgument("an operation in the transaction is of a kind that this node does not know")
 
     def _range(self, request: kv_pb2.RangeRequest) -> TxnRange:
@@ -138,11 +127,19 @@ class TxnDecoder:
             )
         if request.level:
             raise InvalidArgument("a range in the transaction has a level: it reads what the transaction sees")
-        if request.range_end:
-            self.heavy = True
+        self.heavy = self.heavy or bool(request.range_end)
         return TxnRange(
             request.key, request.range_end, request.limit, request.revision, request.keys_only, request.count_only
         )
+
+
+def _refuse_inside(what: str, write: kv_pb2.PutRequest | kv_pb2.DeleteRequest) -> None:
+    if write.fences:
+        raise InvalidArgument(
+            f"a {what} in the transaction has fences: those of a transaction stand in TxnRequest.fences"
+        )
+    if write.HasField("stamp"):
+        raise InvalidArgument(f"a {what} in the transaction has a stamp: a transaction has one, its own")
 
 
 def decode_fences(fences: Sequence[kv_pb2.Fence]) -> tuple[Fence, ...]:
@@ -155,8 +152,6 @@ def decode_fences(fences: Sequence[kv_pb2.Fence]) -> tuple[Fence, ...]:
 
 
 def _decode_fence(fence: kv_pb2.Fence) -> Fence:
-    if fence.mode not in _MODES:
-        raise InvalidArgument(f"fence mode {fence.mode} is unknown")
     decoded = Fence(fence.lock, fence.token, fence.mode)
     fault = fence_fault(decoded)
     if fault is not None:
