@@ -4,9 +4,9 @@
 part of the state that nodes compare, so every node removes the same ones at the same entry, and no entry holds up the
 loop that sends heartbeats.
 
-A version is out of sight when a newer one of its key lies at or below the mark; a tombstone at or below the mark even
-when it is the newest. The rows of CHANGES up to the mark name all candidates, so a sweep costs as much as was written,
-however large the store is.
+A change at or below the mark puts the version before it out of sight, and a delete also the tombstone that it left. The
+rows of CHANGES up to the mark name all such changes, so a sweep costs as much as was written, however large the store
+is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from raftkv.errors import ErrorCode
 from raftkv.kv.changes import Changed, decode_changed, encode_changed
 from raftkv.kv.commands import Compact, Compacted, Rejected, Swept
-from raftkv.kv.keys import CHANGES, OLDEST, changes_key, revision_of, version_suffix
+from raftkv.kv.keys import CHANGES, OLDEST, changes_key, version_suffix
 from raftkv.kv.limits import MAX_SWEPT_VERSIONS
 from raftkv.kv.records import decode_version
 from raftkv.kv.store import Reader, Writer
@@ -53,7 +53,7 @@ def sweep(writer: Writer, compacted_revision: int) -> Swept:
         for revision, prefixes in decode_changed(row):
             take = prefixes[: max(MAX_SWEPT_VERSIONS - looked_at, 0)]
             looked_at += len(take)
-            removed += sum([_remove_if_out_of_sight(writer, prefix, revision, compacted_revision) for prefix in take])
+            removed += sum([_remove_out_of_sight(writer, prefix, revision) for prefix in take])
             if len(take) < len(prefixes):
                 rest.append(Changed(revision, prefixes[len(take) :]))
         if rest:
@@ -63,12 +63,16 @@ def sweep(writer: Writer, compacted_revision: int) -> Swept:
     return Swept(removed, unswept(writer, compacted_revision))
 
 
-def _remove_if_out_of_sight(writer: Writer, prefix: bytes, revision: int, compacted_revision: int) -> bool:
-    newest = writer.first(prefix + version_suffix(compacted_revision), prefix + OLDEST)
-    if newest is None:
-        return False
-    stored_key, row = newest
-    if revision_of(stored_key) == revision and decode_version(row)[1]:
-        return False  # what a read at the mark sees
-    writer.delete(prefix + version_suffix(revision))
-    return True
+def _remove_out_of_sight(writer: Writer, prefix: bytes, revision: int) -> int:
+    """Remove what the change of a key at `revision` put out of sight. Return how many versions that were."""
+    removed = 0
+    before = writer.first(prefix + version_suffix(revision - 1), prefix + OLDEST)
+    if before is not None:
+        writer.delete(before[0])
+        removed += 1
+    stored_key = prefix + version_suffix(revision)
+    row = writer.get(stored_key)
+    if row is not None and not decode_version(row)[1]:
+        writer.delete(stored_key)
+        removed += 1
+    return removed

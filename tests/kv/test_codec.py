@@ -56,7 +56,7 @@ COMMANDS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Compact: st.builds(c.Compact, U64, U64),
     c.Sweep: st.builds(c.Sweep, U64),
 }
-COMMANDS: st.SearchStrategy[c.Command] = st.one_of(COMMANDS_BY_KIND.values())
+COMMANDS: st.SearchStrategy[c.Command] = st.one_of(list(COMMANDS_BY_KIND.values()))
 BATCHES = st.builds(Batch, U64, many(st.builds(Group, U64, U64, many(COMMANDS))))
 RESULTS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Written: st.builds(c.Written, U64),
@@ -74,7 +74,7 @@ RESULTS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Swept: st.builds(c.Swept, U64, FLAG),
     c.Rejected: st.builds(c.Rejected, st.sampled_from(ErrorCode), st.text(), U64),
 }
-RESULTS: st.SearchStrategy[c.Result] = st.one_of(RESULTS_BY_KIND.values())
+RESULTS: st.SearchStrategy[c.Result] = st.one_of(list(RESULTS_BY_KIND.values()))
 
 
 def shape(value: Any) -> Any:

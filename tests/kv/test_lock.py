@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raftkv.errors import ErrorCode
 from raftkv.kv import limits, line, lock
@@ -22,6 +26,7 @@ from raftkv.kv.records import (
     CorruptState,
     LockHead,
     PlaceRecord,
+    decode_lease_head,
     decode_lock_head,
     decode_place,
     encode_lock_head,
@@ -509,6 +514,13 @@ def test_records_round_trip_and_refuse_other_bytes() -> None:
         decode_lock_head(encode_lock_head(head)[:5] + b"\2" + encode_lock_head(head)[6:])
     with pytest.raises(CorruptState, match="unknown flags 0x2"):
         decode_place(encode_place(place)[:17] + b"\2" + encode_place(place)[18:])
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_decode_or_are_corrupt(row: bytes) -> None:
+    for decode in (decode_lock_head, decode_place, decode_lease_head):
+        with suppress(CorruptState):
+            decode(row)
 
 
 def test_the_head_stays_when_the_line_is_empty() -> None:
