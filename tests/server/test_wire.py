@@ -1,4 +1,4 @@
-"""Operations as they come in and answers as they go out: what is refused, what shares an entry, what is answered how."""
+"""Operations as they come in and answers as they go out: what is refused, what shares an entry, how it is answered."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from raftkv.kv.commands import (
     BranchDone,
     Compare,
     Delete,
-    DeleteDone,
     Deleted,
+    DeleteDone,
     Fence,
     KeyValue,
     Put,
