@@ -56,16 +56,19 @@ STAMP = common.WriteStamp(session=1, sequence=1)
 FENCE = kv.Fence(lock=b"lock", token=7)
 
 
+Fields = dict[str, Any]
+
+
 def put_in(**fields: Any) -> kv.TxnOperation:
-    return kv.TxnOperation(put=kv.PutRequest(**({"key": b"k"} | fields)))
+    return kv.TxnOperation(put=kv.PutRequest(**(Fields(key=b"k") | fields)))
 
 
 def range_in(**fields: Any) -> kv.TxnOperation:
-    return kv.TxnOperation(range=kv.RangeRequest(**({"key": b"k"} | fields)))
+    return kv.TxnOperation(range=kv.RangeRequest(**(Fields(key=b"k") | fields)))
 
 
 def delete_in(**fields: Any) -> kv.TxnOperation:
-    return kv.TxnOperation(delete=kv.DeleteRequest(**({"key": b"k"} | fields)))
+    return kv.TxnOperation(delete=kv.DeleteRequest(**(Fields(key=b"k") | fields)))
 
 
 def txn(*then: kv.TxnOperation, compares: tuple[kv.Compare, ...] = (), **fields: Any) -> kv.Operation:
@@ -73,7 +76,7 @@ def txn(*then: kv.TxnOperation, compares: tuple[kv.Compare, ...] = (), **fields:
 
 
 def comparing(**fields: Any) -> kv.Operation:
-    return txn(put_in(), compares=(kv.Compare(**({"key": b"k"} | fields)),))
+    return txn(put_in(), compares=(kv.Compare(**(Fields(key=b"k") | fields)),))
 
 
 def nested(depth: int) -> kv.Operation:
@@ -88,27 +91,27 @@ def puts(count: int) -> tuple[kv.TxnOperation, ...]:
 
 
 def put(**fields: Any) -> kv.Operation:
-    return kv.Operation(put=kv.PutRequest(**({"key": b"k"} | fields)))
+    return kv.Operation(put=kv.PutRequest(**(Fields(key=b"k") | fields)))
 
 
 def ranging(**fields: Any) -> kv.Operation:
-    return kv.Operation(range=kv.RangeRequest(**({"key": b"k", "range_end": b"l"} | fields)))
+    return kv.Operation(range=kv.RangeRequest(**(Fields(key=b"k", range_end=b"l") | fields)))
 
 
 def acquire(**fields: Any) -> kv.Operation:
-    return kv.Operation(lock_acquire=lock.LockAcquireRequest(**({"name": b"lock", "lease": 1} | fields)))
+    return kv.Operation(lock_acquire=lock.LockAcquireRequest(**(Fields(name=b"lock", lease=1) | fields)))
 
 
 def release(**fields: Any) -> kv.Operation:
-    return kv.Operation(lock_release=lock.LockReleaseRequest(**({"name": b"lock", "lease": 1} | fields)))
+    return kv.Operation(lock_release=lock.LockReleaseRequest(**(Fields(name=b"lock", lease=1) | fields)))
 
 
 def proclaim(**fields: Any) -> kv.Operation:
-    return kv.Operation(lock_proclaim=lock.LockProclaimRequest(**({"name": b"lock", "lease": 1, "token": 1} | fields)))
+    return kv.Operation(lock_proclaim=lock.LockProclaimRequest(**(Fields(name=b"lock", lease=1, token=1) | fields)))
 
 
 def grant(**fields: Any) -> kv.Operation:
-    return kv.Operation(lease_grant=lease.LeaseGrantRequest(**({"ttl_ms": 1000} | fields)))
+    return kv.Operation(lease_grant=lease.LeaseGrantRequest(**(Fields(ttl_ms=1000) | fields)))
 
 
 def keep_alive(*ids: int) -> kv.Operation:
