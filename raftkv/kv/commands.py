@@ -120,7 +120,10 @@ class TxnRange(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """If all `compares` hold, `then`, else `otherwise`. Compares see the state before the transaction, nested ones too."""
+    """If all `compares` hold, `then`, else `otherwise`.
+
+    Compares, nested ones too, see the state before the transaction.
+    """
 
     compares: tuple[Compare, ...]
     then: tuple[TxnOperation, ...]
@@ -317,7 +320,8 @@ class RangeDone(NamedTuple):
 
     pairs: tuple[KeyValue, ...]
     more: bool
-    count: int
+    counted: int
+    """See `ranges.RangeResult.count`."""
 
 
 class BranchDone(NamedTuple):

@@ -5,29 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from raftkv.invariant import invariant
-from raftkv.kv import mvcc
+from raftkv.kv import compaction, lease, lock, mvcc, txn
+from raftkv.kv.changes import encode_changes
 from raftkv.kv.codec import CorruptCommand, decode_batch
 from raftkv.kv.commands import (
+    Acquire,
     Batch,
     Command,
+    Compact,
+    Compacted,
     Delete,
-    Deleted,
+    Expire,
+    GrantLease,
     Group,
+    KeepAlive,
+    Proclaim,
     Put,
     RegisterSession,
-    Rejected,
+    Release,
     Result,
+    RevokeLease,
     SessionRegistered,
-    Written,
+    Sweep,
+    Swept,
+    Txn,
 )
-from raftkv.kv.keys import META
+from raftkv.kv.keys import META, changes_key
+from raftkv.kv.lease import Counters, LeaseTable
 from raftkv.kv.records import EMPTY_META, Meta, encode_meta, read_meta
 from raftkv.kv.session import EXPIRED, SessionTable
 from raftkv.kv.store import OrderedStore, Writer
 from raftkv.kv.view import View
+from raftkv.kv.writing import Change, Writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,14 @@ GroupResults = tuple[list[Result], ...]
 """The results of one entry: a list per group of its batch, a result per command. Empty where there is no payload."""
 
 
+class Applied(NamedTuple):
+    """What one entry did."""
+
+    results: GroupResults
+    changes: list[Change]
+    """In the order of their revisions."""
+
+
 class StateMachine:
     """The state of one node, in one ordered store.
 
@@ -56,7 +76,7 @@ class StateMachine:
     `apply`: the host stops, or makes a new machine from the store, which is unchanged by the failed transaction.
     """
 
-    __slots__ = ("_failed", "_meta", "_sessions", "_store")
+    __slots__ = ("_failed", "_meta", "_sessions", "_store", "_unswept", "leases")
 
     def __init__(self, store: OrderedStore) -> None:
         """Take up the state in `store` (empty: the initial state). Raises CorruptState."""
@@ -65,6 +85,8 @@ class StateMachine:
         with store.read() as reader:
             self._meta = read_meta(reader)
             self._sessions = SessionTable(reader)
+            self.leases = LeaseTable(reader)
+            self._unswept = compaction.unswept(reader, self._meta.compacted_revision)
 
     @property
     def applied_index(self) -> int:
@@ -80,6 +102,16 @@ class StateMachine:
     def revision(self) -> int:
         """The store's revision: 1 when empty, one more for each command that changed something."""
         return self._meta.revision
+
+    @property
+    def compacted_revision(self) -> int:
+        """Reads below it fail; 0: nothing was ever compacted."""
+        return self._meta.compacted_revision
+
+    @property
+    def unswept(self) -> bool:
+        """Whether compaction has left something for Sweep commands to remove."""
+        return self._unswept
 
     @property
     def time_ms(self) -> int:
@@ -114,8 +146,8 @@ class StateMachine:
             writer.put(META, encode_meta(meta))
         self._meta = meta
 
-    def apply(self, entries: Sequence[AppliedEntry]) -> list[GroupResults]:
-        """Apply entries, in one transaction, and return the results of each.
+    def apply(self, entries: Sequence[AppliedEntry]) -> list[Applied]:
+        """Apply entries, in one transaction, and return what each did.
 
         `entries` are contiguous and begin right after `applied_index`.
 
@@ -130,45 +162,69 @@ class StateMachine:
         batches = [_decode(entry) for entry in entries]
         self._failed = True
         with self._store.write() as writer:
-            run = _Run(writer, self._sessions, self._meta)
-            results = [run.apply(entry.index, batch) for entry, batch in zip(entries, batches, strict=True)]
+            run = _Run(writer, self._sessions, self.leases, self._meta)
+            applied = [run.apply(entry.index, batch) for entry, batch in zip(entries, batches, strict=True)]
             self._sessions.end_transaction(writer)
             meta = run.meta(entries[-1])
             writer.put(META, encode_meta(meta))
         self._meta = meta
+        if run.unswept is not None:
+            self._unswept = run.unswept
         self._failed = False
-        return results
+        return applied
 
 
 class _Run:
     """One transaction under way."""
 
-    __slots__ = ("_before", "_last_session", "_revision", "_sessions", "_time_ms", "_writer")
+    __slots__ = (
+        "_before",
+        "_compacted_revision",
+        "_counters",
+        "_last_session",
+        "_leases",
+        "_sessions",
+        "_time_ms",
+        "_writer",
+        "_writing",
+        "unswept",
+    )
 
-    def __init__(self, writer: Writer, sessions: SessionTable, before: Meta) -> None:
+    def __init__(self, writer: Writer, sessions: SessionTable, leases: LeaseTable, before: Meta) -> None:
         self._writer = writer
+        self._writing = Writing(writer, leases, before.revision)
         self._sessions = sessions
+        self._leases = leases
         self._before = before
-        self._revision = before.revision
+        self._counters = Counters(before.last_lease, before.last_token)
+        self._compacted_revision = before.compacted_revision
         self._time_ms = before.time_ms
         self._last_session = before.last_session
+        self.unswept: bool | None = None
+        """What a sweep or a compaction found last; None: there was none."""
 
-    def apply(self, index: int, batch: Batch | None) -> GroupResults:
+    def apply(self, index: int, batch: Batch | None) -> Applied:
         if batch is None:
-            return ()
+            return Applied((), [])
         # A new leader's clock may lag behind the old one's: cluster time stands still then, it never goes back.
         self._time_ms = max(self._time_ms, batch.time_ms)
         results = tuple([self._group(group) for group in batch.groups])
         self._sessions.end_entry(self._writer, index)
-        return results
+        changes = self._writing.take()
+        if changes:
+            self._writer.put(changes_key(changes[-1].revision), encode_changes(changes))
+        return Applied(results, changes)
 
     def meta(self, last: AppliedEntry) -> Meta:
-        return self._before._replace(
+        return Meta(
             applied_index=last.index,
             applied_term=last.term,
-            revision=self._revision,
+            revision=self._writing.revision,
+            compacted_revision=self._compacted_revision,
             time_ms=self._time_ms,
             last_session=self._last_session,
+            last_lease=self._counters.last_lease,
+            last_token=self._counters.last_token,
         )
 
     def _group(self, group: Group) -> list[Result]:
@@ -187,20 +243,54 @@ class _Run:
         return results
 
     def _execute(self, command: Command) -> Result:
-        result: Written | Deleted | Rejected
+        writing, leases, now_ms = self._writing, self._leases, self._time_ms
         match command:
             case Put():
-                result = mvcc.put(self._writer, command, self._revision + 1)
+                return mvcc.put(writing, command)
+            case Txn():
+                return txn.apply(writing, leases, self._present(), command, now_ms)
             case Delete():
-                result = mvcc.delete(self._writer, command, self._revision + 1)
+                return mvcc.delete(writing, command)
             case RegisterSession():
                 self._last_session += 1
-                self._sessions.register(self._writer, self._last_session, self._time_ms)
+                self._sessions.register(self._writer, self._last_session, now_ms)
                 return SessionRegistered(self._last_session)
+            case GrantLease():
+                return lease.grant(writing, leases, self._counters, command, now_ms)
+            case KeepAlive():
+                return lease.keep_alive(writing, leases, command, now_ms)
+            case RevokeLease():
+                return lease.revoke(writing, leases, self._counters, command, now_ms)
+            case Expire():
+                return lease.expire(writing, leases, self._counters, now_ms)
+            case Acquire():
+                return lock.acquire(writing, leases, self._counters, command, now_ms)
+            case Release():
+                return lock.release(writing, leases, self._counters, command, now_ms)
+            case Proclaim():
+                return lock.proclaim(writing, leases, command, now_ms)
+            case Compact():
+                return self._compact(command)
+            case Sweep():
+                return self._sweep()
             case _:
                 assert_never(command)
-        if not isinstance(result, Rejected):
-            self._revision = result.revision
+
+    def _present(self) -> Meta:
+        """Where the store stands within the transaction: for reads of the past."""
+        return self._before._replace(revision=self._writing.revision, compacted_revision=self._compacted_revision)
+
+    def _compact(self, command: Compact) -> Result:
+        result = compaction.compact(command, self._writing.revision, self._compacted_revision)
+        if isinstance(result, Compacted):
+            self._compacted_revision = result.revision
+            # The rows of this very entry are written at its end: there may be one more by then.
+            self.unswept = True
+        return result
+
+    def _sweep(self) -> Swept:
+        result = compaction.sweep(self._writer, self._compacted_revision)
+        self.unswept = result.more
         return result
 
 

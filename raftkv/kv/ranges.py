@@ -8,28 +8,31 @@ too old, though never more than one of each a key: a seek skips the rest.
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
-from raftkv.errors import Compacted, FutureRevision
+import msgpack
+
+from raftkv.errors import Compacted, FutureRevision, InvalidArgument
 from raftkv.invariant import invariant
+from raftkv.kv import packing
+from raftkv.kv.commands import KeyValue
 from raftkv.kv.keys import MAX_PREFIX_BYTES, OLDEST, range_bounds, revision_of, user_key, version_prefix, version_suffix
-from raftkv.kv.limits import PAGE_BYTES, PAGE_PAIRS
+from raftkv.kv.limits import PAGE_BYTES, PAGE_PAIRS, range_fault
 from raftkv.kv.records import VERSION_BYTES, Meta, decode_version
 from raftkv.kv.store import Reader
 
 
-class KeyValue(NamedTuple):
-    """One version of a key."""
+class Order(IntEnum):
+    """What a page is sorted by; the numbers are those of `raftkv.v1.RangeRequest.Order`. Ties: by key."""
 
-    key: bytes
-    create_revision: int
-    mod_revision: int
-    version: int
-    """Number of writes since the key was created: 1 at creation."""
-    lease: int
-    value: bytes
-    """Empty where the request was keys_only."""
+    KEY = 0
+    VERSION = 1
+    CREATE_REVISION = 2
+    MOD_REVISION = 3
+    VALUE = 4
 
 
 class RangeQuery(NamedTuple):
@@ -43,6 +46,39 @@ class RangeQuery(NamedTuple):
     """Read the store as it was at this revision; 0: now."""
     keys_only: bool = False
     count_only: bool = False
+    order: int = Order.KEY
+    """Other orders than ascending by key read the whole range for each page, and hold no more than the page."""
+    descending: bool = False
+    min_mod_revision: int = 0
+    """Only pairs with revisions within these bounds, both included; 0: no bound."""
+    max_mod_revision: int = 0
+    min_create_revision: int = 0
+    max_create_revision: int = 0
+    cursor: bytes = b""
+    """`RangeResult.cursor` of the page before, with everything else as it was then; its revision goes on as well."""
+
+
+def query_fault(query: RangeQuery) -> str | None:
+    """Say which limit a range breaks, or what makes no sense about it, or None."""
+    fault = range_fault(query.key, query.range_end)
+    if fault is not None or query[6:] == _PLAIN:
+        return fault
+    if query.order not in _ORDERS:
+        return f"order {query.order} is unknown"
+    if 0 < query.max_mod_revision < query.min_mod_revision:
+        return f"min_mod_revision {query.min_mod_revision} lies above max_mod_revision {query.max_mod_revision}"
+    if 0 < query.max_create_revision < query.min_create_revision:
+        return (
+            f"min_create_revision {query.min_create_revision} lies above max_create_revision "
+            f"{query.max_create_revision}"
+        )
+    if query.cursor and query.count_only:
+        return "cursor makes no sense with count_only: a count has no pages"
+    return None
+
+
+_ORDERS = frozenset(map(int, Order))
+_PLAIN = RangeQuery(b"")[6:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +92,8 @@ class RangeResult:
     """Number of keys in the whole range where the query was count_only, else the number of pairs in this page."""
     revision: int
     """The store revision that the page shows."""
+    cursor: bytes = b""
+    """Where the next page begins; empty unless `more`."""
 
 
 def row_cost(row: bytes) -> int:
@@ -70,7 +108,10 @@ def resolve_revision(meta: Meta, revision: int) -> int:
     if revision > meta.revision:
         raise FutureRevision(f"revision {revision} is in the future: the store is at {meta.revision}")
     if revision < meta.compacted_revision:
-        raise Compacted(f"revision {revision} is compacted: history begins at {meta.compacted_revision}")
+        raise Compacted(
+            f"revision {revision} is compacted: history begins at {meta.compacted_revision}",
+            number=meta.compacted_revision,
+        )
     return revision
 
 
@@ -133,19 +174,34 @@ class LiveKeys:
 class RangeScan:
     """One page of a range, read in steps over one snapshot. Use `View.scan` to begin one."""
 
-    __slots__ = ("_at", "_count", "_keys", "_more", "_most_pairs", "_page_bytes", "_pairs", "_query", "done")
+    __slots__ = ("_at", "_count", "_filtered", "_keys", "_page", "_query", "done")
 
     def __init__(self, reader: Reader, meta: Meta, query: RangeQuery) -> None:
-        """Raises FutureRevision, Compacted. `meta` is that of the same snapshot as `reader`."""
-        self._at = resolve_revision(meta, query.revision)
+        """Raises FutureRevision, Compacted, InvalidArgument. `meta` is that of the same snapshot as `reader`."""
+        cursor = _decode_cursor(query) if query.cursor else None
+        revision = query.revision or (cursor.revision if cursor is not None else 0)
+        self._at = resolve_revision(meta, revision)
+        at = None if self._at == meta.revision else self._at
         start, stop = range_bounds(query.key, query.range_end)
-        self._keys = LiveKeys(reader, start, stop, None if self._at == meta.revision else self._at)
+        last = None
+        if cursor is not None:
+            last = get(reader, cursor.key, at)
+            if last is None:
+                raise InvalidArgument(f"the cursor is of another range: its key is not there at revision {self._at}")
+            if query.order == Order.KEY:
+                # The others lie on one side of it, and need not be read again.
+                beside = version_prefix(cursor.key)
+                start, stop = (start, min(stop, beside)) if query.descending else (max(start, beside + OLDEST), stop)
+        self._keys = LiveKeys(reader, start, stop, at)
         self._query = query
-        self._most_pairs = min(query.limit or PAGE_PAIRS, PAGE_PAIRS)
-        self._pairs: list[KeyValue] = []
-        self._page_bytes = 0
         self._count = 0
-        self._more = False
+        self._filtered = any(query[8:12])
+        most_pairs = min(query.limit or PAGE_PAIRS, PAGE_PAIRS)
+        self._page: _FirstPage | _BestPage
+        if query.order == Order.KEY and not query.descending:
+            self._page = _FirstPage(most_pairs)
+        else:
+            self._page = _BestPage(most_pairs, Order(query.order), last, descending=query.descending)
         self.done = False
 
     def step(self, max_rows: int) -> bool:
@@ -156,29 +212,151 @@ class RangeScan:
         keys = self._keys
         keys.work = max_rows
         while not self.done and (found := keys.next()) is not None:
+            if self._filtered and not self._fits(*found):
+                continue
             if self._query.count_only:
                 self._count += 1
             else:
-                self._take(*found)
+                self.done = self._page.take(_pair(*found), keys_only=self._query.keys_only)
         self.done = self.done or keys.done
         return self.done
+
+    def work_left(self) -> int:
+        """Return how much of the last step's `max_rows` was not needed."""
+        return max(self._keys.work, 0)
 
     def result(self) -> RangeResult:
         """Return the page. Only once `step` has returned True."""
         invariant(self.done, "the result of a range that is still being read")
-        pairs = tuple(self._pairs)
-        return RangeResult(pairs, self._more, self._count if self._query.count_only else len(pairs), self._at)
+        if self._query.count_only:
+            return RangeResult((), False, self._count, self._at)
+        pairs, more = self._page.pairs(), self._page.more
+        cursor = _encode_cursor(self._query, self._at, pairs[-1].key) if more else b""
+        return RangeResult(pairs, more, len(pairs), self._at, cursor)
 
-    def _take(self, stored_key: bytes, row: bytes) -> None:
-        key = user_key(stored_key[:-8])
-        value = b"" if self._query.keys_only else row[VERSION_BYTES:]
-        size = len(key) + len(value)
-        pairs = self._pairs
+    def _fits(self, stored_key: bytes, row: bytes) -> bool:
+        query = self._query
+        modified, created = revision_of(stored_key), decode_version(row)[0]
+        return (
+            query.min_mod_revision <= modified
+            and (modified <= query.max_mod_revision or not query.max_mod_revision)
+            and query.min_create_revision <= created
+            and (created <= query.max_create_revision or not query.max_create_revision)
+        )
+
+
+class _FirstPage:
+    """The first pairs of those that come, in the order of their keys."""
+
+    __slots__ = ("_bytes", "_most", "_pairs", "more")
+
+    def __init__(self, most_pairs: int) -> None:
+        self.more = False
+        self._most = most_pairs
+        self._pairs: list[KeyValue] = []
+        self._bytes = 0
+
+    def take(self, pair: KeyValue, *, keys_only: bool) -> bool:
+        """Take the next pair; return True when the page is full and there is more."""
+        if keys_only:
+            pair = pair._replace(value=b"")
+        size = len(pair.key) + len(pair.value)
         # One more key than fits is read, so that `more` is true only when there is more.
-        if pairs and (len(pairs) == self._most_pairs or self._page_bytes + size > PAGE_BYTES):
-            self._more = True
-            self.done = True
-            return
-        self._page_bytes += size
-        create_revision, version, lease = decode_version(row)
-        pairs.append(KeyValue(key, create_revision, revision_of(stored_key), version, lease, value))
+        if self._pairs and (len(self._pairs) == self._most or self._bytes + size > PAGE_BYTES):
+            self.more = True
+            return True
+        self._bytes += size
+        self._pairs.append(pair)
+        return False
+
+    def pairs(self) -> tuple[KeyValue, ...]:
+        return tuple(self._pairs)
+
+
+class _BestPage:
+    """The first pairs in another order, of all that come: a page is kept, and what comes behind it is dropped."""
+
+    __slots__ = ("_bytes", "_descending", "_kept", "_last", "_most", "_order", "more")
+
+    def __init__(self, most_pairs: int, order: Order, last: KeyValue | None, *, descending: bool) -> None:
+        """`last`: the last pair of the page before."""
+        self.more = False
+        self._most = most_pairs
+        self._order = order
+        self._descending = descending
+        self._last = None if last is None else self._rank(last)
+        self._kept: list[tuple[bytes | int, bytes, KeyValue]] = []
+        self._bytes = 0
+
+    def take(self, pair: KeyValue, *, keys_only: bool) -> bool:
+        """Take a pair. Returns False: only the end of the range completes the page."""
+        rank, key = self._rank(pair)
+        # Ranks are all numbers or all bytes.
+        if self._last is not None and not ((rank, key) < self._last if self._descending else (rank, key) > self._last):
+            return False
+        if keys_only:
+            pair = pair._replace(value=b"")
+            if self._order is Order.VALUE:
+                self._bytes += _size(rank)  # the value is kept as the rank
+        insort(self._kept, (rank, key, pair))
+        self._bytes += len(key) + len(pair.value)
+        while len(self._kept) > self._most or (len(self._kept) > 1 and self._bytes > PAGE_BYTES):
+            rank, key, dropped = self._kept.pop(0 if self._descending else -1)
+            self._bytes -= len(key) + len(dropped.value)
+            if keys_only and self._order is Order.VALUE:
+                self._bytes -= _size(rank)
+            self.more = True
+        return False
+
+    def pairs(self) -> tuple[KeyValue, ...]:
+        kept = reversed(self._kept) if self._descending else self._kept
+        return tuple([pair for _, _, pair in kept])
+
+    def _rank(self, pair: KeyValue) -> tuple[bytes | int, bytes]:
+        match self._order:
+            case Order.KEY:
+                return b"", pair.key
+            case Order.VERSION:
+                return pair.version, pair.key
+            case Order.CREATE_REVISION:
+                return pair.create_revision, pair.key
+            case Order.MOD_REVISION:
+                return pair.mod_revision, pair.key
+            case Order.VALUE:
+                return pair.value, pair.key
+
+
+class _Cursor(NamedTuple):
+    order: int
+    descending: bool
+    revision: int
+    key: bytes
+
+
+def _encode_cursor(query: RangeQuery, revision: int, key: bytes) -> bytes:
+    cursor: bytes = msgpack.packb(_Cursor(query.order, query.descending, revision, key))
+    return cursor
+
+
+def _decode_cursor(query: RangeQuery) -> _Cursor:
+    try:
+        order, descending, revision, key = packing.fields(packing.unpack(query.cursor), 4, "cursor")
+        cursor = _Cursor(order, descending, packing.number(revision, "revision"), packing.raw(key, "key"))
+    except ValueError as error:
+        raise InvalidArgument(f"the cursor is none that a page was answered with: {error}") from error
+    if (cursor.order, cursor.descending) != (query.order, query.descending):
+        raise InvalidArgument("the cursor is of a range in another order")
+    if query.revision and query.revision != cursor.revision:
+        raise InvalidArgument(f"the cursor is of a range at revision {cursor.revision}, not {query.revision}")
+    return cursor
+
+
+def _size(rank: bytes | int) -> int:
+    return len(rank) if isinstance(rank, bytes) else 0
+
+
+def _pair(stored_key: bytes, row: bytes) -> KeyValue:
+    create_revision, version, lease = decode_version(row)
+    return KeyValue(
+        user_key(stored_key[:-8]), create_revision, revision_of(stored_key), version, lease, row[VERSION_BYTES:]
+    )

@@ -6,6 +6,7 @@ that it has it (`acknowledged_below`), and answers a repeated sequence from memo
     sequence < low                 Rejected(SEQUENCE_OUT_OF_WINDOW): acknowledged, so its result may be forgotten
     sequence with a result         that result again; nothing is applied
     sequence >= low + WINDOW       Rejected(SEQUENCE_OUT_OF_WINDOW): the client runs too far ahead
+    results of SESSION_RESULT_BYTES are remembered    Rejected(OVERLOADED): acknowledge some, and try again
     otherwise                      applied, and the result remembered, rejections included
 
 A session ends `SESSION_TTL_MS` of cluster time after the last write that named it. That is judged when somebody looks:
@@ -26,7 +27,7 @@ from raftkv.errors import ErrorCode
 from raftkv.invariant import invariant
 from raftkv.kv.commands import Rejected, Result
 from raftkv.kv.keys import RESULTS, SESSIONS, index_of, results_key, session_key, session_of
-from raftkv.kv.limits import MAX_SESSIONS, SESSION_TTL_MS, SESSION_WINDOW
+from raftkv.kv.limits import MAX_SESSIONS, SESSION_RESULT_BYTES, SESSION_TTL_MS, SESSION_WINDOW
 from raftkv.kv.records import (
     CorruptState,
     SessionHead,
@@ -43,7 +44,7 @@ EXPIRED = Rejected(ErrorCode.SESSION_EXPIRED, "the session is unknown or has exp
 class Session:
     """What one session remembers."""
 
-    __slots__ = ("_results", "_rows", "fresh", "last_active_ms", "low")
+    __slots__ = ("_bytes", "_results", "_rows", "fresh", "last_active_ms", "low")
 
     def __init__(self, last_active_ms: int, low: int = 1) -> None:
         self.last_active_ms = last_active_ms
@@ -51,8 +52,10 @@ class Session:
         self.fresh: list[tuple[int, Result]] = []
         """What the entry under way has added; `SessionTable.end_entry` makes it a row."""
         self._results: dict[int, Result] = {}
-        self._rows: list[tuple[int, int, list[int]]] = []
-        """A heap of the rows of RESULTS: (highest sequence, log index, sequences)."""
+        self._rows: list[tuple[int, int, list[int], int]] = []
+        """A heap of the rows of RESULTS: (highest sequence, log index, sequences, size in bytes)."""
+        self._bytes = 0
+        """What the rows take, together. What the entry under way adds does not count yet: it is bounded by itself."""
 
     def judge(self, sequence: int) -> Result | None:
         """Return the answer to a sequence that must not be applied, or None: apply it and `remember`."""
@@ -68,6 +71,12 @@ class Session:
                 f"sequence {sequence} is too far ahead: at most {SESSION_WINDOW - 1} above the first that is not "
                 f"acknowledged, {self.low}",
             )
+        if remembered is None and self._bytes > SESSION_RESULT_BYTES:
+            return Rejected(
+                ErrorCode.OVERLOADED,
+                f"the session's results take more than {SESSION_RESULT_BYTES} bytes: acknowledge those that have been "
+                "received, then try again",
+            )
         return remembered
 
     def remember(self, sequence: int, result: Result) -> None:
@@ -75,17 +84,19 @@ class Session:
         self._results[sequence] = result
         self.fresh.append((sequence, result))
 
-    def add_row(self, index: int, results: list[tuple[int, Result]]) -> None:
+    def add_row(self, index: int, results: list[tuple[int, Result]], size_bytes: int) -> None:
         """Account for a row of RESULTS."""
         self._results.update(results)
+        self._bytes += size_bytes
         sequences = [sequence for sequence, _ in results]
-        heappush(self._rows, (max(sequences), index, sequences))
+        heappush(self._rows, (max(sequences), index, sequences, size_bytes))
 
     def forget_acknowledged(self) -> list[int]:
         """Drop the rows that are acknowledged as a whole; return their log indexes."""
         forgotten = []
         while self._rows and self._rows[0][0] < self.low:
-            _, index, sequences = heappop(self._rows)
+            _, index, sequences, size_bytes = heappop(self._rows)
+            self._bytes -= size_bytes
             forgotten.append(index)
             for sequence in sequences:
                 del self._results[sequence]
@@ -93,7 +104,7 @@ class Session:
 
     def row_indexes(self) -> list[int]:
         """Return the log indexes of all its rows of RESULTS."""
-        return [index for _, index, _ in self._rows]
+        return [index for _, index, _, _ in self._rows]
 
 
 class SessionTable:
@@ -111,7 +122,7 @@ class SessionTable:
             results = decode_results(row)
             if session is None or not results:
                 raise CorruptState(f"results row {stored_key.hex()} is empty or of no session")
-            session.add_row(index_of(stored_key), results)
+            session.add_row(index_of(stored_key), results, len(row))
         self._by_activity = [(session.last_active_ms, key) for key, session in self._sessions.items()]
         """A heap of (last_active_ms when pushed, id) with an item for each session. The time may be out of date: early.
 
@@ -154,8 +165,9 @@ class SessionTable:
         """Write what entry `index` added to the sessions it named."""
         for session_id, session in self._fresh.items():
             if session.fresh:
-                writer.put(results_key(session_id, index), encode_results(session.fresh))
-                session.add_row(index, session.fresh)
+                row = encode_results(session.fresh)
+                writer.put(results_key(session_id, index), row)
+                session.add_row(index, session.fresh, len(row))
                 session.fresh = []
         self._fresh.clear()
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 import pytest
@@ -9,35 +9,84 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raftkv.errors import ErrorCode
+from raftkv.kv import commands as c
 from raftkv.kv.codec import CorruptCommand, decode_batch, encode_batch
-from raftkv.kv.commands import (
-    Batch,
-    Command,
-    Delete,
-    Deleted,
-    Group,
-    Put,
-    RegisterSession,
-    Rejected,
-    Result,
-    SessionRegistered,
-    Written,
-)
+from raftkv.kv.commands import Batch, Delete, Group, Put, RegisterSession
+from raftkv.kv.packing import MAX_NESTING
 from raftkv.kv.records import CorruptState, decode_results, encode_results
 
 U64 = st.integers(0, 2**64 - 1)
-COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    st.builds(Put, U64, st.binary(), st.binary()),
-    st.builds(Delete, U64, st.binary(), st.binary()),
-    st.builds(RegisterSession, U64),
+BYTES = st.binary(max_size=20)
+FLAG = st.booleans()
+
+
+def many(one: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(one, max_size=3).map(tuple)
+
+
+PAIRS = st.builds(c.KeyValue, BYTES, U64, U64, U64, U64, BYTES)
+COMPARES = st.builds(c.Compare, BYTES, BYTES, U64, U64, BYTES | U64)
+OPERATIONS: st.SearchStrategy[Any] = st.recursive(
+    st.builds(c.TxnPut, BYTES, BYTES, U64, FLAG)
+    | st.builds(c.TxnDelete, BYTES, BYTES, FLAG)
+    | st.builds(c.TxnRange, BYTES, BYTES, U64, U64, FLAG, FLAG),
+    lambda inner: st.builds(c.Branch, many(COMPARES), many(inner), many(inner)),
+    max_leaves=5,
 )
-BATCHES = st.builds(Batch, U64, st.lists(st.builds(Group, U64, U64, st.lists(COMMANDS).map(tuple))).map(tuple))
-RESULTS: st.SearchStrategy[Result] = st.one_of(
-    st.builds(Written, U64),
-    st.builds(Deleted, U64, U64),
-    st.builds(SessionRegistered, U64),
-    st.builds(Rejected, st.sampled_from(ErrorCode), st.text()),
+DONE: st.SearchStrategy[Any] = st.recursive(
+    st.builds(c.PutDone, st.none() | PAIRS)
+    | st.builds(c.DeleteDone, U64, many(PAIRS))
+    | st.builds(c.RangeDone, many(PAIRS), FLAG, U64),
+    lambda inner: st.builds(c.BranchDone, FLAG, many(inner)),
+    max_leaves=5,
 )
+FENCES = st.builds(c.Fence, BYTES, U64, U64)
+COMMANDS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
+    c.Put: st.builds(c.Put, U64, BYTES, BYTES),
+    c.Delete: st.builds(c.Delete, U64, BYTES, BYTES),
+    c.RegisterSession: st.builds(c.RegisterSession, U64),
+    c.Txn: st.builds(c.Txn, U64, many(FENCES), st.builds(c.Branch, many(COMPARES), many(OPERATIONS), many(OPERATIONS))),
+    c.GrantLease: st.builds(c.GrantLease, U64, U64, U64),
+    c.KeepAlive: st.builds(c.KeepAlive, U64, many(U64)),
+    c.RevokeLease: st.builds(c.RevokeLease, U64, U64),
+    c.Expire: st.builds(c.Expire, U64),
+    c.Acquire: st.builds(c.Acquire, U64, BYTES, U64, U64, FLAG, U64, BYTES, FLAG),
+    c.Release: st.builds(c.Release, U64, BYTES, U64),
+    c.Proclaim: st.builds(c.Proclaim, U64, BYTES, U64, U64, BYTES),
+    c.Compact: st.builds(c.Compact, U64, U64),
+    c.Sweep: st.builds(c.Sweep, U64),
+}
+COMMANDS: st.SearchStrategy[c.Command] = st.one_of(list(COMMANDS_BY_KIND.values()))
+BATCHES = st.builds(Batch, U64, many(st.builds(Group, U64, U64, many(COMMANDS))))
+RESULTS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
+    c.Written: st.builds(c.Written, U64),
+    c.Deleted: st.builds(c.Deleted, U64, U64),
+    c.SessionRegistered: st.builds(c.SessionRegistered, U64),
+    c.TxnDone: st.builds(c.TxnDone, U64, st.builds(c.BranchDone, FLAG, many(DONE))),
+    c.LeaseGranted: st.builds(c.LeaseGranted, U64, U64),
+    c.KeptAlive: st.builds(c.KeptAlive, many(U64)),
+    c.Revoked: st.builds(c.Revoked, U64, U64),
+    c.Expired: st.builds(c.Expired, U64),
+    c.Place: st.builds(c.Place, U64, U64, U64),
+    c.Released: st.builds(c.Released, FLAG, U64),
+    c.Proclaimed: st.builds(c.Proclaimed, U64),
+    c.Compacted: st.builds(c.Compacted, U64),
+    c.Swept: st.builds(c.Swept, U64, FLAG),
+    c.Rejected: st.builds(c.Rejected, st.sampled_from(ErrorCode), st.text(), U64),
+}
+RESULTS: st.SearchStrategy[c.Result] = st.one_of(list(RESULTS_BY_KIND.values()))
+
+
+def shape(value: Any) -> Any:
+    """NamedTuples of different types compare equal: a Put must not come back as a Delete."""
+    return (type(value), [shape(one) for one in value]) if isinstance(value, tuple) else value
+
+
+def test_every_command_and_result_is_tried_here() -> None:
+    assert set(COMMANDS_BY_KIND) == set(get_args(c.Command))
+    assert set(RESULTS_BY_KIND) == set(get_args(c.Result))
+
+
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.binary(max_size=4), st.text(max_size=4)
 )
@@ -50,18 +99,27 @@ VALUES = st.recursive(
 
 @given(BATCHES)
 def test_a_batch_survives_the_round_trip(batch: Batch) -> None:
-    decoded = decode_batch(encode_batch(batch))
-    assert decoded == batch
-    # NamedTuples of different types compare equal: a Put must not come back as a Delete.
-    kinds = [[type(command) for command in group.commands] for group in batch.groups]
-    assert [[type(command) for command in group.commands] for group in decoded.groups] == kinds
+    assert shape(decode_batch(encode_batch(batch))) == shape(batch)
 
 
 @given(st.lists(st.tuples(U64, RESULTS)))
-def test_results_survive_the_round_trip(results: list[tuple[int, Result]]) -> None:
-    decoded = decode_results(encode_results(results))
-    assert decoded == results
-    assert [type(result) for _, result in decoded] == [type(result) for _, result in results]
+def test_results_survive_the_round_trip(results: list[tuple[int, c.Result]]) -> None:
+    assert shape(tuple(decode_results(encode_results(results)))) == shape(tuple(results))
+
+
+def nested(depth: int) -> c.Branch:
+    inner = (nested(depth - 1),) if depth > 1 else ()
+    return c.Branch((), inner, ())
+
+
+def test_deep_nesting_is_refused_before_it_exhausts_the_stack() -> None:
+    def batch(depth: int) -> Batch:
+        return Batch(0, (Group(0, 0, (c.Txn(0, (), nested(depth)),)),))
+
+    assert decode_batch(encode_batch(batch(MAX_NESTING))) == batch(MAX_NESTING)
+    for depth in (MAX_NESTING + 1, 150):
+        with pytest.raises(CorruptCommand, match="nested more than"):
+            decode_batch(encode_batch(batch(depth)))
 
 
 def test_the_format_is_frozen() -> None:
@@ -81,13 +139,13 @@ def test_the_format_is_frozen() -> None:
         ([1, True, []], "time_ms is True"),
         ([1, 0, {}], "maps"),
         ([1, 0, [[1, 0]]], "group of 2 fields"),
-        ([1, 0, [[1, 0, [[9, 1]]]]], "unknown command tag 9"),
+        ([1, 0, [[1, 0, [[99, 1]]]]], "unknown command tag 99"),
         ([1, 0, [[1, 0, [[]]]]], "unknown command tag None"),
         ([1, 0, [[1, 0, [b"\x03\x01"]]]], "command is a bytes"),
         ([1, 0, [[1, 0, [[1, 1, b"k", "v"]]]]], "value is a str"),
         ([1, 0, [[1, 0, [[1, 1.0, b"k", b"v"]]]]], "sequence is 1.0"),
-        ([1, 0, [[1, 0, [[1, 1, b"k", b"v", b"from a newer writer"]]]]], "put of 5 fields instead of 4"),
-        ([1, 0, [[1, 0, [[3]]]]], "register_session of 1 fields"),
+        ([1, 0, [[1, 0, [[1, 1, b"k", b"v", b"from a newer writer"]]]]], "Put of 4 fields instead of 3"),
+        ([1, 0, [[1, 0, [[3]]]]], "RegisterSession of 0 fields"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(value: Any, message: str) -> None:

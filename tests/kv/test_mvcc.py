@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from raftkv.errors import ErrorCode
-from raftkv.kv.commands import Command, Deleted, Put, Rejected, Written
+from raftkv.kv.commands import Command, Deleted, KeyValue, Put, Rejected, Written
 from raftkv.kv.limits import MAX_DELETED_KEYS
-from raftkv.kv.ranges import KeyValue, RangeQuery
+from raftkv.kv.ranges import RangeQuery
 
 from .host import Host, delete, put
 

@@ -36,7 +36,7 @@ def run(store: OrderedStore) -> tuple[list[GroupResults], bytes]:
     results = machine.apply(log()[:30])
     machine = StateMachine(store)
     results += machine.apply(log()[30:])
-    return results, state_hash(machine)
+    return [one.results for one in results], state_hash(machine)
 
 
 def test_every_store_gives_the_same_answers_and_the_same_hash(tmp_path: Path) -> None:
@@ -61,6 +61,7 @@ class OnLmdb(StoreAgainstHistory):
         return Host(self.lmdb)
 
     def teardown(self) -> None:
+        super().teardown()
         self.lmdb.close()
         self.directory.cleanup()
 

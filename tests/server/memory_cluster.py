@@ -42,11 +42,15 @@ class NoCheckpoints:
 
     newest = None
 
-    def __init__(self, machine: StateMachine) -> None:
+    def __init__(self, machine: StateMachine, store: MemoryOrderedStore) -> None:
         self.machine = machine
+        self._store = store
 
     def store_bytes(self) -> int:
         return 0
+
+    def used_bytes(self) -> int:
+        return self._store.used_bytes()
 
     def send(self) -> Sending:
         raise CheckpointRefused("this node keeps no checkpoints")
@@ -97,7 +101,7 @@ class MemoryNode:
         )
         self.node = Node(
             raft=raft,
-            keeper=NoCheckpoints(machine),
+            keeper=NoCheckpoints(machine, self.store),
             log_store=log_store,
             transport=self.cluster.hub.transport(self.id),
             clock=self.cluster.clocks.get(self.id, MonotonicClock()),

@@ -48,7 +48,7 @@ class Node:
         return cls(memory, store or MemoryOrderedStore(), twin)
 
     def apply(self, index: int, *groups: Group) -> Any:
-        return StateMachine(self.store).apply([entry(index, *groups)])[0]
+        return StateMachine(self.store).apply([entry(index, *groups)])[0].results
 
     def value_of(self, key: bytes) -> bytes | None:
         with StateMachine(self.store).view() as view:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, Protocol, cast
 
 from raftkv.errors import DataDirectoryMismatch, StorageError
-from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
+from raftkv.kv.machine import Applied, AppliedEntry, StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import OrderedStore
 from raftkv.raft import (
@@ -180,15 +180,15 @@ class _WatchedMachine(StateMachine):
         super().__init__(store)
         self._process = process
 
-    def apply(self, entries: Sequence[AppliedEntry]) -> list[GroupResults]:
-        results = super().apply(entries)
+    def apply(self, entries: Sequence[AppliedEntry]) -> list[Applied]:
+        applied = super().apply(entries)
         world, number = self._process.world, self._process.number
-        for entry, result in zip(entries, results, strict=True):
-            world.oracle.applied(number, entry, result)
+        for entry, (results, _) in zip(entries, applied, strict=True):
+            world.oracle.applied(number, entry, results)
             world.trace.note(f"n{number}", f"applied {entry.index} of term {entry.term}")
         if entries and entries[-1].index % world.settings.hash_every == 0:
             world.oracle.hashed(number, entries[-1].index, self.state_hash())
-        return results
+        return applied
 
     def state_hash(self) -> bytes:
         with self.view() as view:
