@@ -110,7 +110,9 @@ class Run:
         successor = stem[:-1] + bytes((stem[-1] + 1,)) if stem else b"\0"
         range_end = random.choice((b"", b"\0", successor, random.choice(later) if later else b"\0"))
         filters = random.choice(((False, False),) * 3 + ((True, False), (False, True)))
-        start = random.choice((0, 0, random.randint(1, self.model.revision), self.model.revision + random.randint(1, 9)))
+        start = random.choice(
+            (0, 0, random.randint(1, self.model.revision), self.model.revision + random.randint(1, 9))
+        )
         return Wanted(key, range_end, start, *filters, random.random() < 0.4, random.random() < 0.7)
 
     def create(self) -> None:
