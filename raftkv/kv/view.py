@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raftkv.kv import line, txn
 from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
+from raftkv.kv.history import Cursor, Stretch, Want, read_history
 from raftkv.kv.lease import LeaseInfo, lease_ids, lease_info
 from raftkv.kv.line import LockState
 from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
@@ -55,6 +58,10 @@ class View:
     def txn(self, command: Txn) -> TxnDone | Rejected:
         """Run a transaction that `txn.is_read_only`."""
         return txn.read(self._reader, self.meta, command)
+
+    def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
+        """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
+        return read_history(self._reader, start, stop, wants, max_work)
 
     def lease(self, lease: int, *, with_keys: bool = False) -> LeaseInfo | None:
         """Return what is known of a lease; None: there is none."""
