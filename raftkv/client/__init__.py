@@ -9,6 +9,7 @@ Inside, decisions are pure and I/O is thin:
     lease, lock, election, service   what lives on leases, and their twins
       keeper         keeps the leases of one client alive; tenure: how long one may be relied on
       turn           waiting in line
+    watch          the changes of keys; watch_mux: all watches of a client on one stream
       guard          cancels the body of an `async with`
     tokens, fence  fencing tokens; the fence of a resource outside the store
     dispatcher     moves calls between streams, retries and their callers, as these decide:
@@ -78,6 +79,8 @@ from raftkv.client.txn import (
     version,
     when,
 )
+from raftkv.client.watch import AsyncWatch, Event, EventKind
+from raftkv.client.watch_sync import Watch
 
 __all__ = [
     "Alarm",
@@ -90,6 +93,7 @@ __all__ = [
     "AsyncRegistration",
     "AsyncService",
     "AsyncTxn",
+    "AsyncWatch",
     "Branch",
     "Client",
     "Condition",
@@ -97,6 +101,8 @@ __all__ = [
     "DeleteResult",
     "Election",
     "EndpointFailure",
+    "Event",
+    "EventKind",
     "Fence",
     "FenceMode",
     "FencingToken",
@@ -129,6 +135,7 @@ __all__ = [
     "Status",
     "Txn",
     "TxnResult",
+    "Watch",
     "count",
     "create_revision",
     "delete",

@@ -65,13 +65,14 @@ class Watch:
 
     def batches(self) -> Iterator[tuple[Event, ...]]:
         """See AsyncWatch.batches."""
-        while True:
-            rest = tuple(self._batch)
-            self._batch.clear()
-            events = rest or self._next()
-            if events is None:
-                return
+        while (events := self.next_batch()) is not None:
             yield events
+
+    def next_batch(self) -> tuple[Event, ...] | None:
+        """See AsyncWatch.next_batch."""
+        rest = tuple(self._batch)
+        self._batch.clear()
+        return rest or self._next()
 
     def _next(self) -> tuple[Event, ...] | None:
         events: tuple[Event, ...] | None = None if self._closed else self._run(self._watch.next_batch())

@@ -10,9 +10,15 @@ import raftkv.client as package
 from raftkv.client import AsyncClient, Client
 
 # Names that differ by nature, in the asynchronous classes and in their twins.
-RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
+RENAMED = {
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+    "__anext__": "__next__",
+}
 RETURNS = {
     "AsyncIterator[KeyValue]": "Iterator[KeyValue]",
+    "AsyncIterator[tuple[Event, ...]]": "Iterator[tuple[Event, ...]]",
     "AsyncGenerator[Leader | None, None]": "Generator[Leader | None, None, None]",
     "AsyncGenerator[InstanceEvent, None]": "Generator[InstanceEvent, None, None]",
     "asyncio.Event": "threading.Event",
