@@ -213,27 +213,29 @@ async def test_a_reader_that_does_not_read_is_bounded_and_loses_nothing(
     assert starts == sorted(set(starts))
 
 
-async def test_a_revision_is_handed_out_whole_also_when_its_fragments_break_off() -> None:
+async def test_a_revision_is_handed_out_whole_also_when_its_fragments_break_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     limits = WatchLimits(message_bytes=1_000, turn_bytes=1, max_rest_s=0.0)
-    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:
+    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:  # noqa: SIM117 - what needs what
         async with client.watch(prefix="") as events, asyncio.timeout(30):
             keys = [b"%03d" % number for number in range(60)]
             puts = tuple(TxnPut(key, b"v" * 100, 0, False) for key in keys)
             node = cluster[1]
             responses = 0
-            taken = events._subscription.take if events._subscription else None
-            assert taken is not None
-            assert events._subscription is not None
+            subscription = events._subscription
+            assert subscription is not None
+            taken = subscription.take
 
-            def break_after_two(batch: tuple[Event, ...], size_bytes: int, *, fragment: bool) -> None:
+            def break_after_two(events: tuple[Event, ...], size_bytes: int, *, fragment: bool) -> None:
                 nonlocal responses
                 responses += 1
-                taken(batch, size_bytes, fragment=fragment)
+                taken(events, size_bytes, fragment=fragment)
                 if responses == 2:
                     assert fragment
                     node.break_streams()
 
-            events._subscription.take = break_after_two  # type: ignore[method-assign]
+            monkeypatch.setattr(subscription, "take", break_after_two)
             cluster.do(Txn(0, (), Branch((), puts, ())))
             cluster.put(b"z")
             batches = [await events.next_batch() for _ in range(2)]
@@ -244,7 +246,7 @@ async def test_a_revision_is_handed_out_whole_also_when_its_fragments_break_off(
 
 async def test_progress_is_told_when_nothing_happens() -> None:
     limits = WatchLimits(progress_s=0.02, max_rest_s=0.0)
-    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:
+    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:  # noqa: SIM117 - what needs what
         async with client.watch("k", progress=True) as events, asyncio.timeout(30):
             cluster.put(b"other")
             assert await events.next_batch() == ()
