@@ -49,6 +49,17 @@ def serve(
     store_map_size: Annotated[
         int | None, typer.Option(help="Upper bound of the state store in bytes [64 GiB of address space].")
     ] = None,
+    quota_bytes: Annotated[
+        int | None,
+        typer.Option(help="Writes that make the state grow are refused from this size on [8 GiB; 0: never]."),
+    ] = None,
+    auto_compaction_mode: Annotated[
+        str | None,
+        typer.Option(help="Give up history by `age` or number of `revisions`, or never (`off`) [age]."),
+    ] = None,
+    auto_compaction_retention: Annotated[
+        str | None, typer.Option(help="History that is kept: by age 30m, 7d, ... [1h], or so many revisions [100000].")
+    ] = None,
     checkpoint_log_bytes: Annotated[
         int | None, typer.Option(help="Log after which a checkpoint is made and the log compacted [64 MiB].")
     ] = None,

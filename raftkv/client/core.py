@@ -44,7 +44,7 @@ class ClientCore:
         self._attempt_timeout = checked_timeout(attempt_timeout)
         self._dial_learned = dial_learned
         self._closed = False
-        self._keeper = Keeper(self._perform, self._timeout)
+        self._keeper: Keeper | None = None
 
     @classmethod
     def from_url(
@@ -75,6 +75,11 @@ class ClientCore:
         """The endpoints that were configured."""
         return self._endpoints
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({','.join(self._endpoints)!r})"
 
@@ -98,7 +103,8 @@ class ClientCore:
 
         Leases and locks that are still held are lost to their holders at once, and to the store when their ttl is over.
         """
-        await self._keeper.close()
+        if self._keeper is not None and not self._closed:
+            await self._keeper.close()
         self._closed = True
         if self._dispatcher is not None:
             await self._dispatcher.close()
@@ -113,6 +119,13 @@ class ClientCore:
         except asyncio.CancelledError:
             dispatcher.abandon(call)
             raise
+
+    def _kept_leases(self) -> Keeper:
+        if self._closed:
+            raise ConnectionFailed("the client is closed")
+        if self._keeper is None:
+            self._keeper = Keeper(self._perform, self._timeout)
+        return self._keeper
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from types import TracebackType
 
@@ -23,7 +23,8 @@ class AsyncElection:
         async with election as led:
             await client.put("scheduler/state", "running", fence=led.fence())
 
-    Leadership is a lock that shows a value: everything that AsyncLock says of waiting, losing and fencing holds here. The
+    Leadership is a lock that shows a value: everything that AsyncLock says of waiting, losing and fencing holds here.
+    The
     body of the `async with` is cancelled when leadership is lost, and LockLost raised. `leader` and `observe` need no
     candidacy.
     """
@@ -34,7 +35,7 @@ class AsyncElection:
         spec = LockSpec(name=name, kind=LockKind.ELECTION, exclusive=True)
         self._host = host
         self._watch_line = watch_line
-        self._lock = AsyncLock(host, spec, ttl=ttl, timeout=timeout, value=value)
+        self.lock = AsyncLock(host, spec, ttl=ttl, timeout=timeout, value=value)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -42,28 +43,28 @@ class AsyncElection:
     @property
     def name(self) -> bytes:
         """Of the election."""
-        return self._lock.name
+        return self.lock.name
 
     @property
     def held(self) -> AsyncHeld | None:
         """The leadership that `campaign` returned, until `resign`; None: this candidate does not lead."""
-        return self._lock.held
+        return self.lock.held
 
     async def __aenter__(self) -> AsyncHeld:
-        return await self._lock.__aenter__()
+        return await self.lock.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._lock.__aexit__(kind, error, traceback)
+        await self.lock.__aexit__(kind, error, traceback)
 
     async def campaign(self, *, timeout: float | None = None, wait: bool = True) -> AsyncHeld:
         """Wait until this candidate leads. As AsyncLock.acquire."""
-        return await self._lock.acquire(timeout=timeout, wait=wait)
+        return await self.lock.acquire(timeout=timeout, wait=wait)
 
     async def resign(self) -> bool:
         """Give leadership up. Idempotent and shielded. As AsyncLock.release."""
-        return await self._lock.release()
+        return await self.lock.release()
 
     async def proclaim(self, value: bytes | str, *, timeout: float | None = None) -> int:
         """Show another value (at most 64 KiB) and keep on leading. Return the revision.
@@ -72,7 +73,7 @@ class AsyncElection:
         never led or has resigned.
         """
         shown = wire_lock.lock_value(value)
-        held = self._lock.held
+        held = self.lock.held
         if held is None:
             raise InvalidArgument("only a leader proclaims; campaign first")
         operation = wire_lock.proclaim_operation(self.name, held.lease_id, held.token, shown)
@@ -83,11 +84,11 @@ class AsyncElection:
         """Return who leads now, or None. Linearizable."""
         return _first(await self._state(timeout))
 
-    async def observe(self) -> AsyncIterator[Leader | None]:
+    async def observe(self) -> AsyncGenerator[Leader | None, None]:
         """Yield who leads now (None: nobody), and whenever that or the value shown changes, for ever.
 
-        Every leader there was is seen, in order. Only an observer that is cut off for so long that the store's history is
-        compacted meanwhile goes on with who leads then.
+        Every leader there was is seen, in order. Only an observer that is cut off for so long that the store's history
+        is compacted meanwhile goes on with who leads then.
         """
         told: tuple[Leader | None] | tuple[()] = ()
         while True:
@@ -97,9 +98,10 @@ class AsyncElection:
                 told = (leader,)
                 yield leader
             try:
-                async with self._watch_line(self.name, state.revision + 1) as batches, aclosing(
-                    _leaders(leader, batches)
-                ) as leaders:
+                async with (
+                    self._watch_line(self.name, state.revision + 1) as batches,
+                    aclosing(_leaders(leader, batches)) as leaders,
+                ):
                     async for leader in leaders:
                         told = (leader,)
                         yield leader
@@ -114,7 +116,7 @@ class AsyncElection:
 
 async def _leaders(
     leader: Leader | None, batches: AsyncIterator[tuple[LineChange, ...]]
-) -> AsyncIterator[Leader | None]:
+) -> AsyncGenerator[Leader | None, None]:
     async for batch in batches:
         for changes in _by_revision(batch):
             following = _after(leader, changes)

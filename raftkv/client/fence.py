@@ -29,8 +29,8 @@ class Fence:
         fence.check(42)
         fence.check(41)  # raises StaleFence: a newer holder was here
 
-    One fence guards one resource, and takes tokens of locks of one cluster. With a `path` it remembers the newest token over restarts: the
-    token is on disk before it passes. Only one process may use a file at a time.
+    One fence guards one resource, and takes tokens of locks of one cluster. With a `path` it remembers the newest
+    token over restarts: the token is on disk before it passes. Only one process may use a file at a time.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -67,7 +67,7 @@ class Fence:
         with self._lock:
             if number < self._newest:
                 raise StaleFence(
-                    f"token {number} is stale: {self._newest} has been here; whoever holds {number} holds the lock no more",
+                    f"token {number} is stale: {self._newest} has been here, so the lock was granted anew since",
                     number=self._newest,
                 )
             if number > self._newest:

@@ -21,8 +21,6 @@ from raftkv.client.tenure import Tenure
 from raftkv.errors import ConnectionFailed, LeaseExpired, LeaseNotFound, RaftKVError
 from raftkv.v1 import kv_pb2
 
-MAX_BATCH: Final = 1_000
-"""Most leases that one operation renews."""
 MAX_IDLE: Final = 64
 """Idle leases of a ttl beyond this many run down."""
 MIN_IDLE_SHARE: Final = 0.5
@@ -43,7 +41,7 @@ class Perform(Protocol):
 
 
 class KeptLease:
-    """One lease of the client. To be used on its event loop, but for `remaining` and `why`."""
+    """One lease of the client. To be used on its event loop, but for `remaining` and `reason`."""
 
     __slots__ = ("_callbacks", "_clock", "_loop", "_next_callback", "id", "renewing", "tenure", "why")
 
@@ -65,8 +63,12 @@ class KeptLease:
     def alive(self) -> bool:
         """Whether it may still be relied on. Whoever is the first to see that it may not ends it."""
         if not self.why and self.tenure.remaining(self._clock()) <= 0:
-            self.end(f"it could not be renewed within its ttl of {self.tenure.ttl:g} s")
+            self.end(self.reason())
         return not self.why
+
+    def reason(self) -> str:
+        """Say why it may not be relied on any more. Any thread may ask, once nothing of it remains."""
+        return self.why or f"it could not be renewed within its ttl of {self.tenure.ttl:g} s"
 
     def end(self, why: str) -> None:
         """It is over: tell everybody who wanted to know, in the next turn of the loop. Once for all."""
@@ -173,8 +175,8 @@ class Keeper:
     async def close(self) -> None:
         """End all leases: those that somebody relies on are lost at once. Idempotent.
 
-        What they hold in the store stays until their ttl is over: their holders may not have noticed yet. Only idle ones
-        are revoked.
+        What they hold in the store stays until their ttl is over: their holders may not have noticed yet. Only idle
+        ones are revoked.
         """
         if self._closed:
             return
@@ -183,8 +185,8 @@ class Keeper:
             self._timer.cancel()
         for lease in tuple(self._kept):
             self.drop(lease, "the client was closed")
-        for task in self._renewals:
-            task.cancel()
+        for renewal in self._renewals:
+            renewal.cancel()
         await asyncio.gather(*self._renewals, return_exceptions=True)
         idle = [lease for leases in self._idle.values() for lease in leases]
         self._idle.clear()
@@ -229,8 +231,8 @@ class Keeper:
         if any(lease.tenure.due(now) for lease in free):
             # In the order of their ids: so that a batch of the same leases is the same message.
             along = sorted((lease for lease in free if lease.tenure.nearly_due(now)), key=lambda lease: lease.id)
-            for first in range(0, len(along), MAX_BATCH):
-                self._renew(along[first : first + MAX_BATCH])
+            for first in range(0, len(along), wire_lease.MAX_RENEWED):
+                self._renew(along[first : first + wire_lease.MAX_RENEWED])
         self._schedule()
 
     def _renew(self, leases: list[KeptLease]) -> None:
@@ -241,7 +243,8 @@ class Keeper:
         task.add_done_callback(self._renewals.discard)
 
     async def _renewal(self, leases: list[KeptLease]) -> None:
-        """One attempt: long enough for an operation to be sent again by itself, and short enough to leave time for more."""
+        """One attempt: long enough for an operation to be sent again by itself, and short enough to leave time for
+        more."""
         sent_at = self._clock()
         timeout = min(lease.tenure.ttl for lease in leases) / tenure.RENEWALS_PER_TTL
         operation = wire_lease.keep_alive_operation([lease.id for lease in leases])
@@ -269,4 +272,4 @@ class Keeper:
 
 def expired(lease: KeptLease) -> LeaseExpired:
     """Return what to raise for a lease that has ended."""
-    return LeaseExpired(f"lease {lease.id} has ended: {lease.why}")
+    return LeaseExpired(f"lease {lease.id} has ended: {lease.reason()}")

@@ -34,13 +34,13 @@ class AsyncLease:
         tenure.ttl_ms(ttl)
         self._keeper = keeper
         self._ttl = float(ttl)
-        self._kept: KeptLease | None = None
+        self.kept: KeptLease | None = None
         self._granting = False
         self._lost = asyncio.Event()
         self._revoked = False
 
     def __repr__(self) -> str:
-        kept = self._kept
+        kept = self.kept
         return f"<{type(self).__name__} {'not granted' if kept is None else kept.id} ttl={self._ttl:g}>"
 
     async def __aenter__(self) -> Self:
@@ -57,14 +57,14 @@ class AsyncLease:
 
     async def grant(self, *, timeout: float | None = None) -> Self:
         """Open the lease, and keep it alive from now on. Once only: InvalidArgument after that."""
-        if self._kept is not None or self._granting:
+        if self.kept is not None or self._granting:
             raise InvalidArgument("the lease is granted already; make another with client.lease()")
         self._granting = True
         try:
-            self._kept = await self._keeper().grant(self._ttl, timeout)
+            self.kept = await self._keeper().grant(self._ttl, timeout)
         finally:
             self._granting = False
-        self._kept.on_end(self._lost.set)
+        self.kept.on_end(self._lost.set)
         return self
 
     @property
@@ -80,7 +80,7 @@ class AsyncLease:
     @property
     def lost(self) -> asyncio.Event:
         """Set as soon as the lease must be taken for ended, be it lost or revoked."""
-        if self._kept is not None and not self._kept.alive():
+        if self.kept is not None and not self.kept.alive():
             self._lost.set()
         return self._lost
 
@@ -98,14 +98,14 @@ class AsyncLease:
     async def revoke(self, *, timeout: float | None = None) -> bool:
         """End it, and delete the keys attached, at one revision. Idempotent, and shielded from cancellation.
 
-        Return whether the store has confirmed it. If not (it could not be reached, say), the lease is renewed no more and
-        ends with its ttl; waits no longer than that could take.
+        Return whether the store has confirmed it. If not (it could not be reached, say), the lease is renewed no more
+        and ends with its ttl; waits no longer than that could take.
         """
         kept = self._opened()
         self._revoked = True
         return await finished(self._keeper().revoke(kept, timeout))
 
     def _opened(self) -> KeptLease:
-        if self._kept is None:
+        if self.kept is None:
             raise InvalidArgument("the lease is not granted yet: enter it with `async with`, or await its grant()")
-        return self._kept
+        return self.kept

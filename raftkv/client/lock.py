@@ -10,6 +10,7 @@ from typing import Final
 
 from raftkv.client import tenure, wire_lock
 from raftkv.client.calls import Kind
+from raftkv.client.grant import Grant
 from raftkv.client.guard import BodyGuard
 from raftkv.client.keeper import Keeper, KeptLease, Perform
 from raftkv.client.results import LockKind
@@ -18,7 +19,7 @@ from raftkv.client.tokens import FenceMode, FencingToken
 from raftkv.client.turn import WatchTurn, turn_of
 from raftkv.client.wire import size_estimate
 from raftkv.client.wire_lock import LockSpec
-from raftkv.errors import DeadlineExceeded, InvalidArgument, LockBusy, LockLost, RaftKVError
+from raftkv.errors import DeadlineExceeded, InvalidArgument, LockBusy, RaftKVError
 
 MAX_WAIT_S: Final = tenure.MAX_TTL_S
 LEAVE_PATIENCE_S: Final = 1.0
@@ -43,22 +44,19 @@ class AsyncHeld:
     when that happened. What a write was sent for before that, the store judges by its fence.
     """
 
-    def __init__(self, name: bytes, token: int, kept: KeptLease) -> None:
-        """`kept`: the lease that it lives on."""
-        self._name = name
-        self._token = token
-        self._kept = kept
-        self._released = False
+    def __init__(self, grant: Grant) -> None:
+        """Made by AsyncLock."""
+        self.grant = grant
         self._lost = asyncio.Event()
-        self._number = kept.on_end(self._lost.set)
+        grant.on_loss(self._lost.set)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name!r} token={self._token}>"
+        return f"<{type(self).__name__} {self.grant.name!r} token={self.grant.token}>"
 
     @property
     def name(self) -> bytes:
         """Of the lock."""
-        return self._name
+        return self.grant.name
 
     @property
     def token(self) -> int:
@@ -67,52 +65,33 @@ class AsyncHeld:
         Raises LockLost when the lock is lost, or was given back.
         """
         self.check()
-        return self._token
+        return self.grant.token
 
     @property
     def lease_id(self) -> int:
-        """Id of the lease that the lock lives on: keys attached to it go with the lease, not with the lock."""
-        return self._kept.id
+        """Id of the lease that the lock lives on."""
+        return self.grant.kept.id
 
     @property
     def lost(self) -> asyncio.Event:
         """Set as soon as the lock must be taken for lost, or is given back."""
-        if not self._kept.alive():
+        if self.grant.released or not self.grant.kept.alive():
             self._lost.set()
         return self._lost
 
     def fence(self, mode: FenceMode = FenceMode.HOLDER) -> FencingToken:
-        """Return what `fence=` of a write takes: the store refuses the write unless this grant is good. Raises LockLost."""
-        return FencingToken(self._name, self.token, mode)
+        """Return what `fence=` of a write takes: it is refused unless this grant is good. Raises LockLost."""
+        return FencingToken(self.name, self.token, mode)
 
     def remaining(self) -> float:
-        """Return for how many seconds it may still be relied on, if its lease is not renewed meanwhile; 0: not any more."""
-        return 0.0 if self._released or not self._kept.alive() else self._kept.remaining()
+        """Return for how many seconds it may be relied on, if its lease is not renewed meanwhile; 0: not any more."""
+        self.grant.kept.alive()  # ends it, when its time is over
+        return self.grant.remaining()
 
     def check(self) -> None:
         """Raise LockLost unless the lock is held."""
-        if self._released or not self._kept.alive():
-            raise self.lost_error()
-
-    def lost_error(self) -> LockLost:
-        """Return what to raise when it is lost."""
-        why = "it was given back" if self._released else self._kept.why
-        return LockLost(f"lock {self._name!r}, token {self._token}, is not held any more: {why}")
-
-    def on_loss(self, callback: Callable[[], object]) -> int:
-        """Call `callback` in a turn of the loop after it is lost. `forget` takes what this returns."""
-        return self._kept.on_end(callback)
-
-    def forget(self, number: int) -> None:
-        """Take a callback back."""
-        self._kept.forget(number)
-
-    def give_back(self) -> KeptLease:
-        """From now on it is not held. Return its lease."""
-        self._released = True
-        self._kept.forget(self._number)
-        self._lost.set()
-        return self._kept
+        if self.remaining() <= 0:
+            raise self.grant.lost()
 
 
 class AsyncLock:
@@ -121,25 +100,30 @@ class AsyncLock:
         async with client.lock("jobs/reindex", ttl=10.0) as held:
             await client.put("jobs/reindex/state", "running", fence=held.fence())
 
-    **Waiting** is first come, first served, and wakes nobody but whose turn it is. `timeout` in seconds (more than 0, at
-    most 365 days) bounds it: DeadlineExceeded, and the place in line is given up. None: for ever. Cancelling a wait gives
-    the place up too, before CancelledError is raised. A waiter that is cut off from the store for longer than its ttl loses
-    its place and stands in line anew. An operation that fails for good (no leader within the client's timeout, say) raises.
+    **Waiting** is first come, first served, and wakes nobody but whose turn it is. `timeout` in seconds (more than 0,
+    at most 365 days) bounds it: DeadlineExceeded, and the place in line is given up. None: for ever. Cancelling a wait
+    gives
+    the place up too, before CancelledError is raised. A waiter that is cut off from the store for longer than its ttl
+    loses
+    its place and stands in line anew. An operation that fails for good (no leader within the client's timeout, say)
+    raises.
 
-    **Holding** lives on a lease of `ttl` seconds (0.5 to 31,536,000), which the client renews. When it could not be renewed
+    **Holding** lives on a lease of `ttl` seconds (0.5 to 31,536,000), which the client renews. When it could not be
+    renewed
     by a margin before its end (see AsyncLease), the lock is lost: the body of the `async with` is cancelled, and
-    LockLost raised from it, be it that the body ended just then or did not stop for the cancellation. A cancellation that
-    comes from elsewhere stays CancelledError. What the body raises itself is passed on.
+    LockLost raised from it, be it that the body ended just then or did not stop for the cancellation. A cancellation
+    that comes from elsewhere stays CancelledError. What the body raises itself is passed on.
 
-    **Fencing**: a process that is stopped at the wrong moment wakes up believing that it holds the lock. Only a write with
-    `fence=held.fence()` is refused then (StaleFence); resources outside the store use `held.token` with `Fence`.
+    **Fencing**: a process that is stopped at the wrong moment wakes up believing that it holds the lock. Only a write
+    with `fence=held.fence()` is refused then (StaleFence); resources outside the store use `held.token` with `Fence`.
 
     **One contender, one use at a time**: an object that is waiting, or holds the lock, refuses to be entered again
-    (InvalidArgument), for it would wait for itself. Each task, also of one client, makes its own with `client.lock(...)`; they exclude each
+    (InvalidArgument), for it would wait for itself. Each task, also of one client, makes its own with
+    `client.lock(...)`; they exclude each
     other as any two clients do. An object may be used any number of times, one after the other.
 
-    An acquire and a release cost one operation each: a lease that has become free is used again. Those of a client that is
-    gone end with their ttl.
+    An acquire and a release cost one operation each: a lease that has become free is used again. Those of a client
+    that is gone end with their ttl.
     """
 
     def __init__(
@@ -156,7 +140,6 @@ class AsyncLock:
         self._held: AsyncHeld | None = None
         self._entered: AsyncHeld | None = None
         self._guard: BodyGuard | None = None
-        self._on_loss = 0
 
     def __repr__(self) -> str:
         kind = self._spec.kind.name
@@ -177,7 +160,7 @@ class AsyncLock:
         held = await self.acquire()
         self._guard = BodyGuard()
         self._entered = held
-        self._on_loss = held.on_loss(self._guard.fire)
+        held.grant.on_loss(self._guard.fire)
         return held
 
     async def __aexit__(
@@ -190,7 +173,7 @@ class AsyncLock:
         ours = guard.close()
         # Released by hand inside, it cannot be lost any more.
         lost = ours or (self._held is entered and entered.lost.is_set())
-        failure = entered.lost_error() if lost else None
+        failure = entered.grant.lost() if lost else None
         await self.release()
         if failure is not None and (kind is None or (ours and kind is asyncio.CancelledError)):
             raise failure from error
@@ -199,7 +182,8 @@ class AsyncLock:
         """Wait for the lock and return it held. `timeout` in seconds; None: that of this object.
 
         Without `wait` LockBusy is raised unless it is to be had at once. The caller releases it, and minds `held.lost`:
-        only the body of an `async with` is cancelled. Raises DeadlineExceeded when `timeout` is over, and FailedPrecondition
+        only the body of an `async with` is cancelled. Raises DeadlineExceeded when `timeout` is over, and
+        FailedPrecondition
         when the others in line use the lock as another kind of lock, or a semaphore with another limit.
         """
         seconds = self._timeout if timeout is None else _checked_wait(timeout)
@@ -225,8 +209,9 @@ class AsyncLock:
         held, self._held = self._held, None
         if held is None:
             return False
-        held.forget(self._on_loss)
-        return await finished(self._release(held.give_back()))
+        kept = held.grant.give_back()
+        held.lost.set()
+        return await finished(self._release(kept))
 
     async def _acquire(self, seconds: float | None, *, wait: bool) -> AsyncHeld:
         host, spec = self._host, self._spec
@@ -239,7 +224,7 @@ class AsyncLock:
                     kept = await keeper.borrow(self._ttl)
                     token = await turn_of(host.perform, host.watch_turn, spec, kept, self._value, wait=wait)
                     if token:
-                        return AsyncHeld(spec.name, token, kept)
+                        return AsyncHeld(Grant(spec.name, token, kept))
                     keeper.drop(kept, "its place in line is gone")
         except LockBusy:
             if kept is not None:

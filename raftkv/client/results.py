@@ -114,8 +114,8 @@ class TxnResult:
     succeeded: bool
     """All conditions held: `results` are those of `then`, else those of `otherwise`."""
     results: tuple[TxnOutcome, ...]
-    """One for each operation, in their order: PutResult of a put, DeleteResult of a delete, KeyValue or None of a get of
-    one key, RangeResult of a get of many, int of a count, TxnResult of a nested `when`."""
+    """One for each operation, in their order: PutResult of a put, DeleteResult of a delete, KeyValue or None of a get
+    of one key, RangeResult of a get of many, int of a count, TxnResult of a nested `when`."""
 
 
 TxnOutcome = PutResult | DeleteResult | KeyValue | RangeResult | int | TxnResult | None

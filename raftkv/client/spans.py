@@ -100,7 +100,8 @@ class Pages:
         self.done = False
 
     def take(self, page: RangeResult) -> tuple[KeyValue, ...]:
-        """Account for a page and return its pairs. A page may be empty and not the last one: filters leave what they do.
+        """Account for a page and return its pairs. A page may be empty and not the last one: filters leave what they
+        do.
 
         Raises RaftKVError when there is more, and the answer does not say where: that would end the walk too early.
         """

@@ -1,10 +1,11 @@
 """How long a lease may be relied on, on this client's clock. Arithmetic only; no I/O.
 
 The store counts a lease from the moment at which the grant or the renewal is applied. The client counts from the moment
-just before it was first sent, which is earlier, and stops a safety margin sooner: it knows of the end before anybody else
-can be given what was held.
+just before it was first sent, which is earlier, and stops a safety margin sooner: it knows of the end before anybody
+else can be given what was held.
 
-The margin covers what lies between the two countings: clocks of client and leader that do not run alike (quartz drifts by
+The margin covers what lies between the two countings: clocks of client and leader that do not run alike (quartz drifts
+by
 less than 0.02 %, and slewing adds 0.05 %), and the time from the client's noticing to the last instruction of whoever
 relied on it (the event loop has to get there). It does not cover a process that is stopped within the margin, nor a
 request that is under way when the lease ends: no margin can, and fencing tokens do.
@@ -41,7 +42,8 @@ _CLOCK_ID: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def margin_s(ttl: float) -> float:
-    """Return how much sooner than `ttl` seconds after sending the client stops relying on a lease: 5 %, at least 0.1 s."""
+    """Return how much sooner than `ttl` seconds after sending the client stops relying on a lease: 5 %, at least 0.1
+    s."""
     return max(ttl * MARGIN_SHARE, MIN_MARGIN_S)
 
 
@@ -68,7 +70,8 @@ class Tenure:
         """When the next attempt at a renewal is due."""
 
     def renewed(self, ttl: float, sent_at: float) -> None:
-        """A renewal was answered: the lease lasts `ttl` from when that was applied, so no shorter than from `sent_at`."""
+        """A renewal was answered: the lease lasts `ttl` from when that was applied, so no shorter than from
+        `sent_at`."""
         # Attempts overlap where one was given up, and the answers may come in any order.
         self.deadline = max(self.deadline, sent_at + ttl - margin_s(ttl))
         self.renew_at = max(self.renew_at, sent_at + self.ttl / RENEWALS_PER_TTL)

@@ -29,8 +29,8 @@ class FenceMode(IntEnum):
 class FencingToken:
     """Proof that a lock was held: its name and the token of the grant. `fence=` of every write takes it.
 
-    The store judges it where the write is applied, and refuses a stale one with StaleFence, whatever the writer believes.
-    `held.fence()` returns one. `token` alone is enough for a resource outside the store (see `Fence`).
+    The store judges it where the write is applied, and refuses a stale one with StaleFence, whatever the writer
+    believes. `held.fence()` returns one. `token` alone is enough for a resource outside the store (see `Fence`).
 
         fence = FencingToken(b"jobs/reindex", held.token, FenceMode.MAX_SEEN)
         await client.put("jobs/reindex/state", "done", fence=fence)

@@ -2,8 +2,9 @@
 
     client.txn().when(version("a") == 0).then(put("a", "1")).otherwise(get("a")).commit()
 
-Conditions: `value`, `version`, `create_revision`, `mod_revision` and `lease_of`, compared with ==, !=, <, >, and numbers
-with <=, >= too. Operations: `put`, `get`, `get_range`, `get_prefix`, `count`, `delete`, `delete_range`, `delete_prefix`, and
+Conditions: `value`, `version`, `create_revision`, `mod_revision` and `lease_of`, compared with ==, !=, <, >, and
+numbers with <=, >= too. Operations: `put`, `get`, `get_range`, `get_prefix`, `count`, `delete`, `delete_range`,
+`delete_prefix`, and
 `when(...).then(...).otherwise(...)` within. Everything here is a value: nothing happens before `commit`.
 """
 
@@ -30,11 +31,12 @@ _MAX_U64: Final = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A comparison that holds or does not, judged on the state before the transaction. On a range: for each of its keys."""
+    """A comparison that holds or does not, judged on the state before the transaction. On a range: for each of its
+    keys."""
 
     span: Span
-    target: kv_pb2.Compare.Target
-    relation: kv_pb2.Compare.Relation
+    target: kv_pb2.Compare.Target.ValueType
+    relation: kv_pb2.Compare.Relation.ValueType
     operand: bytes | int
 
     def __bool__(self) -> NoReturn:
@@ -47,14 +49,13 @@ class Condition:
 class _Subject:
     """One side of a condition: something of a key, or of every key of a range."""
 
-    __hash__ = None  # type: ignore[assignment]
     __slots__ = ("_span", "_target")
 
-    def __init__(self, span: Span, target: kv_pb2.Compare.Target) -> None:
+    def __init__(self, span: Span, target: kv_pb2.Compare.Target.ValueType) -> None:
         self._span = span
         self._target = target
 
-    def _compare(self, relation: kv_pb2.Compare.Relation, operand: bytes | int) -> Condition:
+    def _compare(self, relation: kv_pb2.Compare.Relation.ValueType, operand: bytes | int) -> Condition:
         return Condition(self._span, self._target, relation, operand)
 
 
@@ -111,7 +112,7 @@ class NumberOf(_Subject):
 class LeaseOf(NumberOf):
     """The lease of a key: compared with a lease, its id, or 0 for none."""
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
     __slots__ = ()
 
     def __eq__(self, other: object) -> Condition:  # type: ignore[override]
@@ -377,9 +378,7 @@ def _to_branch(branch: Branch) -> kv_pb2.TxnBranch:
 
 
 def _to_compare(one: Condition) -> kv_pb2.Compare:
-    compare = kv_pb2.Compare(
-        key=one.span.key, range_end=one.span.range_end, target=one.target, relation=one.relation
-    )
+    compare = kv_pb2.Compare(key=one.span.key, range_end=one.span.range_end, target=one.target, relation=one.relation)
     if isinstance(one.operand, bytes):
         compare.value = one.operand
     else:

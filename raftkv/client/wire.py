@@ -77,14 +77,10 @@ def put_operation(
     return operation
 
 
-def delete_operation(
-    span: Span, *, previous: bool = False, fences: tuple[FencingToken, ...] = ()
-) -> kv_pb2.Operation:
+def delete_operation(span: Span, *, previous: bool = False, fences: tuple[FencingToken, ...] = ()) -> kv_pb2.Operation:
     """Return a delete, without its id. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
-    request = kv_pb2.DeleteRequest(
-        key=span.key, range_end=span.range_end, prev_kv=previous, fences=to_fences(fences)
-    )
+    request = kv_pb2.DeleteRequest(key=span.key, range_end=span.range_end, prev_kv=previous, fences=to_fences(fences))
     return kv_pb2.Operation(delete=request)
 
 

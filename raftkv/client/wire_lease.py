@@ -11,6 +11,9 @@ from raftkv.client.wire import check_u64
 from raftkv.errors import InvalidArgument
 from raftkv.v1 import kv_pb2, lease_pb2
 
+MAX_RENEWED: Final = 1_000
+"""Most leases that one operation renews."""
+
 SIZE: Final = 64
 """About how many bytes an operation on one lease takes in a message; never too few."""
 
@@ -34,6 +37,13 @@ def lease_id(lease: LeaseLike) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 2**64:
         raise InvalidArgument(f"lease is {lease!r}, not a lease or its id")
     return number
+
+
+def some_lease_id(lease: LeaseLike) -> int:
+    """Return the id of a lease. Raises InvalidArgument for None, too."""
+    if lease is None:
+        raise InvalidArgument("lease is None, not a lease or its id")
+    return lease_id(lease)
 
 
 def grant_operation(ttl: float, lease: int = 0) -> kv_pb2.Operation:

@@ -44,9 +44,7 @@ def encode_changes(changes: Sequence[Change]) -> bytes:
 
 def encode_changed(revisions: Sequence[Changed]) -> bytes:
     """Return the row for consecutive revisions, at least one."""
-    return _pack(
-        revisions[0].revision, [prefixes[0] if len(prefixes) == 1 else prefixes for _, prefixes in revisions]
-    )
+    return _pack(revisions[0].revision, [prefixes[0] if len(prefixes) == 1 else prefixes for _, prefixes in revisions])
 
 
 def _pack(first: int, items: Sequence[bytes | Sequence[bytes]]) -> bytes:

@@ -12,6 +12,7 @@ The first byte of a stored key names its table:
     LEASE_KEYS  b"\x07" lease escaped-key 00 00              one empty row per key that is attached to a lease
     LOCKS       b"\x08" escaped-lock 00 00                   one row per lock that was ever granted (records.LockHead)
     LINES       b"\x09" escaped-lock 00 00 ticket            one row per place in a line (records.PlaceRecord)
+    UNFINISHED  b"\x0a" escaped-lock 00 00                   one empty row per lock with grants left over (`line`)
 
 Numbers are 8 bytes, big-endian, so that they sort. `inverse-revision` is 2**64 - 1 - mod_revision: the newest version
 of a key is its first row, and the version at revision r is the first row at or after the inverse of r.
@@ -40,7 +41,8 @@ LEASES: Final = b"\x06"
 LEASE_KEYS: Final = b"\x07"
 LOCKS: Final = b"\x08"
 LINES: Final = b"\x09"
-TABLES_END: Final = b"\x0a"
+UNFINISHED: Final = b"\x0a"
+TABLES_END: Final = b"\x0b"
 
 VERSIONS_END: Final = SESSIONS
 """Upper bound of the VERSIONS table."""
@@ -138,6 +140,11 @@ def attachment_key(lease: int, prefix: bytes) -> bytes:
     return LEASE_KEYS + _U64.pack(lease) + prefix[1:]
 
 
+def attached_keys_start(lease: int) -> bytes:
+    """Return where the rows of a lease's keys begin: those of its places in lines lie before."""
+    return LEASE_KEYS + _U64.pack(lease) + b"\0\2"
+
+
 def attached_prefix(stored_key: bytes) -> bytes:
     """Return the prefix in a key of LEASE_KEYS."""
     return VERSIONS + stored_key[9:]
@@ -162,6 +169,16 @@ def ticket_of(line_key: bytes) -> int:
     """Return the ticket in a key of LINES, or in the prefix of a place."""
     ticket: int = _U64.unpack(line_key[-8:])[0]
     return ticket
+
+
+def unfinished_key(lock: bytes) -> bytes:
+    """Return the stored key of the row that says that more of a lock's line is to be granted."""
+    return UNFINISHED + _closed(lock)
+
+
+def lock_of_unfinished(stored_key: bytes) -> bytes:
+    """Return the lock of a key of UNFINISHED."""
+    return stored_key[1:-2].replace(b"\0\xff", b"\0")
 
 
 def place_prefix(lock: bytes, ticket: int) -> bytes:

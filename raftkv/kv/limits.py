@@ -11,6 +11,7 @@ constants and not settings.
 from __future__ import annotations
 
 from raftkv.errors import InvalidArgument
+from raftkv.kv.commands import Acquire, Fence, FenceMode, GrantLease, KeepAlive, LockKind, Proclaim, Release
 
 MAX_KEY_BYTES = 500
 """Longest key; each zero byte counts twice. So that the stored key fits in `store.MAX_KEY_BYTES` (see `keys`)."""
@@ -60,6 +61,9 @@ MIN_LEASE_TTL_MS = 500
 MAX_LEASE_TTL_MS = 31_536_000_000
 """Longest lease (365 days)."""
 
+MAX_GIVEN_LEASE = 2**63 - 1
+"""Highest lease id that a client may choose: the store's own ids go on above it."""
+
 MAX_LEASES = 100_000
 """Most leases at a time."""
 
@@ -82,7 +86,14 @@ MAX_SWEPT_VERSIONS = 1_000
 """Most versions that one Sweep looks at."""
 
 MAX_EXPIRED_KEYS = 5_000
-"""One Expire ends leases until so many keys went with them."""
+"""One Expire ends leases until so many keys went with them; a lease counts as one key more than it has."""
+
+MAX_GRANTS = 1_000
+"""Most contenders for locks that one command grants: readers behind a writer, or those next in the lines that a lease
+leaves. Whoever is left over is granted by the next Expire, which the leader proposes at once."""
+
+MAX_GRANTED_BYTES = 4 << 20
+"""The same bound for the values that grants write anew (4 MiB); the first grant of a command is always made."""
 
 SESSION_TTL_MS = 3_600_000
 """A session ends after this much cluster time without a write (1 hour)."""
@@ -136,5 +147,92 @@ def validate_request_bytes(size_bytes: int) -> None:
         raise InvalidArgument(f"request is too large: {size_bytes} bytes, at most {MAX_REQUEST_BYTES}; split it")
 
 
-def fence_fault(fence: object) -> str | None:
+def grant_fault(command: GrantLease) -> str | None:
+    """Say which limit a GrantLease breaks, or None."""
+    if not MIN_LEASE_TTL_MS <= command.ttl_ms <= MAX_LEASE_TTL_MS:
+        return f"ttl of {command.ttl_ms} ms; a lease lasts from {MIN_LEASE_TTL_MS} to {MAX_LEASE_TTL_MS} ms"
+    if command.lease > MAX_GIVEN_LEASE:
+        return f"lease id {command.lease} is too large: at most {MAX_GIVEN_LEASE}; 0 lets the store choose"
+    return None
+
+
+def keep_alive_fault(command: KeepAlive) -> str | None:
+    """Say which limit a KeepAlive breaks, or None."""
+    if not command.leases:
+        return "no lease is named"
+    if len(command.leases) > MAX_KEPT_ALIVE:
+        return f"too many leases in one request: {len(command.leases)}, at most {MAX_KEPT_ALIVE}"
+    return None
+
+
+def lock_fault(lock: bytes) -> str | None:
+    """Say why a lock cannot have this name, or None."""
+    if not lock:
+        return "name of the lock is empty"
+    if len(lock) + lock.count(0) > MAX_LOCK_NAME_BYTES:
+        return (
+            f"name of the lock is too long: {len(lock)} bytes, of which {lock.count(0)} zero; "
+            f"at most {MAX_LOCK_NAME_BYTES}, zeros twice"
+        )
+    return None
+
+
+def acquire_fault(command: Acquire) -> str | None:
+    """Say which limit an Acquire breaks, or what about it makes no sense, or None."""
+    return (
+        lock_fault(command.lock)
+        or _lease_fault(command.lease)
+        or _lock_value_fault(command.value)
+        or _admission_fault(command.kind, command.exclusive, command.limit)
+    )
+
+
+def release_fault(command: Release) -> str | None:
+    """Say which limit a Release breaks, or None."""
+    return lock_fault(command.lock) or _lease_fault(command.lease)
+
+
+def proclaim_fault(command: Proclaim) -> str | None:
+    """Say which limit a Proclaim breaks, or None."""
+    fault = lock_fault(command.lock) or _lease_fault(command.lease) or _lock_value_fault(command.value)
+    if fault is None and not command.token:
+        return "token is 0: that of a contender who waits"
+    return fault
+
+
+def fence_fault(fence: Fence) -> str | None:
+    """Say what about a fence makes no sense, or None."""
+    fault = lock_fault(fence.lock)
+    if fault is not None:
+        return f"fence: {fault}"
+    if not fence.token:
+        return "fence: token is 0: that of a contender who waits"
+    if fence.mode not in tuple(FenceMode):
+        return f"fence: unknown mode {fence.mode}"
+    return None
+
+
+def _lease_fault(lease: int) -> str | None:
+    return None if lease else "lease is 0: a place in a lock's line needs a lease"
+
+
+def _lock_value_fault(value: bytes) -> str | None:
+    if len(value) > MAX_LOCK_VALUE_BYTES:
+        return f"value of a contender is too large: {len(value)} bytes, at most {MAX_LOCK_VALUE_BYTES}"
+    return None
+
+
+def _admission_fault(kind: int, exclusive: bool, limit: int) -> str | None:
+    if kind == LockKind.SEMAPHORE:
+        if exclusive:
+            return "a semaphore cannot be held exclusively; one of limit 1 is a mutex"
+        if not 1 <= limit <= MAX_SEMAPHORE_LIMIT:
+            return f"limit of a semaphore is {limit}, not from 1 to {MAX_SEMAPHORE_LIMIT}"
+        return None
+    if kind not in tuple(LockKind):
+        return f"unknown kind of lock {kind}"
+    if limit:
+        return f"limit {limit} for a lock that is no semaphore; it must be 0"
+    if kind != LockKind.READ_WRITE and not exclusive:
+        return "a mutex or an election is always held exclusively"
     return None

@@ -150,6 +150,76 @@ def decode_lease_head(row: bytes) -> LeaseHead:
         raise CorruptState(f"lease row of {len(row)} bytes: {error}") from error
 
 
+class LockHead(NamedTuple):
+    """A row of LOCKS: what is true of a lock as a whole. It stays when the line is empty, for the tokens' sake."""
+
+    kind: int
+    """A `commands.LockKind`: of those in line, or of the last who were."""
+    limit: int
+    """Of a semaphore, else 0."""
+    shared: bool
+    """The newest grant was a shared one, and to a contender of this kind: later shared ones leave the floor alone."""
+    newest_token: int
+    """0: never granted."""
+    floor_token: int
+    """Tokens from here on are of grants that no later one excludes; 0: never granted."""
+    last_granted: int
+    """The ticket granted last. All places up to it are granted, all behind it wait."""
+    holders: int
+    """How many places are granted now."""
+    waiting: int
+    """How many are not."""
+
+
+_LOCK = struct.Struct(">BIBQQQQQ")
+
+
+def encode_lock_head(head: LockHead) -> bytes:
+    return _LOCK.pack(*head)
+
+
+def decode_lock_head(row: bytes) -> LockHead:
+    """Raises CorruptState."""
+    try:
+        kind, limit, shared, *numbers = _LOCK.unpack(row)
+    except struct.error as error:
+        raise CorruptState(f"lock row of {len(row)} bytes: {error}") from error
+    if shared > 1:
+        raise CorruptState(f"lock row with unknown flags {shared:#x}")
+    return LockHead(kind, limit, shared == 1, *numbers)
+
+
+class PlaceRecord(NamedTuple):
+    """A place in a line: a row of LINES (without the value), and the value of a version of the place (with it)."""
+
+    token: int
+    """Fencing token of its grant; 0: it waits."""
+    lease: int
+    kind: int
+    exclusive: bool
+    limit: int
+    value: bytes
+
+
+_PLACE = struct.Struct(">QQBBI")
+
+
+def encode_place(place: PlaceRecord) -> bytes:
+    token, lease, kind, exclusive, limit, value = place
+    return _PLACE.pack(token, lease, kind, exclusive, limit) + value
+
+
+def decode_place(row: bytes, start: int = 0) -> PlaceRecord:
+    """Return the place in a row of LINES, or in one of VERSIONS (`start` is VERSION_BYTES). Raises CorruptState."""
+    try:
+        token, lease, kind, exclusive, limit = _PLACE.unpack_from(row, start)
+    except struct.error as error:
+        raise CorruptState(f"place of {len(row) - start} bytes: {error}") from error
+    if exclusive > 1:
+        raise CorruptState(f"place with unknown flags {exclusive:#x}")
+    return PlaceRecord(token, lease, kind, exclusive == 1, limit, row[start + _PLACE.size :])
+
+
 def encode_results(results: Iterable[tuple[int, Result]]) -> bytes:
     """Return a row of RESULTS: [[sequence, tag, *fields], ...]."""
     pack = packing.pack_result

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raftkv.kv import txn
+from raftkv.kv import line, txn
 from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.history import Cursor, Stretch, Want, read_history
+from raftkv.kv.lease import LeaseInfo, lease_ids, lease_info
+from raftkv.kv.line import LockState
 from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
@@ -60,6 +62,18 @@ class View:
     def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
         """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
         return read_history(self._reader, start, stop, wants, max_work)
+
+    def lease(self, lease: int, *, with_keys: bool = False) -> LeaseInfo | None:
+        """Return what is known of a lease; None: there is none."""
+        return lease_info(self._reader, lease, with_keys=with_keys)
+
+    def leases(self, after: int, limit: int) -> tuple[tuple[int, ...], bool]:
+        """Return (at most `limit` ids of leases above `after`, in order; whether there are more)."""
+        return lease_ids(self._reader, after, limit)
+
+    def line(self, lock: bytes, limit: int) -> LockState:
+        """Return who stands in line for a lock, at most `limit` contenders."""
+        return line.query(self._reader, lock, limit)
 
     def hasher(self) -> StateHasher:
         """Begin to hash the whole state of the snapshot."""

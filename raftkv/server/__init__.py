@@ -4,5 +4,7 @@ settings   what a node is told            app        builds a node from settings
 node       the driver                     proposals  writes on their way through the log
 barriers   linearizable reads on their way            cluster_time  the stamps that a leader gives
 requests   runs client operations, forwards them      wire          protobuf to commands and back
+queries    what is answered without a proposal        wire_range, wire_txn, wire_locks: the same for one kind
+quota      what is refused when the state is large    upkeep     what the leader proposes by itself
 services/  the gRPC faces
 """

@@ -29,17 +29,32 @@ from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
 from raftkv.server.services.kv import KvService
+from raftkv.server.services.lease import LeaseService
+from raftkv.server.services.lock import LockService
 from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
-from raftkv.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, peer_pb2_grpc
+from raftkv.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    kv_pb2,
+    kv_pb2_grpc,
+    lease_pb2,
+    lease_pb2_grpc,
+    lock_pb2,
+    lock_pb2_grpc,
+    peer_pb2_grpc,
+)
 
 log = structlog.get_logger("raftkv.app")
 
 KV_SERVICE = kv_pb2.DESCRIPTOR.services_by_name["KV"].full_name
+LEASE_SERVICE = lease_pb2.DESCRIPTOR.services_by_name["Lease"].full_name
+LOCK_SERVICE = lock_pb2.DESCRIPTOR.services_by_name["Lock"].full_name
+_NEED_A_LEADER = (KV_SERVICE, LEASE_SERVICE, LOCK_SERVICE)
 CLUSTER_SERVICE = cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name
 
 GRACE_S = 1.0
@@ -119,13 +134,14 @@ class _Parts:
     health: health.aio.HealthServicer
 
     async def report_health(self) -> None:
-        """Keep grpc.health.v1 true: the process is alive; the KV service serves while a leader is known."""
+        """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""
         await self.health.set("", _SERVING)
         await self.health.set(CLUSTER_SERVICE, _SERVING)
         with contextlib.suppress(ShuttingDown):
             while True:
                 changed = self.node.leadership_changed()
-                await self.health.set(KV_SERVICE, _NOT_SERVING if self.node.leader is None else _SERVING)
+                for service in _NEED_A_LEADER:
+                    await self.health.set(service, _NOT_SERVING if self.node.leader is None else _SERVING)
                 await changed
 
     async def hand_over(self, timeout_s: float) -> None:
@@ -205,8 +221,9 @@ def _build(
         transport=transport,
         clock=MonotonicClock(),
         limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
+        auto_compaction=settings.auto_compaction,
     )
-    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits())
+    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota))
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)
@@ -223,11 +240,22 @@ def _build(
     health_service = health.aio.HealthServicer()
     peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers, changes), peer_server)
     kv_pb2_grpc.add_KVServicer_to_server(kv, client_server)
+    lease_pb2_grpc.add_LeaseServicer_to_server(LeaseService(requests), client_server)
+    lock_pb2_grpc.add_LockServicer_to_server(LockService(requests), client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
     watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
-        (KV_SERVICE, CLUSTER_SERVICE, WATCH_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), client_server
+        (
+            KV_SERVICE,
+            LEASE_SERVICE,
+            LOCK_SERVICE,
+            WATCH_SERVICE,
+            CLUSTER_SERVICE,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        ),
+        client_server,
     )
     return _Parts(node, kv, watches, health_service)
 

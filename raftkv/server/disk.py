@@ -74,6 +74,9 @@ class Disk:
     def store_bytes(self) -> int:
         return self.store.size_bytes()
 
+    def used_bytes(self) -> int:
+        return self.store.used_bytes()
+
     async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
         return await self.checkpoints.create(self.store, configuration_at)
 

@@ -28,7 +28,13 @@ class Keeper(Protocol):
         """The newest checkpoint."""
         ...
 
-    def store_bytes(self) -> int: ...
+    def store_bytes(self) -> int:
+        """Bytes that the state store occupies, free pages included."""
+        ...
+
+    def used_bytes(self) -> int:
+        """Bytes that the state takes of them. Cheap."""
+        ...
 
     async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
         """Make a checkpoint of the state as it is; writes go on meanwhile."""

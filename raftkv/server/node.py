@@ -4,8 +4,9 @@ It feeds the core, does what each Ready says in the order that `raftkv.raft` pre
 decides nothing about consensus and nothing about data. Everything that is not pure is given to it, so that the same
 driver runs in production and under a simulator's virtual time.
 
-Four tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`). Batching needs no
-timers: whatever arrives while the log is being written becomes the next entry (DESIGN.md section 4).
+Its tasks: one ticks, one writes the log, one turns the crank, one makes checkpoints (`checkpoints`), some propose what
+keeps the state tidy (`upkeep`). Batching needs no timers: whatever arrives while the log is being written becomes the
+next entry (DESIGN.md section 4).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.protocols import Incoming, Transport
@@ -95,6 +97,7 @@ class Node:
         clock: Clock,
         limits: NodeLimits | None = None,
         watch_limits: WatchLimits | None = None,
+        auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
     ) -> None:
         self.raft = raft
         self._keeper = keeper
@@ -118,6 +121,7 @@ class Node:
             wake=self.wake,
             fail=self._fail,
         )
+        self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()
         self.hub = WatchHub(self.machine.revision, watch_limits)
         """What watches read from."""
@@ -153,6 +157,7 @@ class Node:
             ("write", self._write()),
             ("crank", self._crank()),
             ("checkpoint", self._checkpoints.run()),
+            *self._upkeep.tasks(),
         ):
             self._begin_task(name, coroutine)
 
@@ -190,17 +195,19 @@ class Node:
 
     # --- what services ask for ----------------------------------------------------------------------------------------
 
-    def propose(self, group: Group, size_bytes: int, deadline: float, *, alone: bool = False) -> Outcome:
+    def propose(
+        self, group: Group, size_bytes: int, deadline: float, *, weight: int = 0, alone: bool = False
+    ) -> Outcome:
         """Replicate and apply a group of commands; the future gets their results once they are applied here.
 
         `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
-        `alone` keeps other groups out of the entry.
+        `weight` is what they take to apply, in puts, or 0: they are. `alone` keeps other groups out of the entry.
 
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.
         """
         self._require_leading()
-        outcome = self._proposals.add(group, size_bytes, deadline, alone=alone)
+        outcome = self._proposals.add(group, size_bytes, deadline, weight=weight, alone=alone)
         self.wake()
         return outcome
 
@@ -246,6 +253,17 @@ class Node:
         if len(self._barriers) >= self._limits.max_reads:
             raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
 
+    def cluster_time_ms(self) -> int:
+        """Return the present cluster time: on the leader by its clock, elsewhere that of the last applied entry."""
+        applied_ms = self.machine.time_ms
+        if self._known[:2] != (Role.LEADER, self.raft.term):
+            return applied_ms  # or it leads, and has not taken the time over yet
+        return max(self._time.stamp_ms(), applied_ms)
+
+    def used_bytes(self) -> int:
+        """Return how many bytes the state takes, without space that is free to be used again. Cheap."""
+        return self._keeper.used_bytes()
+
     def transfer_leader(self, target: NodeId | None) -> str | None:
         """Begin to hand leadership over. Return None, or why that cannot be done."""
         refusal = self.raft.transfer(target)
@@ -289,6 +307,12 @@ class Node:
     @property
     def is_leader(self) -> bool:
         return self.raft.role is Role.LEADER
+
+    @property
+    def may_propose(self) -> bool:
+        """Whether this node leads, and has applied what leaders before it committed."""
+        raft = self.raft
+        return self.is_leader and not raft.transferring and self.machine.applied_term == raft.term
 
     @property
     def was_removed(self) -> bool:
@@ -339,6 +363,7 @@ class Node:
             # Timers may end a little early. Ticks must not: leases rest on them.
             while (left_ms := due_ms - self._clock.now_ms()) > 0:  # noqa: ASYNC110 - it waits for time
                 await asyncio.sleep(max(left_ms, SHORTEST_SLEEP_MS) / 1000)
+            self._time.tick()
             self.raft.tick()
             self.wake()
 

@@ -22,13 +22,16 @@ Outcome = asyncio.Future[list[Result]]
 class Proposal:
     """One group of commands and who waits for its results."""
 
-    __slots__ = ("alone", "deadline", "group", "outcome", "size_bytes")
+    __slots__ = ("alone", "deadline", "group", "outcome", "size_bytes", "weight")
 
-    def __init__(self, group: Group, size_bytes: int, deadline: float, outcome: Outcome, *, alone: bool) -> None:
+    def __init__(
+        self, group: Group, size_bytes: int, deadline: float, outcome: Outcome, *, weight: int, alone: bool
+    ) -> None:
         self.group = group
         self.size_bytes = size_bytes
         self.deadline = deadline
         self.outcome = outcome
+        self.weight = weight
         self.alone = alone
 
 
@@ -52,16 +55,21 @@ class Proposals:
         """How many commands wait for an entry."""
         return self._queued_commands
 
-    def add(self, group: Group, size_bytes: int, deadline: float, *, alone: bool = False) -> Outcome:
-        """Queue a group; `alone`: for an entry of its own. Raises Overloaded."""
-        if self._bytes + size_bytes > self._max_bytes or self._commands + len(group.commands) > self._max_commands:
+    def add(self, group: Group, size_bytes: int, deadline: float, *, weight: int = 0, alone: bool = False) -> Outcome:
+        """Queue a group that takes as much work as `weight` puts (at least its number of commands).
+
+        `alone`: for an entry of its own. Raises Overloaded.
+        """
+        weight = max(weight, len(group.commands))
+        if self._bytes + size_bytes > self._max_bytes or self._commands + weight > self._max_commands:
             raise Overloaded(
                 f"{self._commands} writes of {self._bytes} bytes are under way; at most {self._max_commands} writes "
                 f"and {self._max_bytes} bytes may be: try again later"
             )
-        proposal = Proposal(group, size_bytes, deadline, asyncio.get_running_loop().create_future(), alone=alone)
+        outcome: Outcome = asyncio.get_running_loop().create_future()
+        proposal = Proposal(group, size_bytes, deadline, outcome, weight=weight, alone=alone)
         self._bytes += size_bytes
-        self._commands += len(group.commands)
+        self._commands += weight
         self._queue.append(proposal)
         self._queued_commands += len(group.commands)
         return proposal.outcome
@@ -80,7 +88,7 @@ class Proposals:
                 self._fail(self._dequeue(), late)
                 continue
             size += proposal.size_bytes
-            commands += len(proposal.group.commands)
+            commands += proposal.weight
             if taken and (proposal.alone or taken[-1].alone or size > max_bytes or commands > max_commands):
                 break
             taken.append(self._dequeue())
@@ -156,7 +164,7 @@ class Proposals:
 
     def _release(self, proposal: Proposal) -> None:
         self._bytes -= proposal.size_bytes
-        self._commands -= len(proposal.group.commands)
+        self._commands -= proposal.weight
 
 
 def _refuse(outcome: Outcome, error: RaftKVError) -> None:

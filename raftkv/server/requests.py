@@ -28,14 +28,16 @@ from raftkv.errors import (
     RaftKVError,
     ShuttingDown,
 )
-from raftkv.kv.commands import Command, Result
+from raftkv.kv.commands import Command, Result, Txn
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.view import View
 from raftkv.raft import NodeId
-from raftkv.server import wire
+from raftkv.server import wire, wire_locks
 from raftkv.server.barriers import Barrier
 from raftkv.server.node import Node
 from raftkv.server.proposals import Outcome
+from raftkv.server.queries import LeaseListQuery, LeaseQuery, LockQuery, Query
+from raftkv.server.quota import Quota, grows
 from raftkv.v1 import common_pb2, kv_pb2
 
 SCAN_ROWS = 500
@@ -45,10 +47,23 @@ SCAN_ROWS = 500
 PAIR_OVERHEAD_BYTES = 64
 """What a pair takes in an answer beside its key and value, roughly."""
 
-_VERDICTS = frozenset({common_pb2.INVALID_ARGUMENT, common_pb2.LIMIT_EXCEEDED})
+_VERDICTS = frozenset(
+    {
+        common_pb2.INVALID_ARGUMENT,
+        common_pb2.LIMIT_EXCEEDED,
+        common_pb2.FUTURE_REVISION,
+        common_pb2.COMPACTED,
+        common_pb2.FAILED_PRECONDITION,
+        common_pb2.LEASE_NOT_FOUND,
+        common_pb2.LEASE_EXISTS,
+        common_pb2.STALE_FENCE,
+        common_pb2.LOCK_BUSY,
+    }
+)
+"""What a write is refused with by the state machine itself: had an earlier attempt been applied, its session would have
+answered with the result of that."""
 
-
-Reads = list[tuple[int, RangeQuery]]
+Reads = list[tuple[int, Query]]
 """(operation id, query)."""
 
 Passage = tuple[Barrier, Reads, kv_pb2.Guarantee.ValueType]
@@ -80,6 +95,8 @@ class RequestLimits:
     """Batches with ranges that are read at a time; each holds a snapshot of the store. The others wait."""
     max_answer_bytes: int = 4 << 20
     """Reads of one batch whose answers exceed this together are asked to come again."""
+    quota_bytes: int = 0
+    """What makes the state grow is refused from this size on; 0: never."""
 
 
 class Attempt:
@@ -95,7 +112,7 @@ class Attempt:
         self.answered: set[int] = set()
         self.uncertain = False
         """An attempt ended with an open outcome, so no later failure may claim that a write had no effect."""
-        for operation_id, error in self.work.malformed:
+        for operation_id, error in self.work.refused:
             wire.add_error(self.response, operation_id, error)
             self.answered.add(operation_id)
 
@@ -116,9 +133,9 @@ class Attempt:
         """
         if not self.uncertain:
             return
-        reads = {operation.id for operation in self.batch.operations if operation.HasField("range")}
+        writes = {command.sequence for command in wire.decode(self.batch).commands}
         for result in self.response.results:
-            if result.HasField("error") and result.id not in reads and result.error.code not in _VERDICTS:
+            if result.HasField("error") and result.id in writes and result.error.code not in _VERDICTS:
                 result.error.ambiguous = True
 
     def fail(self, error: RaftKVError) -> None:
@@ -135,8 +152,9 @@ class Attempt:
 
     def take_results(self, commands: tuple[Command, ...], results: list[Result]) -> None:
         """Answer these commands with their results."""
+        plain = self.work.plain
         for command, result in zip(commands, results, strict=True):
-            wire.add_result(self.response, command.sequence, result)
+            wire.add_result(self.response, command, result, plain=command.sequence in plain)
         self._close_commands(commands)
 
     def reads_by_level(self) -> tuple[Reads, Reads]:
@@ -183,6 +201,7 @@ class Requests:
         self._cluster_id = cluster_id
         self._limits = limits
         self._scans = asyncio.Semaphore(limits.max_scans)
+        self.quota = Quota(limits.quota_bytes, node.used_bytes, asyncio.get_running_loop().time)
 
     async def run(self, batch: kv_pb2.BatchRequest, *, forwarded: bool) -> kv_pb2.BatchResponse:
         """Run `batch` and answer each of its operations exactly once, errors included. Does not raise RaftKVError."""
@@ -302,11 +321,13 @@ class Requests:
     def _propose(self, attempt: Attempt) -> list[tuple[tuple[Command, ...], Outcome]]:
         """Propose the open commands. Those that find no room are answered; the others' futures are returned."""
         outcomes: list[tuple[tuple[Command, ...], Outcome]] = []
+        if attempt.work.commands and self.quota.exceeded:
+            attempt.fail_commands(self.quota.refusal(), tuple(filter(grows, attempt.work.commands)))
         if not attempt.work.commands:
             return outcomes
-        for group, size_bytes, alone in list(wire.portions(attempt.work, attempt.batch)):
+        for group, size_bytes, weight, alone in list(wire.portions(attempt.work, attempt.batch)):
             try:
-                outcome = self._node.propose(group, size_bytes, attempt.deadline, alone=alone)
+                outcome = self._node.propose(group, size_bytes, attempt.deadline, weight=weight, alone=alone)
             except Overloaded as error:
                 attempt.fail_commands(self._explain(error), group.commands)
             else:
@@ -347,7 +368,10 @@ class Requests:
                     attempt.answered.add(operation_id)
                     continue
                 try:
-                    if _is_get(query):
+                    if not isinstance(query, RangeQuery):
+                        size += self._answer(response, view, operation_id, query)
+                        await asyncio.sleep(0)
+                    elif _is_get(query):
                         pair = view.get(query.key, query.revision)
                         revision = query.revision or view.meta.revision
                         wire.add_get(response, operation_id, pair, revision, guarantee)
@@ -372,6 +396,22 @@ class Requests:
         result = scan.result()
         wire.add_range(response, operation_id, result, guarantee)
         return sum(PAIR_OVERHEAD_BYTES + len(pair.key) + len(pair.value) for pair in result.pairs)
+
+    def _answer(
+        self,
+        response: kv_pb2.BatchResponse,
+        view: View,
+        operation_id: int,
+        query: Txn | LeaseQuery | LeaseListQuery | LockQuery,
+    ) -> int:
+        """Answer what is bounded by itself; return the size of the answer."""
+        if isinstance(query, Txn):
+            wire.add_result(response, query, view.txn(query))
+            return response.results[-1].ByteSize()
+        answer = wire_locks.answer(view, query, max(self._node.cluster_time_ms(), view.meta.time_ms))
+        answer.id = operation_id
+        response.results.append(answer)
+        return answer.ByteSize()
 
     # --- elsewhere ----------------------------------------------------------------------------------------------------
 
@@ -463,5 +503,9 @@ class Requests:
             response.header.CopyFrom(self.header())
 
 
-def _is_get(query: RangeQuery) -> bool:
-    return not query.range_end and not query.count_only and not query.keys_only
+_PLAIN = RangeQuery(b"key")[4:]
+
+
+def _is_get(query: Query) -> bool:
+    """Return whether a query is for one pair as it is, or its absence."""
+    return isinstance(query, RangeQuery) and not query.range_end and query[4:] == _PLAIN

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from raftkv.errors import ConfigurationError
 from raftkv.server.lease import PPM, lease_ms
+from raftkv.server.upkeep import AutoCompaction, CompactionMode
 
 _ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
 
@@ -51,6 +52,29 @@ def parse_addresses(value: object) -> object:
     if isinstance(value, Mapping):
         return {int(node): check_address(str(address)) for node, address in value.items()}
     return value
+
+
+DEFAULT_AGE: Final = "1h"
+DEFAULT_REVISIONS: Final = 100_000
+_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_MOST_AGE_MS: Final = 3650 * _UNITS_MS["d"]
+
+
+def parse_retention(mode: CompactionMode, text: str | None) -> AutoCompaction:
+    """Return what the two settings of automatic compaction say together. Raises ValueError."""
+    if mode is CompactionMode.OFF:
+        if text is not None:
+            raise ValueError("auto_compaction_retention is set, but auto_compaction_mode is off")
+        return AutoCompaction()
+    if mode is CompactionMode.REVISIONS:
+        text = str(DEFAULT_REVISIONS) if text is None else text
+        if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
+            raise ValueError(f"auto_compaction_retention {text!r} is no number of revisions (for example 10000)")
+        return AutoCompaction(mode, int(text))
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", DEFAULT_AGE if text is None else text)
+    if found is None or not 0 < (age_ms := int(found.group(1)) * _UNITS_MS[found.group(2)]) <= _MOST_AGE_MS:
+        raise ValueError(f"auto_compaction_retention {text!r} is no age from 1s to 3650d, as in 90s, 30m, 1h, 7d")
+    return AutoCompaction(mode, age_ms)
 
 
 AddressMap = Annotated[dict[int, str], NoDecode]
@@ -110,6 +134,22 @@ class ServerSettings(BaseSettings):
         ge=1 << 16,
         description="Log after a checkpoint that makes another one due, in bytes (or a quarter of the store, if more).",
     )
+    quota_bytes: int = Field(
+        8 << 30,
+        ge=0,
+        description="What makes the state grow is refused once it takes so many bytes, until some are free again; "
+        "0: no quota. Well below --store-map-size and the disk, so that deletes still find room.",
+    )
+    auto_compaction_mode: CompactionMode = Field(
+        CompactionMode.AGE,
+        description="Give up history by age or by number of revisions, or never (off). On by default, unlike etcd's: "
+        "what nobody compacts grows until the quota stops all writes.",
+    )
+    auto_compaction_retention: str | None = Field(
+        None,
+        description="How much history is kept for reads of the past and for watches that resume: by age 30m, 1h, 7d "
+        f"({DEFAULT_AGE} unless set; of cluster time, since the node runs), by number {DEFAULT_REVISIONS} unless set.",
+    )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
@@ -156,7 +196,25 @@ class ServerSettings(BaseSettings):
                 f"lease_drift_ppm ({self.lease_drift_ppm}) leaves leases of {self.lease_ms} ms, less than two "
                 f"heartbeats of {self.heartbeat_ms} ms: one late answer would end them"
             )
+        parse_retention(self.auto_compaction_mode, self.auto_compaction_retention)
+        if "quota_bytes" in self.model_fields_set and self.quota_bytes > self.store_map_size:
+            raise ValueError(
+                f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be "
+                "full before its quota is reached, and the node would stop"
+            )
         return self
+
+    @property
+    def quota(self) -> int:
+        """The quota in force, in bytes; 0: none. The default one leaves a quarter of a small store free."""
+        if "quota_bytes" in self.model_fields_set:
+            return self.quota_bytes
+        return min(self.quota_bytes, self.store_map_size // 4 * 3)
+
+    @property
+    def auto_compaction(self) -> AutoCompaction:
+        """How much history the leader keeps."""
+        return parse_retention(self.auto_compaction_mode, self.auto_compaction_retention)
 
     @property
     def lease_ms(self) -> int:

@@ -1,150 +1,179 @@
-"""Client operations between their protobuf form and commands, queries and results. No rule lives here."""
+"""Client operations between their protobuf form and commands, queries and results. No rule lives here.
+
+`wire_range`, `wire_txn` and `wire_locks` have what belongs to one kind of operation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, assert_never
 
-from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, RaftKVError
+from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, Overloaded, RaftKVError
+from raftkv.invariant import InvariantViolation
 from raftkv.kv.commands import (
+    Branch,
+    BranchDone,
     Command,
+    Compact,
+    Compacted,
     Delete,
     Deleted,
+    DeleteDone,
+    Expired,
     Group,
+    KeptAlive,
     KeyValue,
+    LeaseGranted,
+    Place,
+    Proclaimed,
     Put,
+    PutDone,
     RegisterSession,
     Rejected,
+    Released,
     Result,
+    Revoked,
     SessionRegistered,
+    Swept,
+    Txn,
+    TxnDelete,
+    TxnDone,
+    TxnPut,
     Written,
 )
 from raftkv.kv.limits import SESSION_TTL_MS, SESSION_WINDOW, put_fault, range_fault
-from raftkv.kv.ranges import RangeQuery, RangeResult
+from raftkv.kv.ranges import RangeResult
+from raftkv.server import wire_locks
+from raftkv.server.queries import Query
+from raftkv.server.wire_range import decode_range, fill_key_value, fill_page
+from raftkv.server.wire_txn import TxnDecoder, decode_fences, fill_delete, fill_put, fill_txn
 from raftkv.v1 import common_pb2, kv_pb2
 
-COMMAND_OVERHEAD_BYTES = 24
+COMMAND_OVERHEAD_BYTES: Final = 24
+
+MAX_PARTS_PER_BATCH: Final = 8_192
+"""Parts of the transactions (operations, compares) and keepalives (leases) of one batch, or hardly more: they are
+decoded in one go, a microsecond each, and heartbeats wait meanwhile. What is left is asked to come again."""
+
+MAX_PORTION_WEIGHT: Final = 1_024
+"""Commands of a batch share an entry up to this many; a transaction or keepalive counts once for each of its parts."""
+
+LOCK_WEIGHT: Final = 3
+"""What it takes to change a lock's line, in puts."""
 
 
 class Work:
     """The operations of one batch, sorted by what has to happen to them."""
 
-    __slots__ = ("by_lease", "commands", "local_reads", "malformed", "mixed", "reads", "size_bytes")
+    __slots__ = (
+        "by_lease",
+        "commands",
+        "heavy",
+        "local_reads",
+        "mixed",
+        "parts",
+        "plain",
+        "reads",
+        "refused",
+        "size_bytes",
+        "weight",
+        "weights",
+    )
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
         self.size_bytes = 0
         """What the commands take in the log, roughly."""
+        self.weight = 0
+        """What they take to apply, roughly, in puts."""
+        self.parts = 0
+        """See MAX_PARTS_PER_BATCH."""
         self.mixed = False
         """Some of them cannot share an entry or a group with others: see `portions`."""
-        self.reads: list[tuple[int, RangeQuery]] = []
+        self.weights: dict[int, int] = {}
+        """By sequence, what a command takes to apply, in puts, where that is more than one."""
+        self.heavy: set[int] = set()
+        """Commands that may take tens of milliseconds to apply, and an entry is applied in one go."""
+        self.plain: set[int] = set()
+        """Transactions that were asked for as a put or delete, and are to be answered as such."""
+        self.reads: list[tuple[int, Query]] = []
         """(operation id, query): to be answered by the leader, linearizably."""
         self.by_lease: set[int] = set()
         """Which of them may be answered by its lease."""
-        self.local_reads: list[tuple[int, RangeQuery]] = []
-        self.malformed: list[tuple[int, InvalidArgument]] = []
+        self.local_reads: list[tuple[int, Query]] = []
+        self.refused: list[tuple[int, RaftKVError]] = []
 
 
 def decode(batch: kv_pb2.BatchRequest) -> Work:
-    """Sort the operations of `batch`. What breaks a limit lands in `malformed`, alone: its neighbours go on."""
+    """Sort the operations of `batch`. What breaks a limit lands in `refused`, alone: its neighbours go on."""
     work = Work()
     if len({operation.id for operation in batch.operations}) < len(batch.operations):
         ambiguity = InvalidArgument(
             "two operations of the batch have the same id: nobody could tell their answers apart"
         )
-        work.malformed = [(operation.id, ambiguity) for operation in batch.operations]
+        work.refused = [(operation.id, ambiguity) for operation in batch.operations]
         return work
     commands = work.commands
-    size_bytes = 0
+    size_bytes = puts = 0
     for operation in batch.operations:
-        if operation.HasField("put"):
-            put = operation.put
-            key, value = put.key, put.value
+        put = operation.put  # one without a key, where the operation is something else
+        key = put.key
+        if key and not (put.lease or put.prev_kv or put.fences):
+            value = put.value
             fault = put_fault(key, value)
             if fault is None:
                 commands.append(Put(operation.id, key, value))
                 size_bytes += len(key) + len(value) + COMMAND_OVERHEAD_BYTES
+                puts += 1
             else:
-                work.malformed.append((operation.id, InvalidArgument(fault)))
+                work.refused.append((operation.id, InvalidArgument(fault)))
             continue
         kind = operation.WhichOneof("operation")
-        if kind == "range":
-            _decode_range(operation, work)
-        elif kind == "delete":
-            delete = operation.delete
-            fault = range_fault(delete.key, delete.range_end)
-            if fault is None:
-                commands.append(Delete(operation.id, delete.key, delete.range_end))
-                work.mixed = work.mixed or bool(delete.range_end)
-                size_bytes += len(delete.key) + len(delete.range_end) + COMMAND_OVERHEAD_BYTES
-            else:
-                work.malformed.append((operation.id, InvalidArgument(fault)))
-        elif kind == "register_session":
-            commands.append(RegisterSession(operation.id))
-            size_bytes += COMMAND_OVERHEAD_BYTES
-            work.mixed = True
-        else:
-            work.malformed.append(
-                (operation.id, InvalidArgument("an operation of a kind that this node does not know"))
-            )
-    work.size_bytes = size_bytes
+        decoder = _DECODERS.get(kind) if kind is not None else None
+        try:
+            if decoder is None:
+                raise InvalidArgument("an operation of a kind that this node does not know")
+            decoder(operation, work)
+        except (InvalidArgument, Overloaded) as error:
+            work.refused.append((operation.id, error))
+    # Where there is more than puts, the size on the wire is near enough.
+    others = len(commands) - puts
+    work.size_bytes = batch.ByteSize() + others * COMMAND_OVERHEAD_BYTES if others else size_bytes
+    work.weight += puts
+    work.mixed = work.mixed or (work.weight > MAX_PORTION_WEIGHT and work.weight > len(commands))
     return work
 
 
-class Portion(NamedTuple):
-    """Commands that are proposed together."""
+def _decode_put(operation: kv_pb2.Operation, work: Work) -> None:
+    """Decode a put that is more than a put."""
+    put = operation.put
+    fault = put_fault(put.key, put.value)
+    if fault is not None:
+        raise InvalidArgument(fault)
+    fences = decode_fences(put.fences)
+    only = TxnPut(put.key, put.value, put.lease, put.prev_kv)
+    work.plain.add(operation.id)
+    _add(work, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences))
 
-    group: Group
-    size_bytes: int
-    alone: bool
-    """They need an entry for themselves."""
 
-
-def portions(work: Work, batch: kv_pb2.BatchRequest) -> Iterator[Portion]:
-    """Yield the commands of a batch as they are to be proposed.
-
-    All together, but for two kinds. A range delete may take tens of milliseconds to apply, and an entry is applied in
-    one go: each gets its own. A registration is of no session: the one that the batch's writes are of may have expired.
-    """
-    if not work.mixed:
-        yield Portion(Group(batch.session, batch.acknowledged_below, tuple(work.commands)), work.size_bytes, False)
+def _decode_delete(operation: kv_pb2.Operation, work: Work) -> None:
+    delete = operation.delete
+    fault = range_fault(delete.key, delete.range_end)
+    if fault is not None:
+        raise InvalidArgument(fault)
+    alone = bool(delete.range_end)
+    if not (delete.prev_kv or delete.fences):
+        _add(work, Delete(operation.id, delete.key, delete.range_end), alone=alone)
         return
-    light: list[Command] = []
-    registrations: list[Command] = []
-    for command in work.commands:
-        if isinstance(command, RegisterSession):
-            registrations.append(command)
-        elif isinstance(command, Delete) and command.range_end:
-            group = Group(batch.session, batch.acknowledged_below, (command,))
-            yield Portion(group, _command_bytes(command), True)
-        else:
-            light.append(command)
-    if light:
-        size_bytes = sum(map(_command_bytes, light))
-        yield Portion(Group(batch.session, batch.acknowledged_below, tuple(light)), size_bytes, False)
-    if registrations:
-        yield Portion(Group(0, 0, tuple(registrations)), COMMAND_OVERHEAD_BYTES * len(registrations), False)
-
-
-def _command_bytes(command: Command) -> int:
-    match command:
-        case Put(_, key, value):
-            return len(key) + len(value) + COMMAND_OVERHEAD_BYTES
-        case Delete(_, key, range_end):
-            return len(key) + len(range_end) + COMMAND_OVERHEAD_BYTES
-        case RegisterSession():
-            return COMMAND_OVERHEAD_BYTES
+    fences = decode_fences(delete.fences)
+    only = TxnDelete(delete.key, delete.range_end, delete.prev_kv)
+    work.plain.add(operation.id)
+    _add(work, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences), alone=alone)
 
 
 def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
     request = operation.range
-    fault = range_fault(request.key, request.range_end)
-    if fault is not None:
-        work.malformed.append((operation.id, InvalidArgument(fault)))
-        return
-    query = RangeQuery(
-        request.key, request.range_end, request.limit, request.revision, request.keys_only, request.count_only
-    )
+    query = decode_range(request)
     if request.level == kv_pb2.LINEARIZABLE:
         work.reads.append((operation.id, query))
     elif request.level == kv_pb2.LEASE:
@@ -153,7 +182,149 @@ def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
     elif request.level == kv_pb2.LOCAL:
         work.local_reads.append((operation.id, query))
     else:
-        work.malformed.append((operation.id, InvalidArgument(f"read level {request.level} is unknown")))
+        raise InvalidArgument(f"read level {request.level} is unknown")
+
+
+def _decode_register_session(operation: kv_pb2.Operation, work: Work) -> None:
+    _add(work, RegisterSession(operation.id))
+    work.mixed = True
+
+
+def _decode_txn(operation: kv_pb2.Operation, work: Work) -> None:
+    _limit_parts(work)
+    decoder = TxnDecoder()
+    try:
+        txn = decoder.decode(operation.id, operation.txn)
+    finally:
+        work.parts += decoder.parts
+    if decoder.writes:
+        _add(work, txn, decoder.parts, alone=decoder.heavy)
+    else:
+        work.reads.append((operation.id, txn))
+
+
+def _decode_compact(operation: kv_pb2.Operation, work: Work) -> None:
+    revision = operation.compact.revision
+    if not revision:
+        raise InvalidArgument("the revision to compact to is missing: revisions begin at 1")
+    _add(work, Compact(operation.id, revision))
+
+
+def _decode_lease_grant(operation: kv_pb2.Operation, work: Work) -> None:
+    _add(work, wire_locks.decode_grant(operation.id, operation.lease_grant))
+
+
+def _decode_lease_keep_alive(operation: kv_pb2.Operation, work: Work) -> None:
+    _limit_parts(work)
+    keep_alive = wire_locks.decode_keep_alive(operation.id, operation.lease_keep_alive)
+    work.parts += len(keep_alive.leases)
+    _add(work, keep_alive, len(keep_alive.leases))
+
+
+def _decode_lease_revoke(operation: kv_pb2.Operation, work: Work) -> None:
+    _add(work, wire_locks.decode_revoke(operation.id, operation.lease_revoke), alone=True)
+
+
+def _decode_lock_acquire(operation: kv_pb2.Operation, work: Work) -> None:
+    _add(work, wire_locks.decode_acquire(operation.id, operation.lock_acquire), LOCK_WEIGHT)
+
+
+def _decode_lock_release(operation: kv_pb2.Operation, work: Work) -> None:
+    _add(work, wire_locks.decode_release(operation.id, operation.lock_release), LOCK_WEIGHT)
+
+
+def _decode_lock_proclaim(operation: kv_pb2.Operation, work: Work) -> None:
+    _add(work, wire_locks.decode_proclaim(operation.id, operation.lock_proclaim), LOCK_WEIGHT)
+
+
+_DECODERS: Final[dict[str, Callable[[kv_pb2.Operation, Work], None]]] = {
+    "put": _decode_put,
+    "range": _decode_range,
+    "delete": _decode_delete,
+    "register_session": _decode_register_session,
+    "txn": _decode_txn,
+    "compact": _decode_compact,
+    "lease_grant": _decode_lease_grant,
+    "lease_keep_alive": _decode_lease_keep_alive,
+    "lease_revoke": _decode_lease_revoke,
+    "lease_time_to_live": lambda operation, work: work.reads.append(
+        (operation.id, wire_locks.decode_time_to_live(operation.lease_time_to_live))
+    ),
+    "lease_list": lambda operation, work: work.reads.append(
+        (operation.id, wire_locks.decode_lease_list(operation.lease_list))
+    ),
+    "lock_acquire": _decode_lock_acquire,
+    "lock_release": _decode_lock_release,
+    "lock_proclaim": _decode_lock_proclaim,
+    "lock_query": lambda operation, work: work.reads.append(
+        (operation.id, wire_locks.decode_lock_query(operation.lock_query))
+    ),
+}
+
+
+def _add(work: Work, command: Command, weight: int = 1, *, alone: bool = False) -> None:
+    work.commands.append(command)
+    work.weight += weight
+    if weight > 1:
+        work.weights[command.sequence] = weight
+    if alone:
+        work.heavy.add(command.sequence)
+        work.mixed = True
+
+
+def _limit_parts(work: Work) -> None:
+    if work.parts > MAX_PARTS_PER_BATCH:
+        raise Overloaded(
+            f"the transactions and keepalives of the batch have more than {MAX_PARTS_PER_BATCH} operations, compares "
+            "and leases: send this one again, or smaller batches"
+        )
+
+
+class Portion(NamedTuple):
+    """Commands that are proposed together."""
+
+    group: Group
+    size_bytes: int
+    weight: int
+    alone: bool
+    """They need an entry for themselves."""
+
+
+def portions(work: Work, batch: kv_pb2.BatchRequest) -> Iterator[Portion]:
+    """Yield the commands of a batch as they are to be proposed.
+
+    All together, but for three kinds. What may take tens of milliseconds to apply gets an entry of its own. A
+    registration is of no session: the one that the batch's writes are of may have expired. And what is too much for one
+    entry is spread over several.
+    """
+    session, acknowledged_below = batch.session, batch.acknowledged_below
+    if not work.mixed:
+        group = Group(session, acknowledged_below, tuple(work.commands))
+        yield Portion(group, work.size_bytes, work.weight, alone=False)
+        return
+    sizes = {operation.id: operation.ByteSize() + COMMAND_OVERHEAD_BYTES for operation in batch.operations}
+    light: list[Command] = []
+    size_bytes = light_weight = 0
+    registrations: list[Command] = []
+    for command in work.commands:
+        sequence = command.sequence
+        weight = work.weights.get(sequence, 1)
+        if isinstance(command, RegisterSession):
+            registrations.append(command)
+        elif sequence in work.heavy:
+            yield Portion(Group(session, acknowledged_below, (command,)), sizes[sequence], weight, alone=True)
+        else:
+            if light and light_weight + weight > MAX_PORTION_WEIGHT:
+                yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, light_weight, alone=False)
+                light, size_bytes, light_weight = [], 0, 0
+            light.append(command)
+            size_bytes += sizes[sequence]
+            light_weight += weight
+    if light:
+        yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, light_weight, alone=False)
+    if registrations:
+        size_bytes = COMMAND_OVERHEAD_BYTES * len(registrations)
+        yield Portion(Group(0, 0, tuple(registrations)), size_bytes, len(registrations), alone=False)
 
 
 def remaining(batch: kv_pb2.BatchRequest, answered: set[int], timeout_ms: int) -> kv_pb2.BatchRequest:
@@ -165,26 +336,56 @@ def remaining(batch: kv_pb2.BatchRequest, answered: set[int], timeout_ms: int) -
     return rest
 
 
-def add_result(response: kv_pb2.BatchResponse, operation_id: int, result: Result) -> None:
-    """Append a command's result to `response`."""
-    if type(result) is Written:
+def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result, *, plain: bool = False) -> None:
+    """Append a command's result to `response`; `plain`: see `Work.plain`."""
+    if isinstance(result, Written):
         # Most of what comes here; field by field, since naming the fields in constructors takes three times as long.
         answer = response.results.add()
-        answer.id = operation_id
+        answer.id = command.sequence
         answer.put.revision = result.revision
         return
+    if isinstance(result, Rejected):
+        add_error(response, command.sequence, ERROR_TYPES[result.code](result.message, number=result.number))
+        return
+    answer = response.results.add()
+    answer.id = command.sequence
     match result:
+        case TxnDone(revision, BranchDone(_, (PutDone() as done,))) if plain:
+            fill_put(answer.put, done, revision)
+        case TxnDone(revision, BranchDone(_, (DeleteDone() as done,))) if plain:
+            fill_delete(answer.delete, done, revision)
+        case TxnDone():
+            fill_txn(answer.txn, result, command.branch if type(command) is Txn else None)
         case Deleted(revision, deleted):
-            response.results.add(id=operation_id, delete=kv_pb2.DeleteResponse(revision=revision, deleted=deleted))
+            answer.delete.revision = revision
+            answer.delete.deleted = deleted
         case SessionRegistered(session):
-            response.results.add(
-                id=operation_id,
-                register_session=kv_pb2.RegisterSessionResponse(
-                    session=session, ttl_ms=SESSION_TTL_MS, window=SESSION_WINDOW
-                ),
-            )
-        case Rejected(code, message):
-            add_error(response, operation_id, ERROR_TYPES[code](message))
+            answer.register_session.session = session
+            answer.register_session.ttl_ms = SESSION_TTL_MS
+            answer.register_session.window = SESSION_WINDOW
+        case Compacted(revision):
+            answer.compact.revision = revision
+        case LeaseGranted(lease, ttl_ms):
+            answer.lease_grant.id = lease
+            answer.lease_grant.ttl_ms = ttl_ms
+        case KeptAlive(ttls_ms):
+            answer.lease_keep_alive.ttls_ms.extend(ttls_ms)
+        case Revoked(revision, deleted):
+            answer.lease_revoke.revision = revision
+            answer.lease_revoke.deleted = deleted
+        case Place(token, ticket, revision):
+            answer.lock_acquire.token = token
+            answer.lock_acquire.ticket = ticket
+            answer.lock_acquire.revision = revision
+        case Released(held, revision):
+            answer.lock_release.held = held
+            answer.lock_release.revision = revision
+        case Proclaimed(revision):
+            answer.lock_proclaim.revision = revision
+        case Expired() | Swept():
+            raise InvariantViolation(f"no client can ask for what {type(result).__name__} answers")
+        case _:
+            assert_never(result)
 
 
 def add_error(response: kv_pb2.BatchResponse, operation_id: int, error: RaftKVError) -> None:
@@ -201,11 +402,8 @@ def add_range(
     page = answer.range
     page.more = result.more
     page.count = result.count
-    page.revision = result.revision
-    page.guarantee = guarantee
-    add = page.kvs.add
-    for pair in result.pairs:
-        fill_key_value(add(), pair)
+    page.cursor = result.cursor
+    fill_page(page, result.pairs, result.revision, guarantee)
 
 
 def add_get(
@@ -226,11 +424,6 @@ def add_get(
         fill_key_value(page.kvs.add(), pair)
 
 
-def fill_key_value(target: kv_pb2.KeyValue, pair: KeyValue) -> None:
-    """Write a pair into its wire form."""
-    target.key, target.create_revision, target.mod_revision, target.version, target.lease, target.value = pair
-
-
 def to_error(error: RaftKVError) -> common_pb2.Error:
     """Return the wire form of an error."""
     return common_pb2.Error(
@@ -240,6 +433,7 @@ def to_error(error: RaftKVError) -> common_pb2.Error:
         ambiguous=error.ambiguous,
         leader_id=error.leader_id,
         leader_address=error.leader_address,
+        number=error.number,
     )
 
 
@@ -247,5 +441,9 @@ def from_error(error: common_pb2.Error) -> RaftKVError:
     """Return the error whose wire form this is."""
     kind = ERROR_TYPES.get(ErrorCode(error.code), RaftKVError)
     return kind(
-        error.message, ambiguous=error.ambiguous, leader_id=error.leader_id, leader_address=error.leader_address
+        error.message,
+        ambiguous=error.ambiguous,
+        leader_id=error.leader_id,
+        leader_address=error.leader_address,
+        number=error.number,
     )

@@ -165,6 +165,10 @@ class CopyableStore(OrderedStore, Protocol):
         """
         ...
 
+    def used_bytes(self) -> int:
+        """Bytes that the state takes, without space that is free to be used again. Cheap."""
+        ...
+
     def close(self) -> None: ...
 
 

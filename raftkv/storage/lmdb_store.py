@@ -171,6 +171,11 @@ class LmdbStore:
         """Bytes of the pages in use and of those that were in use once."""
         return int(self._environment.info()["last_pgno"] + 1) * int(self._environment.stat()["psize"])
 
+    def used_bytes(self) -> int:
+        """Bytes of the pages in use: what `size_bytes` counts without those that are free to be used again."""
+        stat = self._environment.stat()
+        return int((stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"])
+
     def close(self) -> None:
         """Flush everything and release the store. Idempotent; open snapshots become unusable.
 

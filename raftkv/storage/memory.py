@@ -228,12 +228,14 @@ class _MemoryReader:
 
 
 class _MemoryWriter(_MemoryReader):
-    __slots__ = ("undo",)
+    __slots__ = ("grown", "undo")
 
     def __init__(self, values: dict[bytes, bytes], keys: list[bytes]) -> None:
         super().__init__(values, keys)
         self.undo: dict[bytes, bytes | None] = {}
         """What each key that was touched had before the block."""
+        self.grown = 0
+        """Bytes that the block has added so far."""
 
     def put(self, key: bytes, value: bytes) -> None:
         _check_key(key)
@@ -241,6 +243,8 @@ class _MemoryWriter(_MemoryReader):
         self.undo.setdefault(key, before)
         if before is None:
             insort(self._keys, key)
+            self.grown += len(key)
+        self.grown += len(value) - len(before or b"")
         self._values[key] = value
 
     def delete(self, key: bytes) -> None:
@@ -248,6 +252,7 @@ class _MemoryWriter(_MemoryReader):
         before = self._values.pop(key, None)
         if before is not None:
             self.undo.setdefault(key, before)
+            self.grown -= len(key) + len(before)
             del self._keys[bisect_left(self._keys, key)]
 
     def abort(self) -> None:
@@ -267,6 +272,7 @@ class MemoryOrderedStore:
         self._snapshots = 0
         """Open snapshots of exactly this dict and list."""
         self._writing = False
+        self._used_bytes = 0
 
     @contextmanager
     def read(self) -> Iterator[_MemoryReader]:
@@ -295,6 +301,7 @@ class MemoryOrderedStore:
         finally:
             if not committed:
                 writer.abort()
+            self._used_bytes += writer.grown
             self._writing = False
 
     @contextmanager
@@ -323,7 +330,12 @@ class MemoryOrderedStore:
         if at != len(content):
             raise StorageError(f"this is no copy of an in-memory store: {len(content)} bytes")
         store._keys = sorted(store._values)
+        store._used_bytes = sum(len(key) + len(value) for key, value in store._values.items())
         return store
+
+    def used_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        return self._used_bytes
 
     def close(self) -> None:
         """Do nothing; the twin of `LmdbStore.close`."""

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from raftkv.kv.codec import encode_batch
-from raftkv.kv.commands import Batch, Command, Delete, Group, KeyValue, Put, RegisterSession, Result, SessionRegistered
+from raftkv.kv.commands import (
+    Batch,
+    Command,
+    Delete,
+    GrantLease,
+    Group,
+    KeyValue,
+    LeaseGranted,
+    Put,
+    RegisterSession,
+    Result,
+    SessionRegistered,
+)
+from raftkv.kv.keys import VERSIONS, VERSIONS_END, revision_of, user_key
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
 from raftkv.kv.ranges import RangeQuery, RangeResult
+from raftkv.kv.records import TOMBSTONE, decode_version
 from raftkv.kv.store import OrderedStore
-from raftkv.kv.writing import Change
+from raftkv.kv.writing import Change, value_of
 
 from .dict_store import DictStore
 
@@ -76,3 +90,37 @@ class Host:
 
     def hash(self) -> bytes:
         return state_hash(self.machine)
+
+    def pairs_of_changes(self) -> dict[bytes, tuple[KeyValue | None, KeyValue | None]]:
+        """What the entry applied last is said to have changed: by key, the pair before and after."""
+        found = {}
+        for change in self.changes:
+            key = user_key(change.prefix)
+            before = None if change.previous is None else _pair(key, change.previous_revision, change.previous)
+            after = None if change.row == TOMBSTONE else _pair(key, change.revision, change.row)
+            found[key] = (before, after)
+        return found
+
+    def grant(self, ttl_ms: int = 10_000) -> int:
+        """Open a lease; return its id."""
+        (granted,) = self.do(GrantLease(0, 0, ttl_ms))
+        assert isinstance(granted, LeaseGranted)
+        return granted.lease
+
+    def live(self) -> list[tuple[bytes, KeyValue]]:
+        """All keys that exist, with their pairs."""
+        return [(pair.key, pair) for pair in self.range(RangeQuery(b"\0", b"\0")).pairs]
+
+    def versions(self) -> set[tuple[bytes, int]]:
+        """All versions in the store: (key, mod_revision)."""
+        with self.store.read() as reader:
+            return {
+                (user_key(stored_key[:-8]), revision_of(stored_key))
+                for stored_key, row in reader.scan(VERSIONS, VERSIONS_END)
+                if row != TOMBSTONE or revision_of(stored_key) < self.machine.compacted_revision
+            }
+
+
+def _pair(key: bytes, revision: int, row: bytes) -> KeyValue:
+    create_revision, version, lease = decode_version(row)
+    return KeyValue(key, create_revision, revision, version, lease, value_of(row))

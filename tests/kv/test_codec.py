@@ -12,7 +12,7 @@ from raftkv.errors import ErrorCode
 from raftkv.kv import commands as c
 from raftkv.kv.codec import CorruptCommand, decode_batch, encode_batch
 from raftkv.kv.commands import Batch, Delete, Group, Put, RegisterSession
-from raftkv.kv.limits import MAX_TXN_DEPTH
+from raftkv.kv.packing import MAX_NESTING
 from raftkv.kv.records import CorruptState, decode_results, encode_results
 
 U64 = st.integers(0, 2**64 - 1)
@@ -56,7 +56,7 @@ COMMANDS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Compact: st.builds(c.Compact, U64, U64),
     c.Sweep: st.builds(c.Sweep, U64),
 }
-COMMANDS: st.SearchStrategy[c.Command] = st.one_of(COMMANDS_BY_KIND.values())
+COMMANDS: st.SearchStrategy[c.Command] = st.one_of(list(COMMANDS_BY_KIND.values()))
 BATCHES = st.builds(Batch, U64, many(st.builds(Group, U64, U64, many(COMMANDS))))
 RESULTS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Written: st.builds(c.Written, U64),
@@ -74,7 +74,7 @@ RESULTS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Swept: st.builds(c.Swept, U64, FLAG),
     c.Rejected: st.builds(c.Rejected, st.sampled_from(ErrorCode), st.text(), U64),
 }
-RESULTS: st.SearchStrategy[c.Result] = st.one_of(RESULTS_BY_KIND.values())
+RESULTS: st.SearchStrategy[c.Result] = st.one_of(list(RESULTS_BY_KIND.values()))
 
 
 def shape(value: Any) -> Any:
@@ -116,8 +116,8 @@ def test_deep_nesting_is_refused_before_it_exhausts_the_stack() -> None:
     def batch(depth: int) -> Batch:
         return Batch(0, (Group(0, 0, (c.Txn(0, (), nested(depth)),)),))
 
-    assert decode_batch(encode_batch(batch(MAX_TXN_DEPTH))) == batch(MAX_TXN_DEPTH)
-    for depth in (MAX_TXN_DEPTH + 1, 150):
+    assert decode_batch(encode_batch(batch(MAX_NESTING))) == batch(MAX_NESTING)
+    for depth in (MAX_NESTING + 1, 150):
         with pytest.raises(CorruptCommand, match="nested more than"):
             decode_batch(encode_batch(batch(depth)))
 

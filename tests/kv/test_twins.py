@@ -61,6 +61,7 @@ class OnLmdb(StoreAgainstHistory):
         return Host(self.lmdb)
 
     def teardown(self) -> None:
+        super().teardown()
         self.lmdb.close()
         self.directory.cleanup()
 

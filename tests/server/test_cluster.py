@@ -217,7 +217,7 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
     log_store, _ = MemoryLogStore.open(MemoryDisk())
     checkpoints = Checkpoints(
         raft=raft,
-        keeper=NoCheckpoints(StateMachine(MemoryOrderedStore())),
+        keeper=NoCheckpoints(StateMachine(store := MemoryOrderedStore()), store),
         log_store=log_store,
         transport=MemoryHub().transport(NodeId(1)),
         due_bytes=1,

@@ -111,13 +111,13 @@ class ClusterService(ClusterServicer):
     async def Status(  # noqa: N802 - the name in the proto
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
     ) -> pb.StatusResponse:
-        raft = self._node.raft
+        raft, machine, quota = self._node.raft, self._node.machine, self._requests.quota
         return pb.StatusResponse(
             header=self._requests.header(),
             version=raftkv.__version__,
             role=_ROLES[raft.role],
             commit_index=raft.log.commit,
-            applied_index=self._node.machine.applied_index,
+            applied_index=machine.applied_index,
             last_index=raft.log.last_index,
             durable_index=raft.log.durable,
             store_bytes=self._store_bytes(),
@@ -132,6 +132,12 @@ class ClusterService(ClusterServicer):
                 )
                 for peer, status in sorted(raft.followers().items())
             ],
+            used_bytes=self._node.used_bytes(),
+            quota_bytes=quota.limit_bytes,
+            alarms=[pb.NO_SPACE] if quota.exceeded else [],
+            compacted_revision=machine.compacted_revision,
+            sessions=machine.session_count,
+            leases=len(machine.leases),
         )
 
     async def TransferLeader(  # noqa: N802

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,6 +12,7 @@ from raftkv.errors import InvalidArgument
 from raftkv.kv.limits import validate_request_bytes
 from raftkv.server import wire
 from raftkv.server.requests import Requests
+from raftkv.server.services.single import SingleCalls
 from raftkv.server.services.status import abort
 from raftkv.v1 import kv_pb2
 from raftkv.v1.kv_pb2_grpc import KVServicer
@@ -32,6 +32,7 @@ class KvService(KVServicer):
 
     def __init__(self, requests: Requests, member_id: int) -> None:
         self._requests = requests
+        self._calls = SingleCalls(requests)
         self._member_id = member_id
         self._pipelines: set[_Pipeline] = set()
         self._draining = False
@@ -45,38 +46,52 @@ class KvService(KVServicer):
             await asyncio.wait([pipeline.ended for pipeline in self._pipelines])
 
     async def Put(  # noqa: N802 - the name in the proto
-        self, request: kv_pb2.PutRequest, context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse]
+        self,
+        request: kv_pb2.PutRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.PutRequest, kv_pb2.PutResponse],
     ) -> kv_pb2.PutResponse:
-        operation = kv_pb2.Operation(id=request.stamp.sequence, put=request)
-        header, result = await self._single(operation, request.stamp, context)
-        result.put.header.CopyFrom(header)
-        return result.put
+        answer: kv_pb2.PutResponse = await self._calls.run("put", request, context, request.stamp)
+        return answer
 
     async def Range(  # noqa: N802
-        self, request: kv_pb2.RangeRequest, context: grpc.aio.ServicerContext[kv_pb2.RangeRequest, kv_pb2.RangeResponse]
+        self,
+        request: kv_pb2.RangeRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.RangeRequest, kv_pb2.RangeResponse],
     ) -> kv_pb2.RangeResponse:
-        header, result = await self._single(kv_pb2.Operation(range=request), kv_pb2.WriteStamp(), context)
-        result.range.header.CopyFrom(header)
-        return result.range
+        answer: kv_pb2.RangeResponse = await self._calls.run("range", request, context)
+        return answer
 
     async def Delete(  # noqa: N802
         self,
         request: kv_pb2.DeleteRequest,
         context: grpc.aio.ServicerContext[kv_pb2.DeleteRequest, kv_pb2.DeleteResponse],
     ) -> kv_pb2.DeleteResponse:
-        operation = kv_pb2.Operation(id=request.stamp.sequence, delete=request)
-        header, result = await self._single(operation, request.stamp, context)
-        result.delete.header.CopyFrom(header)
-        return result.delete
+        answer: kv_pb2.DeleteResponse = await self._calls.run("delete", request, context, request.stamp)
+        return answer
+
+    async def Txn(  # noqa: N802
+        self,
+        request: kv_pb2.TxnRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.TxnRequest, kv_pb2.TxnResponse],
+    ) -> kv_pb2.TxnResponse:
+        answer: kv_pb2.TxnResponse = await self._calls.run("txn", request, context, request.stamp)
+        return answer
+
+    async def Compact(  # noqa: N802
+        self,
+        request: kv_pb2.CompactRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.CompactRequest, kv_pb2.CompactResponse],
+    ) -> kv_pb2.CompactResponse:
+        answer: kv_pb2.CompactResponse = await self._calls.run("compact", request, context, request.stamp)
+        return answer
 
     async def RegisterSession(  # noqa: N802
         self,
         request: kv_pb2.RegisterSessionRequest,
         context: grpc.aio.ServicerContext[kv_pb2.RegisterSessionRequest, kv_pb2.RegisterSessionResponse],
     ) -> kv_pb2.RegisterSessionResponse:
-        header, result = await self._single(kv_pb2.Operation(register_session=request), kv_pb2.WriteStamp(), context)
-        result.register_session.header.CopyFrom(header)
-        return result.register_session
+        answer: kv_pb2.RegisterSessionResponse = await self._calls.run("register_session", request, context)
+        return answer
 
     async def Pipeline(  # noqa: N802
         self,
@@ -96,30 +111,6 @@ class KvService(KVServicer):
         finally:
             self._pipelines.discard(pipeline)
             pipeline.ended.set_result(None)
-
-    async def _single(
-        self, operation: kv_pb2.Operation, stamp: kv_pb2.WriteStamp, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> tuple[Any, kv_pb2.OperationResult]:
-        if stamp.session and not stamp.sequence:
-            await abort(
-                context, wire.to_error(InvalidArgument("stamp.sequence is 0; sequences of a session start at 1"))
-            )
-        try:
-            validate_request_bytes(operation.ByteSize())
-        except InvalidArgument as error:
-            await abort(context, wire.to_error(error))
-        left_s = context.time_remaining()
-        batch = kv_pb2.BatchRequest(
-            session=stamp.session,
-            acknowledged_below=stamp.acknowledged_below,
-            timeout_ms=max(1, int(left_s * 1000)) if left_s is not None and left_s < 2**22 else 0,
-            operations=[operation],
-        )
-        response = await self._requests.run(batch, forwarded=False)
-        result = response.results[0]
-        if result.HasField("error"):
-            await abort(context, result.error)
-        return response.header, result
 
 
 class _Pipeline:

@@ -33,6 +33,11 @@ _STATUS = {
     ErrorCode.LIMIT_EXCEEDED: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.CLUSTER_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.LEASE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorCode.LEASE_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorCode.STALE_FENCE: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.SPACE_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.LOCK_BUSY: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

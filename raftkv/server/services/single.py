@@ -1,0 +1,57 @@
+"""Single calls: each is run as a batch of one operation."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+
+from raftkv.errors import InvalidArgument
+from raftkv.kv.limits import validate_request_bytes
+from raftkv.server import wire
+from raftkv.server.requests import Requests
+from raftkv.server.services.status import abort
+from raftkv.v1 import common_pb2, kv_pb2
+
+NO_STAMP: Final = common_pb2.WriteStamp()
+
+
+class SingleCalls:
+    """What the services of clients' calls have in common."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+
+    async def run(
+        self,
+        kind: str,
+        request: Any,
+        context: grpc.aio.ServicerContext[Any, Any],
+        stamp: common_pb2.WriteStamp = NO_STAMP,
+    ) -> Any:
+        """Run the operation `kind` (a field of Operation and of OperationResult); return its response with a header.
+
+        Ends the call where it fails.
+        """
+        operation = kv_pb2.Operation(id=stamp.sequence)
+        getattr(operation, kind).CopyFrom(request)
+        try:
+            if stamp.session and not stamp.sequence:
+                raise InvalidArgument("stamp.sequence is 0; sequences of a session start at 1")
+            validate_request_bytes(operation.ByteSize())
+        except InvalidArgument as error:
+            await abort(context, wire.to_error(error))
+        left_s = context.time_remaining()
+        batch = kv_pb2.BatchRequest(
+            session=stamp.session,
+            acknowledged_below=stamp.acknowledged_below,
+            timeout_ms=max(1, int(left_s * 1000)) if left_s is not None and left_s < 2**22 else 0,
+            operations=[operation],
+        )
+        response = await self._requests.run(batch, forwarded=False)
+        result = response.results[0]
+        if result.HasField("error"):
+            await abort(context, result.error)
+        answer = getattr(result, kind)
+        answer.header.CopyFrom(response.header)
+        return answer
