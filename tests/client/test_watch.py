@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, Client
 from raftkv.client import watch as watch_module
 from raftkv.client.watch import AsyncWatch, Event, EventKind
 from raftkv.errors import Compacted, ConnectionFailed, ErrorCode, InvalidArgument
@@ -293,3 +294,31 @@ async def test_without_any_node_opening_fails_in_time() -> None:
         with pytest.raises(ConnectionFailed, match="no node has opened the watch within"):
             async with client.watch("k", timeout=0.1):
                 pass
+
+
+def test_the_blocking_twin_is_closed_from_another_thread() -> None:
+    """What it runs on is an event loop of its own, so the nodes run on one too."""
+    ready, done = threading.Event(), threading.Event()
+    addresses: list[str] = []
+
+    async def serve() -> None:
+        async with watch_cluster(1) as cluster:
+            cluster.put(b"k", b"1")
+            addresses.extend(cluster.addresses)
+            ready.set()
+            await asyncio.to_thread(done.wait)
+
+    server = threading.Thread(target=lambda: asyncio.run(serve()))
+    server.start()
+    try:
+        assert ready.wait(10)
+        with Client(addresses) as client, client.watch("k", start_revision=1) as events:
+            assert next(events).value == b"1"
+            closer = threading.Timer(0.05, events.close)
+            closer.start()
+            assert list(events) == []
+            closer.join()
+            assert list(events.batches()) == []
+    finally:
+        done.set()
+        server.join()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raftkv.errors import InvalidArgument, NoLeader
-from raftkv.kv.commands import Branch, Put, Txn, TxnPut
+from raftkv.kv.commands import Acquire, Branch, GrantLease, LeaseGranted, LockKind, Place, Put, Release, Txn, TxnPut
 from raftkv.kv.machine import StateMachine
 from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.v1 import common_pb2, watch_pb2
@@ -418,4 +418,55 @@ async def test_a_stream_that_told_many_rests() -> None:
         await asyncio.sleep(0)
     second = await stream.pull()
     assert len(second.events) == 4
+    await stream.close()
+
+
+async def test_places_in_a_line_are_watched_one_by_one_or_all() -> None:
+    """Whoever waits for a lock is told of its own place only."""
+    watched = Watched()
+    leases = []
+    for _ in range(3):
+        (granted,) = watched.do(GrantLease(0, 0, 10_000))
+        assert isinstance(granted, LeaseGranted)
+        leases.append(granted.lease)
+    places = []
+    for lease in leases:
+        (place,) = watched.do(Acquire(0, b"lock", lease, LockKind.MUTEX, True, 0, b"host", True))
+        assert isinstance(place, Place)
+        places.append(place)
+    stream = Stream(watched)
+    for number, place in enumerate(places, 1):
+        stream.create(
+            number,
+            place=watch_pb2.LockPlace(lock=b"lock", ticket=place.ticket),
+            start_revision=place.revision + 1,
+        )
+    stream.create(9, place=watch_pb2.LockPlace(lock=b"lock"), start_revision=2)
+    stream.create(10, b"\0", b"\0", start_revision=2)
+    watched.do(Release(0, b"lock", leases[0]))
+    await stream.pull_all()
+
+    def contenders(number: int) -> list[tuple[int, int, int]]:
+        return [(event.kind, event.contender.ticket, event.contender.token) for event in stream.told[number].events]
+
+    deleted, put_ = watch_pb2.Event.DELETE, watch_pb2.Event.PUT
+    first, second, third = (place.ticket for place in places)
+    assert contenders(1) == [(deleted, first, 0)]
+    (granted_second,) = stream.told[2].events
+    contender = granted_second.contender
+    assert (contender.ticket, contender.lease, contender.value) == (second, leases[1], b"host")
+    assert (int(contender.kind), contender.exclusive, contender.limit) == (int(LockKind.MUTEX), True, 0)
+    assert contender.token > places[0].token
+    assert granted_second.kv.mod_revision == watched.revision
+    assert contenders(3) == []
+    assert sorted(contenders(9)) == sorted(
+        [
+            (put_, first, places[0].token),
+            (put_, second, 0),
+            (put_, third, 0),
+            (deleted, first, 0),
+            (put_, second, contender.token),
+        ]
+    )
+    assert stream.told[10].events == []
     await stream.close()
