@@ -83,10 +83,7 @@ from raftkv.client.txn import (
     when,
 )
 from raftkv.client.watch import AsyncWatch, Event, EventKind
-<<<<<<< HEAD
 from raftkv.client.watch_sync import Watch
-=======
->>>>>>> 567deb45d64a714496b9255d1b89c3f6b47724fc
 
 __all__ = [
     "Alarm",

@@ -17,11 +17,7 @@ DEFAULT_TTL_S = 10.0
 
 
 class CoordinationCalls(WatchCalls):
-<<<<<<< HEAD
     """Leases, locks, elections. Waiting in line is a watch."""
-=======
-    """Leases, locks, elections."""
->>>>>>> 567deb45d64a714496b9255d1b89c3f6b47724fc
 
     def lease(self, ttl: float = DEFAULT_TTL_S) -> AsyncLease:
         """Make a lease of `ttl` seconds (0.5 to 31,536,000) that the client keeps alive. See AsyncLease.
