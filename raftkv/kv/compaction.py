@@ -4,9 +4,9 @@
 part of the state that nodes compare, so every node removes the same ones at the same entry, and no entry holds up the
 loop that sends heartbeats.
 
-A change at or below the mark puts the version before it out of sight, and a delete also the tombstone that it left. The
-rows of CHANGES up to the mark name all such changes, so a sweep costs as much as was written, however large the store
-is.
+A version is out of sight when a newer one of its key lies at or below the mark; a tombstone at or below the mark even
+when it is the newest. The rows of CHANGES before the mark name the candidates, so a sweep costs as much as was written,
+however large the store is. What the mark itself changed stays until the next compaction: watches may begin there.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def compact(command: Compact, revision: int, compacted_revision: int) -> Compact
 
 def unswept(reader: Reader, compacted_revision: int) -> bool:
     """Whether compaction has left something for `sweep`."""
-    return reader.first(CHANGES, changes_key(compacted_revision + 1)) is not None
+    return reader.first(CHANGES, changes_key(compacted_revision)) is not None
 
 
 def sweep(writer: Writer, compacted_revision: int) -> Swept:
     """Remove some of what is out of sight."""
     looked_at = removed = 0
     while looked_at < MAX_SWEPT_VERSIONS:
-        found = writer.first(CHANGES, changes_key(compacted_revision + 1))
+        found = writer.first(CHANGES, changes_key(compacted_revision))
         if found is None:
             return Swept(removed, False)
         stored_key, row = found
@@ -64,7 +64,11 @@ def sweep(writer: Writer, compacted_revision: int) -> Swept:
 
 
 def _remove_out_of_sight(writer: Writer, prefix: bytes, revision: int) -> int:
-    """Remove what the change of a key at `revision` put out of sight. Return how many versions that were."""
+    """Remove what the change of a key at `revision` has put out of sight; return how many versions.
+
+    The version before it, however old that is: an earlier compaction may have kept it and forgotten who made it. And
+    the change itself where it was a deletion, for then nothing is left to hide.
+    """
     removed = 0
     before = writer.first(prefix + version_suffix(revision - 1), prefix + OLDEST)
     if before is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raftkv.kv import line, txn
 from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
+from raftkv.kv.history import Cursor, Stretch, Want, read_history
 from raftkv.kv.lease import LeaseInfo, lease_ids, lease_info
 from raftkv.kv.line import LockState
 from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
@@ -67,6 +70,10 @@ class View:
     def line(self, lock: bytes, limit: int) -> LockState:
         """Return who stands in line for a lock, at most `limit` contenders."""
         return line.query(self._reader, lock, limit)
+
+    def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
+        """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
+        return read_history(self._reader, start, stop, wants, max_work)
 
     def hasher(self) -> StateHasher:
         """Begin to hash the whole state of the snapshot."""

@@ -33,6 +33,7 @@ from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.lock import LockService
 from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
+from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
@@ -87,11 +88,13 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await client_server.start()
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
+            watch_task = asyncio.create_task(parts.watches.run())
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
             removal_task.cancel()
+            watch_task.cancel()
             # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
             with contextlib.suppress(ShuttingDown):
                 await parts.hand_over(settings.shutdown_timeout_s)
@@ -127,6 +130,7 @@ async def warn_when_removed(node: Node) -> None:
 class _Parts:
     node: Node
     kv: KvService
+    watches: WatchService
     health: health.aio.HealthServicer
 
     async def report_health(self) -> None:
@@ -143,6 +147,11 @@ class _Parts:
     async def hand_over(self, timeout_s: float) -> None:
         """Go in peace: say so, let another node lead, answer what was asked."""
         await self.health.enter_graceful_shutdown()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.watches.drain()
+        except TimeoutError:
+            log.warning("watches were still open after the shutdown timeout", timeout_s=timeout_s)
         if not await self.node.hand_over(timeout_s) and len(self.node.raft.voters) > 1:
             log.warning("stopping as the leader: no other node took over")
         try:
@@ -218,6 +227,7 @@ def _build(
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)
+    watches = WatchService(node, requests.header)
     service = ClusterService(
         node=node,
         log_store=disk.log_store,
@@ -233,12 +243,21 @@ def _build(
     lease_pb2_grpc.add_LeaseServicer_to_server(LeaseService(requests), client_server)
     lock_pb2_grpc.add_LockServicer_to_server(LockService(requests), client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
+    watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
-        (KV_SERVICE, LEASE_SERVICE, LOCK_SERVICE, CLUSTER_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+        (
+            KV_SERVICE,
+            LEASE_SERVICE,
+            LOCK_SERVICE,
+            WATCH_SERVICE,
+            CLUSTER_SERVICE,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        ),
         client_server,
     )
-    return _Parts(node, kv, health_service)
+    return _Parts(node, kv, watches, health_service)
 
 
 @asynccontextmanager

@@ -48,6 +48,7 @@ from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
 from raftkv.server.upkeep import AutoCompaction, Upkeep
+from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.protocols import Incoming, Transport
 
@@ -96,6 +97,7 @@ class Node:
         clock: Clock,
         limits: NodeLimits | None = None,
         auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
+        watch_limits: WatchLimits | None = None,
     ) -> None:
         self.raft = raft
         self._keeper = keeper
@@ -121,6 +123,8 @@ class Node:
         )
         self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()
+        self.hub = WatchHub(self.machine.revision, watch_limits)
+        """What watches read from."""
         self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
         self._writing = False
@@ -436,9 +440,10 @@ class Node:
                 # says so. A node that holds data and skipped one would diverge.
                 invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
-            ((results, _),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
+            ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
             self._checkpoints.applied(entry)
             self._proposals.applied(entry.term, entry.index, results)
+            self.hub.publish(changes, self.machine.revision)
             self.raft.applied(entry.index)
             self._barriers.applied(entry.index)
             if asyncio.get_running_loop().time() >= until:
@@ -456,6 +461,7 @@ class Node:
             writes = self._next_writes()
             if writes[0].restore is not None:
                 await self._checkpoints.restore(writes[0], writes[0].restore)
+                self.hub.reset(self.machine.revision)
                 self._proposals.overtaken(writes[0].restore.index)
             elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
