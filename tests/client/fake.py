@@ -139,10 +139,13 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
 
     async def start(self, port: int = 0) -> None:
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        kv_pb2_grpc.add_KVServicer_to_server(self, self._server)
-        cluster_pb2_grpc.add_ClusterServicer_to_server(self, self._server)
+        self.add_to(self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         await self._server.start()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        kv_pb2_grpc.add_KVServicer_to_server(self, server)
+        cluster_pb2_grpc.add_ClusterServicer_to_server(self, server)
 
     async def stop(self) -> None:
         """As if killed: no goodbye to anyone."""
