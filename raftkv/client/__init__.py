@@ -9,7 +9,6 @@ Inside, decisions are pure and I/O is thin:
     lease, lock, election, service   what lives on leases, and their twins
       keeper         keeps the leases of one client alive; tenure: how long one may be relied on
       turn           waiting in line
-    watch          the changes of keys; watch_mux: all watches of a client on one stream
       guard          cancels the body of an `async with`
     tokens, fence  fencing tokens; the fence of a resource outside the store
     dispatcher     moves calls between streams, retries and their callers, as these decide:

@@ -18,7 +18,6 @@ RENAMED = {
 }
 RETURNS = {
     "AsyncIterator[KeyValue]": "Iterator[KeyValue]",
-    "AsyncIterator[tuple[Event, ...]]": "Iterator[tuple[Event, ...]]",
     "AsyncGenerator[Leader | None, None]": "Generator[Leader | None, None, None]",
     "AsyncGenerator[InstanceEvent, None]": "Generator[InstanceEvent, None, None]",
     "AsyncGenerator[tuple[Event, ...], None]": "Generator[tuple[Event, ...], None, None]",
