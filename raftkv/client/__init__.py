@@ -82,7 +82,6 @@ from raftkv.client.txn import (
     when,
 )
 from raftkv.client.watch import AsyncWatch, Event, EventKind
-from raftkv.client.watch_sync import Watch
 
 __all__ = [
     "Alarm",
