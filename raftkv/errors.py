@@ -13,6 +13,7 @@ Every error says two things besides its message:
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Protocol
 
 
 class ErrorCode(IntEnum):
@@ -197,6 +198,64 @@ class LockBusy(RaftKVError):
     """The lock is not to be had without waiting. No effect."""
 
     code = ErrorCode.LOCK_BUSY
+
+
+class StoredPair(Protocol):
+    """A key's pair, as an error tells of it: `raftkv.client.KeyValue`."""
+
+    @property
+    def key(self) -> bytes: ...
+
+    @property
+    def value(self) -> bytes: ...
+
+    @property
+    def create_revision(self) -> int: ...
+
+    @property
+    def mod_revision(self) -> int: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def lease(self) -> int: ...
+
+
+class Conflict(RaftKVError):
+    """The key is not as the writer expected it. No effect."""
+
+
+class KeyExists(Conflict):
+    """A key that was to be created is there already. No effect."""
+
+    def __init__(self, pair: StoredPair) -> None:
+        super().__init__(f"key {pair.key!r} exists, since revision {pair.create_revision}")
+        self.pair = pair
+        """What is there."""
+
+
+class RevisionMismatch(Conflict):
+    """The key was changed or deleted since the revision that the writer knows. No effect."""
+
+    def __init__(self, key: bytes, expected: int, pair: StoredPair | None) -> None:
+        now = "does not exist" if pair is None else f"is at revision {pair.mod_revision}"
+        super().__init__(f"key {key!r} {now}, not at {expected}")
+        self.key = key
+        self.expected = expected
+        self.pair = pair
+        """What is there; None: nothing."""
+
+
+class LeaseExpired(RaftKVError):
+    """A lease of this client has ended, or must be taken for ended: it could not be renewed in time.
+
+    What was attached to it is gone, or will be any moment now.
+    """
+
+
+class LockLost(LeaseExpired):
+    """A lock that this client held is lost, with the lease that it lived on. Somebody else may hold it by now."""
 
 
 class ConnectionFailed(RaftKVError):

@@ -26,6 +26,7 @@ from raftkv.client.pipeline import Pipeline
 from raftkv.client.routing import Leader, Router
 from raftkv.client.session import Sequences, Session
 from raftkv.client.unary import answer_of
+from raftkv.client.watch_mux import WatchMux
 from raftkv.client.wire import size_estimate, to_error
 from raftkv.errors import ConnectionFailed, DeadlineExceeded, RaftKVError
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
@@ -58,6 +59,9 @@ class Dispatcher:
         self.connections = Connections()
         self.router = Router(addresses, Random(), dial_learned=dial_learned)
         self.random = Random()
+        self.revision = 0
+        """The highest revision of the store that an answer named."""
+        self.watches = WatchMux(self, attempt_timeout)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
         self._sequences = Sequences()
@@ -158,6 +162,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Fail what is under way with ConnectionFailed, and end all streams and connections. Idempotent."""
         self._closed = True
+        await self.watches.close()
         if self._learning is not None:
             self._learning.cancel()
             await asyncio.gather(self._learning, return_exceptions=True)
@@ -193,6 +198,7 @@ class Dispatcher:
     def answered(self, stream: Pipeline, response: kv_pb2.BatchResponse) -> None:
         """Give every answer of a message to its call."""
         header = response.header
+        self.revision = max(self.revision, header.revision)
         if header.configuration_index != self._configuration_index:
             self._configuration_index = header.configuration_index
             self._learn_members()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from raftkv.errors import RaftKVError
 
@@ -40,22 +41,14 @@ class Role(IntEnum):
     LEADER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class PutResult:
-    """A write that is committed."""
+class Order(IntEnum):
+    """What the pairs of a range are sorted by; the numbers are those of `raftkv.v1.RangeRequest.Order`."""
 
-    revision: int
-    """The revision that the write made: the key's mod_revision."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteResult:
-    """A delete that is committed."""
-
-    revision: int
-    """The store's revision after it; a delete that found nothing makes no revision."""
-    deleted: int
-    """Number of keys removed."""
+    KEY = 0
+    VERSION = 1
+    CREATE_REVISION = 2
+    MOD_REVISION = 3
+    VALUE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +63,35 @@ class KeyValue:
     version: int
     """Number of writes since the key was created: 1 at creation."""
     guarantee: Guarantee
+    lease: int = 0
+    """The key is deleted with this lease; 0: it belongs to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """A write that is committed."""
+
+    revision: int
+    """The revision that the write made: the key's mod_revision."""
+    previous: KeyValue | None = None
+    """The pair before it, where that was asked for (`previous=True`) and there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """A delete that is committed."""
+
+    revision: int
+    """The store's revision after it; a delete that found nothing makes no revision."""
+    deleted: int
+    """Number of keys removed."""
+    previous: tuple[KeyValue, ...] = ()
+    """The pairs removed, where that was asked for (`previous=True`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RangeResult:
-    """A page of a range, in the order of the keys."""
+    """A page of a range, in the order asked for."""
 
     pairs: tuple[KeyValue, ...]
     more: bool
@@ -84,6 +101,138 @@ class RangeResult:
     revision: int
     """The store's revision that the page shows."""
     guarantee: Guarantee
+    cursor: bytes = b""
+    """Where the next page begins: hand it to the same call. Empty unless `more`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    """A transaction that is committed, or one branch within it."""
+
+    revision: int
+    """The store's revision after it; a transaction that changed nothing makes no revision."""
+    succeeded: bool
+    """All conditions held: `results` are those of `then`, else those of `otherwise`."""
+    results: tuple[TxnOutcome, ...]
+    """One for each operation, in their order: PutResult of a put, DeleteResult of a delete, KeyValue or None of a get
+    of one key, RangeResult of a get of many, int of a count, TxnResult of a nested `when`."""
+
+
+TxnOutcome = PutResult | DeleteResult | KeyValue | RangeResult | int | TxnResult | None
+"""What one operation of a transaction gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """A lease that was granted."""
+
+    id: int
+    ttl: float
+    """Seconds that it lasts from its grant, and from each renewal."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """What the store knows of a lease."""
+
+    id: int
+    ttl: float
+    """Seconds that it was granted or renewed for."""
+    remaining: float
+    """Seconds that it still lasts unless it is renewed. The store's time: it stands still while there is no leader."""
+    keys: tuple[bytes, ...]
+    """The keys attached to it, where that was asked for."""
+
+
+class LockKind(IntEnum):
+    """What a lock admits at a time; the numbers are those of `raftkv.v1.LockKind`."""
+
+    MUTEX = 0
+    READ_WRITE = 1
+    SEMAPHORE = 2
+    ELECTION = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Somebody who stands in line for a lock, or holds it."""
+
+    ticket: int
+    """Names the place; places are granted in the order of their tickets."""
+    token: int
+    """Fencing token of the grant; 0: it waits."""
+    lease: int
+    exclusive: bool
+    """It shares the lock with nobody."""
+    value: bytes
+    """What it shows to observers; the proposal of a candidate."""
+    kind: LockKind
+    limit: int
+    """Of a semaphore: how many may hold it at a time; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockState:
+    """Who holds a lock and who waits for it."""
+
+    contenders: tuple[Contender, ...]
+    """In the order of the line: holders first."""
+    more: bool
+    """More stand in line than the answer holds."""
+    newest_token: int
+    """The newest token that the lock ever granted; 0: none."""
+    floor_token: int
+    """A fence of mode MAX_SEEN takes tokens from this one on."""
+    revision: int
+    """The store's revision that this shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads an election."""
+
+    value: bytes
+    """What it campaigned with, or proclaimed since."""
+    token: int
+    """Fencing token of its term: greater than that of every leader before it."""
+    ticket: int
+    lease: int
+    """The lease that its leadership lives on."""
+    revision: int
+    """The store's revision at which it was so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance of a service."""
+
+    id: str
+    address: str
+    """Where to reach it; what it registered, unchanged."""
+    meta: Mapping[str, str]
+    revision: int
+    """The revision at which it registered or last changed."""
+    lease: int
+    """The lease that its registration lives on."""
+
+
+class InstanceEventKind(Enum):
+    """What happened to an instance."""
+
+    JOIN = "join"
+    CHANGE = "change"
+    LEAVE = "leave"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceEvent:
+    """A change among the instances of a service."""
+
+    kind: InstanceEventKind
+    instance: Instance
+    """As it is now; one that left, as it was last known."""
+    revision: int
+    """The store's revision at which it happened; of those that were there at the beginning, that of the look."""
 
 
 class MemberKind(IntEnum):
@@ -122,6 +271,14 @@ class PeerProgress:
     """It answered within the last election timeout."""
 
 
+class Alarm(IntEnum):
+    """What a node wants somebody to look at; the numbers are those of `raftkv.v1.Alarm`."""
+
+    UNSPECIFIED = 0
+    NO_SPACE = 1
+    """The store has reached its quota; writes that make it grow are refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What one node knows of itself and of its cluster."""
@@ -147,6 +304,17 @@ class Status:
     members: tuple[Member, ...]
     progress: tuple[PeerProgress, ...]
     """Of each follower; only from the leader."""
+    used_bytes: int = 0
+    """What the state itself takes of store_bytes: without pages that are free."""
+    quota_bytes: int = 0
+    """0: no quota."""
+    alarms: tuple[Alarm, ...] = ()
+    compacted_revision: int = 0
+    """Where history begins."""
+    sessions: int = 0
+    leases: int = 0
+    watches: int = 0
+    """Watches that this node serves."""
 
     @property
     def is_witness(self) -> bool:

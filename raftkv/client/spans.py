@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from raftkv.client.results import KeyValue, RangeResult
-from raftkv.errors import InvalidArgument
+from raftkv.errors import InvalidArgument, RaftKVError
 
 FIRST_KEY: Final = b"\0"
 NO_UPPER_BOUND: Final = b"\0"
@@ -56,13 +56,35 @@ def under(prefix: bytes | str) -> Span:
     return Span(key or FIRST_KEY, range_end)
 
 
+def selected(
+    key: bytes | str | None,
+    *,
+    prefix: bytes | str | None = None,
+    start: bytes | str | None = None,
+    end: bytes | str | None = None,
+) -> Span:
+    """Return the span of a key, of all keys under a `prefix`, or of [start, end): one of the three.
+
+    `end` None or not given: every key from `start` on. `start` not given: from the first key on. Raises InvalidArgument
+    for none of them, or more than one.
+    """
+    ranged = start is not None or end is not None
+    if (key is not None) + (prefix is not None) + ranged != 1:
+        raise InvalidArgument("say which keys: one key, or prefix=, or start= and end=")
+    if key is not None:
+        return one_key(key)
+    if prefix is not None:
+        return under(prefix)
+    return between(b"" if start is None else start, end)
+
+
 class Pages:
     """Walks the keys under a prefix page by page at one revision.
 
-    Ask for `size` pairs of [`start`, `end`) at `revision`, `take` the page, until `done`.
+    Ask for `size` pairs of [`start`, `end`) at `revision` from `cursor` on, `take` the page, until `done`.
     """
 
-    __slots__ = ("done", "end", "revision", "size", "start")
+    __slots__ = ("cursor", "done", "end", "revision", "size", "start")
 
     def __init__(self, prefix: bytes | str, size: int, revision: int) -> None:
         """`size`: pairs in a page, at least 1. `revision` 0: the newest when the first page is read."""
@@ -74,12 +96,18 @@ class Pages:
         self.size = size
         self.revision = revision
         """From the second page on that of the first, so that all pages show one moment."""
+        self.cursor = b""
         self.done = False
 
     def take(self, page: RangeResult) -> tuple[KeyValue, ...]:
-        """Account for a page and return its pairs."""
+        """Account for a page and return its pairs. A page may be empty and not the last one: filters leave what they
+        do.
+
+        Raises RaftKVError when there is more, and the answer does not say where: that would end the walk too early.
+        """
+        if page.more and page.cursor in (b"", self.cursor):
+            raise RaftKVError("the node says that there is more in the range, and not where")
         self.revision = page.revision
-        self.done = not (page.more and page.pairs)
-        if not self.done:
-            self.start = page.pairs[-1].key + b"\0"
+        self.cursor = page.cursor
+        self.done = not page.more
         return page.pairs

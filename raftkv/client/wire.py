@@ -10,12 +10,15 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
 from raftkv.client.results import (
+    Alarm,
     DeleteResult,
     Guarantee,
     KeyValue,
     Member,
     MemberKind,
+    Order,
     PeerProgress,
+    PutResult,
     RangeResult,
     ReadLevel,
     Role,
@@ -23,6 +26,7 @@ from raftkv.client.results import (
     Status,
 )
 from raftkv.client.spans import Span
+from raftkv.client.tokens import FenceMode, FencingToken
 from raftkv.errors import ERROR_TYPES, ConnectionFailed, DeadlineExceeded, ErrorCode, InvalidArgument, RaftKVError
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 
@@ -38,6 +42,15 @@ _OPERATION_OVERHEAD_BYTES: Final = 32
 _MAX_U64: Final = 2**64 - 1
 _GUARANTEES: Final = {int(guarantee): guarantee for guarantee in Guarantee}
 _MEMBER_KINDS: Final = {int(kind): kind for kind in MemberKind}
+_ALARMS: Final = {int(alarm): alarm for alarm in Alarm}
+_ORDERS: Final = {
+    Order.KEY: kv_pb2.RangeRequest.KEY,
+    Order.VERSION: kv_pb2.RangeRequest.VERSION,
+    Order.CREATE_REVISION: kv_pb2.RangeRequest.CREATE_REVISION,
+    Order.MOD_REVISION: kv_pb2.RangeRequest.MOD_REVISION,
+    Order.VALUE: kv_pb2.RangeRequest.VALUE,
+}
+_FENCE_MODES: Final = {FenceMode.HOLDER: kv_pb2.FenceMode.HOLDER, FenceMode.MAX_SEEN: kv_pb2.FenceMode.MAX_SEEN}
 _READ_LEVELS: Final = {
     ReadLevel.LINEARIZABLE: kv_pb2.ReadLevel.LINEARIZABLE,
     ReadLevel.LOCAL: kv_pb2.ReadLevel.LOCAL,
@@ -45,20 +58,35 @@ _READ_LEVELS: Final = {
 }
 
 
-def put_operation(key: bytes, value: bytes) -> kv_pb2.Operation:
+def put_operation(
+    key: bytes, value: bytes, *, lease: int = 0, previous: bool = False, fences: tuple[FencingToken, ...] = ()
+) -> kv_pb2.Operation:
     """Return a put, without its id. Raises InvalidArgument where it could never be sent."""
     check_size(len(key) + len(value))
     operation = kv_pb2.Operation()
     put = operation.put
     put.key = key
     put.value = value
+    # Most puts are of a key and a value: what is not said need not be set.
+    if lease:
+        put.lease = lease
+    if previous:
+        put.prev_kv = True
+    if fences:
+        put.fences.extend(to_fences(fences))
     return operation
 
 
-def delete_operation(span: Span) -> kv_pb2.Operation:
+def delete_operation(span: Span, *, previous: bool = False, fences: tuple[FencingToken, ...] = ()) -> kv_pb2.Operation:
     """Return a delete, without its id. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
-    return kv_pb2.Operation(delete=kv_pb2.DeleteRequest(key=span.key, range_end=span.range_end))
+    request = kv_pb2.DeleteRequest(key=span.key, range_end=span.range_end, prev_kv=previous, fences=to_fences(fences))
+    return kv_pb2.Operation(delete=request)
+
+
+def to_fences(fences: tuple[FencingToken, ...]) -> list[kv_pb2.Fence]:
+    """Encode fences."""
+    return [kv_pb2.Fence(lock=one.lock, token=one.token, mode=_FENCE_MODES[one.mode]) for one in fences]
 
 
 def range_operation(
@@ -69,6 +97,13 @@ def range_operation(
     keys_only: bool = False,
     count_only: bool = False,
     level: ReadLevel = ReadLevel.LINEARIZABLE,
+    order: Order = Order.KEY,
+    descending: bool = False,
+    min_mod_revision: int = 0,
+    max_mod_revision: int = 0,
+    min_create_revision: int = 0,
+    max_create_revision: int = 0,
+    cursor: bytes = b"",
 ) -> kv_pb2.Operation:
     """Return a read, without its id. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
@@ -92,7 +127,30 @@ def range_operation(
         request.count_only = True
     if level != ReadLevel.LINEARIZABLE:
         request.level = _READ_LEVELS[level]
+    if order != Order.KEY:
+        if order not in _ORDERS:
+            raise InvalidArgument(f"order is {order!r}, not one of Order")
+        request.order = _ORDERS[order]
+    if descending:
+        request.descending = True
+    if min_mod_revision or max_mod_revision:
+        _check_bounds("mod_revision", min_mod_revision, max_mod_revision)
+        request.min_mod_revision = min_mod_revision
+        request.max_mod_revision = max_mod_revision
+    if min_create_revision or max_create_revision:
+        _check_bounds("create_revision", min_create_revision, max_create_revision)
+        request.min_create_revision = min_create_revision
+        request.max_create_revision = max_create_revision
+    if cursor:
+        request.cursor = cursor
     return operation
+
+
+def _check_bounds(name: str, least: int, most: int) -> None:
+    check_u64(f"min_{name}", least)
+    check_u64(f"max_{name}", most)
+    if most and least > most:
+        raise InvalidArgument(f"no pair can match: min_{name} is {least}, above max_{name}, {most}")
 
 
 def check_size(size_bytes: int) -> None:
@@ -103,6 +161,8 @@ def check_size(size_bytes: int) -> None:
 
 def check_u64(name: str, value: int) -> None:
     """Raise InvalidArgument unless `value` fits the wire's unsigned 64 bits."""
+    if not isinstance(value, int):
+        raise InvalidArgument(f"{name} is {value!r}, not a whole number")
     if not 0 <= value <= _MAX_U64:
         raise InvalidArgument(f"{name} is {value}, not a number from 0 to 2**64 - 1")
 
@@ -115,26 +175,35 @@ def size_estimate(*parts: bytes) -> int:
     return size_bytes
 
 
-def to_delete_result(answer: kv_pb2.DeleteResponse) -> DeleteResult:
-    """Decode the answer to a delete."""
-    return DeleteResult(answer.revision, answer.deleted)
+def to_put_result(answer: kv_pb2.PutResponse) -> PutResult:
+    """Decode the answer to a put."""
+    if answer.HasField("prev_kv"):
+        return PutResult(answer.revision, to_key_value(answer.prev_kv, Guarantee.LINEARIZABLE))
+    return PutResult(answer.revision)
+
+
+def to_delete_result(answer: kv_pb2.DeleteResponse, revision: int = 0) -> DeleteResult:
+    """Decode the answer to a delete; one within a transaction is of the transaction's `revision`."""
+    previous = tuple(to_key_value(pair, Guarantee.LINEARIZABLE) for pair in answer.prev_kvs)
+    return DeleteResult(revision or answer.revision, answer.deleted, previous)
 
 
 def to_pair(answer: kv_pb2.RangeResponse) -> KeyValue | None:
     """Decode the answer to a read of one key."""
     kvs = answer.kvs
-    return _to_key_value(kvs[0], to_guarantee(answer.guarantee)) if kvs else None
+    return to_key_value(kvs[0], to_guarantee(answer.guarantee)) if kvs else None
 
 
 def to_range_result(answer: kv_pb2.RangeResponse) -> RangeResult:
     """Decode the answer to a read."""
     guarantee = to_guarantee(answer.guarantee)
     return RangeResult(
-        tuple(_to_key_value(pair, guarantee) for pair in answer.kvs),
+        tuple(to_key_value(pair, guarantee) for pair in answer.kvs),
         answer.more,
         answer.count,
         answer.revision,
         guarantee,
+        answer.cursor,
     )
 
 
@@ -170,6 +239,13 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         progress=tuple(
             PeerProgress(one.id, one.match_index, one.state, one.recently_active) for one in answer.progress
         ),
+        used_bytes=answer.used_bytes,
+        quota_bytes=answer.quota_bytes,
+        alarms=tuple(_ALARMS.get(alarm, Alarm.UNSPECIFIED) for alarm in answer.alarms),
+        compacted_revision=answer.compacted_revision,
+        sessions=answer.sessions,
+        leases=answer.leases,
+        watches=answer.watches,
     )
 
 
@@ -209,6 +285,7 @@ def to_error(error: common_pb2.Error) -> RaftKVError:
         ambiguous=error.ambiguous,
         leader_id=error.leader_id,
         leader_address=error.leader_address,
+        number=error.number,
     )
     failure.retryable = error.retryable
     return failure
@@ -240,8 +317,9 @@ def member_id(metadata: Metadata) -> int:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else 0
 
 
-def _to_key_value(pair: kv_pb2.KeyValue, guarantee: Guarantee) -> KeyValue:
-    return KeyValue(pair.key, pair.value, pair.create_revision, pair.mod_revision, pair.version, guarantee)
+def to_key_value(pair: kv_pb2.KeyValue, guarantee: Guarantee) -> KeyValue:
+    """Decode a pair."""
+    return KeyValue(pair.key, pair.value, pair.create_revision, pair.mod_revision, pair.version, guarantee, pair.lease)
 
 
 def _error_detail(metadata: Metadata | None) -> common_pb2.Error | None:

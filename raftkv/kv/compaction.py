@@ -4,9 +4,9 @@
 part of the state that nodes compare, so every node removes the same ones at the same entry, and no entry holds up the
 loop that sends heartbeats.
 
-A version is out of sight when a newer one of its key lies at or below the mark; a tombstone at or below the mark even
-when it is the newest. The rows of CHANGES before the mark name the candidates, so a sweep costs as much as was written,
-however large the store is. What the mark itself changed stays until the next compaction: watches may begin there.
+A change below the mark puts the version before it out of sight, and a delete also the tombstone that it left. The rows
+of CHANGES up to the mark name all such changes, so a sweep costs as much as was written, however large the store is.
+What happened at the mark itself stays: a watch may begin there.
 """
 
 from __future__ import annotations

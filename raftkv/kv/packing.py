@@ -14,7 +14,10 @@ import msgpack
 
 from raftkv.errors import ErrorCode
 from raftkv.kv import commands as c
-from raftkv.kv.limits import MAX_TXN_DEPTH
+
+MAX_NESTING: Final = 32
+"""Branches of a transaction within one another, so that no bytes exhaust the stack. Far above what is ever proposed
+(`limits.MAX_TXN_DEPTH`): a transaction that breaks that limit is rejected, it does not stop the node."""
 
 Decode = Callable[[Any, str], Any]
 """Turns what msgpack gave into a field. Raises ValueError, which names what it is not."""
@@ -179,7 +182,6 @@ def _pack_operation(operation: c.TxnOperation) -> tuple[Any, ...]:
 
 
 def _unpack_branch(depth: int) -> Decode:
-    """Bounded, so that no bytes exhaust the stack: nobody proposes a deeper one (`limits.txn_fault`)."""
     if depth == 0:
         return _too_deep
     operation = _operation(_OPERATIONS, _unpack_branch(depth - 1))
@@ -208,7 +210,7 @@ def _operation(kinds: dict[int, Decode], branch: Decode) -> Decode:
 
 
 def _too_deep(packed: Any, what: str) -> NoReturn:
-    raise ValueError(f"a transaction nested more than {MAX_TXN_DEPTH} deep")
+    raise ValueError(f"a transaction nested more than {MAX_NESTING} deep")
 
 
 # --- commands and results ------------------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ _COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
     c.Put: (number, raw, raw),
     c.Delete: (number, raw, raw),
     c.RegisterSession: (number,),
-    c.Txn: (number, _many(_fence), _unpack_branch(MAX_TXN_DEPTH)),
+    c.Txn: (number, _many(_fence), _unpack_branch(MAX_NESTING)),
     c.GrantLease: (number, number, number),
     c.KeepAlive: (number, _many(number)),
     c.RevokeLease: (number, number),
@@ -270,7 +272,7 @@ _RESULT_FIELDS: Final[dict[type[c.Result], tuple[Decode, ...]]] = {
     c.Deleted: (number, number),
     c.SessionRegistered: (number,),
     c.Rejected: (_code, _text, number),
-    c.TxnDone: (number, _unpack_branch_done(MAX_TXN_DEPTH)),
+    c.TxnDone: (number, _unpack_branch_done(MAX_NESTING)),
     c.LeaseGranted: (number, number),
     c.KeptAlive: (_many(number),),
     c.Revoked: (number, number),

@@ -59,6 +59,10 @@ class View:
         """Run a transaction that `txn.is_read_only`."""
         return txn.read(self._reader, self.meta, command)
 
+    def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
+        """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
+        return read_history(self._reader, start, stop, wants, max_work)
+
     def lease(self, lease: int, *, with_keys: bool = False) -> LeaseInfo | None:
         """Return what is known of a lease; None: there is none."""
         return lease_info(self._reader, lease, with_keys=with_keys)
@@ -70,10 +74,6 @@ class View:
     def line(self, lock: bytes, limit: int) -> LockState:
         """Return who stands in line for a lock, at most `limit` contenders."""
         return line.query(self._reader, lock, limit)
-
-    def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
-        """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
-        return read_history(self._reader, start, stop, wants, max_work)
 
     def hasher(self) -> StateHasher:
         """Begin to hash the whole state of the snapshot."""

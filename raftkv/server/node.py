@@ -96,8 +96,8 @@ class Node:
         transport: Transport,
         clock: Clock,
         limits: NodeLimits | None = None,
-        auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
         watch_limits: WatchLimits | None = None,
+        auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
     ) -> None:
         self.raft = raft
         self._keeper = keeper

@@ -89,7 +89,7 @@ async def test_single_calls_work_on_any_node(asked: Stubs, leader: NodeProcess, 
 @ON_BOTH
 async def test_a_repeated_call_of_a_session_is_applied_once(asked: Stubs, prefix: str) -> None:
     session = await asked.kv.RegisterSession(kv_pb2.RegisterSessionRequest(), timeout=PATIENCE_S)
-    stamp = kv_pb2.WriteStamp(session=session.session, sequence=1)
+    stamp = common_pb2.WriteStamp(session=session.session, sequence=1)
     request = kv_pb2.PutRequest(key=f"{prefix}key".encode(), value=b"once", stamp=stamp)
     revisions = {(await asked.kv.Put(request, timeout=PATIENCE_S)).revision for _ in range(5)}
     assert len(revisions) == 1
@@ -213,12 +213,12 @@ async def test_other_errors_carry_their_details_too(asked: Stubs) -> None:
         await asked.kv.Range(kv_pb2.RangeRequest(key=b"k", revision=2**62), timeout=PATIENCE_S)
     expect(refused.value, grpc.StatusCode.OUT_OF_RANGE, common_pb2.FUTURE_REVISION)
 
-    unnumbered = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=kv_pb2.WriteStamp(session=1))
+    unnumbered = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=common_pb2.WriteStamp(session=1))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await asked.kv.Put(unnumbered, timeout=PATIENCE_S)
     expect(refused.value, grpc.StatusCode.INVALID_ARGUMENT, common_pb2.INVALID_ARGUMENT)
 
-    unknown = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=kv_pb2.WriteStamp(session=2**60, sequence=1))
+    unknown = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=common_pb2.WriteStamp(session=2**60, sequence=1))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await asked.kv.Put(unknown, timeout=PATIENCE_S)
     expect(refused.value, grpc.StatusCode.FAILED_PRECONDITION, common_pb2.SESSION_EXPIRED)
@@ -276,7 +276,7 @@ async def health(asked: Stubs, service: str) -> int:
 
 @ON_BOTH
 async def test_health(asked: Stubs) -> None:
-    for service in ("", "raftkv.v1.KV", "raftkv.v1.Cluster"):
+    for service in ("", "raftkv.v1.KV", "raftkv.v1.Lease", "raftkv.v1.Lock", "raftkv.v1.Cluster"):
         assert await health(asked, service) == health_pb2.HealthCheckResponse.SERVING, service
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await health(asked, "nonsense")
@@ -301,7 +301,8 @@ async def test_reflection(asked: Stubs) -> None:
 
     listed = await reflected(reflection_pb2.ServerReflectionRequest(list_services=""))
     services = {service.name for service in listed.list_services_response.service}
-    assert {"raftkv.v1.KV", "raftkv.v1.Cluster", "grpc.health.v1.Health"} <= services
+    assert {"raftkv.v1.KV", "raftkv.v1.Lease", "raftkv.v1.Lock", "raftkv.v1.Cluster"} <= services
+    assert "grpc.health.v1.Health" in services
     assert "raftkv.v1.Peer" not in services, "peers are not spoken to at the clients' address"
     described = await reflected(reflection_pb2.ServerReflectionRequest(file_containing_symbol="raftkv.v1.KV"))
     assert described.file_descriptor_response.file_descriptor_proto

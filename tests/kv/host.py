@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from raftkv.kv.codec import encode_batch
-from raftkv.kv.commands import Batch, Command, Delete, Group, KeyValue, Put, RegisterSession, Result, SessionRegistered
+from raftkv.kv.commands import (
+    Batch,
+    Command,
+    Delete,
+    GrantLease,
+    Group,
+    KeyValue,
+    LeaseGranted,
+    Put,
+    RegisterSession,
+    Result,
+    SessionRegistered,
+)
 from raftkv.kv.keys import VERSIONS, VERSIONS_END, revision_of, user_key
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
 from raftkv.kv.ranges import RangeQuery, RangeResult
@@ -89,13 +101,23 @@ class Host:
             found[key] = (before, after)
         return found
 
+    def grant(self, ttl_ms: int = 10_000) -> int:
+        """Open a lease; return its id."""
+        (granted,) = self.do(GrantLease(0, 0, ttl_ms))
+        assert isinstance(granted, LeaseGranted)
+        return granted.lease
+
+    def live(self) -> list[tuple[bytes, KeyValue]]:
+        """All keys that exist, with their pairs."""
+        return [(pair.key, pair) for pair in self.range(RangeQuery(b"\0", b"\0")).pairs]
+
     def versions(self) -> set[tuple[bytes, int]]:
         """All versions in the store: (key, mod_revision)."""
         with self.store.read() as reader:
             return {
                 (user_key(stored_key[:-8]), revision_of(stored_key))
                 for stored_key, row in reader.scan(VERSIONS, VERSIONS_END)
-                if row != TOMBSTONE or self.machine.compacted_revision >= revision_of(stored_key)
+                if row != TOMBSTONE or revision_of(stored_key) < self.machine.compacted_revision
             }
 
 

@@ -12,7 +12,7 @@ from raftkv.errors import ErrorCode
 from raftkv.kv import commands as c
 from raftkv.kv.codec import CorruptCommand, decode_batch, encode_batch
 from raftkv.kv.commands import Batch, Delete, Group, Put, RegisterSession
-from raftkv.kv.limits import MAX_TXN_DEPTH
+from raftkv.kv.packing import MAX_NESTING
 from raftkv.kv.records import CorruptState, decode_results, encode_results
 
 U64 = st.integers(0, 2**64 - 1)
@@ -116,8 +116,8 @@ def test_deep_nesting_is_refused_before_it_exhausts_the_stack() -> None:
     def batch(depth: int) -> Batch:
         return Batch(0, (Group(0, 0, (c.Txn(0, (), nested(depth)),)),))
 
-    assert decode_batch(encode_batch(batch(MAX_TXN_DEPTH))) == batch(MAX_TXN_DEPTH)
-    for depth in (MAX_TXN_DEPTH + 1, 150):
+    assert decode_batch(encode_batch(batch(MAX_NESTING))) == batch(MAX_NESTING)
+    for depth in (MAX_NESTING + 1, 150):
         with pytest.raises(CorruptCommand, match="nested more than"):
             decode_batch(encode_batch(batch(depth)))
 

@@ -201,11 +201,11 @@ class StoreAgainstHistory(RuleBasedStateMachine):
         assert self.host.machine.applied_index == len(self.host.log)
 
     def teardown(self) -> None:
-        """When all is swept, no version is left that nobody can see."""
+        """When all is swept, no version is left that nobody can see, nor a watch that begins at the mark."""
         while self.host.machine.unswept:
             self.host.do(c.Sweep(0))
         seen = set()
-        for revision in range(max(self.history.compacted, 1), self.history.revision + 1):
+        for revision in range(max(self.history.compacted - 1, 1), self.history.revision + 1):
             seen |= {(key, pair.mod_revision) for key, pair in self.history.states[revision].items()}
         assert self.host.versions() == seen
 

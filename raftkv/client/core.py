@@ -1,0 +1,153 @@
+"""What every call of the client stands on: its endpoints and timeouts, and one way to get an operation answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from raftkv.client.calls import Kind
+from raftkv.client.dispatcher import Dispatcher
+from raftkv.client.keeper import Keeper
+from raftkv.client.urls import endpoints_from_environment, parse_endpoints
+from raftkv.errors import ConnectionFailed, InvalidArgument
+from raftkv.v1 import kv_pb2
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+DEFAULT_ATTEMPT_TIMEOUT_S: Final = 1.0
+_MAX_TIMEOUT_S: Final = 86_400.0
+
+
+class ClientCore:
+    """A client without its calls: opened at the first of them, closed once."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
+        dial_learned: bool = True,
+    ) -> None:
+        """`endpoints`: "raftkv://h1:7001,h2:7001", "h1:7001,h2:7001" or a list of "host:port".
+
+        `attempt_timeout`: seconds of silence after which a node counts as gone and its calls move to another.
+        `dial_learned`: connect to a leader that is not among `endpoints` under the address it announces.
+        Raises ConfigurationError when `endpoints` is malformed, InvalidArgument for a timeout out of range.
+        """
+        self._dispatcher: Dispatcher | None = None
+        self._endpoints = parse_endpoints(endpoints)
+        self._timeout = checked_timeout(timeout)
+        self._attempt_timeout = checked_timeout(attempt_timeout)
+        self._dial_learned = dial_learned
+        self._closed = False
+        self._keeper: Keeper | None = None
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
+        dial_learned: bool = True,
+    ) -> Self:
+        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError."""
+        return cls(url, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
+        dial_learned: bool = True,
+    ) -> Self:
+        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError."""
+        found = endpoints_from_environment(os.environ)
+        return cls(found, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The endpoints that were configured."""
+        return self._endpoints
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({','.join(self._endpoints)!r})"
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        # The constructor may have failed before it set anything. A forked child has a copy that was never its own.
+        dispatcher = getattr(self, "_dispatcher", None)
+        if dispatcher is not None and not self._closed and dispatcher.pid == os.getpid():
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+
+    async def close(self) -> None:
+        """Disconnect. Calls under way fail with ConnectionFailed. Idempotent.
+
+        Leases and locks that are still held are lost to their holders at once, and to the store when their ttl is over.
+        """
+        if self._keeper is not None and not self._closed:
+            await self._keeper.close()
+        self._closed = True
+        if self._dispatcher is not None:
+            await self._dispatcher.close()
+
+    async def _perform(
+        self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float | None
+    ) -> kv_pb2.OperationResult:
+        dispatcher = self._open()
+        call = dispatcher.start(kind, operation, size_bytes, self._seconds(timeout))
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            dispatcher.abandon(call)
+            raise
+
+    def _kept_leases(self) -> Keeper:
+        if self._closed:
+            raise ConnectionFailed("the client is closed")
+        if self._keeper is None:
+            self._keeper = Keeper(self._perform, self._timeout)
+        return self._keeper
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else checked_timeout(timeout)
+
+    def _open(self) -> Dispatcher:
+        dispatcher = self._dispatcher
+        if self._closed:
+            raise ConnectionFailed("the client is closed")
+        if dispatcher is None:
+            dispatcher = self._dispatcher = Dispatcher(
+                self._endpoints,
+                asyncio.get_running_loop(),
+                timeout=self._timeout,
+                attempt_timeout=self._attempt_timeout,
+                dial_learned=self._dial_learned,
+            )
+            dispatcher.open()
+        return dispatcher
+
+
+def checked_timeout(seconds: float) -> float:
+    """Return a timeout. Raises InvalidArgument unless it is more than 0 and at most one day."""
+    if not 0 < seconds <= _MAX_TIMEOUT_S:
+        raise InvalidArgument(f"a timeout is {seconds!r} s, not more than 0 and at most {_MAX_TIMEOUT_S:g}")
+    return seconds
