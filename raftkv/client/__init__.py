@@ -4,7 +4,7 @@ Inside, decisions are pure and I/O is thin:
 
     aio, sync      the two clients, made of groups of calls: arguments to requests, answers to results
       core           endpoints, timeouts, one way to get an operation answered
-      kv_calls, coordination_calls, cluster_calls; their twins are sync_core, sync_kv, ...
+      kv_calls, watch_calls, coordination_calls, cluster_calls; their twins are sync_core, sync_kv, ...
     txn            conditions and operations, as one says them; committing sends them
     lease, lock, election, service   what lives on leases, and their twins
       keeper         keeps the leases of one client alive; tenure: how long one may be relied on
@@ -17,6 +17,8 @@ Inside, decisions are pure and I/O is thin:
       session        which writes are open; what the store may forget
       backoff        how long to wait
     pipeline       one stream to one endpoint: batches out, answers in
+    watch          what a caller reads events from; sync_watch its twin
+      watch_mux      all watches of a client on one stream, over the loss of nodes
     wire, spans    messages; which keys a request covers
 """
 
@@ -58,6 +60,7 @@ from raftkv.client.sync import Client
 from raftkv.client.sync_lease import Lease
 from raftkv.client.sync_lock import Election, Held, Lock, ReadWriteLock
 from raftkv.client.sync_service import Registration, Service
+from raftkv.client.sync_watch import Watch
 from raftkv.client.tokens import FenceMode, FencingToken
 from raftkv.client.txn import (
     Branch,
@@ -78,6 +81,7 @@ from raftkv.client.txn import (
     version,
     when,
 )
+from raftkv.client.watch import AsyncWatch, Event, EventKind
 
 __all__ = [
     "Alarm",
@@ -90,6 +94,7 @@ __all__ = [
     "AsyncRegistration",
     "AsyncService",
     "AsyncTxn",
+    "AsyncWatch",
     "Branch",
     "Client",
     "Condition",
@@ -97,6 +102,8 @@ __all__ = [
     "DeleteResult",
     "Election",
     "EndpointFailure",
+    "Event",
+    "EventKind",
     "Fence",
     "FenceMode",
     "FencingToken",
@@ -129,6 +136,7 @@ __all__ = [
     "Status",
     "Txn",
     "TxnResult",
+    "Watch",
     "count",
     "create_revision",
     "delete",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from raftkv.client import wire, wire_lease, wire_lock
 from raftkv.client.calls import Kind
-from raftkv.client.core import ClientCore
 from raftkv.client.election import AsyncElection
 from raftkv.client.lease import AsyncLease
 from raftkv.client.lock import AsyncLock, AsyncReadWriteLock, LockHost
 from raftkv.client.results import LeaseGrant, LeaseStatus, LockKind, LockState
+from raftkv.client.watch_calls import WatchCalls
 from raftkv.client.wire_lease import LeaseLike
 from raftkv.client.wire_lock import LockSpec, lock_name, lock_value, semaphore_limit
 from raftkv.errors import InvalidArgument
@@ -16,8 +16,8 @@ from raftkv.errors import InvalidArgument
 DEFAULT_TTL_S = 10.0
 
 
-class CoordinationCalls(ClientCore):
-    """Leases, locks, elections."""
+class CoordinationCalls(WatchCalls):
+    """Leases, locks, elections. Waiting in line is a watch."""
 
     def lease(self, ttl: float = DEFAULT_TTL_S) -> AsyncLease:
         """Make a lease of `ttl` seconds (0.5 to 31,536,000) that the client keeps alive. See AsyncLease.

@@ -11,7 +11,7 @@ is not to be used again (machine.StateMachine sees to it).
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 from raftkv.invariant import invariant
 from raftkv.kv.keys import (
@@ -45,13 +45,11 @@ class Counters:
 
 
 class _Lease:
-    __slots__ = ("deadline_ms", "keys", "queued_ms", "ttl_ms")
+    __slots__ = ("deadline_ms", "keys", "ttl_ms")
 
     def __init__(self, ttl_ms: int, deadline_ms: int) -> None:
         self.ttl_ms = ttl_ms
         self.deadline_ms = deadline_ms
-        self.queued_ms = deadline_ms
-        """The deadline in its item of the heap; any other item with its id is left from a lease that ended."""
         self.keys = 0
 
 
@@ -74,8 +72,8 @@ class LeaseTable:
         self._unfinished = {lock_of_unfinished(stored_key) for stored_key, _ in reader.scan(UNFINISHED, TABLES_END)}
         """Locks on which the next Expire goes on with granting."""
         self._by_deadline: list[tuple[int, int]] = []
-        """A heap of (deadline when pushed, id), one item that counts for each lease. The deadline may be out of date:
-        early, for renewing only moves it on.
+        """A heap of (deadline when pushed, id). Each lease has an item of its deadline or of an earlier one: renewing
+        only moves a deadline on. There may be more items, left from leases that ended, also from one of the same id.
 
         So renewing costs nothing here; who looks for what is due brings the items it meets up to date.
         """
@@ -169,22 +167,18 @@ class LeaseTable:
         """Return the earliest deadline, whose lease is then the first item of the heap; None: no leases."""
         heap = self._by_deadline
         while heap:
-            queued_ms, lease_id = heap[0]
+            pushed_ms, lease_id = heap[0]
             lease = self._leases.get(lease_id)
-            if lease is not None and lease.queued_ms == queued_ms:
-                if lease.deadline_ms == queued_ms:
-                    return queued_ms
-                lease.queued_ms = lease.deadline_ms
+            if lease is None:
                 heappop(heap)
-                heappush(heap, (lease.deadline_ms, lease_id))
+            elif lease.deadline_ms == pushed_ms:
+                return pushed_ms
             else:
-                heappop(heap)
+                heapreplace(heap, (lease.deadline_ms, lease_id))
         invariant(not self._leases, "every lease is in the heap of deadlines")
         return None
 
     def _queue_all(self) -> None:
-        for lease in self._leases.values():
-            lease.queued_ms = lease.deadline_ms
         self._by_deadline = [(lease.deadline_ms, lease_id) for lease_id, lease in self._leases.items()]
         heapify(self._by_deadline)
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import grpc
 
+from raftkv.client.session import FIRST_READ_ID
 from raftkv.errors import ErrorCode
 from raftkv.v1 import cluster_pb2, cluster_pb2_grpc, common_pb2, kv_pb2, kv_pb2_grpc
+from tests.client.fake_locks import FakeLocks, Refused
+from tests.client.fake_txn import FakeTxn, covered
 
 Reply = kv_pb2.OperationResult | None
 """None: no answer, ever."""
@@ -47,6 +50,7 @@ class FakeStore:
         self.sessions: dict[int, dict[int, kv_pb2.OperationResult]] = {}
         self.low: dict[int, int] = {}
         self.window = 16_384
+        self.locks = FakeLocks()
         self.registered = 0
 
     def register(self) -> kv_pb2.RegisterSessionResponse:
@@ -57,11 +61,19 @@ class FakeStore:
         return kv_pb2.RegisterSessionResponse(session=session, ttl_ms=3_600_000, window=self.window)
 
     def execute(self, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> kv_pb2.OperationResult:
+        result = kv_pb2.OperationResult(id=operation.id)
         match operation.WhichOneof("operation"):
             case "register_session":
-                return kv_pb2.OperationResult(id=operation.id, register_session=self.register())
+                result.register_session.CopyFrom(self.register())
+                return result
             case "range":
-                return kv_pb2.OperationResult(id=operation.id, range=self.range(operation.range))
+                result.range.CopyFrom(self.range(operation.range))
+                return result
+            case "lease_time_to_live" | "lease_list" | "lock_query":
+                self.locks.read(operation, result, self.revision)
+                return result
+            case "txn" if operation.id >= FIRST_READ_ID:
+                return self._apply(operation)
         session, sequence = batch.session, operation.id
         if session not in self.sessions:
             return self._error(operation, ErrorCode.SESSION_EXPIRED)
@@ -75,38 +87,52 @@ class FakeStore:
         return results[sequence]
 
     def range(self, request: kv_pb2.RangeRequest) -> kv_pb2.RangeResponse:
-        end = request.range_end
-        keys = [
-            key
-            for key in sorted(self.pairs)
-            if (key == request.key if not end else key >= request.key and (end == b"\0" or key < end))
-        ]
-        held = keys[: request.limit] if request.limit else keys
+        keys = covered(self.pairs, request.key, request.range_end)
+        if request.order == kv_pb2.RangeRequest.VALUE:
+            keys.sort(key=lambda key: self.pairs[key].value)
+        if request.descending:
+            keys.reverse()
+        first = int(request.cursor or b"0")
+        limit = request.limit or len(keys)
+        held = keys[first : first + limit]
+        more = not request.count_only and first + limit < len(keys)
         local = request.level == kv_pb2.ReadLevel.LOCAL
         return kv_pb2.RangeResponse(
             kvs=[] if request.count_only else [self.pairs[key] for key in held],
-            more=not request.count_only and len(held) < len(keys),
+            more=more,
             count=len(keys) if request.count_only else len(held),
             revision=request.revision or self.revision,
             guarantee=kv_pb2.GUARANTEE_STALE_PREFIX if local else kv_pb2.GUARANTEE_LINEARIZABLE,
+            cursor=b"%d" % (first + limit) if more else b"",
         )
 
     def _apply(self, operation: kv_pb2.Operation) -> kv_pb2.OperationResult:
-        self.revision += 1
-        if operation.HasField("put"):
-            key = operation.put.key
-            self.pairs[key] = kv_pb2.KeyValue(key=key, value=operation.put.value, mod_revision=self.revision)
-            return kv_pb2.OperationResult(id=operation.id, put=kv_pb2.PutResponse(revision=self.revision))
-        request = operation.delete
-        found = [pair.key for pair in self.range(kv_pb2.RangeRequest(key=request.key, range_end=request.range_end)).kvs]
-        for key in found:
-            del self.pairs[key]
-        answer = kv_pb2.DeleteResponse(revision=self.revision, deleted=len(found))
-        return kv_pb2.OperationResult(id=operation.id, delete=answer)
+        result = kv_pb2.OperationResult(id=operation.id)
+        txn = FakeTxn(self.pairs, self.revision + 1, self.range)
+        match operation.WhichOneof("operation"):
+            case "put":
+                result.put.CopyFrom(txn.put(operation.put))
+            case "delete":
+                result.delete.CopyFrom(txn.delete(operation.delete))
+                txn.changed = True  # here, every delete makes a revision
+            case "txn":
+                result.txn.branch.CopyFrom(txn.run(operation.txn.branch))
+                result.txn.revision = txn.revision if txn.changed else self.revision
+            case "compact":
+                result.compact.revision = operation.compact.revision
+            case _:
+                txn.changed = True
+                try:
+                    self.locks.apply(operation, result, self.revision + 1)
+                except Refused as refused:
+                    return self._error(operation, refused.code, refused.number)
+        if txn.changed:
+            self.revision += 1
+        return result
 
     @staticmethod
-    def _error(operation: kv_pb2.Operation, code: ErrorCode) -> kv_pb2.OperationResult:
-        error = common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=code.name)
+    def _error(operation: kv_pb2.Operation, code: ErrorCode, number: int = 0) -> kv_pb2.OperationResult:
+        error = common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=code.name, number=number)
         return kv_pb2.OperationResult(id=operation.id, error=error)
 
 
@@ -225,6 +251,12 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         raise NotImplementedError
 
     async def Delete(self, request: kv_pb2.DeleteRequest, context: Any) -> kv_pb2.DeleteResponse:
+        raise NotImplementedError
+
+    async def Txn(self, request: kv_pb2.TxnRequest, context: Any) -> kv_pb2.TxnResponse:
+        raise NotImplementedError
+
+    async def Compact(self, request: kv_pb2.CompactRequest, context: Any) -> kv_pb2.CompactResponse:
         raise NotImplementedError
 
     async def RegisterSession(self, request: Any, context: Any) -> kv_pb2.RegisterSessionResponse:

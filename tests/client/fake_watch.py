@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from raftkv.client.watch_calls import WatchCalls
+from raftkv.client import AsyncClient
 from raftkv.errors import ErrorCode
 from raftkv.kv.commands import Command, Compact, Put, Sweep
 from raftkv.server.watch_hub import WatchLimits
@@ -130,5 +130,5 @@ async def watch_cluster(size: int, limits: WatchLimits = AT_ONCE) -> AsyncIterat
             await node.stop()
 
 
-def client_of(cluster: FakeCluster, **settings: Any) -> WatchCalls:
-    return WatchCalls(cluster.addresses, **settings)
+def client_of(cluster: FakeCluster, **settings: Any) -> AsyncClient:
+    return AsyncClient(cluster.addresses, **settings)

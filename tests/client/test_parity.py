@@ -10,11 +10,17 @@ import raftkv.client as package
 from raftkv.client import AsyncClient, Client
 
 # Names that differ by nature, in the asynchronous classes and in their twins.
-RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
+RENAMED = {
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+    "__anext__": "__next__",
+}
 RETURNS = {
     "AsyncIterator[KeyValue]": "Iterator[KeyValue]",
     "AsyncGenerator[Leader | None, None]": "Generator[Leader | None, None, None]",
     "AsyncGenerator[InstanceEvent, None]": "Generator[InstanceEvent, None, None]",
+    "AsyncGenerator[tuple[Event, ...], None]": "Generator[tuple[Event, ...], None, None]",
     "asyncio.Event": "threading.Event",
 }
 TWINS = [name.removeprefix("Async") for name in package.__all__ if name.startswith("Async")]

@@ -75,7 +75,7 @@ async def test_a_scan_asks_page_by_page_at_one_revision(single: FakeCluster) -> 
     pages = [one.range for one in single[1].operations if one.HasField("range")]
     assert [page.limit for page in pages] == [3, 3, 3]
     assert [page.revision for page in pages] == [0, 8, 8]
-    assert [page.key for page in pages] == [b"k", b"k2\0", b"k5\0"]
+    assert [page.cursor for page in pages] == [b"", b"3", b"6"]
 
 
 async def test_a_chosen_node_answers_itself(cluster: FakeCluster) -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.client.results import Guarantee, KeyValue, RangeResult
-from raftkv.client.spans import NO_UPPER_BOUND, Pages, Span, between, to_bytes, under
-from raftkv.errors import InvalidArgument
+from raftkv.client.spans import NO_UPPER_BOUND, Pages, Span, between, selected, to_bytes, under
+from raftkv.errors import InvalidArgument, RaftKVError
 
 small_bytes = st.lists(st.sampled_from([0, 1, 0x61, 0xFE, 0xFF]), max_size=4).map(bytes)
 
@@ -44,21 +44,44 @@ def test_text_is_utf8_and_nothing_else_is_taken() -> None:
         to_bytes(7)  # type: ignore[arg-type]
 
 
-def page(*keys: bytes, more: bool, revision: int) -> RangeResult:
+def page(*keys: bytes, cursor: bytes, revision: int = 9) -> RangeResult:
     pairs = tuple(KeyValue(key, b"", 1, 1, 1, Guarantee.LINEARIZABLE) for key in keys)
-    return RangeResult(pairs, more, len(pairs), revision, Guarantee.LINEARIZABLE)
+    return RangeResult(pairs, bool(cursor), len(pairs), revision, Guarantee.LINEARIZABLE, cursor)
 
 
-def test_pages_go_on_behind_the_last_key_at_the_revision_of_the_first() -> None:
+def test_pages_go_on_at_the_cursor_at_the_revision_of_the_first() -> None:
     pages = Pages("k", size=2, revision=0)
-    assert (pages.start, pages.end, pages.revision, pages.done) == (b"k", b"l", 0, False)
-    pages.take(page(b"k1", b"k2", more=True, revision=9))
-    assert (pages.start, pages.end, pages.revision, pages.done) == (b"k2\0", b"l", 9, False)
-    pages.take(page(b"k3", more=False, revision=9))
+    assert (pages.start, pages.end, pages.revision, pages.cursor, pages.done) == (b"k", b"l", 0, b"", False)
+    assert len(pages.take(page(b"k1", b"k2", cursor=b"c"))) == 2
+    assert (pages.start, pages.end, pages.revision, pages.cursor, pages.done) == (b"k", b"l", 9, b"c", False)
+    pages.take(page(b"k3", cursor=b""))
     assert pages.done
 
 
-def test_pages_end_on_an_empty_page_whatever_it_says() -> None:
+def test_an_empty_page_need_not_be_the_last_one() -> None:
     pages = Pages("k", size=2, revision=0)
-    pages.take(page(more=True, revision=9))
-    assert pages.done
+    pages.take(page(cursor=b"c"))
+    assert not pages.done
+
+
+def test_pages_never_go_round_in_circles_nor_end_early() -> None:
+    pages = Pages("k", size=2, revision=0)
+    pages.take(page(b"k1", cursor=b"c"))
+    with pytest.raises(RaftKVError, match="not where"):
+        pages.take(page(b"k1", cursor=b"c"))
+    with pytest.raises(RaftKVError, match="not where"):
+        pages.take(RangeResult((), True, 0, 9, Guarantee.LINEARIZABLE))
+
+
+def test_a_selection_is_one_key_a_prefix_or_a_range() -> None:
+    assert selected("a") == Span(b"a")
+    assert selected(None, prefix="a") == under("a")
+    assert selected(None, prefix="") == under("")
+    assert selected(None, start="a", end="c") == between("a", "c")
+    assert selected(None, start="a") == between("a", None)
+    assert selected(None, end="c") == between("", "c")
+    for nonsense in ({}, {"prefix": "a", "start": "b"}, {"prefix": "a", "end": "b"}):
+        with pytest.raises(InvalidArgument, match="say which keys"):
+            selected(None, **nonsense)
+    with pytest.raises(InvalidArgument, match="say which keys"):
+        selected("a", prefix="b")

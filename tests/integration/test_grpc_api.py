@@ -89,7 +89,7 @@ async def test_single_calls_work_on_any_node(asked: Stubs, leader: NodeProcess, 
 @ON_BOTH
 async def test_a_repeated_call_of_a_session_is_applied_once(asked: Stubs, prefix: str) -> None:
     session = await asked.kv.RegisterSession(kv_pb2.RegisterSessionRequest(), timeout=PATIENCE_S)
-    stamp = kv_pb2.WriteStamp(session=session.session, sequence=1)
+    stamp = common_pb2.WriteStamp(session=session.session, sequence=1)
     request = kv_pb2.PutRequest(key=f"{prefix}key".encode(), value=b"once", stamp=stamp)
     revisions = {(await asked.kv.Put(request, timeout=PATIENCE_S)).revision for _ in range(5)}
     assert len(revisions) == 1
@@ -213,12 +213,12 @@ async def test_other_errors_carry_their_details_too(asked: Stubs) -> None:
         await asked.kv.Range(kv_pb2.RangeRequest(key=b"k", revision=2**62), timeout=PATIENCE_S)
     expect(refused.value, grpc.StatusCode.OUT_OF_RANGE, common_pb2.FUTURE_REVISION)
 
-    unnumbered = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=kv_pb2.WriteStamp(session=1))
+    unnumbered = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=common_pb2.WriteStamp(session=1))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await asked.kv.Put(unnumbered, timeout=PATIENCE_S)
     expect(refused.value, grpc.StatusCode.INVALID_ARGUMENT, common_pb2.INVALID_ARGUMENT)
 
-    unknown = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=kv_pb2.WriteStamp(session=2**60, sequence=1))
+    unknown = kv_pb2.PutRequest(key=b"k", value=b"v", stamp=common_pb2.WriteStamp(session=2**60, sequence=1))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await asked.kv.Put(unknown, timeout=PATIENCE_S)
     expect(refused.value, grpc.StatusCode.FAILED_PRECONDITION, common_pb2.SESSION_EXPIRED)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from raftkv.errors import ErrorCode
 from raftkv.kv.commands import (
@@ -26,14 +26,13 @@ from raftkv.kv.line import Contender, LockState
 from .lock_host import LockHost
 
 MUTEX, READ_WRITE, SEMAPHORE, ELECTION = LockKind
-NAMES = [b"a", b"a\0", b"b"]
+NAMES = [b"a", b"a\0"]
 KEYS = [b"k", b"\0\1a"]
 ADMISSIONS = st.sampled_from(
-    [(MUTEX, True, 0), (ELECTION, True, 0), (SEMAPHORE, False, 1), (SEMAPHORE, False, 2)]
-    + [(READ_WRITE, True, 0), (READ_WRITE, False, 0)] * 3
+    [(MUTEX, True, 0), (ELECTION, True, 0), (SEMAPHORE, False, 1), (SEMAPHORE, False, 2)] + [(READ_WRITE, True, 0)] * 3
 )
 VALUES = st.sampled_from([b"", b"1", b"2"])
-SLOTS = st.integers(0, 5)
+SLOTS = st.integers(0, 6)
 
 
 @dataclass
@@ -127,14 +126,19 @@ class LocksAgainstModel(RuleBasedStateMachine):
 
     def pick(self, slot: int) -> int:
         """One of the leases, dead or alive, or one that does not exist."""
-        leases = sorted(self.model.leases)
-        return leases[slot] if slot < len(leases) else 99
+        leases = [*sorted(self.model.leases), 99]
+        return leases[slot % len(leases)]
+
+    @initialize()
+    def begin_with_some(self) -> None:
+        for ttl_ms in (500, 600, 5_000, 5_000, 5_000):
+            self.grant(0, ttl_ms)
 
     def refused(self, result: object, code: ErrorCode) -> None:
         assert isinstance(result, Rejected), result
         assert result.code is code
 
-    @rule(given=st.integers(0, 4), ttl_ms=st.integers(500, 520))
+    @rule(given=st.integers(0, 8), ttl_ms=st.sampled_from([500, 510, 2_000]))
     def grant(self, given: int, ttl_ms: int) -> None:
         model = self.model
         result = self.host.grant(given, ttl_ms)
@@ -148,7 +152,7 @@ class LocksAgainstModel(RuleBasedStateMachine):
         model.leases[lease] = (model.now + ttl_ms, ttl_ms)
         assert result == LeaseGranted(lease, ttl_ms)
 
-    @rule(step_ms=st.sampled_from([1, 10, 250, 490]), expire=st.booleans())
+    @rule(step_ms=st.sampled_from([1, 10, 250]), expire=st.booleans())
     def time_passes(self, step_ms: int, expire: bool) -> None:
         self.model.now = self.host.now = self.host.now + step_ms
         if expire:
@@ -186,12 +190,37 @@ class LocksAgainstModel(RuleBasedStateMachine):
         self.model.keys[key] = lease
         self.model.revision += 1
 
-    @rule(name=st.sampled_from(NAMES), slot=SLOTS, admission=ADMISSIONS, value=VALUES, wait=st.sampled_from([1, 1, 0]))
-    def acquire(self, name: bytes, slot: int, admission: tuple[int, bool, int], value: bytes, wait: int) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        slots=st.lists(SLOTS, min_size=1, max_size=4, unique=True),
+        admission=ADMISSIONS,
+        readers=st.integers(0, 15),
+        fitting=st.booleans(),
+        wait=st.sampled_from([True, True, False]),
+    )
+    def crowd(
+        self,
+        *,
+        name: bytes,
+        slots: list[int],
+        admission: tuple[int, bool, int],
+        readers: int,
+        fitting: bool,
+        wait: bool,
+    ) -> None:
+        """Several ask for a lock, one after the other, mostly for the kind that it is of."""
+        for position, slot in enumerate(slots):
+            line = self.model.locks[name].line
+            kind, exclusive, limit = (line[0].kind, line[0].exclusive, line[0].limit) if line and fitting else admission
+            if kind == READ_WRITE:
+                exclusive = not readers >> position & 1
+            self.acquire(name, slot, (kind, exclusive, limit), b"%d" % position, wait)
+
+    def acquire(self, name: bytes, slot: int, admission: tuple[int, bool, int], value: bytes, wait: bool) -> None:
         model = self.model
         lease = self.pick(slot)
         kind, exclusive, limit = admission
-        result = self.host.acquire(name, lease, kind, exclusive=exclusive, limit=limit, value=value, wait=bool(wait))
+        result = self.host.acquire(name, lease, kind, exclusive=exclusive, limit=limit, value=value, wait=wait)
         if not model.alive(lease):
             self.refused(result, ErrorCode.LEASE_NOT_FOUND)
             return
@@ -246,8 +275,11 @@ class LocksAgainstModel(RuleBasedStateMachine):
             model.revision += 1
             assert result == Proclaimed(model.revision)
 
-    @precondition(lambda self: self.model.last_token)
-    @rule(name=st.sampled_from(NAMES))
+    @invariant()
+    def fences(self) -> None:
+        for name in NAMES:
+            self.fence(name)
+
     def fence(self, name: bytes) -> None:
         model = self.model
         held = model.locks[name]
@@ -281,4 +313,4 @@ class LocksAgainstModel(RuleBasedStateMachine):
 
 
 TestLocksAgainstModel = LocksAgainstModel.TestCase
-TestLocksAgainstModel.settings = settings(max_examples=60, stateful_step_count=50)
+TestLocksAgainstModel.settings = settings(max_examples=100, stateful_step_count=50)

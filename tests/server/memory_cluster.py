@@ -15,6 +15,7 @@ from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Sn
 from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.requests import RequestLimits, Requests
+from raftkv.server.upkeep import AutoCompaction
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
 from raftkv.storage.checkpoint_store import Receiving, Sending
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
@@ -106,9 +107,13 @@ class MemoryNode:
             transport=self.cluster.hub.transport(self.id),
             clock=self.cluster.clocks.get(self.id, MonotonicClock()),
             limits=self.cluster.limits,
+            auto_compaction=self.cluster.compaction,
         )
         self.requests = Requests(
-            self.node, self.cluster, CLUSTER_ID, RequestLimits(default_timeout_s=2.0, leader_wait_s=0.5)
+            self.node,
+            self.cluster,
+            CLUSTER_ID,
+            RequestLimits(default_timeout_s=2.0, leader_wait_s=0.5, quota_bytes=self.cluster.quota_bytes),
         )
         self.node.recover()
         await self.node.start()
@@ -143,11 +148,15 @@ class MemoryCluster:
         *,
         lease_ms: int = 0,
         clocks: Mapping[NodeId, Clock] | None = None,
+        quota_bytes: int = 0,
+        compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
     ) -> None:
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
         self.lease_ms = lease_ms
         self.clocks = clocks or {}
+        self.quota_bytes = quota_bytes
+        self.compaction = compaction
         self.hub = MemoryHub()
         self.nodes = {node_id: MemoryNode(self, node_id) for node_id in self.ids}
         self.forwarded = 0

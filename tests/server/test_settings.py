@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from raftkv.errors import ConfigurationError
-from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.settings import load_settings
+from raftkv.server.upkeep import AutoCompaction, CompactionMode
 
 MEMBERS = ["1=10.0.0.1:7101", "2=10.0.0.2:7101", "3=10.0.0.3:7101"]
 FLAGS: dict[str, Any] = {"id": 1, "data_dir": Path("/data"), "member": MEMBERS}
@@ -87,19 +87,45 @@ def test_bad_files(tmp_path: Path) -> None:
         load_settings(FLAGS, file)
 
 
-class StandingClock:
-    def __init__(self) -> None:
-        self.ms = 1_000_000
+@pytest.mark.parametrize(
+    ("mode", "retention", "expected"),
+    [
+        (None, None, AutoCompaction(CompactionMode.AGE, 3_600_000)),
+        (None, "90s", AutoCompaction(CompactionMode.AGE, 90_000)),
+        ("age", "7d", AutoCompaction(CompactionMode.AGE, 7 * 86_400_000)),
+        ("revisions", None, AutoCompaction(CompactionMode.REVISIONS, 100_000)),
+        ("revisions", "5", AutoCompaction(CompactionMode.REVISIONS, 5)),
+        ("off", None, AutoCompaction()),
+    ],
+)
+def test_automatic_compaction(mode: str | None, retention: str | None, expected: AutoCompaction) -> None:
+    flags = FLAGS | {"auto_compaction_mode": mode, "auto_compaction_retention": retention}
+    assert load_settings(flags).auto_compaction == expected
 
-    def now_ms(self) -> int:
-        return self.ms
+
+@pytest.mark.parametrize(
+    ("mode", "retention", "complaint"),
+    [
+        ("sometimes", None, "auto-compaction-mode"),
+        ("age", "1", "no age"),  # etcd takes it for hours, others would for seconds
+        ("age", "0h", "no age"),
+        ("age", "-1h", "no age"),
+        ("age", "4000d", "3650d"),
+        ("revisions", "1h", "no number of revisions"),
+        ("revisions", "0", "no number of revisions"),
+        ("off", "1h", "auto_compaction_mode is off"),
+    ],
+)
+def test_automatic_compaction_that_makes_no_sense(mode: str, retention: str | None, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_settings(FLAGS | {"auto_compaction_mode": mode, "auto_compaction_retention": retention})
 
 
-def test_cluster_time_goes_on_where_the_last_leader_ended() -> None:
-    clock = StandingClock()
-    time = ClusterTime(clock)
-    clock.ms += 500
-    time.take_over(applied_time_ms=70_000)
-    assert time.stamp_ms() == 70_000
-    clock.ms += 250
-    assert time.stamp_ms() == 70_250
+def test_the_quota_leaves_room_in_the_store() -> None:
+    assert load_settings(FLAGS).quota == 8 << 30
+    assert load_settings(FLAGS | {"quota_bytes": 0}).quota == 0
+    assert load_settings(FLAGS | {"store_map_size": 4 << 20}).quota == 3 << 20
+    with pytest.raises(ConfigurationError, match=r"quota_bytes .* exceeds store_map_size"):
+        load_settings(FLAGS | {"store_map_size": 4 << 20, "quota_bytes": 5 << 20})
+    with pytest.raises(ConfigurationError, match="quota-bytes"):
+        load_settings(FLAGS | {"quota_bytes": -1})
