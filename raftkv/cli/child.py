@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 """As shells have it."""

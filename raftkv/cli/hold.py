@@ -32,7 +32,9 @@ MAX_GRACE_SHARE: Final = 0.5
 
 Wait = Annotated[
     float | None,
-    typer.Option("--wait", metavar="SECONDS", help="Wait for it so long at most, then exit code 4.", show_default="for ever"),
+    typer.Option(
+        "--wait", metavar="SECONDS", help="Wait for it so long at most, then exit code 4.", show_default="for ever"
+    ),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait at all: exit code 4 unless it is to be had now.")]
 Grace = Annotated[

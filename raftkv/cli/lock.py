@@ -34,7 +34,9 @@ def lock(
     exclusive: Annotated[bool, typer.Option("--exclusive", help="Have a read-write lock alone, as a writer.")] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, metavar="N", help="A semaphore, which N at a time may hold.", show_default=False),
+        typer.Option(
+            "--limit", min=1, metavar="N", help="A semaphore, which N at a time may hold.", show_default=False
+        ),
     ] = None,
     grace: Grace = None,
     show: Annotated[bool, typer.Option("--show", help="Only show who holds it, and who waits.")] = False,

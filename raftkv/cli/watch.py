@@ -86,7 +86,12 @@ def watch(
         next_revision = revision
         try:
             async with client.watch(
-                key_bytes, **span, start_revision=revision, previous=previous, puts=puts or both, deletes=deletes or both
+                key_bytes,
+                **span,
+                start_revision=revision,
+                previous=previous,
+                puts=puts or both,
+                deletes=deletes or both,
             ) as events:
                 async for event in events:
                     next_revision = event.revision
