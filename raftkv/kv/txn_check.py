@@ -100,7 +100,7 @@ class _Check:
         puts: set[bytes] = set()
         deletes: list[tuple[bytes, bytes]] = []
         for operation in side:
-            if type(operation) is TxnPut:
+            if isinstance(operation, TxnPut):
                 key = operation.key
                 fault = put_fault(key, operation.value)
                 if fault is None and key in puts:
