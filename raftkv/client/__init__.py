@@ -4,12 +4,11 @@ Inside, decisions are pure and I/O is thin:
 
     aio, sync      the two clients, made of groups of calls: arguments to requests, answers to results
       core           endpoints, timeouts, one way to get an operation answered
-      kv_calls, coordination_calls, cluster_calls; their twins are sync_core, sync_kv, ...
+      kv_calls, watch_calls, coordination_calls, cluster_calls; their twins are sync_core, sync_kv, ...
     txn            conditions and operations, as one says them; committing sends them
     lease, lock, election, service   what lives on leases, and their twins
       keeper         keeps the leases of one client alive; tenure: how long one may be relied on
       turn           waiting in line
-    watch          the changes of keys; watch_mux: all watches of a client on one stream
       guard          cancels the body of an `async with`
     tokens, fence  fencing tokens; the fence of a resource outside the store
     dispatcher     moves calls between streams, retries and their callers, as these decide:
@@ -18,6 +17,8 @@ Inside, decisions are pure and I/O is thin:
       session        which writes are open; what the store may forget
       backoff        how long to wait
     pipeline       one stream to one endpoint: batches out, answers in
+    watch          what a caller reads events from; sync_watch its twin
+      watch_mux      all watches of a client on one stream, over the loss of nodes
     wire, spans    messages; which keys a request covers
 """
 
@@ -59,6 +60,7 @@ from raftkv.client.sync import Client
 from raftkv.client.sync_lease import Lease
 from raftkv.client.sync_lock import Election, Held, Lock, ReadWriteLock
 from raftkv.client.sync_service import Registration, Service
+from raftkv.client.sync_watch import Watch
 from raftkv.client.tokens import FenceMode, FencingToken
 from raftkv.client.txn import (
     Branch,
@@ -80,7 +82,6 @@ from raftkv.client.txn import (
     when,
 )
 from raftkv.client.watch import AsyncWatch, Event, EventKind
-from raftkv.client.watch_sync import Watch
 
 __all__ = [
     "Alarm",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from raftkv.client.coordination_calls import DEFAULT_TTL_S
 from raftkv.client.results import LeaseGrant, LeaseStatus, LockState
+from raftkv.client.sync_core import SyncCore
 from raftkv.client.sync_lease import Lease
 from raftkv.client.sync_lock import Election, Lock, ReadWriteLock
-from raftkv.client.sync_watch_calls import SyncWatchCalls
 from raftkv.client.wire_lease import LeaseLike
 
 
-class SyncCoordinationCalls(SyncWatchCalls):
+class SyncCoordinationCalls(SyncCore):
     """The twin of CoordinationCalls."""
 
     def lease(self, ttl: float = DEFAULT_TTL_S) -> Lease:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -290,7 +290,7 @@ class AsyncWatch:
             self._batch.extend(events)
         return self._batch.popleft()
 
-    async def batches(self) -> AsyncIterator[tuple[Event, ...]]:
+    async def batches(self) -> AsyncGenerator[tuple[Event, ...], None]:
         """Yield events many at a time: all those of one or more revisions.
 
         With `progress=True` also an empty tuple now and then while nothing happens: look at `revision`.

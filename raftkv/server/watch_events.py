@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from raftkv.kv.keys import is_place, ticket_of, user_key
+from raftkv.kv.line import contender_of
 from raftkv.kv.records import TOMBSTONE, VERSION_BYTES, decode_version
-from raftkv.kv.writing import Change, value_of
+from raftkv.kv.writing import Change
+from raftkv.server.wire_locks import fill_contender
 from raftkv.v1 import kv_pb2, lock_pb2, watch_pb2
 
 
@@ -59,8 +61,8 @@ def _fill_pair(pair: kv_pb2.KeyValue, key: bytes, revision: int, row: bytes) -> 
     pair.value = row[VERSION_BYTES:]
 
 
-def _fill_contender(contender: lock_pb2.Contender, prefix: bytes, row: bytes, *, deleted: bool) -> None:
-    contender.ticket = ticket_of(prefix)
-    if not deleted:
-        contender.lease = decode_version(row)[2]
-        contender.value = value_of(row)
+def _fill_contender(target: lock_pb2.Contender, prefix: bytes, row: bytes, *, deleted: bool) -> None:
+    if deleted:
+        target.ticket = ticket_of(prefix)
+    else:
+        fill_contender(target, contender_of(prefix, row))

@@ -183,7 +183,7 @@ class WatchSender:
     ) -> None:
         answer = watch_pb2.WatchResponse(watch_ids=[watch_id], created=created, revision=revision)
         if error is not None:
-            answer.canceled.CopyFrom(_to_error(error))
+            answer.canceled.CopyFrom(wire.to_error(error))
         self._answers.append(answer)
 
     # --- being woken (watch_hub.Listener) -----------------------------------------------------------------------------
@@ -420,9 +420,3 @@ def _place(cohort: Cohort) -> Cursor:
 
 def _compacted(start: int, oldest: int) -> Compacted:
     return Compacted(f"revision {start} is compacted: history begins at {oldest}", number=oldest)
-
-
-def _to_error(error: RaftKVError) -> common_pb2.Error:
-    found = wire.to_error(error)
-    found.number = error.number
-    return found

@@ -18,9 +18,9 @@ RENAMED = {
 }
 RETURNS = {
     "AsyncIterator[KeyValue]": "Iterator[KeyValue]",
-    "AsyncIterator[tuple[Event, ...]]": "Iterator[tuple[Event, ...]]",
     "AsyncGenerator[Leader | None, None]": "Generator[Leader | None, None, None]",
     "AsyncGenerator[InstanceEvent, None]": "Generator[InstanceEvent, None, None]",
+    "AsyncGenerator[tuple[Event, ...], None]": "Generator[tuple[Event, ...], None, None]",
     "asyncio.Event": "threading.Event",
 }
 TWINS = [name.removeprefix("Async") for name in package.__all__ if name.startswith("Async")]

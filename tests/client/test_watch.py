@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
+from raftkv.client import AsyncClient, Client
 from raftkv.client import watch as watch_module
 from raftkv.client.watch import AsyncWatch, Event, EventKind
-from raftkv.client.watch_calls import WatchCalls
 from raftkv.errors import Compacted, ConnectionFailed, ErrorCode, InvalidArgument
 from raftkv.kv.commands import Branch, Delete, Txn, TxnPut
 from raftkv.server.watch_hub import WatchLimits
@@ -23,7 +24,7 @@ async def cluster() -> AsyncIterator[WatchCluster]:
 
 
 @pytest.fixture
-async def client(cluster: WatchCluster) -> AsyncIterator[WatchCalls]:
+async def client(cluster: WatchCluster) -> AsyncIterator[AsyncClient]:
     async with client_of(cluster, attempt_timeout=0.3) as client, asyncio.timeout(30):
         yield client
 
@@ -38,7 +39,7 @@ def serving(cluster: WatchCluster) -> int:
     return found
 
 
-async def test_events_say_what_happened(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_events_say_what_happened(cluster: WatchCluster, client: AsyncClient) -> None:
     cluster.put(b"a", b"before")
     async with client.watch(prefix="a", previous=True) as events:
         cluster.put(b"a", b"1")
@@ -56,7 +57,7 @@ async def test_events_say_what_happened(cluster: WatchCluster, client: WatchCall
     assert deleted.previous.mod_revision == 3
 
 
-async def test_all_watches_of_a_client_share_one_stream(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_all_watches_of_a_client_share_one_stream(cluster: WatchCluster, client: AsyncClient) -> None:
     async with (
         client.watch("a") as one,
         client.watch(start="a", end="c") as two,
@@ -75,7 +76,7 @@ async def test_all_watches_of_a_client_share_one_stream(cluster: WatchCluster, c
 
 @pytest.mark.parametrize("how", ["break", "kill", "mute"])
 async def test_a_watch_goes_on_elsewhere_without_gap_or_repeat(
-    cluster: WatchCluster, client: WatchCalls, how: str
+    cluster: WatchCluster, client: AsyncClient, how: str
 ) -> None:
     seen: list[bytes] = []
     written: list[bytes] = []
@@ -106,7 +107,7 @@ async def test_a_watch_goes_on_elsewhere_without_gap_or_repeat(
     assert seen == written
 
 
-async def test_a_quiet_watch_does_not_reread_the_past_when_it_moves(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_a_quiet_watch_does_not_reread_the_past_when_it_moves(cluster: WatchCluster, client: AsyncClient) -> None:
     """Progress has brought it forward: it goes on behind what the store was at, not behind its last event."""
     async with client.watch("k") as events:
         for number in range(10):
@@ -121,7 +122,7 @@ async def test_a_quiet_watch_does_not_reread_the_past_when_it_moves(cluster: Wat
     assert after.creates[-1].start_revision == cluster.revision
 
 
-async def test_a_node_that_lags_tells_nothing_twice(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_a_node_that_lags_tells_nothing_twice(cluster: WatchCluster, client: AsyncClient) -> None:
     async with client.watch("k") as events:
         before = serving(cluster)
         cluster.put(b"k", b"1", on=(before,))
@@ -138,7 +139,9 @@ async def test_a_node_that_lags_tells_nothing_twice(cluster: WatchCluster, clien
         assert (await following).value == b"2"
 
 
-async def test_a_new_watch_does_not_see_what_its_client_wrote_before(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_a_new_watch_does_not_see_what_its_client_wrote_before(
+    cluster: WatchCluster, client: AsyncClient
+) -> None:
     """Also on a node that has not applied it yet."""
     cluster.put(b"k", b"old", on=(1,))
     client._open().revision = 2
@@ -149,7 +152,7 @@ async def test_a_new_watch_does_not_see_what_its_client_wrote_before(cluster: Wa
         assert (await anext(events)).value == b"new"
 
 
-async def test_history_that_is_gone_is_an_error(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_history_that_is_gone_is_an_error(cluster: WatchCluster, client: AsyncClient) -> None:
     for number in range(10):
         cluster.put(b"k", b"%d" % number)
     cluster.compact(7)
@@ -161,7 +164,7 @@ async def test_history_that_is_gone_is_an_error(cluster: WatchCluster, client: W
         assert (await anext(events)).revision == 7
 
 
-async def test_compaction_while_no_node_is_there(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_compaction_while_no_node_is_there(cluster: WatchCluster, client: AsyncClient) -> None:
     async with client.watch("k") as events:
         cluster.put(b"k", b"1")
         assert (await anext(events)).value == b"1"
@@ -179,7 +182,7 @@ async def test_compaction_while_no_node_is_there(cluster: WatchCluster, client: 
             await anext(events)
 
 
-async def test_what_makes_no_sense_is_refused(client: WatchCalls) -> None:
+async def test_what_makes_no_sense_is_refused(client: AsyncClient) -> None:
     with pytest.raises(InvalidArgument, match="which keys"):
         client.watch()
     with pytest.raises(InvalidArgument, match="nothing is left"):
@@ -194,7 +197,7 @@ async def test_what_makes_no_sense_is_refused(client: WatchCalls) -> None:
 
 
 async def test_a_reader_that_does_not_read_is_bounded_and_loses_nothing(
-    cluster: WatchCluster, client: WatchCalls, monkeypatch: pytest.MonkeyPatch
+    cluster: WatchCluster, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its watch is given up and taken up again; the other one on the same stream goes on meanwhile."""
     monkeypatch.setattr(watch_module, "MAX_QUEUED_EVENTS", 50)
@@ -215,36 +218,21 @@ async def test_a_reader_that_does_not_read_is_bounded_and_loses_nothing(
 
 async def test_a_revision_is_handed_out_whole_also_when_its_fragments_break_off() -> None:
     limits = WatchLimits(message_bytes=1_000, turn_bytes=1, max_rest_s=0.0)
-    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:
+    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:  # noqa: SIM117 - what needs what
         async with client.watch(prefix="") as events, asyncio.timeout(30):
             keys = [b"%03d" % number for number in range(60)]
             puts = tuple(TxnPut(key, b"v" * 100, 0, False) for key in keys)
-            node = cluster[1]
-            responses = 0
-            taken = events._subscription.take if events._subscription else None
-            assert taken is not None
-            assert events._subscription is not None
-
-            def break_after_two(batch: tuple[Event, ...], size_bytes: int, *, fragment: bool) -> None:
-                nonlocal responses
-                responses += 1
-                taken(batch, size_bytes, fragment=fragment)
-                if responses == 2:
-                    assert fragment
-                    node.break_streams()
-
-            events._subscription.take = break_after_two  # type: ignore[method-assign]
+            cluster[1].fragments_to_break = 2
             cluster.do(Txn(0, (), Branch((), puts, ())))
             cluster.put(b"z")
             batches = [await events.next_batch() for _ in range(2)]
             assert [[event.key for event in batch or ()] for batch in batches] == [keys, [b"z"]]
-            assert responses > 3
-            assert node.opened == 2
+            assert cluster[1].opened == 2
 
 
 async def test_progress_is_told_when_nothing_happens() -> None:
     limits = WatchLimits(progress_s=0.02, max_rest_s=0.0)
-    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:
+    async with watch_cluster(1, limits) as cluster, client_of(cluster) as client:  # noqa: SIM117 - what needs what
         async with client.watch("k", progress=True) as events, asyncio.timeout(30):
             cluster.put(b"other")
             assert await events.next_batch() == ()
@@ -255,7 +243,7 @@ async def test_progress_is_told_when_nothing_happens() -> None:
             assert [event.revision for event in batch] == [3]
 
 
-async def test_closing_ends_the_iteration(cluster: WatchCluster, client: WatchCalls) -> None:
+async def test_closing_ends_the_iteration(cluster: WatchCluster, client: AsyncClient) -> None:
     async with client.watch("k") as events:
         reader = asyncio.ensure_future(anext(events, None))
         await asyncio.sleep(0)
@@ -273,7 +261,7 @@ async def test_closing_the_client_ends_its_watches(cluster: WatchCluster) -> Non
             await anext(events)
 
 
-async def test_two_readers_of_one_watch_are_told_so(client: WatchCalls) -> None:
+async def test_two_readers_of_one_watch_are_told_so(client: AsyncClient) -> None:
     async with client.watch("k") as events:
         first = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
@@ -285,7 +273,35 @@ async def test_two_readers_of_one_watch_are_told_so(client: WatchCalls) -> None:
 async def test_without_any_node_opening_fails_in_time() -> None:
     async with watch_cluster(1) as cluster:
         address = cluster[1].address
-    async with WatchCalls([address]) as client:
+    async with AsyncClient([address]) as client:
         with pytest.raises(ConnectionFailed, match="no node has opened the watch within"):
             async with client.watch("k", timeout=0.1):
                 pass
+
+
+def test_the_blocking_twin_is_closed_from_another_thread() -> None:
+    """What it runs on is an event loop of its own, so the nodes run on one too."""
+    ready, done = threading.Event(), threading.Event()
+    addresses: list[str] = []
+
+    async def serve() -> None:
+        async with watch_cluster(1) as cluster:
+            cluster.put(b"k", b"1")
+            addresses.extend(cluster.addresses)
+            ready.set()
+            await asyncio.to_thread(done.wait)
+
+    server = threading.Thread(target=lambda: asyncio.run(serve()))
+    server.start()
+    try:
+        assert ready.wait(10)
+        with Client(addresses) as client, client.watch("k", start_revision=1) as events:
+            assert next(events).value == b"1"
+            closer = threading.Timer(0.05, events.close)
+            closer.start()
+            assert list(events) == []
+            closer.join()
+            assert list(events.batches()) == []
+    finally:
+        done.set()
+        server.join()

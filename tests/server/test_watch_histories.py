@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from raftkv.errors import ErrorCode
 from raftkv.kv.commands import Branch, Command, Delete, Put, Txn, TxnDelete, TxnPut
 from raftkv.server.watch_hub import WatchLimits
+from raftkv.v1 import common_pb2
 from tests.server.watching import Stream, Watched, summary
 
 KEYS = [b"a", b"a\0", b"ab", b"abc", b"b", b"b\xff", b"b\xff\xff", b"c\0\1", b"\0", b"\xff", b"\xff\xff"]
@@ -58,12 +58,12 @@ class Model:
                 raise AssertionError(command)
         if changes:
             self.revision += 1
-        for key, value in changes:
-            self.events.append((self.revision, key, value, self.pairs.get(key)))
-            if value is None:
-                del self.pairs[key]
+        for changed, now in changes:
+            self.events.append((self.revision, changed, now, self.pairs.get(changed)))
+            if now is None:
+                del self.pairs[changed]
             else:
-                self.pairs[key] = value
+                self.pairs[changed] = now
 
     def told(self, wanted: Wanted, first: int, last: int) -> list[Event]:
         return [
@@ -139,17 +139,17 @@ class Run:
             until = self.model.revision
             if told.canceled is not None:
                 until = told.revisions[-1] if told.revisions else 0
-                if told.canceled.code == ErrorCode.COMPACTED:
+                if told.canceled.code == common_pb2.COMPACTED:
                     assert told.canceled.number <= self.watched.machine.compacted_revision
                     assert wanted.start < self.watched.machine.compacted_revision
                 else:
-                    assert told.canceled.code == ErrorCode.LIMIT_EXCEEDED
+                    assert told.canceled.code == common_pb2.LIMIT_EXCEEDED
                     assert not wanted.fragment
             expected = self.model.told(wanted, wanted.start, until)
             found = summary(told.events)
             if told.split:
                 assert told.canceled is not None
-                assert told.canceled.code == ErrorCode.COMPACTED
+                assert told.canceled.code == common_pb2.COMPACTED
                 expected = expected[: len(found)]
             if wanted.previous:
                 # What was compacted away is not told; what is told must be true.

@@ -138,6 +138,7 @@ class ClusterService(ClusterServicer):
             compacted_revision=machine.compacted_revision,
             sessions=machine.session_count,
             leases=len(machine.leases),
+            watches=self._node.hub.watches,
         )
 
     async def TransferLeader(  # noqa: N802

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
+from raftkv.client.blocking import Run
+from raftkv.client.sync_core import SyncCore
 from raftkv.client.watch import AsyncWatch, Event
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -20,8 +24,8 @@ class Watch:
     One thread reads at a time; any thread may `close` it, which ends the iteration.
     """
 
-    def __init__(self, watch: AsyncWatch, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        """For the client: `run` runs a coroutine on its loop."""
+    def __init__(self, run: Run, watch: AsyncWatch) -> None:
+        """For the client."""
         self._watch = watch
         self._run = run
         self._batch: deque[Event] = deque()
@@ -47,8 +51,7 @@ class Watch:
         batch = self._batch
         if batch:
             return batch[0].revision - 1
-        revision: int = self._run(_call(lambda: self._watch.revision))
-        return revision
+        return self._run(_call(lambda: self._watch.revision))
 
     def __iter__(self) -> Self:
         return self
@@ -63,7 +66,7 @@ class Watch:
             raise StopIteration
         return self._batch.popleft()
 
-    def batches(self) -> Iterator[tuple[Event, ...]]:
+    def batches(self) -> Generator[tuple[Event, ...], None, None]:
         """See AsyncWatch.batches."""
         while (events := self.next_batch()) is not None:
             yield events
@@ -75,9 +78,41 @@ class Watch:
         return rest or self._next()
 
     def _next(self) -> tuple[Event, ...] | None:
-        events: tuple[Event, ...] | None = None if self._closed else self._run(self._watch.next_batch())
-        return events
+        return None if self._closed else self._run(self._watch.next_batch())
 
 
-async def _call(function: Callable[[], Any]) -> Any:
+class SyncWatchCalls(SyncCore):
+    """Watches."""
+
+    def watch(
+        self,
+        key: bytes | str | None = None,
+        *,
+        prefix: bytes | str | None = None,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        start_revision: int = 0,
+        previous: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> Watch:
+        """See AsyncClient.watch."""
+        watch = self._async.watch(
+            key,
+            prefix=prefix,
+            start=start,
+            end=end,
+            start_revision=start_revision,
+            previous=previous,
+            puts=puts,
+            deletes=deletes,
+            progress=progress,
+            timeout=timeout,
+        )
+        return Watch(self._run, watch)
+
+
+async def _call(function: Callable[[], T]) -> T:
     return function()
