@@ -224,7 +224,7 @@ async def test_bug_a_wait_cancelled_before_its_answer_leaves_nobody_in_line(
         await task
     batch, operation = held_up[0]
     late = single.store.execute(batch, operation)
-    assert late.error.code == ErrorCode.LEASE_NOT_FOUND
+    assert ErrorCode(late.error.code) is ErrorCode.LEASE_NOT_FOUND
     assert line(single) == []
     assert single.store.locks.ttls_ms == {}
     older.cancel()
