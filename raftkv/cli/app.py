@@ -11,7 +11,8 @@ import typer
 from typer.exceptions import TyperException
 
 import raftkv
-from raftkv.cli import bench, demo, endpoint, kv, leader, member, serve
+from raftkv.cli import bench, demo, elect, endpoint, kv, leader, lease, lock, ls, member, serve, txn, watch
+from raftkv.cli.command import TakesCommand
 from raftkv.cli.exits import INTERRUPTED, Exit, exit_code, say, usage_error
 from raftkv.errors import RaftKVError
 
@@ -27,7 +28,13 @@ app.command("serve")(serve.serve)
 app.command("put")(kv.put)
 app.command("get")(kv.get)
 app.command("del")(kv.delete)
-app.command("ls")(kv.ls)
+app.command("ls")(ls.ls)
+app.command("txn")(txn.txn)
+app.command("watch", cls=TakesCommand)(watch.watch)
+app.add_typer(lease.app, name="lease")
+app.command("lock", cls=TakesCommand)(lock.lock)
+app.command("elect", cls=TakesCommand)(elect.elect)
+app.command("compact")(kv.compact)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(leader.app, name="leader")
 app.add_typer(member.app, name="member")

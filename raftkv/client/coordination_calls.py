@@ -17,7 +17,7 @@ DEFAULT_TTL_S = 10.0
 
 
 class CoordinationCalls(WatchCalls):
-    """Leases, locks, elections."""
+    """Leases, locks, elections. Waiting in line is a watch."""
 
     def lease(self, ttl: float = DEFAULT_TTL_S) -> AsyncLease:
         """Make a lease of `ttl` seconds (0.5 to 31,536,000) that the client keeps alive. See AsyncLease.

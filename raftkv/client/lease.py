@@ -35,6 +35,7 @@ class AsyncLease:
         self._keeper = keeper
         self._ttl = float(ttl)
         self.kept: KeptLease | None = None
+        self._granted_by: Keeper | None = None
         self._granting = False
         self._lost = asyncio.Event()
         self._revoked = False
@@ -61,7 +62,9 @@ class AsyncLease:
             raise InvalidArgument("the lease is granted already; make another with client.lease()")
         self._granting = True
         try:
-            self.kept = await self._keeper().grant(self._ttl, timeout)
+            keeper = self._keeper()
+            self.kept = await keeper.grant(self._ttl, timeout)
+            self._granted_by = keeper
         finally:
             self._granting = False
         self.kept.on_end(self._lost.set)
@@ -101,9 +104,9 @@ class AsyncLease:
         Return whether the store has confirmed it. If not (it could not be reached, say), the lease is renewed no more
         and ends with its ttl; waits no longer than that could take.
         """
-        kept = self._opened()
+        kept, keeper = self._opened(), self._granted_by
         self._revoked = True
-        return await finished(self._keeper().revoke(kept, timeout))
+        return keeper is not None and await finished(keeper.revoke(kept, timeout))
 
     def _opened(self) -> KeptLease:
         if self.kept is None:

@@ -44,9 +44,10 @@ class AsyncHeld:
     when that happened. What a write was sent for before that, the store judges by its fence.
     """
 
-    def __init__(self, grant: Grant) -> None:
+    def __init__(self, grant: Grant, keeper: Keeper) -> None:
         """Made by AsyncLock."""
         self.grant = grant
+        self.keeper = keeper
         self._lost = asyncio.Event()
         grant.on_loss(self._lost.set)
 
@@ -211,7 +212,7 @@ class AsyncLock:
             return False
         kept = held.grant.give_back()
         held.lost.set()
-        return await finished(self._release(kept))
+        return await finished(self._release(held.keeper, kept))
 
     async def _acquire(self, seconds: float | None, *, wait: bool) -> AsyncHeld:
         host, spec = self._host, self._spec
@@ -224,7 +225,7 @@ class AsyncLock:
                     kept = await keeper.borrow(self._ttl)
                     token = await turn_of(host.perform, host.watch_turn, spec, kept, self._value, wait=wait)
                     if token:
-                        return AsyncHeld(Grant(spec.name, token, kept))
+                        return AsyncHeld(Grant(spec.name, token, kept), keeper)
                     keeper.drop(kept, "its place in line is gone")
         except LockBusy:
             if kept is not None:
@@ -239,7 +240,7 @@ class AsyncLock:
                 raise DeadlineExceeded(f"lock {spec.name!r} was not to be had within {seconds:g} s") from None
             raise
 
-    async def _release(self, kept: KeptLease) -> bool:
+    async def _release(self, keeper: Keeper, kept: KeptLease) -> bool:
         host, spec = self._host, self._spec
         confirmed = held = False
         try:
@@ -253,9 +254,9 @@ class AsyncLock:
             pass  # as the docstring of `release` says: it goes with its lease
         finally:
             if confirmed:
-                host.keeper().give_back(kept)
+                keeper.give_back(kept)
             else:
-                host.keeper().drop(kept, "the lock could not be given back")
+                keeper.drop(kept, "the lock could not be given back")
             self._busy = False
         return held
 

@@ -123,8 +123,7 @@ class FakeLocks:
         return left
 
     def _admit(self, name: bytes, line: FakeLine) -> None:
-        holders = 0
-        for one in line.contenders:
+        for holders, one in enumerate(line.contenders):
             shared = not one.exclusive and all(not before.exclusive for before in line.contenders[:holders])
             if holders and not (shared and (one.limit == 0 or holders < one.limit)):
                 return
@@ -132,7 +131,6 @@ class FakeLocks:
                 self.last_token += 1
                 one.token = line.newest_token = self.last_token
                 self.grants.append((name, one.ticket, one.token))
-            holders += 1
 
     def _proclaim(self, request: lock_pb2.LockProclaimRequest) -> None:
         line = self.lines.get(request.name, FakeLine())

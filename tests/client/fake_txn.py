@@ -24,7 +24,7 @@ class FakeTxn:
         self.revision = revision
         self.page = page
         self.changed = False
-        self._before = {key: pair for key, pair in pairs.items()}
+        self._before = dict(pairs)
 
     def run(self, branch: kv_pb2.TxnBranch) -> kv_pb2.TxnBranchResult:
         held = all(self._holds(compare) for compare in branch.compares)

@@ -84,4 +84,4 @@ def test_nonsense_is_refused(ttl: float) -> None:
 def test_the_clock_passes_and_does_not_go_back() -> None:
     first = tenure.clock()
     time.sleep(0.002)
-    assert 0 < tenure.clock() - first
+    assert tenure.clock() > first
