@@ -164,7 +164,7 @@ def _settings(random: Random) -> Settings:
             apply_slice_s=random.choice([0.0, 0.005]),
             undecided_s=random.choice([0.1, 1.0]),
             max_reads=random.choice([2, 10_000, 10_000]),
-            max_proposal_commands=random.choice([8, 100_000, 100_000]),
+            max_proposal_commands=random.choice([30, 100_000, 100_000]),
         ),
         requests=RequestLimits(default_timeout_s=2.0, leader_wait_s=random.choice([0.1, 1.0])),
         segment_bytes=random.choice([1024, 4096, 32768]),
