@@ -1,8 +1,9 @@
 """Holding a lock for a command: nobody works on without the lock.
 
-The command is told to stop (SIGTERM) `grace` seconds before the lock must be taken for lost, and killed when it is: so it
+The command is told to stop (SIGTERM) `grace` seconds before the lock must be taken for lost, and killed when it is: it
 has ended before the store can grant the lock to anybody else. That cannot be had where the store itself ends the lease
-(somebody revoked it), nor when this machine sleeps: then it is told as soon as we know, and its writes are to be fenced.
+(somebody revoked it), nor when this machine sleeps: then it is told as soon as we know, and its writes are to be
+fenced.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ MAX_GRACE_SHARE: Final = 0.5
 
 Wait = Annotated[
     float | None,
-    typer.Option("--wait", metavar="SECONDS", help="Wait for it so long at most, then exit code 4.", show_default="for ever"),
+    typer.Option(
+        "--wait", metavar="SECONDS", help="Wait for it so long at most, then exit code 4.", show_default="for ever"
+    ),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait at all: exit code 4 unless it is to be had now.")]
 Grace = Annotated[

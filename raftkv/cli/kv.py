@@ -33,7 +33,9 @@ Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
 IfRevision = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="REVISION", help="Only if KEY was last written at this revision; else exit code 4.",
+        min=1,
+        metavar="REVISION",
+        help="Only if KEY was last written at this revision; else exit code 4.",
         show_default=False,
     ),
 ]

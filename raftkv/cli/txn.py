@@ -51,8 +51,12 @@ def txn(
     fences = fences_of(fence)
 
     async def commit(client: AsyncClient) -> TxnResult:
-        return await client.txn().when(*branch.conditions).then(*branch.success).otherwise(*branch.failure).commit(
-            fence=fences
+        return (
+            await client.txn()
+            .when(*branch.conditions)
+            .then(*branch.success)
+            .otherwise(*branch.failure)
+            .commit(fence=fences)
         )
 
     result = run_with_client(endpoints, timeout, commit, writes=True)

@@ -90,7 +90,9 @@ def _conditions(one: Any, where: str) -> list[Condition]:
     if not isinstance(one, dict):
         raise typer.BadParameter(f'{where} is not an object, as {{"key": "a", "version": 0}}')
     _only(one, ("key", "prefix", "start", "end", *_SUBJECTS), where)
-    span = {name: _bytes(one[name], f"{name!r} of {where}") for name in ("key", "prefix", "start", "end") if name in one}
+    span = {
+        name: _bytes(one[name], f"{name!r} of {where}") for name in ("key", "prefix", "start", "end") if name in one
+    }
     key = span.pop("key", None)
     if (key is not None) + ("prefix" in span) + ("start" in span) != 1 or ("end" in span and "start" not in span):
         raise typer.BadParameter(f'{where} needs one of "key", "prefix" and "start" (with "end", if there is one)')

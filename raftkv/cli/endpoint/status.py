@@ -28,7 +28,21 @@ def status(
         print_json({"leader": leader.member_id if leader else None, "members": [_described(view) for view in views]})
     else:
         print_table(
-            ("ID", "ENDPOINT", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "USED", "QUOTA", "STORE", "LOG", "ALARMS"),
+            (
+                "ID",
+                "ENDPOINT",
+                "ROLE",
+                "LEADER",
+                "TERM",
+                "COMMIT",
+                "APPLIED",
+                "REVISION",
+                "USED",
+                "QUOTA",
+                "STORE",
+                "LOG",
+                "ALARMS",
+            ),
             (_row(view) for view in views),
             right=("ID", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "USED", "QUOTA", "STORE", "LOG"),
         )
