@@ -85,13 +85,9 @@ def watch(
         try:
             async with client.watch(
                 key_bytes,
-<<<<<<< HEAD
-                **span,
-=======
                 prefix=prefix_bytes,
                 start=start_bytes,
                 end=end_bytes,
->>>>>>> f1f718e116300103c6beb9a586d34c5a8fbac3cf
                 start_revision=revision,
                 previous=previous,
                 puts=puts or both,
