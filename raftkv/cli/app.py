@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -58,13 +59,19 @@ def _root(
     pass
 
 
+@cache
+def _tree(of: typer.Typer) -> Callable[..., object]:
+    """Return the commands, built: once for all command lines of a process, as tests have many."""
+    return typer.main.get_command(of)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line in `arguments`, or that of the process. Return the exit code.
 
     Whatever goes wrong is one line on stderr. RAFTKV_DEBUG=1 shows the stack trace of an error that is ours.
     """
     try:
-        code = app(args=arguments, prog_name="raftkv", standalone_mode=False)
+        code = _tree(app)(args=arguments, prog_name="raftkv", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED

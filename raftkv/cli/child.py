@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 NOT_EXECUTABLE: Final = 126
@@ -67,7 +68,7 @@ class Child:
         """
         path = shutil.which(command[0])
         if path is None:
-            found = os.path.exists(command[0]) and os.sep in command[0]
+            found = os.sep in command[0] and Path(command[0]).exists()
             why, code = ("not executable", NOT_EXECUTABLE) if found else ("command not found", NOT_FOUND)
             raise CommandError(f"{command[0]}: {why}", code)
         foreground = stdin is None and _owns_terminal()
@@ -97,21 +98,21 @@ class Child:
                 self.signal(signal.SIGCONT)  # one that is stopped would not hear of it
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(grace_s):
-                        await asyncio.shield(self.ended)
-                        while self._anybody_left():
-                            await asyncio.sleep(POLL_S)
+                        await self._nobody_left()
         finally:
             self.signal(signal.SIGKILL)
         return await self.ended
 
-    def _anybody_left(self) -> bool:
-        try:
-            os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+    async def _nobody_left(self) -> None:
+        await asyncio.shield(self.ended)
+        while True:
+            try:
+                os.killpg(self._process.pid, 0)
+            except ProcessLookupError:
+                return
+            except PermissionError:
+                pass  # there is somebody, who has become another user
+            await asyncio.sleep(POLL_S)
 
     def _wait(self) -> int:
         while True:

@@ -48,8 +48,8 @@ def lock(
 
     First come, first served. COMMAND finds RAFTKV_FENCING_TOKEN, RAFTKV_LOCK, RAFTKV_LEASE and RAFTKV_ENDPOINTS in its
     environment, so that it can have its writes refused when it is late: raftkv put KEY VALUE --fence
-    "$RAFTKV_LOCK:$RAFTKV_FENCING_TOKEN". Its exit code is passed on (128 and the signal's number when a signal ended it;
-    126 and 127 when it cannot be run or is not there). SIGTERM, SIGINT and SIGHUP are forwarded to its process group.
+    "$RAFTKV_LOCK:$RAFTKV_FENCING_TOKEN". Its exit code is passed on (128 plus the signal that ended it; 126 or 127
+    when it cannot be run or is not there). SIGTERM, SIGINT and SIGHUP are forwarded to its process group.
 
     When the lock cannot be kept, COMMAND and all of its process group get SIGTERM, and SIGKILL --grace seconds later:
     before anybody else can have the lock, unless somebody has revoked the lease. The exit code is then 4, as when the

@@ -61,8 +61,8 @@ def watch(
 ) -> int:
     """Show every change of a key, a prefix or a range, as it is committed: raftkv watch --prefix jobs/
 
-    One event a line, at once: revision, kind, key and value; with -o json an object. No change is missed or shown twice,
-    whatever becomes of leaders and nodes. Ends with Ctrl-C.
+    One event a line, at once: revision, kind, key and value; with -o json an object. No change is missed or shown
+    twice, whatever becomes of leaders and nodes. Ends with Ctrl-C.
 
     With COMMAND, it is run for each event, one after the other, instead: raftkv watch config -- ./reload. It finds
     RAFTKV_WATCH_KIND (put or delete), RAFTKV_WATCH_KEY, RAFTKV_WATCH_VALUE and RAFTKV_WATCH_REVISION in its environment
@@ -73,11 +73,9 @@ def watch(
         fail("one of KEY, --prefix and --from says what to watch", Exit.USAGE)
     if end is not None and start is None:
         fail("--to goes with --from", Exit.USAGE)
-    span = {
-        name: None if text is None else to_bytes(text, hexadecimal=hexadecimal)
-        for name, text in (("prefix", prefix), ("start", start), ("end", end))
-    }
-    key_bytes = None if key is None else to_bytes(key, hexadecimal=hexadecimal)
+    key_bytes, prefix_bytes, start_bytes, end_bytes = (
+        None if text is None else to_bytes(text, hexadecimal=hexadecimal) for text in (key, prefix, start, end)
+    )
     both = puts == deletes
     command = context.args
 
@@ -87,7 +85,9 @@ def watch(
         try:
             async with client.watch(
                 key_bytes,
-                **span,
+                prefix=prefix_bytes,
+                start=start_bytes,
+                end=end_bytes,
                 start_revision=revision,
                 previous=previous,
                 puts=puts or both,
@@ -153,16 +153,18 @@ async def _run(command: Sequence[str], event: Event, endpoints: str, *, previous
         b"RAFTKV_WATCH_REVISION": b"%d" % event.revision,
         b"RAFTKV_ENDPOINTS": os.fsencode(endpoints),
     }
-    for name, data in ((b"RAFTKV_WATCH_KEY", event.key), (b"RAFTKV_WATCH_VALUE", event.value)):
-        if b"\0" not in data and len(data) <= MAX_ENVIRONMENT_BYTES:
-            environment[name] = data
+    texts = {b"RAFTKV_WATCH_KEY": event.key, b"RAFTKV_WATCH_VALUE": event.value}
+    environment |= {
+        name: data for name, data in texts.items() if b"\0" not in data and len(data) <= MAX_ENVIRONMENT_BYTES
+    }
     with tempfile.TemporaryFile() as stdin:  # not a pipe: nobody has to read it
         stdin.write(json.dumps(_described(event, previous=previous)).encode() + b"\n")
         stdin.seek(0)
         try:
             child = Child.start(command, environment, stdin=stdin.fileno())
         except CommandError as error:
-            fail(error.message, error.code)
+            say(error.message)
+            raise typer.Exit(error.code) from None
     try:
         await asyncio.shield(child.ended)
     finally:

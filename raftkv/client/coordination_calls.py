@@ -46,8 +46,10 @@ class CoordinationCalls(WatchCalls):
     ) -> AsyncReadWriteLock:
         """Make a lock that many readers share, or one writer has alone. See AsyncReadWriteLock; parameters as `lock`.
 
-        async with client.rwlock("catalogue").reader():
-            print(await client.count("catalogue/"))
+            async with client.rwlock("catalogue").reader():
+                print(await client.count("catalogue/"))
+
+        Each `reader()` and each `writer()` is a contender of its own.
         """
         return AsyncReadWriteLock(self._lock_host(), lock_name(name), ttl=ttl, timeout=timeout)
 
@@ -76,8 +78,10 @@ class CoordinationCalls(WatchCalls):
     ) -> AsyncElection:
         """Make a candidate that shows `value` (at most 64 KiB) when it leads. See AsyncElection; otherwise as `lock`.
 
-        async with client.election("scheduler", "host-7:8000") as led:
-            await client.put("scheduler/state", "running", fence=led.fence())
+            async with client.election("scheduler", "host-7:8000") as led:
+                await client.put("scheduler/state", "running", fence=led.fence())
+
+        All candidates of one name are of one election; no lock may have that name at a time.
         """
         return AsyncElection(
             self._lock_host(), self._watch_line, lock_name(name), lock_value(value), ttl=ttl, timeout=timeout

@@ -23,11 +23,14 @@ _MAX_TOKEN: Final = 2**64 - 1
 class Fence:
     """Lets no token pass that is older than the newest one it has seen. For any number of threads.
 
-        fence = Fence("/var/lib/printer/fence")
+        fence = Fence()
         with fence.guard(41):
-            ...  # use the resource
+            print("41 has the resource for itself")
         fence.check(42)
-        fence.check(41)  # raises StaleFence: a newer holder was here
+        try:
+            fence.check(41)
+        except StaleFence as refusal:
+            print(refusal.current_token)
 
     One fence guards one resource, and takes tokens of locks of one cluster. With a `path` it remembers the newest
     token over restarts: the token is on disk before it passes. Only one process may use a file at a time.

@@ -66,7 +66,9 @@ class KeyValueCalls(ClientCore):
     ) -> PutResult:
         """Set a key that must not exist. Raises KeyExists, with the pair that is there; else as `put`.
 
-        await client.create("leader", "me")
+            await client.create("leader", "me")
+
+        It is a transaction of one condition: the key has version 0.
         """
         branch = txns.when(txns.version(key) == 0).then(txns.put(key, value, lease=lease)).otherwise(txns.get(key))
         result = await self._commit(branch, fence, timeout)

@@ -18,7 +18,7 @@ class AsyncLease:
 
         async with client.lease(ttl=10.0) as lease:
             await client.put("workers/7", "here", lease=lease)
-            await lease.lost.wait()
+            print(lease.remaining())
 
     Renewed at a third of its ttl, together with all other leases of the client. It counts as lost when it could not be
     renewed by its ttl, counted from before the grant or the last renewal was sent, less a margin of 5 % and at least

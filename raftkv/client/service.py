@@ -32,10 +32,12 @@ RETRY_S: Final = 1.0
 class AsyncService:
     """The instances of one service: `client.service(name)` makes one.
 
-    service = client.service("api")
-    async with service.register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0):
-        for instance in await service.instances():
-            print(instance.address)
+        service = client.service("api")
+        async with service.register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0):
+            for instance in await service.instances():
+                print(instance.address)
+
+    Instances are found by everybody who asks for a service of that name.
     """
 
     def __init__(self, client: AsyncClient, name: str) -> None:

@@ -133,7 +133,7 @@ def make_plan(seed: int) -> Plan:
         seed=seed,
         settings=replace(settings, auto_compaction=_compaction(others), watch_limits=_watch_limits(others)),
         clients=tuple(_habits(random, others) for _ in range(random.randint(1, 3))),
-        owners=tuple(_habits_of_an_owner(others) for _ in range(others.randint(1, 2))),
+        owners=_owners(others),
         locks=tuple(others.sample(list(KINDS), others.choice([1, 2, 4]))),
         watchers=tuple(others.randint(1, 3) for _ in range(others.randint(1, 2))),
         duration_s=duration_s,
@@ -164,7 +164,7 @@ def _settings(random: Random) -> Settings:
             apply_slice_s=random.choice([0.0, 0.005]),
             undecided_s=random.choice([0.1, 1.0]),
             max_reads=random.choice([2, 10_000, 10_000]),
-            max_proposal_commands=random.choice([8, 100_000, 100_000]),
+            max_proposal_commands=random.choice([30, 100_000, 100_000]),
         ),
         requests=RequestLimits(default_timeout_s=2.0, leader_wait_s=random.choice([0.1, 1.0])),
         segment_bytes=random.choice([1024, 4096, 32768]),
@@ -205,9 +205,15 @@ def _watch_limits(random: Random) -> WatchLimits:
     )
 
 
-def _habits_of_an_owner(random: Random) -> Habits:
+def _owners(random: Random) -> tuple[Habits, ...]:
+    """Two lines of leases, in one client or in two."""
+    count = random.randint(1, 2)
+    return tuple(_habits_of_an_owner(random, 2 // count) for _ in range(count))
+
+
+def _habits_of_an_owner(random: Random, width: int) -> Habits:
     return Habits(
-        width=random.randint(1, 2),
+        width=width,
         batch=1,
         keys=1,
         value_bytes=8,

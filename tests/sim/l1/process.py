@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
@@ -94,8 +94,8 @@ class Settings:
     lease_ms: int = 0
     """How long a leader's lease lasts; 0: there are none."""
     session_ttl_ms: int = SESSION_TTL_MS
-    auto_compaction: AutoCompaction = AutoCompaction()
-    watch_limits: WatchLimits = WatchLimits()
+    auto_compaction: AutoCompaction = field(default_factory=AutoCompaction)
+    watch_limits: WatchLimits = field(default_factory=WatchLimits)
 
     @property
     def tick_ms(self) -> int:

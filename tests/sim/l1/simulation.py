@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import pytest
 import structlog
 
 from raftkv.kv import session
@@ -181,8 +182,8 @@ class Simulation:
                 self.violation(f"liveness: {error}")
             self._tear_down()
         operations = self.network.counts.copy()
-        for client in (*self.clients, *self.watchers):
-            operations.update(client.counts)
+        for counts in [client.counts for client in self.clients] + [watcher.counts for watcher in self.watchers]:
+            operations.update(counts)
         operations["versions swept"] = self.oracle.state.swept
         operations["locks granted"] = self.oracle.state.lines.grants
         operations["leases expired"] = len(self.oracle.state.ended)
@@ -203,8 +204,10 @@ class Simulation:
     async def _phases(self) -> None:
         for machine in self.machines.values():
             machine.start()
-        for client in (*self.clients, *self.watchers):
+        for client in self.clients:
             client.start()
+        for watcher in self.watchers:
+            watcher.start()
         self.nemesis.begin()
         await asyncio.sleep(self.plan.duration_s)
         self._require_a_run_worth_the_name()
@@ -344,11 +347,9 @@ class Simulation:
 @contextmanager
 def _sessions_end_after(ttl_ms: int) -> Iterator[None]:
     """An hour of cluster time would never pass within a run."""
-    before, session.SESSION_TTL_MS = session.SESSION_TTL_MS, ttl_ms
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "SESSION_TTL_MS", ttl_ms)
         yield
-    finally:
-        session.SESSION_TTL_MS = before
 
 
 @contextmanager

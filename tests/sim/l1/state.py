@@ -1,7 +1,7 @@
 """The state as the log defines it: what each command does, worked out anew from the commands and their results.
 
-The oracle gives it every entry once, as the first node to apply it did; everything that clients and watches were told is
-compared with what is found here. Names of the properties: `oracle`.
+The oracle gives it every entry once, as the first node to apply it did; everything that clients and watches were told
+is compared with what is found here. Names of the properties: `oracle`.
 """
 
 from __future__ import annotations

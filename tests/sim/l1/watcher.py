@@ -76,7 +76,7 @@ class Watcher:
     async def _follow(self, node: int, stream: int) -> None:
         """Open a stream and stay on it until something ends it."""
         requests = [self._create(number, watched) for number, watched in enumerate(self.watches)]
-        fresh = [watched.next == 0 for watched in self.watches]
+        exist: set[int] = set()
         while not self._stopping and self._random.random() >= (0.0 if self._world.calm else self._restless):
             if self._random.random() < 0.1 or self._world.calm:
                 requests.append(watch_pb2.WatchRequest(progress=watch_pb2.WatchProgress()))
@@ -90,8 +90,8 @@ class Watcher:
             requests = []
             responses, end = decode_answer(answer)
             for response in responses:
-                for number in response.watch_ids or range(len(self.watches)):
-                    again = self._take(number, response, fresh)
+                for number in response.watch_ids or sorted(exist):
+                    again = self._take(number, response, exist)
                     if again is not None:
                         requests.append(again)
             if end is not None:
@@ -120,18 +120,19 @@ class Watcher:
             create.place.lock = wish.lock
         return watch_pb2.WatchRequest(create=create)
 
-    def _take(self, number: int, response: watch_pb2.WatchResponse, fresh: list[bool]) -> watch_pb2.WatchRequest | None:
+    def _take(self, number: int, response: watch_pb2.WatchResponse, exist: set[int]) -> watch_pb2.WatchRequest | None:
         """Take in what is said to one watch; return what to ask for then."""
         watched = self.watches[number]
         if response.HasField("canceled"):
             if response.canceled.code != common_pb2.COMPACTED:
                 self._world.violation(f"watch: {watched.wish} is ended with {response.canceled}")
             self.counts["watches overtaken by compaction"] += 1
+            exist.discard(number)
             watched.compacted(response.canceled.number)
             return self._create(number, watched)
         if response.created:
-            watched.created(response.revision, 0 if fresh[number] else watched.next)
-            fresh[number] = False
+            watched.created(response.revision)
+            exist.add(number)
         elif response.progress:
             watched.everything_up_to(response.revision)
         else:

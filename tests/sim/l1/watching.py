@@ -60,12 +60,11 @@ class Watched:
         """Another stream goes on from `next`."""
         self._told = 0
 
-    def created(self, revision: int, start: int) -> None:
-        """The watch exists; it will not be told of anything up to `revision`. It was to begin at `start` (0: now)."""
-        if start and revision != start - 1:
-            self._report(f"watch: {self.wish} was to begin at {start}, and begins behind {revision}")
-        if not start:
-            self.next = revision + 1
+    def created(self, revision: int) -> None:
+        """The watch exists; it will not be told of anything up to `revision`."""
+        if self.next and revision != self.next - 1:
+            self._report(f"watch: {self.wish} was to begin at {self.next}, and begins behind {revision}")
+        self.next = revision + 1
 
     def told(self, events: list[watch_pb2.Event], *, fragment: bool) -> None:
         """A response has come; `fragment`: the last revision in it goes on in the next one."""
