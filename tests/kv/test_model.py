@@ -13,7 +13,7 @@ from raftkv.errors import Compacted, ErrorCode
 from raftkv.kv import commands as c
 from raftkv.kv.commands import Command, Delete, KeyValue, Put, Rejected, Result, Swept
 from raftkv.kv.ranges import Order, RangeQuery, query_fault
-from raftkv.kv.txn import is_read_only
+from raftkv.kv.txn_check import is_read_only
 
 from .host import Host
 from .model import History

@@ -16,7 +16,7 @@ from raftkv.kv.limits import (
     MAX_TXN_OPERATIONS,
     MAX_VALUE_BYTES,
 )
-from raftkv.kv.txn import is_read_only, txn_fault
+from raftkv.kv.txn_check import is_read_only, txn_fault
 
 from .host import Host, put
 
