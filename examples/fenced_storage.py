@@ -4,10 +4,10 @@
     python examples/fenced_storage.py                    # ends with 0: both late writes were refused
     python examples/fenced_storage.py --without-fence    # ends with 3: an update was lost
 
-Two workers, each a process, add to a balance under a lock: one balance is a key of raftkv, one lies in a file that a storage
-service guards. Ann has read both when SIGSTOP stops her, as a swapping machine or a suspended virtual one might. Her lease
-runs out, Bob gets the lock and adds to both. Then SIGCONT wakes Ann up. She cannot know that time has passed: her writes
-leave at once, with balances that are out of date. Her tokens are out of date, too, and that the two stores can see.
+Two workers, each a process, add to a balance under a lock: one balance is a key of raftkv, one lies in a file that a
+storage service guards. Ann has read both when SIGSTOP stops her, as a suspended virtual machine might.
+Her lease runs out, Bob gets the lock and adds to both. Then SIGCONT wakes Ann up. She cannot know that time has passed:
+her writes leave at once, with balances that are out of date. So is her token, and that the two stores can see.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raftkv.errors import LockLost, RaftKVError, StaleFence
 
 LOCK = "examples/balance"
 KEY = "examples/balance"
-TTL_S = 1.0
+TTL_S = 2.0
 """Short, so that the story is. Otherwise 10 s is a good choice."""
 LOST_UPDATE = 3
 

@@ -4,10 +4,10 @@
     python examples/job_queue.py add "mow the lawn" "feed the cat"
     python examples/job_queue.py work --name ann     # as many as you like; until Ctrl-C, or --until-empty
 
-A job is a key under jobs/todo/. A worker claims it with a key on its lease, so that the claim goes when the worker dies, and
-somebody else begins anew. What is completed exactly once is what the last transaction does: it takes the job off the list and
-records the result, or, if the claim is not the worker's any more, does nothing. What `perform` does outside the store may
-happen twice; a resource that must not see that needs a Fence (see fenced_storage.py).
+A job is a key under jobs/todo/. A worker claims it with a key on its lease: the claim goes when the worker dies, and
+somebody else begins anew. What is completed exactly once is what the last transaction does: it takes the job off the
+list and records the result, or, if the claim is not the worker's any more, does nothing. What `perform` does outside
+the store may happen twice; a resource that must not see that needs a Fence (see fenced_storage.py).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ async def add(client: AsyncClient, texts: list[str]) -> None:
     print(f"{len(texts)} jobs added")
 
 
-async def perform(job: str, name: str) -> str:
+async def perform(job: str, name: str, seconds: float) -> str:
     """Do the work. Return what came of it."""
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(seconds)
     return f"{job}: done by {name}"
 
 
@@ -66,14 +66,14 @@ async def complete(client: AsyncClient, lease: AsyncLease, job: KeyValue, outcom
     return (await finish.commit()).succeeded
 
 
-async def work(client: AsyncClient, name: str, ttl: float, *, until_empty: bool) -> None:
+async def work(client: AsyncClient, name: str, ttl: float, seconds: float, *, until_empty: bool) -> None:
     async with client.lease(ttl) as lease:
         while True:
             job, revision, left = await claim(client, lease, name)
             if job is not None:
                 text = job.value.decode()
                 print(f"{name} begins {text}", flush=True)
-                kept = await complete(client, lease, job, await perform(text, name))
+                kept = await complete(client, lease, job, await perform(text, name, seconds))
                 print(f"{name} {'completed' if kept else 'was too late for'} {text}", flush=True)
                 lease.check()
             elif left == 0 and until_empty:
@@ -93,16 +93,17 @@ async def main() -> None:
     working = commands.add_parser("work")
     working.add_argument("--name", default=f"worker-{os.getpid()}")
     working.add_argument("--ttl", type=float, default=10.0, help="seconds until the job of a dead worker is free")
+    working.add_argument("--seconds", type=float, default=0.01, help="how long a job takes (default 0.01)")
     working.add_argument("--until-empty", action="store_true", help="end when there is no job left")
     arguments = parser.parse_args()
 
     async with AsyncClient.from_env() as client:
         if arguments.command == "add":
             await add(client, arguments.job)
-            return
-        while True:
+        while arguments.command == "work":
             try:
-                return await work(client, arguments.name, arguments.ttl, until_empty=arguments.until_empty)
+                await work(client, arguments.name, arguments.ttl, arguments.seconds, until_empty=arguments.until_empty)
+                return
             except (LeaseExpired, LeaseNotFound):
                 print("cut off for too long: our claims are gone, starting over", flush=True)
 
