@@ -43,7 +43,7 @@ class ClientCore:
         self._timeout = checked_timeout(timeout)
         self._attempt_timeout = checked_timeout(attempt_timeout)
         self._dial_learned = dial_learned
-        self._closed = False
+        self._closing = self._closed = False
         self._keeper: Keeper | None = None
 
     @classmethod
@@ -78,7 +78,7 @@ class ClientCore:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._closed
+        return self._closing
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({','.join(self._endpoints)!r})"
@@ -103,6 +103,7 @@ class ClientCore:
 
         Leases and locks that are still held are lost to their holders at once, and to the store when their ttl is over.
         """
+        self._closing = True
         if self._keeper is not None and not self._closed:
             await self._keeper.close()
         self._closed = True
@@ -121,7 +122,7 @@ class ClientCore:
             raise
 
     def _kept_leases(self) -> Keeper:
-        if self._closed:
+        if self._closing:
             raise ConnectionFailed("the client is closed")
         if self._keeper is None:
             self._keeper = Keeper(self._perform, self._timeout)

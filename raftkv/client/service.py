@@ -216,9 +216,11 @@ class AsyncRegistration:
 
     async def _stay(self, joined: asyncio.Event) -> None:
         await joined.wait()
-        while not self._client.closed:
+        while True:
             if self._lease is not None:
                 await self._lease.lost.wait()
+            if self._client.closed:
+                return
             try:
                 await self._register(None)
             except RaftKVError:
