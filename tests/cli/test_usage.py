@@ -45,8 +45,8 @@ def test_version(cli: Cli) -> None:
         *(
             (one,)
             for one in (
-                "serve", "put", "get", "del", "ls", "txn", "watch", "lock", "elect", "compact", "lease", "endpoint", "leader",
-                "demo", "bench",
+                "serve", "put", "get", "del", "ls", "txn", "watch", "lock", "elect", "compact", "lease", "endpoint",
+                "leader", "demo", "bench",
             )
         ),
         *(("endpoint", one) for one in ("status", "health", "hash")),
@@ -66,8 +66,8 @@ def test_every_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
 CLIENT_COMMANDS = (
     ("put", "k", "v"), ("get", "k"), ("del", "k"), ("ls",), ("endpoint", "status"), ("endpoint", "health"),
     ("endpoint", "hash"), ("leader", "transfer"), ("bench", "put"), ("bench", "get"), ("compact", "1"),
-    ("watch", "k"), ("lock", "l", "--no-wait"), ("lock", "l", "--show"), ("elect", "e", "--leader"), ("elect", "e", "v"),
-    ("lease", "grant", "9"), ("lease", "list"), ("lease", "ttl", "1"), ("lease", "keepalive", "1"),
+    ("watch", "k"), ("lock", "l", "--no-wait"), ("lock", "l", "--show"), ("elect", "e", "--leader"),
+    ("elect", "e", "v"), ("lease", "grant", "9"), ("lease", "list"), ("lease", "ttl", "1"), ("lease", "keepalive", "1"),
     ("lease", "revoke", "1"), ("bench", "lock"),
 )  # fmt: skip
 
