@@ -27,6 +27,8 @@ class _Sentence(Generic[R]):
     def when(self, *conditions: Condition) -> Self:
         """Add conditions. All must hold; none at all hold. Each sees the state before the transaction.
 
+        Raises InvalidArgument for what is no condition.
+
         Example::
 
             unchanged = client.txn().when(version("a") == 1, value("b") != "locked")
@@ -62,9 +64,8 @@ class AsyncTxn(_Sentence[Awaitable[TxnResult]]):
 
         `fence`: refuse it with StaleFence, without effect, unless all of these tokens are good.
 
-        Raises InvalidArgument for more than 128 operations or conditions in all, for branches more than 8 deep, and
-        for a
-        key that is put twice, or put and deleted, on one way through it. LeaseNotFound, LimitExceeded and StaleFence:
+        Raises InvalidArgument for more than 128 operations or conditions in all, for branches more than 8 deep, and for
+        a key that is put twice, or put and deleted, on one way through it. LeaseNotFound, LimitExceeded and StaleFence:
         nothing is done.
 
         Example::

@@ -35,7 +35,7 @@ class CoordinationCalls(WatchCalls):
         """Make a contender for a lock that one at a time holds. See AsyncLock.
 
         `name`: 1 to 200 bytes. `ttl`: seconds after which the lock of a client that is gone is free (0.5 to
-        31,536,000). `timeout`: how many seconds to wait in line; None: for ever.
+        31,536,000). `timeout`: how many seconds to wait in line; None: for ever. Raises InvalidArgument beyond that.
 
         Example::
 

@@ -20,9 +20,8 @@ class AsyncElection:
     """One candidate: `client.election(name, value)` makes one.
 
     Leadership is a lock that shows a value: everything that AsyncLock says of waiting, losing and fencing holds here.
-    The
-    body of the `async with` is cancelled when leadership is lost, and LockLost raised. `leader` and `observe` need no
-    candidacy.
+    The body of the `async with` is cancelled when leadership is lost, and LockLost raised. `leader` and `observe` need
+    no candidacy.
 
     Example::
 
@@ -103,7 +102,7 @@ class AsyncElection:
         return answer.lock_proclaim.revision
 
     async def leader(self, *, timeout: float | None = None) -> Leader | None:
-        """Return who leads now, or None. Linearizable.
+        """Return who leads now, or None. Linearizable. `timeout` in seconds; None: the client's. Errors as any read.
 
         Example::
 
@@ -116,7 +115,8 @@ class AsyncElection:
         """Yield who leads now (None: nobody), and whenever that or the value shown changes, for ever.
 
         Every leader there was is seen, in order. Only an observer that is cut off for so long that the store's history
-        is compacted meanwhile goes on with who leads then.
+        is compacted meanwhile goes on with who leads then. While the store cannot be reached it waits; but if that is
+        so at the beginning, NoLeader, ConnectionFailed or DeadlineExceeded is raised after the client's timeout.
 
         Example::
 

@@ -252,12 +252,10 @@ class KeyValueCalls(ClientCore):
     ) -> RangeResult:
         """Return the pairs in [start, end) at `revision` (0: now); `end` None: all from `start` on.
 
-        One page: at most `limit` pairs (0: no limit), 2,000 and 1 MiB; `more` says whether keys are left. The next
-        page is
-        had by the same call with `cursor` and `revision` of the page before (`scan` goes on by itself). Other orders
-        than
-        that of the keys, ascending, read the whole range for every page. The bounds of revisions are both included; 0:
-        none. `endpoint` as in `get`. Raises Compacted, FutureRevision.
+        One page: at most `limit` pairs (0: no limit), 2,000 and 1 MiB; `more` says whether keys are left. The next page
+        is had by the same call with `cursor` and `revision` of the page before (`scan` goes on by itself). Other orders
+        than that of the keys, ascending, read the whole range for every page. The bounds of revisions are both
+        included; 0: none. `endpoint` as in `get`. Raises Compacted, FutureRevision.
 
         Example::
 

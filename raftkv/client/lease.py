@@ -61,6 +61,8 @@ class AsyncLease:
     async def grant(self, *, timeout: float | None = None) -> Self:
         """Open the lease, and keep it alive from now on. Once only: InvalidArgument after that.
 
+        `timeout` in seconds; None: the client's. Raises LimitExceeded, SpaceExceeded, without effect.
+
         Example::
 
             lease = await client.lease(ttl=10.0).grant()

@@ -118,17 +118,14 @@ class AsyncLock:
 
     **Waiting** is first come, first served, and wakes nobody but whose turn it is. `timeout` in seconds (more than 0,
     at most 365 days) bounds it: DeadlineExceeded, and the place in line is given up. None: for ever. Cancelling a wait
-    gives
-    the place up too, before CancelledError is raised. A waiter that is cut off from the store for longer than its ttl
-    loses
-    its place and stands in line anew. An operation that fails for good (no leader within the client's timeout, say)
-    raises.
+    gives the place up too, before CancelledError is raised. A waiter that is cut off from the store for longer than its
+    ttl loses its place and stands in line anew. An operation that fails for good (no leader within the client's
+    timeout, say) raises.
 
     **Holding** lives on a lease of `ttl` seconds (0.5 to 31,536,000), which the client renews. When it could not be
-    renewed
-    by a margin before its end (see AsyncLease), the lock is lost: the body of the `async with` is cancelled, and
-    LockLost raised from it, be it that the body ended just then or did not stop for the cancellation. A cancellation
-    that comes from elsewhere stays CancelledError. What the body raises itself is passed on.
+    renewed by a margin before its end (see AsyncLease), the lock is lost: the body of the `async with` is cancelled,
+    and LockLost raised from it, be it that the body ended just then or did not stop for the cancellation. A
+    cancellation that comes from elsewhere stays CancelledError. What the body raises itself is passed on.
 
     **Fencing**: a process that is stopped at the wrong moment wakes up believing that it holds the lock. Only a write
     with `fence=held.fence()` is refused then (StaleFence); resources outside the store use `held.token` with `Fence`.
@@ -204,8 +201,8 @@ class AsyncLock:
 
         Without `wait` LockBusy is raised unless it is to be had at once. The caller releases it, and minds `held.lost`:
         only the body of an `async with` is cancelled. Raises DeadlineExceeded when `timeout` is over, and
-        FailedPrecondition
-        when the others in line use the lock as another kind of lock, or a semaphore with another limit.
+        FailedPrecondition when the others in line use the lock as another kind of lock, or a semaphore with another
+        limit.
 
         Example::
 

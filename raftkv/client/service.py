@@ -94,7 +94,8 @@ class AsyncService:
         """Yield a JOIN for each instance that is there, and then every change, without gap, for ever.
 
         Only a watcher that is cut off for so long that the store's history is compacted meanwhile is told the
-        difference instead of every step.
+        difference instead of every step. While the store cannot be reached it waits; but if that is so at the
+        beginning, NoLeader, ConnectionFailed or DeadlineExceeded is raised after the client's timeout.
 
         Example::
 
@@ -206,6 +207,8 @@ class AsyncRegistration:
 
     async def update(self, meta: Mapping[str, str], *, timeout: float | None = None) -> None:
         """Show other `meta`. Takes effect with the next registration where there is none at the moment.
+
+        Raises InvalidArgument when it was not registered or has left, and what a put raises.
 
         Example::
 

@@ -74,9 +74,8 @@ class Lock:
             client.put("jobs/reindex/state", "running", fence=held.fence())
 
     The body of a `with` cannot be cancelled when the lock is lost: `held.token`, `held.fence()` and `held.check()`
-    raise LockLost
-    from then on, and so does the end of the body, unless it raises something itself. An object is one contender: each
-    thread makes its own.
+    raise LockLost from then on, and so does the end of the body, unless it raises something itself. An object is one
+    contender: each thread makes its own.
     """
 
     def __init__(self, run: Run, lock: AsyncLock) -> None:

@@ -305,7 +305,8 @@ class AsyncWatch:
     async def batches(self) -> AsyncGenerator[tuple[Event, ...], None]:
         """Yield events many at a time: all those of one or more revisions.
 
-        With `progress=True` also an empty tuple now and then while nothing happens: look at `revision`.
+        With `progress=True` also an empty tuple now and then while nothing happens: look at `revision`. Raises as
+        AsyncWatch says.
 
         Example::
 
@@ -319,7 +320,7 @@ class AsyncWatch:
             yield events
 
     async def next_batch(self) -> tuple[Event, ...] | None:
-        """Return the next of `batches`; None once closed.
+        """Return the next of `batches`; None once closed. Raises as AsyncWatch says.
 
         Example::
 

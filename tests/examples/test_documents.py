@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from raftkv import client as package
 from raftkv import errors
 from raftkv.cli.exits import Exit, exit_code
 from raftkv.client import AsyncClient
+from raftkv.client.calls import Call, Kind, Verdict, final_error, judge
 from raftkv.errors import ErrorCode, RaftKVError
 from raftkv.kv import limits
 from raftkv.server import wire
@@ -70,6 +72,15 @@ def an_error(kind: type[RaftKVError]) -> RaftKVError:
     return error
 
 
+def in_doubt() -> Call:
+    """Return a write of which an earlier attempt was not answered."""
+    call = Call(
+        Kind.WRITE, kv_pb2.Operation(), 0, timeout=1.0, deadline=1.0, future=asyncio.get_running_loop().create_future()
+    )
+    call.doubtful = True
+    return call
+
+
 def test_every_error_has_a_row() -> None:
     assert sorted(row[0].strip("`") for row in ERROR_ROWS) == sorted(
         one.__name__ for one in every(RaftKVError) - OF_NODES
@@ -77,7 +88,7 @@ def test_every_error_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("row", ERROR_ROWS, ids=lambda row: row[0].strip("`"))
-def test_a_row_of_the_table_of_errors_is_true(row: list[str]) -> None:
+async def test_a_row_of_the_table_of_errors_is_true(row: list[str]) -> None:
     name, _, retryable, ambiguous, _, status, exits = row
     error = an_error(getattr(errors, name.strip("`")))
     assert retryable == ("yes" if error.retryable else "no")
@@ -87,6 +98,8 @@ def test_a_row_of_the_table_of_errors_is_true(row: list[str]) -> None:
     else:
         assert status_code(wire.to_error(error)).name == status
     assert exit_code(error, writes=True) == int(exits)
+    if error.code is not ErrorCode.UNSPECIFIED and judge(in_doubt(), error) is Verdict.FAIL:
+        assert ambiguous == ("maybe" if final_error(in_doubt(), error).ambiguous else "no")
     if ambiguous == "maybe":
         error.ambiguous = True
         assert exit_code(error, writes=True) is Exit.UNKNOWN_OUTCOME
