@@ -55,7 +55,13 @@ class ClientCore:
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
     ) -> Self:
-        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError."""
+        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError.
+
+        Example::
+
+            async with AsyncClient.from_url("raftkv://10.0.0.1:7001,10.0.0.2:7001") as client:
+                await client.put("color", "red")
+        """
         return cls(url, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
 
     @classmethod
@@ -66,7 +72,13 @@ class ClientCore:
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
     ) -> Self:
-        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError."""
+        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError.
+
+        Example::
+
+            async with AsyncClient.from_env() as client:
+                await client.put("color", "red")
+        """
         found = endpoints_from_environment(os.environ)
         return cls(found, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
 
@@ -102,6 +114,14 @@ class ClientCore:
         """Disconnect. Calls under way fail with ConnectionFailed. Idempotent.
 
         Leases and locks that are still held are lost to their holders at once, and to the store when their ttl is over.
+
+        Example::
+
+            client = AsyncClient.from_env()
+            try:
+                await client.put("color", "red")
+            finally:
+                await client.close()
         """
         self._closing = True
         if self._keeper is not None and not self._closed:

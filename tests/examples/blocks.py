@@ -19,9 +19,12 @@ from typing import Any
 from raftkv.client import AsyncClient
 
 ROOT = Path(__file__).parents[2]
-SHOWN_URL = "raftkv://10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001"
-"""Stands for the cluster in all that is shown."""
 PATIENCE_S = 60.0
+
+# What stands for the cluster, and for a node that joins it, in all that is shown.
+_SHOWN_URL = re.compile(r"raftkv://10\.0\.0\.\d:7001(,10\.0\.0\.\d:7001)*")
+_SHOWN_NEWCOMER = "10.0.0.4:7101"
+_NOBODY = "127.0.0.1:1"
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -40,9 +43,9 @@ class Block:
     async def run(self, names: dict[str, Any]) -> None:
         """Run it among these names, and leave what it defines there."""
         url = ",".join(names["client"].endpoints)
-        source = "\n" * (self.line - 1) + self.source.replace(SHOWN_URL, f"raftkv://{url}")
+        source = _SHOWN_URL.sub(f"raftkv://{url}", self.source).replace(_SHOWN_NEWCOMER, _NOBODY)
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        code = compile(source, self.file, "exec", flags=flags, dont_inherit=True)
+        code = compile("\n" * (self.line - 1) + source, self.file, "exec", flags=flags, dont_inherit=True)
         async with asyncio.timeout(PATIENCE_S):
             if code.co_flags & inspect.CO_COROUTINE:
                 await eval(code, names)
