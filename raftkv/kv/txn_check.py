@@ -6,7 +6,7 @@ transaction several times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from raftkv.kv.commands import (
@@ -100,34 +100,39 @@ class _Check:
         puts: set[bytes] = set()
         deletes: list[tuple[bytes, bytes]] = []
         for operation in side:
+            fault = None
             if isinstance(operation, TxnPut):
                 key = operation.key
-                fault = put_fault(key, operation.value)
-                if fault is None and key in puts:
-                    fault = _twice(key)
+                fault = put_fault(key, operation.value) or (_conflict(key, puts, deletes) if puts or deletes else None)
                 puts.add(key)
             elif isinstance(operation, Branch):
-                fault = None
+                # Only one of its sides is taken, so they are not compared with each other.
                 inner_puts, inner_deletes = self.branch(operation, depth + 1)
-                if not puts.isdisjoint(inner_puts):
-                    fault = _twice(min(puts & inner_puts))
+                for key in sorted(inner_puts):
+                    fault = fault or _conflict(key, puts, deletes)
+                for key in sorted(puts):
+                    fault = fault or _conflict(key, (), inner_deletes)
                 puts |= inner_puts
                 deletes += inner_deletes
             else:
                 fault = range_fault(operation.key, operation.range_end)
                 if isinstance(operation, TxnDelete):
-                    deletes.append((operation.key, operation.range_end))
+                    span = (operation.key, operation.range_end)
+                    for key in sorted(puts):
+                        fault = fault or _conflict(key, (), (span,))
+                    deletes.append(span)
             if fault is not None:
                 raise _Faulty(fault)
-        for start, end in deletes:
-            for key in puts:
-                if _within(key, start, end):
-                    raise _Faulty(f"key {key!r:.100} is both put and deleted in the transaction")
         return puts, deletes
 
 
-def _twice(key: bytes) -> str:
-    return f"key {key!r:.100} is put twice in the transaction"
+def _conflict(key: bytes, puts: Container[bytes], deletes: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Say why a key may not be put beside these other writes, or None."""
+    if key in puts:
+        return f"key {key!r:.100} is put twice in the transaction"
+    if any(_within(key, start, end) for start, end in deletes):
+        return f"key {key!r:.100} is both put and deleted in the transaction"
+    return None
 
 
 def _check_compare(compare: Compare) -> None:
