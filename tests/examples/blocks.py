@@ -26,6 +26,9 @@ _SHOWN_URL = re.compile(r"raftkv://10\.0\.0\.\d:7001(,10\.0\.0\.\d:7001)*")
 _SHOWN_NEWCOMER = "10.0.0.4:7101"
 _NOBODY = "127.0.0.1:1"
 
+_AWAITS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+_CAUGHT = "__caught__"
+
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 _EXAMPLE = re.compile(r"^( *)Example::\n\n", re.MULTILINE)
@@ -40,24 +43,32 @@ class Block:
     line: int
     """Of the first one in its file."""
 
-    async def run(self, names: dict[str, Any]) -> None:
-        """Run it among these names, and leave what it defines there."""
+    async def run(self, names: dict[str, Any]) -> list[int]:
+        """Run it among these names. Return the lines of each `except` that caught nothing."""
         url = ",".join(names["client"].endpoints)
         source = _SHOWN_URL.sub(f"raftkv://{url}", self.source).replace(_SHOWN_NEWCOMER, _NOBODY)
-        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        code = compile("\n" * (self.line - 1) + source, self.file, "exec", flags=flags, dont_inherit=True)
+        tree = compile(
+            "\n" * (self.line - 1) + source, self.file, "exec", ast.PyCF_ONLY_AST | _AWAITS, dont_inherit=True
+        )
+        handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+        for handler in handlers:
+            handler.body.insert(0, ast.parse(f"{_CAUGHT}.add({handler.lineno})").body[0])
+        names[_CAUGHT] = caught = set[int]()
+        code = compile(ast.fix_missing_locations(tree), self.file, "exec", _AWAITS, dont_inherit=True)
         async with asyncio.timeout(PATIENCE_S):
             if code.co_flags & inspect.CO_COROUTINE:
                 await eval(code, names)
             else:
                 await asyncio.to_thread(exec, code, names)
+        return [handler.lineno for handler in handlers if handler.lineno not in caught]
 
 
 async def run_all(blocks: list[Block], client: AsyncClient) -> None:
-    """Run blocks that belong together; `client` and `asyncio` are there."""
+    """Run blocks that belong together; `client` and `asyncio` are there. What they show to be raised must be raised."""
     names: dict[str, Any] = {"client": client, "asyncio": asyncio, "__name__": "shown"}
     for block in blocks:
-        await block.run(names)
+        missing = await block.run(names)
+        assert not missing, f"{block.file}: nothing was raised that `except` in line {missing} catches"
 
 
 def sections(document: str) -> dict[str, list[Block]]:

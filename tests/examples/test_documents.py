@@ -55,6 +55,13 @@ async def test_a_block_that_is_wrong_fails_with_its_line(client: AsyncClient) ->
         assert (str(raised.traceback[-1].path).endswith("shown.md"), raised.traceback[-1].lineno + 1) == (True, 8)
 
 
+@pytest.mark.asyncio(loop_scope="package")
+async def test_an_error_that_is_shown_must_be_raised(client: AsyncClient) -> None:
+    source = "try:\n    await client.get('k')\nexcept Exception:\n    pass\n"
+    with pytest.raises(AssertionError, match=r"line \[9\]"):
+        await run_all([Block(source, "shown.md", 7)], client)
+
+
 def test_the_table_of_limits_is_that_of_the_state_machine() -> None:
     told = {name.strip("`"): int(number.replace(",", "")) for name, number, _ in table(API, "## Limits")}
     known = {name: number for name, number in vars(limits).items() if name.isupper() and isinstance(number, int)}
