@@ -85,7 +85,7 @@ MAX_SEMAPHORE_LIMIT = 1_000_000
 MAX_SWEPT_VERSIONS = 1_000
 """Most versions that one Sweep looks at."""
 
-MAX_EXPIRED_KEYS = 5_000
+MAX_EXPIRED_KEYS = 2_500
 """One Expire ends leases until so many keys went with them; a lease counts as one key more than it has."""
 
 MAX_GRANTS = 1_000

@@ -12,7 +12,6 @@ from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, Overloaded, R
 from raftkv.invariant import InvariantViolation
 from raftkv.kv.commands import (
     Branch,
-    BranchDone,
     Command,
     Compact,
     Compacted,
@@ -350,12 +349,9 @@ def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result,
     answer = response.results.add()
     answer.id = command.sequence
     match result:
-        case TxnDone(revision, BranchDone(_, (PutDone() as done,))) if plain:
-            fill_put(answer.put, done, revision)
-        case TxnDone(revision, BranchDone(_, (DeleteDone() as done,))) if plain:
-            fill_delete(answer.delete, done, revision)
         case TxnDone():
-            fill_txn(answer.txn, result, command.branch if type(command) is Txn else None)
+            if not (plain and _add_plain(answer, result)):
+                fill_txn(answer.txn, result, command.branch if isinstance(command, Txn) else None)
         case Deleted(revision, deleted):
             answer.delete.revision = revision
             answer.delete.deleted = deleted
@@ -386,6 +382,18 @@ def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result,
             raise InvariantViolation(f"no client can ask for what {type(result).__name__} answers")
         case _:
             assert_never(result)
+
+
+def _add_plain(answer: kv_pb2.OperationResult, result: TxnDone) -> bool:
+    """Answer a put or delete that was turned into a transaction; False: this is no result of one."""
+    match result.branch.results:
+        case (PutDone() as done,):
+            fill_put(answer.put, done, result.revision)
+        case (DeleteDone() as done,):
+            fill_delete(answer.delete, done, result.revision)
+        case _:
+            return False
+    return True
 
 
 def add_error(response: kv_pb2.BatchResponse, operation_id: int, error: RaftKVError) -> None:

@@ -28,7 +28,7 @@ from raftkv.kv.commands import (
     TxnRange,
 )
 from raftkv.kv.limits import MAX_FENCES, MAX_TXN_COMPARES, MAX_TXN_DEPTH, MAX_TXN_OPERATIONS, fence_fault
-from raftkv.kv.txn import txn_fault
+from raftkv.kv.txn_check import txn_fault
 from raftkv.server.wire_range import fill_key_value, fill_page, sorts_or_filters
 from raftkv.v1 import kv_pb2
 
@@ -184,14 +184,23 @@ def _fill_branch(target: kv_pb2.TxnBranchResult, done: BranchDone, revision: int
     target.SetInParent()
     target.succeeded = done.succeeded
     add = target.results.add
-    operations: Sequence[TxnOperation | None] = ()
-    if asked is not None:
-        operations = asked.then if done.succeeded else asked.otherwise
-    if len(operations) != len(done.results):
-        # A client that used one sequence for two transactions gets the first one's result, whatever it asks for now.
-        operations = (None,) * len(done.results)
-    for operation, one in zip(operations, done.results, strict=True):
-        _fill_operation(add(), one, revision, operation)
+    for position, one in enumerate(done.results):
+        answer = add()
+        if type(one) is PutDone and one.previous is None:
+            answer.put.revision = revision  # most of them
+        else:
+            _fill_operation(answer, one, revision, _operation_at(asked, done, position))
+
+
+def _operation_at(asked: Branch | None, done: BranchDone, position: int) -> TxnOperation | None:
+    """Return the operation whose result stands at `position`.
+
+    None: a client that used one sequence for two transactions gets the first one's result, whatever it asks for now.
+    """
+    if asked is None:
+        return None
+    operations = asked.then if done.succeeded else asked.otherwise
+    return operations[position] if len(operations) == len(done.results) else None
 
 
 def _fill_operation(

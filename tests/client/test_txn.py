@@ -84,7 +84,7 @@ def test_every_condition_is_sent_as_it_is_said(condition: Condition, compare: kv
         lambda: version("a") >= 0,
         lambda: version("a") <= 2**64 - 1,
         lambda: lease_of("a") == object(),
-        lambda: value(),
+        value,
         lambda: value("a", prefix="b"),
         lambda: value(start="b", end="a"),
         lambda: bool(version("a") == 1),

@@ -13,11 +13,15 @@ from grpc_status import rpc_status
 from raftkv.v1 import common_pb2
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 from raftkv.v1.kv_pb2_grpc import KVStub
+from raftkv.v1.lease_pb2_grpc import LeaseStub
+from raftkv.v1.lock_pb2_grpc import LockStub
 from raftkv.v1.peer_pb2_grpc import PeerStub
 
 if TYPE_CHECKING:
     from raftkv.v1.cluster_pb2_grpc import ClusterAsyncStub
     from raftkv.v1.kv_pb2_grpc import KVAsyncStub
+    from raftkv.v1.lease_pb2_grpc import LeaseAsyncStub
+    from raftkv.v1.lock_pb2_grpc import LockAsyncStub
     from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
 
 OPTIONS = (
@@ -35,12 +39,16 @@ class Stubs:
     kv: KVAsyncStub
     cluster: ClusterAsyncStub
     peer: PeerAsyncStub
+    lease: LeaseAsyncStub
+    lock: LockAsyncStub
 
 
 @asynccontextmanager
 async def stubs(address: str) -> AsyncIterator[Stubs]:
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
-        yield Stubs(channel, KVStub(channel), ClusterStub(channel), PeerStub(channel))
+        yield Stubs(
+            channel, KVStub(channel), ClusterStub(channel), PeerStub(channel), LeaseStub(channel), LockStub(channel)
+        )
 
 
 def detail_of(error: grpc.aio.AioRpcError) -> common_pb2.Error | None:

@@ -276,7 +276,7 @@ async def health(asked: Stubs, service: str) -> int:
 
 @ON_BOTH
 async def test_health(asked: Stubs) -> None:
-    for service in ("", "raftkv.v1.KV", "raftkv.v1.Cluster"):
+    for service in ("", "raftkv.v1.KV", "raftkv.v1.Lease", "raftkv.v1.Lock", "raftkv.v1.Cluster"):
         assert await health(asked, service) == health_pb2.HealthCheckResponse.SERVING, service
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await health(asked, "nonsense")
@@ -301,7 +301,8 @@ async def test_reflection(asked: Stubs) -> None:
 
     listed = await reflected(reflection_pb2.ServerReflectionRequest(list_services=""))
     services = {service.name for service in listed.list_services_response.service}
-    assert {"raftkv.v1.KV", "raftkv.v1.Cluster", "grpc.health.v1.Health"} <= services
+    assert {"raftkv.v1.KV", "raftkv.v1.Lease", "raftkv.v1.Lock", "raftkv.v1.Cluster"} <= services
+    assert "grpc.health.v1.Health" in services
     assert "raftkv.v1.Peer" not in services, "peers are not spoken to at the clients' address"
     described = await reflected(reflection_pb2.ServerReflectionRequest(file_containing_symbol="raftkv.v1.KV"))
     assert described.file_descriptor_response.file_descriptor_proto

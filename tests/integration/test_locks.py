@@ -65,6 +65,12 @@ async def line_of(process: asyncio.subprocess.Process) -> list[str]:
     return (await process.stdout.readline()).decode().split()
 
 
+async def in_line(client: AsyncClient, name: str, count: int) -> None:
+    """Wait until so many hold a lock or wait for it."""
+    while len((await client.lock_state(name)).contenders) < count:  # noqa: ASYNC110 - there is no event on the nodes
+        await asyncio.sleep(0.01)
+
+
 async def test_holders_exclude_each_other_and_their_tokens_grow(
     cluster: LocalCluster, client: AsyncClient, prefix: str
 ) -> None:
@@ -97,7 +103,8 @@ async def test_bug_an_acquire_over_a_leader_that_is_killed_is_granted_once(
 
     async def work(number: int) -> None:
         for turn in range(10):
-            held.append(await client.lock(f"{prefix}{number}/{turn}", ttl=60.0).acquire(wait=False))
+            one = await client.lock(f"{prefix}{number}/{turn}", ttl=60.0).acquire(wait=False)
+            held.append(one)
 
     working = [asyncio.create_task(work(number)) for number in range(16)]
     while len(held) < 40:  # noqa: ASYNC110 - in the middle of it
@@ -126,8 +133,7 @@ async def test_a_holder_and_its_waiters_live_through_a_change_of_leader(
     waiting: list[asyncio.Task[None]] = []
     for number in range(3):
         waiting.append(asyncio.create_task(work(number)))
-        while len((await client.lock_state(prefix)).contenders) < number + 2:
-            await asyncio.sleep(0.01)
+        await in_line(client, prefix, number + 2)
     victim = cluster.node(await cluster.leader())
     await victim.kill()
     assert await client.put(f"{prefix}k", "v", fence=held.fence())
@@ -251,8 +257,7 @@ async def test_observers_see_every_leader(client: AsyncClient, prefix: str) -> N
             assert (seen.value, seen.token) == (b"changed", led.token)
             following = client.election(prefix, "next")
             waiting = asyncio.create_task(following.campaign())
-            while len((await client.lock_state(prefix)).contenders) < 2:
-                await asyncio.sleep(0.01)
+            await in_line(client, prefix, 2)
             await candidate.resign()
             await waiting
             seen = await anext(observed)  # from one to the other, in one step

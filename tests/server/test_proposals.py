@@ -141,3 +141,13 @@ async def test_a_stopping_node_says_what_may_have_happened() -> None:
     with pytest.raises(ShuttingDown) as second:
         await queued
     assert (first.value.ambiguous, second.value.ambiguous) == (True, False)
+
+
+async def test_what_takes_long_to_apply_fills_an_entry_sooner() -> None:
+    """Heartbeats wait while an entry is applied: it may hold so much work, in however few commands."""
+    queue = Proposals(max_bytes=1000, max_commands=120)
+    for _ in range(4):
+        queue.add(GROUP, 10, FOREVER, weight=30)
+    assert [len(queue.take(1000, 60, 0.0)) for _ in range(2)] == [2, 2]
+    with pytest.raises(Overloaded):
+        queue.add(GROUP, 10, FOREVER, weight=30)  # those in the log count until they are applied

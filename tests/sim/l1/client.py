@@ -1,155 +1,28 @@
-"""Clients: they write, read and retry as the client library does, and tell the oracle what they were told."""
+"""Clients: they write, read, count up, transfer and compact at random."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from random import Random
-from typing import Protocol
 
-import grpc
+from raftkv.v1 import kv_pb2
+from tests.sim.l1.caller import EVERYTHING, Caller, Habits, Look, Operation, Read, Session, World, encode
+from tests.sim.l1.oracle import Call, Write
+from tests.sim.l1.state import ACCOUNT, ACCOUNTS, COUNTER, TOTAL
 
-from raftkv.v1 import common_pb2, kv_pb2
-from tests.sim.l1.loop import VirtualTimeLoop
-from tests.sim.l1.network import Network
-from tests.sim.l1.oracle import Oracle, Write
-from tests.sim.l1.trace import Trace
+__all__ = ["Client", "Habits", "World"]
 
-EVERYTHING = b"\0"
+_COUNTERS = 2
+_OLD = 60
+"""Compactions and reads of the past go back so many revisions, at most."""
 
-_EXPECTED_OF_WRITES = frozenset(
-    {
-        common_pb2.NOT_LEADER,
-        common_pb2.NO_LEADER,
-        common_pb2.LEADER_CHANGED,
-        common_pb2.OVERLOADED,
-        common_pb2.DEADLINE_EXCEEDED,
-        common_pb2.SHUTTING_DOWN,
-        common_pb2.SESSION_EXPIRED,
-    }
-)
-_EXPECTED_OF_READS = _EXPECTED_OF_WRITES - {common_pb2.SESSION_EXPIRED}
+_Pairs = dict[bytes, tuple[int, bytes]]
 
 
-class World(Protocol):
-    """What a client stands in."""
+class Client(Caller):
+    """See the module's docstring."""
 
-    @property
-    def loop(self) -> VirtualTimeLoop: ...
-
-    @property
-    def network(self) -> Network: ...
-
-    @property
-    def oracle(self) -> Oracle: ...
-
-    @property
-    def trace(self) -> Trace: ...
-
-    @property
-    def nodes(self) -> Sequence[int]: ...
-
-    @property
-    def has_leases(self) -> bool:
-        """Leaders may hold leases."""
-        ...
-
-    @property
-    def calm(self) -> bool:
-        """The faults are over."""
-        ...
-
-    def violation(self, text: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """How a client behaves."""
-
-    width: int
-    """Batches under way at a time."""
-    batch: int
-    """Operations of a batch, at most."""
-    keys: int
-    value_bytes: int
-    think_s: float
-    patience_s: float
-    attempt_s: float
-    """The deadline of one attempt, at most."""
-    follows: float
-    """How often it takes a hint where the leader is; else its requests are forwarded."""
-    sessionless: float
-    reads: float
-    local: float
-    scans: float
-    deletes: float
-
-
-_PROMISED = {
-    kv_pb2.LOCAL: {kv_pb2.GUARANTEE_STALE_PREFIX},
-    kv_pb2.LINEARIZABLE: {kv_pb2.GUARANTEE_LINEARIZABLE},
-    kv_pb2.LEASE: {kv_pb2.GUARANTEE_LEASE, kv_pb2.GUARANTEE_LINEARIZABLE},
-}
-
-
-@dataclass(slots=True, eq=False)
-class _Read:
-    key: bytes
-    level: kv_pb2.ReadLevel.ValueType
-    floor: int = 0
-    sequence: int = 0
-
-
-_Operation = Write | _Read
-
-
-class _Session:
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.next_sequence = 1
-        self.outstanding: dict[int, None] = {}
-
-    def take(self) -> int:
-        sequence = self.next_sequence
-        self.next_sequence += 1
-        self.outstanding[sequence] = None
-        return sequence
-
-    @property
-    def low(self) -> int:
-        """All sequences below are answered or given up."""
-        return min(self.outstanding, default=self.next_sequence)
-
-
-class Client:
-    """One client with one session at a time."""
-
-    def __init__(self, world: World, number: int, habits: Habits, random: Random) -> None:
-        self.number = number
-        self.counts: Counter[str] = Counter()
-        """Operations by how they ended."""
-        self.succeeded = 0
-        self._world = world
-        self._habits = habits
-        self._random = random
-        self._session: _Session | None = None
-        self._registering = asyncio.Lock()
-        self._node = random.choice(world.nodes)
-        self._written = 0
-        self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        self._tasks = [self._world.loop.create_task(self._work()) for _ in range(self._habits.width)]
-
-    async def stop(self) -> None:
-        """Finish what is under way."""
-        self._stopping = True
-        await asyncio.gather(*self._tasks)
-
-    # --- operations ---------------------------------------------------------------------------------------------------
+    _seen: _Pairs | None = None
+    """What it knows of counters and accounts: (mod_revision, value)."""
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -164,44 +37,148 @@ class Client:
     def _draw_size(self) -> int:
         return self._random.randint(1, self._habits.batch)
 
-    def _draw(self, session: _Session) -> _Operation:
+    def _draw(self, session: Session) -> Operation:
+        operation = self._draw_other(session) if self._random.random() < self._habits.txns else self._draw_plain()
+        operation.sequence = session.take()
+        if isinstance(operation, Write | Call):
+            operation.session = session.number
+        return operation
+
+    def _draw_plain(self) -> Write | Read:
         habits, chance = self._habits, self._random.random()
-        key = b"key-%d" % self._random.randrange(habits.keys)
         if chance < habits.reads:
             level = kv_pb2.LOCAL if self._random.random() < habits.local else kv_pb2.LINEARIZABLE
             if level == kv_pb2.LINEARIZABLE and self._world.has_leases and self._random.random() < 0.5:
                 level = kv_pb2.LEASE
-            read = _Read(EVERYTHING if self._random.random() < habits.scans else key, level)
-            read.sequence = session.take()
-            return read
-        write = Write(key, None if self._random.random() < habits.deletes else self._value())
-        write.session, write.sequence = session.number, session.take()
-        return write
+            return Read(EVERYTHING if self._random.random() < habits.scans else self._key(), level)
+        return Write(self._key(), None if self._random.random() < habits.deletes else self._value())
+
+    def _draw_other(self, session: Session) -> Call | Read | Look:
+        chance = self._random.random()
+        if chance < 0.35:
+            return Call(self._count_up())
+        if chance < 0.65:
+            return Call(self._transfer())
+        if chance < 0.8:
+            return Call(self._write_on_a_condition())
+        past = max(1, self._revision - self._random.randrange(_OLD))
+        if chance < 0.85:
+            return Call(kv_pb2.Operation(compact=kv_pb2.CompactRequest(revision=past)))
+        if chance < 0.93:
+            key = EVERYTHING if self._random.random() < 0.5 else self._key()
+            return Read(key, kv_pb2.LINEARIZABLE, past)
+        return Look(_txn([], [_accounts()], []), self._take_accounts)
+
+    def _key(self) -> bytes:
+        return b"key-%d" % self._random.randrange(self._habits.keys)
 
     def _value(self) -> bytes:
         self._written += 1
         unique = b"%d/%d:" % (self.number, self._written)
         return unique + b"x" * self._random.randrange(self._habits.value_bytes)
 
-    async def _open_session(self) -> _Session | None:
-        async with self._registering:
-            if self._session is None:
-                operation = kv_pb2.Operation(id=1, register_session=kv_pb2.RegisterSessionRequest())
-                answer = await self._attempt(kv_pb2.BatchRequest(operations=[operation]), 1.0)
-                if answer is not None and answer.results[0].HasField("register_session"):
-                    self._session = _Session(answer.results[0].register_session.session)
-                else:
-                    await asyncio.sleep(0.02)
-            return self._session
+    # --- transactions -------------------------------------------------------------------------------------------------
+
+    def _known(self) -> _Pairs:
+        if self._seen is None:
+            self._seen = {}
+        return self._seen
+
+    def _as_known(self, key: bytes) -> kv_pb2.Compare:
+        """Return the condition that a key is what this client knows."""
+        known = self._known().get(key)
+        if known is None:
+            return kv_pb2.Compare(key=key, target=kv_pb2.Compare.VERSION, relation=kv_pb2.Compare.EQUAL)
+        if self._random.random() < 0.5:
+            return kv_pb2.Compare(
+                key=key, target=kv_pb2.Compare.MOD_REVISION, relation=kv_pb2.Compare.EQUAL, number=known[0]
+            )
+        return kv_pb2.Compare(key=key, target=kv_pb2.Compare.VALUE, relation=kv_pb2.Compare.EQUAL, value=known[1])
+
+    def _count_up(self) -> kv_pb2.Operation:
+        """Compare and set."""
+        key = COUNTER + b"%d" % self._random.randrange(_COUNTERS)
+        _, value = self._known().get(key, (0, b"0"))
+        return _txn([self._as_known(key)], [_put(key, b"%d" % (int(value) + 1))], [_get(key)])
+
+    def _transfer(self) -> kv_pb2.Operation:
+        """Move some of the total from one account to another; or open them, all at once."""
+        names = [ACCOUNT + b"%d" % number for number in range(ACCOUNTS)]
+        known = self._known()
+        if not all(name in known for name in names):
+            unopened = [
+                kv_pb2.Compare(
+                    key=ACCOUNT,
+                    range_end=ACCOUNT + b"~",
+                    target=kv_pb2.Compare.VERSION,
+                    relation=kv_pb2.Compare.EQUAL,
+                    number=0,
+                )
+            ]
+            return _txn(unopened, [_put(name, b"%d" % (TOTAL // ACCOUNTS)) for name in names], [_accounts()])
+        giver, taker = self._random.sample(names, 2)
+        amount = self._random.randrange(1, 10)
+        puts = [
+            _put(giver, b"%d" % (int(known[giver][1]) - amount)),
+            _put(taker, b"%d" % (int(known[taker][1]) + amount)),
+        ]
+        return _txn([self._as_known(giver), self._as_known(taker)], puts, [_accounts()])
+
+    def _write_on_a_condition(self) -> kv_pb2.Operation:
+        """Create, update, or delete a range in which nothing is new."""
+        key, chance = self._key(), self._random.random()
+        if chance < 0.4:
+            compare = kv_pb2.Compare(key=key, target=kv_pb2.Compare.CREATE_REVISION, relation=kv_pb2.Compare.EQUAL)
+            return _txn([compare], [_put(key, self._value())], [_get(key)])
+        recent = kv_pb2.Compare(
+            key=b"key-",
+            range_end=b"key-~",
+            target=kv_pb2.Compare.MOD_REVISION,
+            relation=kv_pb2.Compare.LESS,
+            number=max(1, self._revision - self._random.randrange(20)),
+        )
+        delete = kv_pb2.TxnOperation(
+            delete=kv_pb2.DeleteRequest(key=b"key-", range_end=b"key-~", prev_kv=self._random.random() < 0.3)
+        )
+        if chance < 0.7:
+            return _txn([recent], [delete], [_put(key, self._value())])
+        inner = kv_pb2.TxnBranch(
+            compares=[
+                kv_pb2.Compare(key=key, target=kv_pb2.Compare.VERSION, relation=kv_pb2.Compare.GREATER, number=1)
+            ],
+            then=[_get(key)],
+            otherwise=[_put(key, self._value())],
+        )
+        return _txn([recent], [delete], [kv_pb2.TxnOperation(branch=inner), _put(b"mark", self._value()), _get(key)])
+
+    def _answered(self, call: Call, result: kv_pb2.OperationResult) -> None:
+        if not result.HasField("txn"):
+            return
+        self.counts["transactions"] += 1
+        self.counts["conditions failed"] += not result.txn.branch.succeeded
+        known, branch = self._known(), call.operation.txn.branch
+        if result.txn.branch.succeeded:
+            for operation in filter(_is_put, branch.then):
+                known[operation.put.key] = result.txn.revision, operation.put.value
+        for read in result.txn.branch.results:
+            for pair in read.range.kvs:
+                known[pair.key] = pair.mod_revision, pair.value
+
+    def _take_accounts(self, result: kv_pb2.OperationResult, floor: int) -> None:
+        (page,) = result.txn.branch.results
+        pairs = {pair.key: (pair.mod_revision, pair.value) for pair in page.range.kvs}
+        self._world.oracle.read_range(ACCOUNT, ACCOUNT + b"~", pairs, result.txn.revision, floor)
+
+    # --- without a session --------------------------------------------------------------------------------------------
 
     async def _write_without_a_session(self) -> None:
         """A put that is repeated only while every attempt had no effect."""
-        write = Write(b"key-%d" % self._random.randrange(self._habits.keys), self._value(), sequence=1)
+        write = Write(self._key(), self._value(), sequence=1)
         deadline = self._now() + self._habits.patience_s
         while self._now() < deadline and not write.doubtful:
             self._world.oracle.sends(write)
             left_s = self._attempt_s(deadline)
-            batch = kv_pb2.BatchRequest(operations=[_encode(write)], timeout_ms=max(1, int(left_s * 1000)))
+            batch = kv_pb2.BatchRequest(operations=[encode(write)], timeout_ms=max(1, int(left_s * 1000)))
             answer = await self._attempt(batch, left_s)
             if answer is None:
                 write.doubtful = True
@@ -210,165 +187,25 @@ class Client:
             await self._pause()
         self._give_up(write)
 
-    async def _run(self, session: _Session, operations: list[_Operation]) -> None:
-        """Send until everything is answered or the time is over."""
-        deadline = self._now() + self._habits.patience_s * self._random.uniform(0.5, 1.5)
-        for operation in operations:
-            if isinstance(operation, _Read):
-                operation.floor = self._world.oracle.revision if operation.level != kv_pb2.LOCAL else 0
-        waiting = {operation.sequence: operation for operation in operations}
-        while waiting and self._now() < deadline:
-            for operation in waiting.values():
-                if isinstance(operation, Write):
-                    self._world.oracle.sends(operation)
-            left_s = self._attempt_s(deadline)
-            batch = kv_pb2.BatchRequest(
-                session=session.number,
-                acknowledged_below=session.low,
-                timeout_ms=max(1, int(left_s * 1000)),
-                operations=[_encode(operation) for operation in waiting.values()],
-            )
-            answer = await self._attempt(batch, left_s + self._random.choice([0.0, 0.05]))
-            if answer is None:
-                for operation in waiting.values():
-                    if isinstance(operation, Write):
-                        operation.doubtful = True
-            else:
-                self._take(session, waiting, answer)
-            if waiting:
-                if self._session is not session:
-                    break  # it has expired
-                await self._pause()
-        for operation in waiting.values():
-            session.outstanding.pop(operation.sequence)
-            self._give_up(operation)
 
-    def _take(self, session: _Session, waiting: dict[int, _Operation], answer: kv_pb2.BatchResponse) -> None:
-        if sorted(result.id for result in answer.results) != sorted(waiting):
-            self._world.violation(f"requests: {sorted(waiting)} were asked, {answer.results} came back")
-            return
-        for result in answer.results:
-            operation = waiting[result.id]
-            expired = result.HasField("error") and result.error.code == common_pb2.SESSION_EXPIRED
-            if expired and self._session is session:
-                self._session = None
-                self.counts["sessions expired"] += 1
-            if self._settle(operation, result):
-                del waiting[result.id]
-                session.outstanding.pop(result.id)
-
-    def _settle(self, operation: _Operation, result: kv_pb2.OperationResult) -> bool:
-        """Take in an answer; return whether it is the last one."""
-        oracle = self._world.oracle
-        if result.HasField("error"):
-            self._take_error(operation, result.error)
-            return False
-        match operation, result.WhichOneof("result"):
-            case Write(), "put":
-                oracle.acknowledged(operation, result.put.revision)
-            case Write(), "delete":
-                oracle.acknowledged(operation, result.delete.revision, result.delete.deleted)
-            case _Read(), "range":
-                self._take_page(operation, result.range)
-            case _:
-                self._world.violation(f"requests: {operation} was answered {result}")
-        self.succeeded += 1
-        self.counts["ok"] += 1
-        return True
-
-    def _take_error(self, operation: _Operation, error: common_pb2.Error) -> None:
-        self.counts[common_pb2.ErrorCode.Name(error.code)] += 1
-        expected = _EXPECTED_OF_WRITES if isinstance(operation, Write) else _EXPECTED_OF_READS
-        at_a_witness = (
-            isinstance(operation, _Read)
-            and operation.level == kv_pb2.LOCAL
-            and error.code == common_pb2.FAILED_PRECONDITION
-            and bool(self._world.oracle.witnesses)
-        )
-        if error.code not in expected and not at_a_witness:
-            self._world.violation(f"requests: {operation} was answered {error}")
-        if isinstance(operation, Write):
-            operation.doubtful = operation.doubtful or error.ambiguous
-            if not operation.doubtful:
-                self._world.oracle.had_no_effect(operation)
-
-    def _take_page(self, read: _Read, page: kv_pb2.RangeResponse) -> None:
-        if page.guarantee not in _PROMISED[read.level] or page.more:
-            self._world.violation(f"requests: {read} was answered {page}")
-        self.counts["reads by lease"] += page.guarantee == kv_pb2.GUARANTEE_LEASE
-        pairs = {pair.key: (pair.mod_revision, pair.value) for pair in page.kvs}
-        if read.key == EVERYTHING:
-            self._world.oracle.scanned(pairs, page.revision, read.floor)
-        else:
-            self._world.oracle.read(read.key, pairs.get(read.key), page.revision, read.floor)
-
-    def _give_up(self, operation: _Operation) -> None:
-        if isinstance(operation, _Read):
-            self.counts["reads given up"] += 1
-        elif operation.doubtful:
-            self.counts["open"] += 1
-            self._world.oracle.left_open(operation)
-        else:
-            self.counts["no effect"] += 1
-            self._world.oracle.had_no_effect(operation)
-
-    # --- attempts -----------------------------------------------------------------------------------------------------
-
-    async def _attempt(self, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse | None:
-        """Send a batch to some node. None: nobody knows what became of it."""
-        node = self._node
-        trace = self._world.trace
-        trace.note(f"c{self.number}", f"-> n{node} {_summary(batch)}")
-        try:
-            raw = await self._world.network.call(self.number, node, batch.SerializeToString(), timeout_s)
-        except grpc.aio.AioRpcError as error:
-            self.counts[error.code().name] += 1
-            trace.note(f"c{self.number}", f"<- n{node} {error.code().name} {error.details()}")
-            self._node = self._random.choice(self._world.nodes)
-            return None
-        answer = kv_pb2.BatchResponse.FromString(raw)
-        trace.note(f"c{self.number}", f"<- n{node} {_outcome(answer)}")
-        leader = answer.header.leader_id
-        if leader and self._random.random() < self._habits.follows:
-            self._node = leader
-        elif any(result.HasField("error") for result in answer.results):
-            self._node = self._random.choice(self._world.nodes)
-        return answer
-
-    def _attempt_s(self, deadline: float) -> float:
-        longest = min(self._habits.attempt_s, deadline - self._now())
-        return max(0.002, longest if self._world.calm else self._random.uniform(0.2, 1.0) * longest)
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._random.uniform(0.001, 0.05))
-
-    def _now(self) -> float:
-        return self._world.loop.time()
+def _txn(
+    compares: list[kv_pb2.Compare], then: list[kv_pb2.TxnOperation], otherwise: list[kv_pb2.TxnOperation]
+) -> kv_pb2.Operation:
+    branch = kv_pb2.TxnBranch(compares=compares, then=then, otherwise=otherwise)
+    return kv_pb2.Operation(txn=kv_pb2.TxnRequest(branch=branch))
 
 
-def _encode(operation: _Operation) -> kv_pb2.Operation:
-    if isinstance(operation, _Read):
-        end = EVERYTHING if operation.key == EVERYTHING else b""
-        query = kv_pb2.RangeRequest(key=operation.key, range_end=end, level=operation.level)
-        return kv_pb2.Operation(id=operation.sequence, range=query)
-    if operation.value is None:
-        return kv_pb2.Operation(id=operation.sequence, delete=kv_pb2.DeleteRequest(key=operation.key))
-    put = kv_pb2.PutRequest(key=operation.key, value=operation.value)
-    return kv_pb2.Operation(id=operation.sequence, put=put)
+def _put(key: bytes, value: bytes) -> kv_pb2.TxnOperation:
+    return kv_pb2.TxnOperation(put=kv_pb2.PutRequest(key=key, value=value))
 
 
-def _summary(batch: kv_pb2.BatchRequest) -> str:
-    parts = [f"{operation.id}:{operation.WhichOneof('operation')}" for operation in batch.operations]
-    return f"session {batch.session} low {batch.acknowledged_below} {' '.join(parts)}"
+def _is_put(operation: kv_pb2.TxnOperation) -> bool:
+    return operation.HasField("put")
 
 
-def _outcome(answer: kv_pb2.BatchResponse) -> str:
-    parts = []
-    for result in answer.results:
-        kind = result.WhichOneof("result")
-        if kind == "error":
-            doubt = "?" if result.error.ambiguous else ""
-            parts.append(f"{result.id}:{common_pb2.ErrorCode.Name(result.error.code)}{doubt}")
-        else:
-            parts.append(f"{result.id}:{kind}@{getattr(getattr(result, str(kind)), 'revision', '')}")
-    return " ".join(parts)
+def _get(key: bytes) -> kv_pb2.TxnOperation:
+    return kv_pb2.TxnOperation(range=kv_pb2.RangeRequest(key=key))
+
+
+def _accounts() -> kv_pb2.TxnOperation:
+    return kv_pb2.TxnOperation(range=kv_pb2.RangeRequest(key=ACCOUNT, range_end=ACCOUNT + b"~"))

@@ -17,8 +17,8 @@ from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import Network, Pair
 from tests.sim.l1.operators import Operators
 from tests.sim.l1.oracle import Oracle
-from tests.sim.l1.plan import AMBUSH, CHANGES, Fault, Plan
-from tests.sim.l1.process import Machine
+from tests.sim.l1.plan import AMBUSH, CHANGES, PAUSE_OF_ALL, Fault, Plan
+from tests.sim.l1.process import Machine, NodeProcess
 from tests.sim.l1.trace import Trace
 
 RESTART_S = 0.3
@@ -84,6 +84,7 @@ class Nemesis:
             "crash in recovery": self._kill,
             "clean restart": self._clean_restart,
             "pause": self._pause,
+            PAUSE_OF_ALL: self._pause_all,
             "failed sync": self._fail_disk,
             "disk full": self._fail_disk,
             "slow disk": self._slow_disk,
@@ -338,12 +339,24 @@ class Nemesis:
         process = self._world.machines[self._victim(fault)].process
         if process is None or process.paused:
             return
-        self._world.loop.pause(process)
+        self._stop_for_a_while(fault, [process])
+
+    def _pause_all(self, fault: Fault) -> None:
+        """As a virtual machine that is suspended with everything on it, but for the clients."""
+        processes = [machine.process for machine in self._world.machines.values()]
+        self._stop_for_a_while(fault, [one for one in processes if one is not None and not one.paused])
+
+    def _stop_for_a_while(self, fault: Fault, processes: Sequence[NodeProcess]) -> None:
+        loop, began = self._world.loop, self._world.loop.time()
+        for process in processes:
+            loop.pause(process)
 
         def undo() -> None:
-            if process.paused:  # else it was killed meanwhile
-                self.fired[fault.kind] += bool(process.backlog)
-                self._world.loop.go_on(process)
+            for process in processes:
+                if process.paused:  # else it was killed meanwhile
+                    self.fired[fault.kind] += bool(process.backlog)
+                    self._world.oracle.times.stood_still(process.number, began)
+                    loop.go_on(process)
 
         self._later(fault, undo)
 

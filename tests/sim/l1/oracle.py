@@ -17,22 +17,43 @@ The properties, by the names used in the reports:
     acknowledged        what a client was told of a write is what the log says
     real time           a write or a linearizable read reflects everything that was committed before it began
     read                what was read is what the log says stood there at the revision of the answer
+
+And of what came with transactions, leases, locks and watches (numbers: docs/invariants.md):
+    C14 mutual exclusion    a lock has no more holders than its kind admits, at any point of the log
+    C15 tokens              a grant's token is greater than all before it, over all locks, restarts and snapshots
+    C16 line                places are granted in the order of their tickets, as soon as there is room; a lease has one
+                            place in a line, and keeps it until it gives it back or ends
+    C17 fence               a write passes with a good token only, and is refused with a stale one only
+    C18 lease               lives by the entries' stamps: dead from its deadline on, alive before; all that is attached
+                            to it goes with it, at its end, and nothing else does
+    C19 lease in time       does not end before its owner, counting from when it asked, was told that it may; ends soon
+                            once nobody renews it
+    C20 cluster time        never advances faster than clocks do, and not while the leader stands still
+    C21 exactly once        an operation of a session has one result, however often it is sent
+    C22 transaction         takes the way that its compares say, and does exactly what stands there, at one revision
+    C23 totals              counters and accounts: no update is lost, none is done twice
+    C24 compaction          what a read at the mark or later can see stays; history is refused only where it has gone
+    C25 watch               every change of the log that is asked for, in order, without gap or repeat, and no other
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from raftkv.kv.codec import decode_batch
-from raftkv.kv.commands import Delete, Deleted, Put, RegisterSession, Rejected, SessionRegistered, Written
+from raftkv.kv.commands import Delete, Put, Rejected
 from raftkv.kv.machine import AppliedEntry, GroupResults
+from raftkv.kv.writing import Change
 from raftkv.raft import Configuration, Entry, EntryKind, HardState, Message, NodeId, Ready, Role
 from raftkv.raft.membership import decode_configuration
 from raftkv.raft.messages import AppendResponse, VoteRequest, VoteResponse
 from raftkv.storage.protocols import RecoveredLog
+from raftkv.v1 import kv_pb2, lock_pb2
+from tests.sim.l1.answers import said_by_the_log, said_to_the_client
+from tests.sim.l1.cluster_time import ClusterTimes
+from tests.sim.l1.state import Stamp, State
+from tests.sim.l1.watching import Watched, Wish
 
 Report = Callable[[str], None]
 
@@ -67,19 +88,53 @@ class Write:
         return f"{what} ({self.session}/{self.sequence})"
 
 
+@dataclass(slots=True, eq=False)
+class Call:
+    """Any other operation of a session that is a command."""
+
+    operation: kv_pb2.Operation
+    session: int = 0
+    sequence: int = 0
+    floor: int = 0
+    fate: Fate = Fate.UNDER_WAY
+    doubtful: bool = False
+
+    @property
+    def stamp(self) -> Stamp:
+        return self.session, self.sequence
+
+    def __str__(self) -> str:
+        return f"{' '.join(str(self.operation).split())} {self.stamp}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Applied:
     term: int
     payload: bytes | None
     results: GroupResults
+    changes: Sequence[Change]
 
 
 class Oracle:
     """See the module's docstring."""
 
-    def __init__(self, nodes: Iterable[int], report: Report, *, spares: Iterable[int] = ()) -> None:
-        """`nodes` are the founding members, `spares` those that may join later."""
+    def __init__(
+        self,
+        nodes: Iterable[int],
+        report: Report,
+        *,
+        spares: Iterable[int] = (),
+        now: Callable[[], float] = lambda: 0.0,
+        drift: float = 0.0,
+    ) -> None:
+        """`nodes` are the founding members, `spares` those that may join later; `now` tells virtual time.
+
+        `drift`: by what share a node's clock may differ from that.
+        """
         self._report = report
+        self._drift = drift
+        self.state = State(report, now)
+        self.times = ClusterTimes(report, now, drift)
         founders = frozenset(map(NodeId, nodes))
         ids = sorted(founders | set(map(NodeId, spares)))
         # Of the members.
@@ -107,20 +162,21 @@ class Oracle:
         self._hard: dict[int, HardState] = dict.fromkeys(ids, HardState())
         # Of the state.
         self._entries: dict[int, _Applied] = {}
-        self.revision = 1
-        """The store's revision after everything that anybody has applied."""
         self.last_applied = 0
-        self._versions: dict[bytes, list[tuple[int, bytes | None]]] = {}
-        self._by_revision: dict[int, tuple[bytes, bytes | None]] = {}
         self._revision_of: dict[bytes, int] = {}
         """By value: each is written once."""
-        self._deleted_by: dict[tuple[int, int], int] = {}
+        self._deleted_by: dict[Stamp, int] = {}
         """Revision of the effect of the delete (session, sequence)."""
-        self._sessions: set[int] = set()
         self._hashes: dict[int, bytes] = {}
         # Of the clients.
         self._puts: dict[bytes, Write] = {}
-        self._deletes: dict[tuple[int, int], Write] = {}
+        self._deletes: dict[Stamp, Write] = {}
+        self._calls: dict[Stamp, Call] = {}
+
+    @property
+    def revision(self) -> int:
+        """The store's revision after everything that anybody has applied."""
+        return self.state.revision
 
     # --- logs and elections -------------------------------------------------------------------------------------------
 
@@ -256,11 +312,11 @@ class Oracle:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
-    def applied(self, node: int, entry: AppliedEntry, results: GroupResults) -> None:
+    def applied(self, node: int, entry: AppliedEntry, results: GroupResults, changes: Sequence[Change] = ()) -> None:
         """A node has applied an entry."""
         if node in self.witnesses:
             return  # it has no state; what it takes for committed is compared in `ready`
-        now = _Applied(entry.term, entry.payload, results)
+        now = _Applied(entry.term, entry.payload, results, changes)
         known = self._entries.get(entry.index)
         if known is None:
             if entry.index != self.last_applied + 1:
@@ -268,10 +324,11 @@ class Oracle:
             self._entries[entry.index] = now
             self.last_applied = entry.index
             if entry.payload is not None:
-                self._take(entry.payload, results)
+                self._take(entry.payload, results, changes)
+                self.times.applied(entry.term, entry.index, self.state.time_ms)
         elif (known.term, known.payload) != (now.term, now.payload):
             self._report(f"commit: node {node} applies another entry {entry.index}: of term {now.term}, {known.term}")
-        elif known.results != results:
+        elif (known.results, known.changes) != (results, changes):
             self._report(f"determinism: entry {entry.index} gives {results} on node {node}, gave {known.results}")
 
     def hashed(self, node: int, index: int, digest: bytes) -> None:
@@ -281,76 +338,34 @@ class Oracle:
         if self._hashes.setdefault(index, digest) != digest:
             self._report(f"determinism: the state of node {node} at entry {index} has another hash than its peers'")
 
-    def _take(self, payload: bytes, results: GroupResults) -> None:
-        for group, answers in zip(decode_batch(payload).groups, results, strict=True):
-            for command, result in zip(group.commands, answers, strict=True):
-                match result:
-                    case Rejected():
-                        pass
-                    case SessionRegistered(session):
-                        if not isinstance(command, RegisterSession) or session in self._sessions:
-                            self._report(f"exactly once: session {session} was given twice")
-                        self._sessions.add(session)
-                    case Written(revision) if isinstance(command, Put):
-                        self._take_put(command, revision)
-                    case Deleted(revision, deleted) if isinstance(command, Delete):
-                        self._take_delete(command.key, (group.session, command.sequence), revision, deleted)
-                    case _:
-                        self._report(f"determinism: {command} was answered {result}")
+    def _take(self, payload: bytes, results: GroupResults, changes: Sequence[Change]) -> None:
+        for stamp, command, changed in self.state.take(payload, results, changes):
+            if isinstance(command, Put):
+                self._take_put(command)
+            elif isinstance(command, Delete):
+                if changed:
+                    self._deleted_by[stamp] = self.revision
+                    self._effect_of(self._deletes.get(stamp), self.revision)
+            elif stamp[0]:
+                self._take_call(stamp)
 
-    def _take_put(self, put: Put, revision: int) -> None:
-        if revision <= self.revision:
-            if self._by_revision.get(revision) != (put.key, put.value):
-                self._report(f"exactly once: {put} was answered with revision {revision} of another write")
-            return
-        before = self._revision_of.get(put.value)
-        if before is not None:
+    def _take_put(self, put: Put) -> None:
+        revision = self.revision
+        before = self._revision_of.setdefault(put.value, revision)
+        if before != revision:
             self._report(f"exactly once: {put} took effect at revisions {before} and {revision}")
-        self._revision_of[put.value] = revision
-        self._add_version(put.key, put.value, revision)
         self._effect_of(self._puts.get(put.value), revision)
 
-    def _take_delete(self, key: bytes, stamp: tuple[int, int], revision: int, deleted: int) -> None:
-        if revision <= self.revision:
-            return  # it found nothing, or it was answered before
-        if deleted != 1 or self.value_at(key, self.revision) is None:
-            self._report(f"determinism: the delete of {key!r} at revision {revision} removed {deleted} keys")
-        before = self._deleted_by.get(stamp)
-        if before is not None:
-            self._report(f"exactly once: delete {stamp} took effect at revisions {before} and {revision}")
-        self._deleted_by[stamp] = revision
-        self._add_version(key, None, revision)
-        write = self._deletes.get(stamp)
-        self._effect_of(write, revision)
-        if write is not None and (write.session, write.sequence) != stamp:
-            self._report(f"no effect: delete {stamp} was answered so, and took effect at revision {revision}")
-
-    def _add_version(self, key: bytes, value: bytes | None, revision: int) -> None:
-        if revision != self.revision + 1:
-            self._report(f"determinism: revision {revision} follows {self.revision}")
-        self.revision = revision
-        self._by_revision[revision] = key, value
-        self._versions.setdefault(key, []).append((revision, value))
+    def _take_call(self, stamp: Stamp) -> None:
+        call = self._calls.get(stamp)
+        if call is not None and call.fate is Fate.NO_EFFECT and not isinstance(self.state.answers[stamp], Rejected):
+            self._report(f"no effect: {call} was answered so, and took effect at revision {self.revision}")
 
     def _effect_of(self, write: Write | None, revision: int) -> None:
         if write is None:
             self._report(f"exactly once: nobody asked for the write of revision {revision}")
         elif write.fate is Fate.NO_EFFECT:
             self._report(f"no effect: {write} was answered so, and took effect at revision {revision}")
-
-    def value_at(self, key: bytes, revision: int) -> tuple[int, bytes] | None:
-        """Return (mod_revision, value) of `key` at a revision; None: it does not exist then."""
-        versions = self._versions.get(key, [])
-        position = bisect_right(versions, revision, key=lambda version: version[0])
-        if position == 0:
-            return None
-        mod_revision, value = versions[position - 1]
-        return (mod_revision, value) if value is not None else None
-
-    def state_at(self, revision: int) -> dict[bytes, tuple[int, bytes]]:
-        """Return every key that exists at a revision."""
-        found = {key: self.value_at(key, revision) for key in sorted(self._versions)}
-        return {key: pair for key, pair in found.items() if pair is not None}
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
@@ -364,41 +379,101 @@ class Oracle:
         else:
             self._deletes[write.session, write.sequence] = write
 
+    def asks(self, call: Call) -> None:
+        """A client is about to send a call, for the first time or again."""
+        if call.floor == 0:
+            call.floor = self.revision
+        call.fate = Fate.UNDER_WAY
+        self._calls[call.stamp] = call
+
+    def told(self, call: Call, answer: kv_pb2.OperationResult) -> None:
+        """A client was told what came of a call: done, or refused by the state machine."""
+        call.fate = Fate.DONE
+        result = self.state.answers.get(call.stamp)
+        expected = said_by_the_log(result, answer)
+        said = said_to_the_client(answer)
+        if said != expected:
+            self._report(f"acknowledged: {call} was answered {said}, the log says {expected}")
+        kind = answer.WhichOneof("result")
+        revision = getattr(getattr(answer, str(kind)), "revision", call.floor)
+        if kind != "compact" and revision < call.floor:
+            self._report(f"real time: {call} has revision {revision}, {call.floor} was committed before it began")
+
+    def lease_promised(self, lease: int, asked_at: float, ttl_ms: int) -> None:
+        """A client that asked at a moment of virtual time was told how long its lease lasts."""
+        self.state.promised(lease, asked_at + ttl_ms / 1000 / (1 + self._drift))
+
     def acknowledged(self, write: Write, revision: int, deleted: int = 0) -> None:
         """A client was told that a write has taken effect."""
         write.fate = Fate.DONE
         effect = write.value is not None or deleted > 0
-        if effect and self._by_revision.get(revision) != (write.key, write.value):
+        if effect and (write.key, write.value) not in self._written_at(revision):
             self._report(f"acknowledged: {write} at revision {revision}, where the log has {self._at(revision)}")
         if revision < write.floor + effect:
             self._report(f"real time: {write} has revision {revision}, {write.floor} was committed before it began")
 
-    def had_no_effect(self, write: Write) -> None:
+    def had_no_effect(self, write: Write | Call) -> None:
         """A client was told, of every attempt at a write so far, that it had no effect."""
         write.fate = Fate.NO_EFFECT
+        if isinstance(write, Call):
+            if not isinstance(self.state.answers.get(write.stamp), Rejected | None):
+                self._report(f"no effect: {write} was answered so, and had taken effect")
+            return
         revision = self._effect(write)
         if revision is not None:
             self._report(f"no effect: {write} was answered so, and had taken effect at revision {revision}")
 
-    def left_open(self, write: Write) -> None:
+    def left_open(self, write: Write | Call) -> None:
         """A client gives up on a write without knowing what became of it."""
         write.fate = Fate.OPEN
 
     def read(self, key: bytes, pair: tuple[int, bytes] | None, revision: int, floor: int) -> None:
         """A client has read one key. `floor`: the least revision that the answer may show."""
         self._reflects(f"the read of {key!r}", revision, floor)
-        expected = self.value_at(key, revision)
+        expected = self.state.value_at(key, revision)
         if pair != expected:
             self._report(f"read: {key!r} at revision {revision} is {expected}, a client got {pair}")
 
     def scanned(self, pairs: dict[bytes, tuple[int, bytes]], revision: int, floor: int) -> None:
         """A client has read every key."""
         self._reflects("a scan", revision, floor)
-        expected = self.state_at(revision)
+        expected = self.state.state_at(revision)
         if pairs != expected:
             wrong = sorted(key for key in pairs.keys() | expected.keys() if pairs.get(key) != expected.get(key))
             key = wrong[0]
             self._report(f"read: {key!r} at revision {revision} is {expected.get(key)}, a scan has {pairs.get(key)}")
+
+    def read_range(
+        self, start: bytes, end: bytes, pairs: dict[bytes, tuple[int, bytes]], revision: int, floor: int
+    ) -> None:
+        """A client has read every key from `start` to `end`."""
+        self._reflects(f"the read from {start!r} on", revision, floor)
+        expected = {key: pair for key, pair in self.state.state_at(revision).items() if start <= key < end}
+        if pairs != expected:
+            self._report(f"read: from {start!r} on there is {expected} at revision {revision}, a client got {pairs}")
+
+    def queried(self, lock: bytes, answer: lock_pb2.LockQueryResponse, floor: int) -> None:
+        """A client has asked who stands in line."""
+        self._reflects(f"the query of {lock!r}", answer.revision, floor)
+        expected = {
+            ticket: (place.token, place.lease, place.kind, place.exclusive, place.limit, place.value)
+            for ticket, place in self.state.line_at(lock, answer.revision).items()
+        }
+        found = {
+            one.ticket: (one.token, one.lease, one.kind, one.exclusive, one.limit, one.value)
+            for one in answer.contenders
+        }
+        if found != expected or answer.more or list(found) != sorted(found):
+            self._report(f"read: in line for {lock!r} are {expected} at {answer.revision}, a client got {found}")
+
+    def refused_as_compacted(self, revision: int) -> None:
+        """A client was told that history before a revision has gone, when it asked for an earlier one."""
+        if revision >= self.state.compacted:
+            self._report(f"compaction: revision {revision} is refused, history begins at {self.state.compacted}")
+
+    def watch(self, wish: Wish) -> Watched:
+        """Return what compares a new watch with the log."""
+        return Watched(self.state, self._report, wish)
 
     def _reflects(self, what: str, revision: int, floor: int) -> None:
         if revision < floor:
@@ -411,8 +486,14 @@ class Oracle:
             return self._revision_of.get(write.value)
         return self._deleted_by.get((write.session, write.sequence))
 
+    def _written_at(self, revision: int) -> list[tuple[bytes, bytes | None]]:
+        return [
+            (event.key, event.pair.value if event.pair is not None else None)
+            for event in self.state.events.get(revision, [])
+        ]
+
     def _at(self, revision: int) -> str:
-        return str(self._by_revision.get(revision, "nothing"))
+        return str(self._written_at(revision) or "nothing")
 
 
 def _voted(hard: HardState, term: int, candidate: int) -> bool:

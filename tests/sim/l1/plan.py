@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+from raftkv.kv.limits import SESSION_TTL_MS
 from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.node import NodeLimits
 from raftkv.server.requests import RequestLimits
-from tests.sim.l1.client import Habits
+from raftkv.server.upkeep import AutoCompaction, CompactionMode
+from raftkv.server.watch_hub import WatchLimits
+from tests.sim.l1.caller import Habits
+from tests.sim.l1.owner import KINDS
 from tests.sim.l1.process import Settings
 
 MIN_OPERATIONS = 25
@@ -22,6 +26,9 @@ MIN_FAULTS = 5
 
 MIN_DURATION_S = 6.0
 """With short election timeouts there are more waves of faults."""
+
+SHORT_SESSION_MS = 1_500
+"""Sessions that end within a run."""
 
 SLOW_DISK_S = 0.03
 """Latency of a slow disk: well below the shortest election timeout, or nobody would ever win an election."""
@@ -54,6 +61,9 @@ CHANGES = ("grow", "shrink", "swap", "replace", "wiped disk", "witness", "change
 AMBUSH = "crash in an install"
 """Waits for a node to install a snapshot, which chance alone would hardly ever hit."""
 
+PAUSE_OF_ALL = "pause of all"
+"""All nodes stand still for longer than counts as time (`ClusterTime`): leases must not end by it."""
+
 SPARES = 5
 """So many nodes may join in the course of a run."""
 
@@ -81,6 +91,11 @@ class Plan:
     seed: int
     settings: Settings
     clients: tuple[Habits, ...]
+    owners: tuple[Habits, ...]
+    locks: tuple[bytes, ...]
+    """What the owners contend for."""
+    watchers: tuple[int, ...]
+    """How many watches each of them has."""
     duration_s: float
     """Length of the safety phase."""
     faults: tuple[Fault, ...]
@@ -102,7 +117,7 @@ def make_plan(seed: int) -> Plan:
     if settings.max_inflight_bytes == 1 and settings.limits.max_entry_commands == 1:
         # One command after the other, each waiting for a slow disk: nobody would be answered within a deadline.
         settings = replace(settings, slow_disks=(1.0,) * len(settings.slow_disks))
-    if seed % LEASES == LEASES - 1 and settings.clock_rate == 1.0:
+    if seed % LEASES == LEASES - 1:
         settings = _with_leases(settings, Random(f"raftkv-l1/{seed}/leases"))
     faults, duration_s = _faults(Random(f"raftkv-l1/{seed}/faults"), election_s)
     changes = _changes(Random(f"raftkv-l1/{seed}/members"), len(faults), election_s, duration_s)
@@ -112,10 +127,15 @@ def make_plan(seed: int) -> Plan:
         due = min(settings.limits.checkpoint_log_bytes, 10_000)
         settings = replace(settings, limits=replace(settings.limits, checkpoint_log_bytes=due))
     faults += _ambushes(Random(f"raftkv-l1/{seed}/installs"), len(faults), election_s, duration_s)
+    faults += _pauses(Random(f"raftkv-l1/{seed}/pauses"), len(faults), election_s, duration_s)
+    others = Random(f"raftkv-l1/{seed}/others")
     return Plan(
         seed=seed,
-        settings=settings,
-        clients=tuple(_habits(random) for _ in range(random.randint(2, 4))),
+        settings=replace(settings, auto_compaction=_compaction(others), watch_limits=_watch_limits(others)),
+        clients=tuple(_habits(random, others) for _ in range(random.randint(1, 3))),
+        owners=_owners(others),
+        locks=tuple(others.sample(list(KINDS), others.choice([1, 2, 4]))),
+        watchers=tuple(others.randint(1, 3) for _ in range(others.randint(1, 2))),
         duration_s=duration_s,
         faults=faults,
     )
@@ -144,7 +164,7 @@ def _settings(random: Random) -> Settings:
             apply_slice_s=random.choice([0.0, 0.005]),
             undecided_s=random.choice([0.1, 1.0]),
             max_reads=random.choice([2, 10_000, 10_000]),
-            max_proposal_commands=random.choice([8, 100_000, 100_000]),
+            max_proposal_commands=random.choice([30, 100_000, 100_000]),
         ),
         requests=RequestLimits(default_timeout_s=2.0, leader_wait_s=random.choice([0.1, 1.0])),
         segment_bytes=random.choice([1024, 4096, 32768]),
@@ -152,7 +172,7 @@ def _settings(random: Random) -> Settings:
         disk_latency_s=disk_latency_s,
         slow_disks=(*[random.choice([1.0, 1.0, slow]) for _ in range(size)], *[1.0] * SPARES),
         hash_every=random.choice([20, 60]),
-        clock_rate=random.choice([1.0, 1.0, 1.0, 10_000.0]),
+        session_ttl_ms=random.choice([SESSION_TTL_MS, SESSION_TTL_MS, SESSION_TTL_MS, SHORT_SESSION_MS]),
         clock_drift=(0.0,) * (size + SPARES),
     )
 
@@ -170,7 +190,47 @@ def _with_leases(settings: Settings, random: Random) -> Settings:
     )
 
 
-def _habits(random: Random) -> Habits:
+def _compaction(random: Random) -> AutoCompaction:
+    return random.choice([AutoCompaction(), AutoCompaction(CompactionMode.AGE, 1_000)])
+
+
+def _watch_limits(random: Random) -> WatchLimits:
+    """Draw how soon watches must read from the store, and in how small steps."""
+    return WatchLimits(
+        ring_bytes=random.choice([1, 20_000, 32 << 20]),
+        turn_changes=random.choice([1, 2_000]),
+        step_work=random.choice([1, 500]),
+        message_bytes=random.choice([200, 1 << 20]),
+        progress_s=random.choice([0.3, 10.0]),
+    )
+
+
+def _owners(random: Random) -> tuple[Habits, ...]:
+    """Two lines of leases, in one client or in two."""
+    count = random.randint(1, 2)
+    return tuple(_habits_of_an_owner(random, 2 // count) for _ in range(count))
+
+
+def _habits_of_an_owner(random: Random, width: int) -> Habits:
+    return Habits(
+        width=width,
+        batch=1,
+        keys=1,
+        value_bytes=8,
+        think_s=random.choice([0.02, 0.15]),
+        patience_s=random.choice([0.5, 1.5, 4.0]),
+        attempt_s=random.choice([0.2, 1.0]),
+        follows=random.choice([0.0, 0.3, 1.0]),
+        sessionless=0.0,
+        reads=0.0,
+        local=0.0,
+        scans=0.0,
+        deletes=0.0,
+        txns=0.0,
+    )
+
+
+def _habits(random: Random, others: Random) -> Habits:
     return Habits(
         width=random.randint(1, 3),
         batch=random.choice([1, 2, 5]),
@@ -185,6 +245,7 @@ def _habits(random: Random) -> Habits:
         local=random.choice([0.0, 0.3]),
         scans=random.choice([0.0, 0.1, 0.3]),
         deletes=random.choice([0.0, 0.2, 0.4]),
+        txns=others.choice([0.2, 0.5]),
     )
 
 
@@ -238,3 +299,9 @@ def _ambushes(random: Random, first: int, election_s: float, duration_s: float) 
     return tuple(
         Fault(number, at, AMBUSH, random.uniform(0.05, 1.0) * election_s) for number, at in enumerate(times, first)
     )
+
+
+def _pauses(random: Random, first: int, election_s: float, duration_s: float) -> tuple[Fault, ...]:
+    if random.random() < 0.6:
+        return ()
+    return (Fault(first, random.uniform(3 * election_s, duration_s), PAUSE_OF_ALL, random.uniform(0.7, 2.0)),)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
 
 from raftkv.errors import DataDirectoryMismatch, StorageError
+from raftkv.kv.codec import decode_batch
+from raftkv.kv.limits import SESSION_TTL_MS
 from raftkv.kv.machine import Applied, AppliedEntry, StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import OrderedStore
@@ -18,12 +21,15 @@ from raftkv.raft import (
     NO_MEMBERS,
     Configuration,
     Entry,
+    EntryKind,
     HardState,
     Index,
     NodeId,
+    Position,
     Raft,
     RaftConfig,
     Ready,
+    Refusal,
     Snapshot,
     Term,
 )
@@ -33,6 +39,8 @@ from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import RequestLimits, Requests
+from raftkv.server.upkeep import AutoCompaction
+from raftkv.server.watch_hub import WatchLimits
 from raftkv.storage import data_dir
 from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.data_dir import BOOT_NAME, CleanMark, DataDir, Identity
@@ -47,6 +55,7 @@ from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import CHECKPOINT_PIECE, Network, Server, SimTransport
 from tests.sim.l1.oracle import Oracle
 from tests.sim.l1.trace import Trace
+from tests.sim.l1.watch_streams import WATCH_POLL, WatchStreams
 from tests.storage.simdisk import PowerLoss
 
 DATA = Path("/data")
@@ -80,12 +89,13 @@ class Settings:
     slow_disks: tuple[float, ...]
     """Per node: how many times longer its disk takes."""
     hash_every: int
-    clock_rate: float
-    """Milliseconds of the nodes' clocks to one of virtual time; above 1, sessions expire within a run."""
     clock_drift: tuple[float, ...]
-    """Per node: by what share its clock is faster than that."""
+    """Per node: by what share its clock is faster than virtual time."""
     lease_ms: int = 0
     """How long a leader's lease lasts; 0: there are none."""
+    session_ttl_ms: int = SESSION_TTL_MS
+    auto_compaction: AutoCompaction = field(default_factory=AutoCompaction)
+    watch_limits: WatchLimits = field(default_factory=WatchLimits)
 
     @property
     def tick_ms(self) -> int:
@@ -134,9 +144,16 @@ class _Clock:
 
 
 class _WatchedRaft(Raft):
-    """A core whose every Ready the oracle sees."""
+    """A core whose every Ready and proposal the oracle sees."""
 
     watch: tuple[Oracle, int] | None = None
+
+    def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMANDS) -> Position | Refusal:
+        position = super().propose(data, kind)
+        if isinstance(position, Position) and self.watch is not None and kind is EntryKind.COMMANDS:
+            oracle, number = self.watch
+            oracle.times.stamped(number, position.term, position.index, decode_batch(data).time_ms)
+        return position
 
     def ready(self) -> Ready | None:
         ready = super().ready()
@@ -183,8 +200,8 @@ class _WatchedMachine(StateMachine):
     def apply(self, entries: Sequence[AppliedEntry]) -> list[Applied]:
         applied = super().apply(entries)
         world, number = self._process.world, self._process.number
-        for entry, (results, _) in zip(entries, applied, strict=True):
-            world.oracle.applied(number, entry, results)
+        for entry, (results, changes) in zip(entries, applied, strict=True):
+            world.oracle.applied(number, entry, results, changes)
             world.trace.note(f"n{number}", f"applied {entry.index} of term {entry.term}")
         if entries and entries[-1].index % world.settings.hash_every == 0:
             world.oracle.hashed(number, entries[-1].index, self.state_hash())
@@ -227,6 +244,7 @@ class NodeProcess(Server):
         self.stopping = False
         self.node: Node | None = None
         """None until it has opened its disk."""
+        self.streams: WatchStreams
         self._parts: tuple[Node, Requests, WriteAheadLog, DataDir, _Keeper]
 
     @property
@@ -250,6 +268,7 @@ class NodeProcess(Server):
         self.node = node
         node.recover()
         await node.start()
+        self.world.loop.create_task(self.streams.service.run())
         self.world.trace.note(self.name, f"up: term {node.raft.term}, applied {self.state.applied_index}")
 
     async def _open(self) -> Node:
@@ -326,7 +345,7 @@ class NodeProcess(Server):
             admits=book.admits,
             watch=lambda sent: world.oracle.sending(self.number, sent),
         )
-        rate = settings.clock_rate * (1 + settings.clock_drift[self.number - 1])
+        rate = 1 + settings.clock_drift[self.number - 1]
         node = Node(
             raft=raft,
             keeper=keeper,
@@ -334,9 +353,12 @@ class NodeProcess(Server):
             transport=self.endpoint,
             clock=_Clock(world.loop, machine.random.randrange(1 << 40), rate),
             limits=settings.limits,
+            auto_compaction=settings.auto_compaction,
+            watch_limits=settings.watch_limits,
         )
         requests = Requests(node, _Forwarder(world.network, self.number), CLUSTER_ID, settings.requests)
         self._parts = node, requests, log, directory, keeper
+        self.streams = WatchStreams(node, requests)
         return node
 
     async def serve(self, request: bytes, caller: int) -> bytes:
@@ -345,6 +367,8 @@ class NodeProcess(Server):
             if request[:1] == CHECKPOINT_PIECE and caller < FIRST_CLIENT:
                 self.world.installing()
                 return await self.endpoint.take_piece(caller, request[1:])
+            if request[:1] == WATCH_POLL and caller >= FIRST_CLIENT:
+                return await self.streams.poll(request[1:])
             if caller >= FIRST_CLIENT:
                 answer = await self._parts[1].run(kv_pb2.BatchRequest.FromString(request), forwarded=False)
             else:
@@ -361,6 +385,9 @@ class NodeProcess(Server):
         """Hand over leadership, answer what was asked, and leave a clean disk. Raises StorageError for a failed one."""
         node, _, log, directory, keeper = self._parts
         self.stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self.streams.service.drain()
         await node.hand_over(DRAIN_S)
         until = self.world.loop.time() + DRAIN_S
         while self.serving and self.world.loop.time() < until:  # noqa: ASYNC110 - a count is all there is to wait for

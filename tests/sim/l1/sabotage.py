@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,25 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from raftkv.kv.commands import Result
-from raftkv.kv.keys import RESULTS, SESSIONS
+from raftkv.kv import compaction, fence, line, lock, txn
+from raftkv.kv.commands import Branch, BranchDone, Fence, FenceMode, Place, Rejected, Result, Swept
+from raftkv.kv.keys import LEASES, LOCKS, META, RESULTS, SESSIONS, lock_key, version_suffix
+from raftkv.kv.lease_table import LeaseTable
+from raftkv.kv.line import Granting, fits
+from raftkv.kv.records import LockHead, PlaceRecord, encode_lock_head, encode_meta, read_meta
 from raftkv.kv.session import Session
+from raftkv.kv.store import Reader, Writer
 from raftkv.raft import Entry, HardState, Index, LogWrite, NodeId, Snapshot
 from raftkv.raft.log import Log
 from raftkv.server import wire
 from raftkv.server.barriers import Barriers
 from raftkv.server.checkpoints import Checkpoints
+from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.peer_book import PeerBook
 from raftkv.server.requests import Attempt
+from raftkv.server.upkeep import Upkeep
+from raftkv.server.watch_hub import WatchHub
+from raftkv.server.watch_sender import WatchSender
 from raftkv.storage import data_dir, recovery, wal_recovery
 from raftkv.storage.checkpoint import CheckpointManifest
 from raftkv.storage.checkpoint_directory import CheckpointDirectory
@@ -37,8 +46,9 @@ from raftkv.storage.protocols import RecoveredLog
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.storage.wal_format import Flaw, Record, Segment, decode_record, record_end
 from raftkv.storage.wal_segments import SegmentWriter
-from raftkv.v1 import common_pb2
+from raftkv.v1 import common_pb2, watch_pb2
 from tests.sim.l1.disk import CrashableStore, NodeDisk
+from tests.sim.l1.loop import PROCESS
 from tests.sim.l1.oracle import Oracle
 
 SESSIONS_END = bytes([RESULTS[0] + 1])
@@ -198,20 +208,7 @@ def results_are_left_out_of_checkpoints(patch: Patch) -> None:
 
 def _copies_lack(patch: Patch, first: bytes) -> None:
     """Leave the rows from `first` to the end of the sessions out of every copy."""
-    copy: Any = CrashableStore.copy
-
-    @contextmanager
-    def partial_copy(store: CrashableStore) -> Iterator[Iterator[bytes]]:
-        kept = MemoryOrderedStore()
-        with store.read() as reader, kept.write() as writer:
-            for key, value in reader.scan(b"\0", None):
-                if not first <= key < SESSIONS_END:
-                    writer.put(key, value)
-        with copy(kept) as blocks:
-            yield blocks
-
-    patch.setattr(CrashableStore, "copy", partial_copy)
-    patch.setattr(Oracle, "hashed", lambda oracle, node, index, digest: None)
+    _copies_have(patch, lambda key, value: None if first <= key < SESSIONS_END else value)
 
 
 def _recovery_goes_by_the_log(patch: Patch) -> None:
@@ -316,6 +313,228 @@ def a_clean_mark_is_left_where_it_is(patch: Patch) -> None:
             mark_running(directory)
 
     patch.setattr(DataDir, "mark_running", lazy)
+
+
+# --- transactions, leases, locks, watches -----------------------------------------------------------------------------
+
+
+def leases_are_judged_by_the_nodes_own_clock(patch: Patch) -> None:
+    """DESIGN.md section 5, leases: what time it is when an entry is applied, instead of the entry's stamp."""
+    for name, place in (("grant", 4), ("renew", 3), ("alive", 2), ("due", 1)):
+        judge = getattr(LeaseTable, name)
+
+        def by_own_clock(*arguments: Any, judge: Any = judge, place: int = place) -> Any:
+            now_ms = int(asyncio.get_running_loop().time() * 1000)
+            return judge(*arguments[:place], now_ms, *arguments[place + 1 :])
+
+        patch.setattr(LeaseTable, name, by_own_clock)
+
+
+def leases_expire_in_spite_of_renewals(patch: Patch) -> None:
+    """Raft-bugs 45: what a lease was granted for is all that counts."""
+
+    def forgetful(table: LeaseTable, writer: Writer, lease: int, now_ms: int) -> int:
+        found = table._leases.get(lease)
+        return found.ttl_ms if found is not None and now_ms < found.deadline_ms else 0
+
+    patch.setattr(LeaseTable, "renew", forgetful)
+
+
+def leases_outlive_their_deadline_until_they_are_expired(patch: Patch) -> None:
+    """Kv/lease_table: a lease past its deadline is dead for every command."""
+    patch.setattr(LeaseTable, "alive", lambda table, lease, now_ms: lease in table)
+
+
+def nobody_ends_leases(patch: Patch) -> None:
+    """Server/upkeep: the leader proposes no Expire."""
+    patch.setattr(Upkeep, "_due", lambda upkeep: False)
+
+
+def tokens_are_left_out_of_checkpoints(patch: Patch) -> None:
+    """Raft-bugs 31: whoever was restored from a copy of the state counts tokens from the beginning."""
+
+    def without_token(key: bytes, value: bytes) -> bytes:
+        if key != META:
+            return value
+        kept = MemoryOrderedStore()
+        with kept.write() as writer:
+            writer.put(META, value)
+        with kept.read() as reader:
+            return encode_meta(read_meta(reader)._replace(last_token=0))
+
+    _copies_have(patch, without_token)
+
+
+def leases_are_left_out_of_checkpoints(patch: Patch) -> None:
+    """Raft-bugs 31: a copy of the state has the keys, and not the leases that they live on."""
+    _copies_have(patch, lambda key, value: None if LEASES <= key < LOCKS else value)
+
+
+def _skip_fences(patch: Patch, mode: FenceMode) -> None:
+    check = fence.check
+
+    def careless(reader: Reader, leases: LeaseTable, one: Fence, now_ms: int) -> Rejected | None:
+        return None if one.mode == mode else check(reader, leases, one, now_ms)
+
+    patch.setattr(fence, "check", careless)
+
+
+def fences_by_holder_are_not_checked(patch: Patch) -> None:
+    """Notes/testing.md, fencing."""
+    _skip_fences(patch, FenceMode.HOLDER)
+
+
+def fences_by_newest_token_are_not_checked(patch: Patch) -> None:
+    """Notes/testing.md, fencing."""
+    _skip_fences(patch, FenceMode.MAX_SEEN)
+
+
+def places_are_not_remembered_by_sessions(patch: Patch) -> None:
+    """Raft-bugs 44: an acquire that is sent again is applied again."""
+    remember = Session.remember
+
+    def forgetful(session: Session, sequence: int, result: Result) -> None:
+        if not isinstance(result, Place):
+            remember(session, sequence, result)
+
+    patch.setattr(Session, "remember", forgetful)
+
+
+def contenders_overtake(patch: Patch) -> None:
+    """Kv/lock: whoever fits beside the holders goes in, although others wait."""
+    join = Granting.join
+
+    def pushy(granting: Granting, lock: bytes, head: LockHead, place: PlaceRecord, *, at_once: bool) -> Any:
+        return join(granting, lock, head, place, at_once=at_once or fits(head, place.exclusive))
+
+    patch.setattr(Granting, "join", pushy)
+
+
+def mutexes_let_two_in(patch: Patch) -> None:
+    """Kv/line: one more than there may be."""
+    patch.setattr(line, "fits", lambda head, exclusive: head.holders < 2)
+    patch.setattr(lock, "fits", line.fits)
+
+
+def releases_grant_nobody(patch: Patch) -> None:
+    """Kv/line: whoever is next is not granted in the revision that makes room."""
+    patch.setattr(
+        Granting,
+        "_go_on",
+        lambda granting, name, head: granting._writing.writer.put(lock_key(name), encode_lock_head(head)),
+    )
+
+
+def _watches_begin(patch: Patch, shift: int) -> None:
+    judge = WatchSender._judge
+
+    def shifted(sender: WatchSender, request: watch_pb2.WatchCreate) -> Any:
+        wish, start = judge(sender, request)
+        return wish, max(start + shift, 1) if request.start_revision else start
+
+    patch.setattr(WatchSender, "_judge", shifted)
+    create = WatchSender._answer
+
+    def denying(
+        sender: WatchSender, watch_id: int, *, created: bool = False, revision: int = 0, error: Any = None
+    ) -> None:
+        create(
+            sender, watch_id, created=created, revision=revision - shift if revision > shift else revision, error=error
+        )
+
+    patch.setattr(WatchSender, "_answer", denying)
+
+
+def watches_resume_one_revision_too_late(patch: Patch) -> None:
+    """Raft-bugs 46: a gap, which the answer does not admit."""
+    _watches_begin(patch, 1)
+
+
+def watches_resume_one_revision_too_early(patch: Patch) -> None:
+    """Raft-bugs 46: a repeat, which the answer does not admit."""
+    _watches_begin(patch, -1)
+
+
+def watches_are_not_told_of_an_installed_snapshot(patch: Patch) -> None:
+    """Server/watch_hub: what lies between the state before and that of the snapshot is skipped."""
+
+    def forgetful(hub: WatchHub, revision: int) -> None:
+        hub.revision = revision
+        hub._clear()
+
+    patch.setattr(WatchHub, "reset", forgetful)
+
+
+def a_pause_of_the_leader_counts_as_time(patch: Patch) -> None:
+    """Server/cluster_time: leases end by a pause in which nobody could renew them."""
+    patch.setattr(ClusterTime, "_step", lambda time, now_ms: now_ms - time._ticked_ms)
+
+
+def cluster_time_runs_fast(patch: Patch) -> None:
+    """Server/cluster_time: a tenth faster than the clock."""
+    step = ClusterTime._step
+    patch.setattr(ClusterTime, "_step", lambda time, now_ms: 1.1 * step(time, now_ms))
+
+
+def sweeps_remove_what_can_be_seen(patch: Patch) -> None:
+    """Kv/compaction: the newest version before the mark goes, and not the one that it hides."""
+
+    def greedy(writer: Writer, prefix: bytes, revision: int) -> int:
+        stored_key = prefix + version_suffix(revision)
+        if writer.get(stored_key) is None:
+            return 0
+        writer.delete(stored_key)
+        return 1
+
+    patch.setattr(compaction, "_remove_out_of_sight", greedy)
+
+
+def one_node_sweeps_less_than_the_others(patch: Patch) -> None:
+    """Kv/compaction: the same rows go at the same entry everywhere, or the states differ."""
+    sweep = compaction.sweep
+
+    def by_process(writer: Writer, compacted_revision: int) -> Swept:
+        process = PROCESS.get()
+        odd = process is not None and process.name == "n1"
+        return sweep(writer, max(compacted_revision - odd, 0))
+
+    patch.setattr(compaction, "sweep", by_process)
+
+
+def compares_see_what_the_transaction_wrote(patch: Patch) -> None:
+    """Kv/txn: nested conditions see the state before the transaction."""
+    patch.setattr(txn._Run, "_decide", lambda run, branch: None)
+
+    def late(run: Any, branch: Branch) -> BranchDone:
+        succeeded = all(run._holds(compare) for compare in branch.compares)
+        side = branch.then if succeeded else branch.otherwise
+        return BranchDone(succeeded, tuple([run._operation(operation) for operation in side]))
+
+    patch.setattr(txn._Run, "_branch", late)
+
+
+def conditions_are_not_looked_at(patch: Patch) -> None:
+    """Kv/txn: whoever compares and sets, sets."""
+    patch.setattr(txn._Run, "_holds", lambda run, compare: True)
+
+
+def _copies_have(patch: Patch, change: Callable[[bytes, bytes], bytes | None]) -> None:
+    """Have every copy of a state contain what `change` makes of each row (None: nothing); nor does a hash tell."""
+    copy: Any = CrashableStore.copy
+
+    @contextmanager
+    def changed_copy(store: CrashableStore) -> Iterator[Iterator[bytes]]:
+        kept = MemoryOrderedStore()
+        with store.read() as reader, kept.write() as writer:
+            for key, value in reader.scan(b"\0", None):
+                row = change(key, value)
+                if row is not None:
+                    writer.put(key, row)
+        with copy(kept) as blocks:
+            yield blocks
+
+    patch.setattr(CrashableStore, "copy", changed_copy)
+    patch.setattr(Oracle, "hashed", lambda oracle, node, index, digest: None)
 
 
 def _with_checksum(image: bytes, offset: int, segment: Segment) -> bytes:

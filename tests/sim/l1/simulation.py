@@ -11,21 +11,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import pytest
 import structlog
 
+from raftkv.kv import session
+from tests.sim.l1.caller import Caller
 from tests.sim.l1.client import Client
 from tests.sim.l1.loop import PROCESS, Deadlock, VirtualTimeLoop
 from tests.sim.l1.nemesis import Nemesis
 from tests.sim.l1.network import Network, Server
 from tests.sim.l1.oracle import Oracle
+from tests.sim.l1.owner import Owner
 from tests.sim.l1.plan import MIN_FAULTS, MIN_OPERATIONS, Fault, Plan, make_plan
-from tests.sim.l1.process import FIRST_CLIENT, Machine, Settings
+from tests.sim.l1.process import FIRST_CLIENT, Machine, NodeProcess, Settings
 from tests.sim.l1.trace import Trace
+from tests.sim.l1.watcher import Watcher
 from tests.sim.levels import Report
 
 LIVE_S = 30.0
 """Once the faults are over, every client must have `LIVE_OPERATIONS` answered within this much virtual time."""
 LIVE_OPERATIONS = 5
+LEASES_END_S = 5.0
+"""And once the clients are quiet, all leases must have ended within this much."""
 QUIET_S = 20.0
 """And once the clients are quiet, all nodes must have applied the same within this much."""
 
@@ -98,15 +105,30 @@ class Simulation:
         self.loop = VirtualTimeLoop(plan.stream("schedule"), max_steps=3_000_000)
         self.trace = Trace(self.loop.time, sink=sink)
         self.network = Network(self.loop, plan.stream("network"), self.trace, self)
-        self.oracle = Oracle(plan.settings.nodes, self.violation, spares=plan.settings.spares)
+        self.oracle = Oracle(
+            plan.settings.nodes,
+            self.violation,
+            spares=plan.settings.spares,
+            now=self.loop.time,
+            drift=max(map(abs, plan.settings.clock_drift)),
+        )
         self.machines: Mapping[int, Machine] = {
             number: Machine(self, number, plan.stream(f"machine {number}"))
             for number in (*plan.settings.nodes, *plan.settings.spares)
         }
-        self.client_numbers: Sequence[int] = range(FIRST_CLIENT, FIRST_CLIENT + len(plan.clients))
-        self.clients = [
+        owners, watchers = FIRST_CLIENT + len(plan.clients), FIRST_CLIENT + len(plan.clients) + len(plan.owners)
+        self.client_numbers: Sequence[int] = range(FIRST_CLIENT, watchers + len(plan.watchers))
+        self.clients: list[Caller] = [
             Client(self, number, habits, plan.stream(f"client {number}"))
-            for number, habits in zip(self.client_numbers, plan.clients, strict=True)
+            for number, habits in enumerate(plan.clients, FIRST_CLIENT)
+        ]
+        self.clients += [
+            Owner(self, number, habits, plan.stream(f"owner {number}"), plan.locks)
+            for number, habits in enumerate(plan.owners, owners)
+        ]
+        self.watchers = [
+            Watcher(self, number, plan.stream(f"watcher {number}"), watches)
+            for number, watches in enumerate(plan.watchers, watchers)
         ]
         self.nemesis = Nemesis(self)
         self._main: asyncio.Task[None] | None = None
@@ -148,7 +170,7 @@ class Simulation:
 
     def run(self) -> Result:
         began = time.perf_counter()
-        with _logs_to(self.trace):
+        with _logs_to(self.trace), _sessions_end_after(self.settings.session_ttl_ms):
             self.loop.set_exception_handler(self._unexpected)
             self._main = self.loop.create_task(self._phases())
             try:
@@ -160,8 +182,11 @@ class Simulation:
                 self.violation(f"liveness: {error}")
             self._tear_down()
         operations = self.network.counts.copy()
-        for client in self.clients:
-            operations.update(client.counts)
+        for counts in [client.counts for client in self.clients] + [watcher.counts for watcher in self.watchers]:
+            operations.update(counts)
+        operations["versions swept"] = self.oracle.state.swept
+        operations["locks granted"] = self.oracle.state.lines.grants
+        operations["leases expired"] = len(self.oracle.state.ended)
         return Result(
             seed=self.plan.seed,
             steps=self.loop.steps,
@@ -181,6 +206,8 @@ class Simulation:
             machine.start()
         for client in self.clients:
             client.start()
+        for watcher in self.watchers:
+            watcher.start()
         self.nemesis.begin()
         await asyncio.sleep(self.plan.duration_s)
         self._require_a_run_worth_the_name()
@@ -189,7 +216,9 @@ class Simulation:
         await self._finish_the_changes()
         for client in self.clients:
             await client.stop()
+        await self._let_leases_end()
         await self._converge()
+        await self._tell_watchers_everything()
 
     def _require_a_run_worth_the_name(self) -> None:
         answered = sum(client.succeeded for client in self.clients)
@@ -221,11 +250,29 @@ class Simulation:
         """Return the machines of the members in the end."""
         return [self.machines[number] for number in sorted(self.oracle.configuration.members)]
 
+    async def _let_leases_end(self) -> None:
+        """Nobody renews them any more: they and all that is attached to them must go."""
+        state = self.oracle.state
+        if not await self._within(LEASES_END_S, lambda: not state.leases):
+            leases = {number: vars(lease) for number, lease in state.leases.items()}
+            self._fail(f"lease in time: {LEASES_END_S} s after the last renewal there are {leases}; {self._status()}")
+        if state.lines.crowd or any(pair.lease for pair in state.keys.values()):
+            self.violation("lease: none is left, and somebody stands in line or a key lives on")
+
+    async def _tell_watchers_everything(self) -> None:
+        if not await self._within(QUIET_S, lambda: all(watcher.up_to_date for watcher in self.watchers)):
+            late = {watcher.number: [one.next for one in watcher.watches] for watcher in self.watchers}
+            self._fail(f"liveness: {QUIET_S} s after the last write watchers wait for {late}; {self._status()}")
+        for watcher in self.watchers:
+            await watcher.stop()
+
     async def _converge(self) -> None:
         last = self.oracle.last_applied
         if not await self._within(QUIET_S, lambda: self._all_have_applied(last)):
             self._fail(f"liveness: the nodes differ {QUIET_S} s after the last write; {self._status()}")
-        expected = self.oracle.state_at(self.oracle.revision)
+        state = self.oracle.state
+        expected, begins = state.state_at(state.revision), max(state.compacted, 1)
+        old = state.state_at(begins)
         for machine in self._members():
             process = machine.process
             if process is None:
@@ -235,10 +282,15 @@ class Simulation:
                     self.violation(f"members: node {process.number}, a witness, holds data")
                 continue
             self.oracle.hashed(process.number, process.state.applied_index, process.state.state_hash())
-            with process.state.view() as view:
-                found = {key: view.get(key) for key in expected}
-            if {key: (pair.mod_revision, pair.value) for key, pair in found.items() if pair is not None} != expected:
+            if self._read_all(process, 0) != expected:
                 self.violation(f"acknowledged: the state of node {process.number} is not what the log says")
+            if self._read_all(process, begins) != old:
+                self.violation(f"compaction: node {process.number} has lost what is to be seen at revision {begins}")
+
+    def _read_all(self, process: NodeProcess, revision: int) -> dict[bytes, tuple[int, bytes]]:
+        with process.state.view() as view:
+            found = {key: view.get(key, revision) for key in self.oracle.state.known_keys}
+        return {key: (pair.mod_revision, pair.value) for key, pair in found.items() if pair is not None}
 
     def _all_have_applied(self, last: int) -> bool:
         """Whether every member runs, has applied entry `last`, and none has applied more than another."""
@@ -246,6 +298,8 @@ class Simulation:
         for machine in self._members():
             process = machine.process
             if process is None or process.node is None:
+                return False
+            if process.state.unswept:
                 return False
             indexes.add(process.state.applied_index)
         return len(indexes) == 1 and min(indexes) >= last
@@ -288,6 +342,14 @@ class Simulation:
             task.cancel()
         self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self.loop.close()
+
+
+@contextmanager
+def _sessions_end_after(ttl_ms: int) -> Iterator[None]:
+    """An hour of cluster time would never pass within a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "SESSION_TTL_MS", ttl_ms)
+        yield
 
 
 @contextmanager
