@@ -33,9 +33,9 @@ _MOST_RESPONSES = 4
 """Taken from the service before they are fetched: it is pulled, like a real one."""
 
 
-def encode_poll(stream: int, requests: list[watch_pb2.WatchRequest], wait_s: float) -> bytes:
-    """Return a call that gives requests to a stream (with any: opens it) and fetches what it says within `wait_s`."""
-    poll: bytes = msgpack.packb((stream, [request.SerializeToString() for request in requests], wait_s))
+def encode_poll(stream: int, requests: list[watch_pb2.WatchRequest], wait_s: float, *, opens: bool) -> bytes:
+    """Return a call that gives requests to a stream and fetches what it says within `wait_s`."""
+    poll: bytes = msgpack.packb((stream, [request.SerializeToString() for request in requests], wait_s, opens))
     return WATCH_POLL + poll
 
 
@@ -108,10 +108,10 @@ class WatchStreams:
 
     async def poll(self, request: bytes) -> bytes:
         """Answer a poll."""
-        number, requests, wait_s = msgpack.unpackb(request)
+        number, requests, wait_s, opens = msgpack.unpackb(request)
         stream = self._streams.get(number)
         if stream is None:
-            if not requests:
+            if not opens:
                 return _answer([], UNKNOWN)
             stream = self._streams[number] = _Stream(self.service)
         stream.polled += 1

@@ -77,18 +77,21 @@ class Watcher:
         """Open a stream and stay on it until something ends it."""
         requests = [self._create(number, watched) for number, watched in enumerate(self.watches)]
         exist: set[int] = set()
+        opens = True
         while not self._stopping and self._random.random() >= (0.0 if self._world.calm else self._restless):
             if self._random.random() < 0.1 or self._world.calm:
                 requests.append(watch_pb2.WatchRequest(progress=watch_pb2.WatchProgress()))
             try:
                 answer = await self._world.network.call(
-                    self.number, node, encode_poll(stream, requests, WAIT_S), self._patience_s
+                    self.number, node, encode_poll(stream, requests, WAIT_S, opens=opens), self._patience_s
                 )
             except grpc.aio.AioRpcError as error:
                 self.counts[f"watch streams {error.code().name}"] += 1
                 return
-            requests = []
+            requests, opens = [], False
             responses, end = decode_answer(answer)
+            for response in responses:
+                self._world.trace.note(f"c{self.number}", f"<- n{node} stream {stream} {_outcome(response)}")
             for response in responses:
                 for number in response.watch_ids or sorted(exist):
                     again = self._take(number, response, exist)
@@ -137,6 +140,13 @@ class Watcher:
             watched.everything_up_to(response.revision)
         else:
             self.counts["events"] += len(response.events)
-            self._world.trace.note(f"c{self.number}", f"watch {number} gets {len(response.events)} events")
             watched.told(list(response.events), fragment=response.fragment)
         return None
+
+
+def _outcome(response: watch_pb2.WatchResponse) -> str:
+    what = "created" if response.created else "progress" if response.progress else f"{len(response.events)} events"
+    if response.HasField("canceled"):
+        what = common_pb2.ErrorCode.Name(response.canceled.code)
+    revisions = f"{response.events[0].kv.mod_revision}.." if response.events else response.revision
+    return f"watches {list(response.watch_ids)} {what} {revisions}"
