@@ -139,7 +139,7 @@ async def test_an_object_is_one_contender(client: AsyncClient) -> None:
         pass
 
 
-async def test_bug_a_retried_acquire_is_the_same_place(single: FakeCluster, client: AsyncClient) -> None:
+async def test_bug_44_a_retried_acquire_is_the_same_place(single: FakeCluster, client: AsyncClient) -> None:
     node = single[1]
     await client.put("warm", "up")
     lost: list[int] = []
@@ -197,7 +197,7 @@ async def test_a_cancelled_wait_leaves_the_line(single: FakeCluster, turns: Turn
         assert line(single) == [1]
 
 
-async def test_bug_a_wait_cancelled_before_its_answer_leaves_nobody_in_line(
+async def test_a_wait_cancelled_before_its_answer_leaves_nobody_in_line(
     single: FakeCluster, client: AsyncClient
 ) -> None:
     # The acquire is on its way when it is given up: applied before or after, nobody must stay in line for it.

@@ -94,7 +94,7 @@ async def test_holders_exclude_each_other_and_their_tokens_grow(
     assert not (await client.lock_state(prefix)).contenders
 
 
-async def test_bug_an_acquire_over_a_leader_that_is_killed_is_granted_once(
+async def test_bug_44_an_acquire_over_a_leader_that_is_killed_is_granted_once(
     cluster: LocalCluster, client: AsyncClient, prefix: str
 ) -> None:
     await client.put(f"{prefix}warm", "up")
@@ -145,7 +145,7 @@ async def test_a_holder_and_its_waiters_live_through_a_change_of_leader(
 
 
 @pytest.mark.parametrize("fenced", ["fenced", "unfenced"])
-async def test_a_holder_that_was_stopped_wakes_too_late(
+async def test_bug_46_a_holder_that_was_stopped_wakes_too_late(
     cluster: LocalCluster, client: AsyncClient, prefix: str, fenced: str
 ) -> None:
     """The control, without a fence, shows what the lock alone cannot prevent: an update is lost."""

@@ -205,7 +205,7 @@ async def play(seed: int) -> Run:
 
 
 @pytest.mark.parametrize("block", range(4))
-async def test_what_each_watcher_is_told_is_what_the_model_says(block: int) -> None:
+async def test_bug_45_what_each_watcher_is_told_is_what_the_model_says(block: int) -> None:
     codes: Counter[int] = Counter()
     fragments = events = 0
     for seed in range(block * 250, (block + 1) * 250):

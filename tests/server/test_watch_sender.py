@@ -354,7 +354,7 @@ async def test_the_end_comes_after_the_answers() -> None:
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-async def test_a_store_that_is_replaced_leaves_no_gap(compacted: bool) -> None:
+async def test_bug_45_a_store_that_is_replaced_leaves_no_gap(compacted: bool) -> None:
     """As by a snapshot from the leader: the node never applied what lies between."""
     watched = Watched(AT_ONCE)
     entries = [[put(b"k", b"%d" % number)] for number in range(10)]
