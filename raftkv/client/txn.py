@@ -131,7 +131,7 @@ def value(
 ) -> ValueOf:
     """The value of `key`, or of every key under `prefix` or in [start, end): `value("a") == "1"`.
 
-    On a range the condition must hold for each key, and holds where there is none.
+    On a range the condition must hold for each key; one without keys is like a key that does not exist.
 
     Example::
 

@@ -76,9 +76,10 @@ class Relation(IntEnum):
 
 
 class Compare(NamedTuple):
-    """A condition on one key, or on every key of a range (true where the range is empty, as in etcd).
+    """A condition on one key, or on every key of a range.
 
-    A key that does not exist has version, revisions and lease 0, and no value: a compare of its value fails.
+    A key that does not exist has version, revisions and lease 0, and no value: a compare of its value fails. A range
+    without keys is like such a key, as in etcd.
     """
 
     key: bytes

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -276,7 +276,7 @@ class _FirstPage:
 class _BestPage:
     """The first pairs in another order, of all that come: a page is kept, and what comes behind it is dropped."""
 
-    __slots__ = ("_bytes", "_descending", "_kept", "_last", "_most", "_order", "more")
+    __slots__ = ("_bytes", "_descending", "_dropped", "_kept", "_last", "_most", "_order", "more")
 
     def __init__(self, most_pairs: int, order: Order, last: KeyValue | None, *, descending: bool) -> None:
         """`last`: the last pair of the page before."""
@@ -285,6 +285,9 @@ class _BestPage:
         self._order = order
         self._descending = descending
         self._last = None if last is None else self._rank(last)
+        self._dropped: tuple[bytes | int, bytes] | None = None
+        """The first of those that had to go. What lies behind it waits for the next page, even where it would fit:
+        the cursor skips all that lies before the last pair of this one."""
         self._kept: list[tuple[bytes | int, bytes, KeyValue]] = []
         self._bytes = 0
 
@@ -292,7 +295,9 @@ class _BestPage:
         """Take a pair. Returns False: only the end of the range completes the page."""
         rank, key = self._rank(pair)
         # Ranks are all numbers or all bytes.
-        if self._last is not None and not ((rank, key) < self._last if self._descending else (rank, key) > self._last):
+        if self._last is not None and not self._lies_behind(rank, key, self._last):
+            return False
+        if self._dropped is not None and self._lies_behind(rank, key, self._dropped):
             return False
         if keys_only:
             pair = pair._replace(value=b"")
@@ -305,12 +310,16 @@ class _BestPage:
             self._bytes -= len(key) + len(dropped.value)
             if keys_only and self._order is Order.VALUE:
                 self._bytes -= _size(rank)
+            self._dropped = rank, key
             self.more = True
         return False
 
     def pairs(self) -> tuple[KeyValue, ...]:
         kept = reversed(self._kept) if self._descending else self._kept
         return tuple([pair for _, _, pair in kept])
+
+    def _lies_behind(self, rank: Any, key: bytes, other: tuple[Any, bytes]) -> bool:
+        return (rank, key) < other if self._descending else (rank, key) > other
 
     def _rank(self, pair: KeyValue) -> tuple[bytes | int, bytes]:
         match self._order:

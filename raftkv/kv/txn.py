@@ -134,21 +134,24 @@ class _Run:
 
     def _holds(self, compare: Compare) -> bool:
         relation = _RELATIONS[compare.relation]
+        # As in etcd, also for an empty range: there is no value then, so that "not equal" does not hold either.
+        of_nothing = compare.target != _VALUE and relation(0, compare.operand)
         if not compare.range_end:
             newest = live(self._reader, version_prefix(compare.key))
             if newest is None:
-                return compare.target != _VALUE and relation(0, compare.operand)
+                return of_nothing
             return relation(_target(compare, newest.revision, newest.row), compare.operand)
         keys = LiveKeys(self._reader, *range_bounds(compare.key, compare.range_end))
         keys.work = self._work
-        holds = True
+        holds, found = True, False
         while holds and (row := keys.next()) is not None:
+            found = True
             stored_key, value = row
             holds = relation(_target(compare, revision_of(stored_key), value), compare.operand)
         if holds and not keys.done:
             raise _Refused(_too_much_work())
         self._work = keys.work
-        return holds
+        return holds if found else of_nothing
 
     def _range(self, operation: TxnRange) -> RangeDone:
         query = RangeQuery(*operation)

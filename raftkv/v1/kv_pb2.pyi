@@ -342,7 +342,7 @@ class Compare(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
-    """As in a range: the condition must hold for each of its keys, and holds where there is none."""
+    """As in a range: the condition must hold for each of its keys. Where there is none, it is as for a missing key."""
     target: Global___Compare.Target.ValueType
     relation: Global___Compare.Relation.ValueType
     value: _builtins.bytes

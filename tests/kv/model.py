@@ -191,7 +191,7 @@ class ModelTxn:
     def holds(self, compare: c.Compare) -> bool:
         names = ["value", "version", "create_revision", "mod_revision", "lease"]
         found = [self.before[key] for key in self.before if within(key, compare.key, compare.range_end)]
-        if not compare.range_end and not found:
+        if not found:
             if names[compare.target] == "value":
                 return False
             found = [MISSING]

@@ -6,7 +6,7 @@ from raftkv.errors import Compacted, FutureRevision
 from raftkv.invariant import InvariantViolation
 from raftkv.kv.keys import META
 from raftkv.kv.limits import PAGE_BYTES
-from raftkv.kv.ranges import RangeQuery, RangeScan
+from raftkv.kv.ranges import Order, RangeQuery, RangeScan
 from raftkv.kv.records import encode_meta, read_meta
 
 from .dict_store import DictStore, DictView
@@ -168,3 +168,25 @@ def test_a_view_does_not_move(host: Host) -> None:
 def _counted(host: Host) -> DictView:
     assert isinstance(host.store, DictStore)
     return DictView(host.store.rows, host.store.order)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_pages_in_another_order_lose_nothing_to_the_byte_limit(*, descending: bool) -> None:
+    """What had to go for its size must not be passed over by something smaller that lies behind it."""
+    host = Host()
+    ranks = [1, 9, 5, 10]
+    share = [0, 9, 5, 2]  # tenths of a page: the second goes for the third, and the fourth would fit again
+    if descending:
+        ranks = [20 - rank for rank in ranks]
+    for number, (rank, tenths) in enumerate(zip(ranks, share, strict=True)):
+        host.do(put(b"%d" % number, b"%02d" % rank + b"-" * (tenths * PAGE_BYTES // 10)))
+    seen: list[int] = []
+    cursor = b""
+    more = True
+    while more:
+        query = RangeQuery(b"\0", b"\0", order=Order.VALUE, descending=descending, cursor=cursor)
+        with host.machine.view() as view:
+            page = view.range(query)
+        seen += [int(pair.value[:2]) for pair in page.pairs]
+        cursor, more = page.cursor, page.more
+    assert seen == sorted(ranks, reverse=descending)

@@ -98,6 +98,27 @@ def test_compares_see_the_state_before_even_nested_ones() -> None:
     assert host.get(b"late") is None
 
 
+@pytest.mark.parametrize(
+    ("target", "relation", "operand", "holds"),
+    [
+        (c.Target.VALUE, c.Relation.NOT_EQUAL, b"1", False),
+        (c.Target.VALUE, c.Relation.EQUAL, b"", False),
+        (c.Target.VERSION, c.Relation.EQUAL, 0, True),
+        (c.Target.CREATE_REVISION, c.Relation.GREATER, 0, False),
+        (c.Target.MOD_REVISION, c.Relation.LESS, 5, True),
+        (c.Target.LEASE, c.Relation.EQUAL, 7, False),
+    ],
+)
+def test_a_compare_of_an_empty_range_is_one_of_a_missing_key_as_in_etcd(
+    target: c.Target, relation: c.Relation, operand: bytes | int, *, holds: bool
+) -> None:
+    host = Host()
+    for end in (b"", b"z"):
+        (done,) = host.do(txn(when=(c.Compare(b"k", end, target, relation, operand),)))
+        assert isinstance(done, c.TxnDone)
+        assert done.branch.succeeded is holds
+
+
 def test_operations_see_what_those_before_them_wrote_and_all_is_one_revision() -> None:
     host = Host()
     host.do(put(b"a", b"1"), put(b"b", b"1"))
