@@ -107,6 +107,8 @@ SESSION_RESULT_BYTES = 16 << 20
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""
 
+_FENCE_MODES = frozenset(map(int, FenceMode))
+
 
 def key_fault(key: bytes) -> str | None:
     """Say why `key` cannot be stored, or None."""
@@ -207,7 +209,7 @@ def fence_fault(fence: Fence) -> str | None:
         return f"fence: {fault}"
     if not fence.token:
         return "fence: token is 0: that of a contender who waits"
-    if fence.mode not in tuple(FenceMode):
+    if fence.mode not in _FENCE_MODES:
         return f"fence: unknown mode {fence.mode}"
     return None
 
