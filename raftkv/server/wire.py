@@ -212,7 +212,9 @@ def _decode_compact(operation: kv_pb2.Operation, work: Work) -> None:
 
 
 def _decode_lease_grant(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, wire_locks.decode_grant(operation.id, operation.lease_grant))
+    grant = wire_locks.decode_grant(operation.id, operation.lease_grant)
+    # An id that was given may be that of a dead lease, which is ended first, with all its keys.
+    _add(work, grant, alone=bool(grant.lease))
 
 
 def _decode_lease_keep_alive(operation: kv_pb2.Operation, work: Work) -> None:
