@@ -35,13 +35,19 @@ _SPARE_ITEMS = 1_000
 
 
 class Counters:
-    """The numbers of `records.Meta` that leases and locks count up. The machine owns them."""
+    """The numbers of `records.Meta` that leases and locks count up, and what the entry under way has granted."""
 
-    __slots__ = ("last_lease", "last_token")
+    __slots__ = ("granted_bytes", "grants", "last_lease", "last_token")
 
     def __init__(self, last_lease: int, last_token: int) -> None:
         self.last_lease = last_lease
         self.last_token = last_token
+        self.begin_entry()
+
+    def begin_entry(self) -> None:
+        """An entry is applied in one go, so what it may grant is bounded for all its commands together."""
+        self.grants = 0
+        self.granted_bytes = 0
 
 
 class _Lease:

@@ -89,11 +89,11 @@ MAX_EXPIRED_KEYS = 2_500
 """One Expire ends leases until so many keys went with them; a lease counts as one key more than it has."""
 
 MAX_GRANTS = 1_000
-"""Most contenders for locks that one command grants: readers behind a writer, or those next in the lines that a lease
-leaves. Whoever is left over is granted by the next Expire, which the leader proposes at once."""
+"""Most contenders for locks that the commands of one entry grant: readers behind a writer, or those next in the lines
+that a lease leaves. Whoever is left over is granted by the next Expire, which the leader proposes at once."""
 
 MAX_GRANTED_BYTES = 4 << 20
-"""The same bound for the values that grants write anew (4 MiB); the first grant of a command is always made."""
+"""The same bound for the values that grants write anew (4 MiB); the first grant of an entry is always made."""
 
 SESSION_TTL_MS = 3_600_000
 """A session ends after this much cluster time without a write (1 hour)."""
@@ -106,6 +106,8 @@ SESSION_RESULT_BYTES = 16 << 20
 
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""
+
+_FENCE_MODES = frozenset(map(int, FenceMode))
 
 
 def key_fault(key: bytes) -> str | None:
@@ -207,7 +209,7 @@ def fence_fault(fence: Fence) -> str | None:
         return f"fence: {fault}"
     if not fence.token:
         return "fence: token is 0: that of a contender who waits"
-    if fence.mode not in tuple(FenceMode):
+    if fence.mode not in _FENCE_MODES:
         return f"fence: unknown mode {fence.mode}"
     return None
 

@@ -10,7 +10,7 @@ version goes with the lease that it lives on. The invariants:
  3. The row of a place in LINES is how the value of its newest version begins.
  4. `head.holders` and `head.waiting` count the rows of LINES.
  5. The next one is granted in the revision that makes room for it, with two exceptions. Where it is dead (its lease is
-    past its deadline) nobody is granted until the lease is ended, which is due. And where one command would grant more
+    past its deadline) nobody is granted until the lease is ended, which is due. And where one entry would grant more
     than `MAX_GRANTS`, the lock is left unfinished: the next `Expire` goes on.
 
 No function looks at more of a line than it grants or shows: nothing here costs more when a line or its history is long.
@@ -143,22 +143,20 @@ def holder_with(reader: Reader, lock: bytes, head: LockHead, token: int) -> Plac
 
 
 class Granting:
-    """Who is granted by one command: how much it may still grant, and the numbers that it needs."""
+    """Who is granted by one command: how much its entry may still grant, and the numbers that it needs."""
 
-    __slots__ = ("_bytes", "_counters", "_grants", "_leases", "_now_ms", "_writing")
+    __slots__ = ("_counters", "_leases", "_now_ms", "_writing")
 
     def __init__(self, writing: Writing, leases: LeaseTable, counters: Counters, now_ms: int) -> None:
         self._writing = writing
         self._leases = leases
         self._counters = counters
         self._now_ms = now_ms
-        self._grants = 0
-        self._bytes = 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether the command has granted as much as it may."""
-        return self._grants >= MAX_GRANTS or self._bytes >= MAX_GRANTED_BYTES
+        """Whether the entry has granted as much as it may."""
+        return self._counters.grants >= MAX_GRANTS or self._counters.granted_bytes >= MAX_GRANTED_BYTES
 
     def join(self, lock: bytes, head: LockHead, place: PlaceRecord, *, at_once: bool) -> tuple[int, PlaceRecord]:
         """Make a place at the end of the line, granted `at_once` or waiting; return its ticket and what it became."""
@@ -219,8 +217,8 @@ class Granting:
         writer.put(lock_key(lock), encode_lock_head(head))
 
     def _granted(self, head: LockHead, place: PlaceRecord, ticket: int) -> tuple[LockHead, PlaceRecord]:
-        self._grants += 1
-        self._bytes += len(place.value)
+        self._counters.grants += 1
+        self._counters.granted_bytes += len(place.value)
         self._counters.last_token += 1
         token = self._counters.last_token
         head = head._replace(

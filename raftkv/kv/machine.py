@@ -206,6 +206,7 @@ class _Run:
             return Applied((), [])
         # A new leader's clock may lag behind the old one's: cluster time stands still then, it never goes back.
         self._time_ms = max(self._time_ms, batch.time_ms)
+        self._counters.begin_entry()
         results = tuple([self._group(group) for group in batch.groups])
         self._sessions.end_entry(self._writer, index)
         changes = self._writing.take()

@@ -6,7 +6,7 @@ transaction several times.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from raftkv.kv.commands import (
@@ -71,6 +71,31 @@ class _Faulty(Exception):
         self.fault = fault
 
 
+class _Deletes:
+    """What is deleted. Single keys apart from spans: a batch is full of transactions, and each key is compared with all
+    spans of its own."""
+
+    __slots__ = ("keys", "spans")
+
+    def __init__(self) -> None:
+        self.keys: set[bytes] = set()
+        self.spans: list[tuple[bytes, bytes]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.spans)
+
+    def add(self, other: _Deletes) -> None:
+        self.keys |= other.keys
+        self.spans += other.spans
+
+    def first_of(self, keys: Collection[bytes]) -> bytes | None:
+        """Return the first of these keys, in their order, that is deleted."""
+        found = [key for key in keys if key in self.keys]
+        for start, end in self.spans:
+            found += [key for key in keys if start <= key] if end == b"\0" else [k for k in keys if start <= k < end]
+        return min(found, default=None)
+
+
 class _Check:
     """Looks through a transaction. A side's `puts` and `deletes` are those that one way through it may come to."""
 
@@ -80,8 +105,8 @@ class _Check:
         self.compares = 0
         self.operations = 0
 
-    def branch(self, branch: Branch, depth: int) -> tuple[set[bytes], list[tuple[bytes, bytes]]]:
-        """Return (keys put, spans deleted), on either side. Raises _Faulty."""
+    def branch(self, branch: Branch, depth: int) -> tuple[set[bytes], _Deletes]:
+        """Return (keys put, what is deleted), on either side. Raises _Faulty."""
         if depth > MAX_TXN_DEPTH:
             raise _Faulty(f"the transaction is nested more than {MAX_TXN_DEPTH} deep")
         compares, then, otherwise = branch
@@ -92,47 +117,50 @@ class _Check:
         if otherwise:
             other_puts, other_deletes = self._side(otherwise, depth)
             puts |= other_puts
-            deletes += other_deletes
+            deletes.add(other_deletes)
         return puts, deletes
 
-    def _side(self, side: tuple[TxnOperation, ...], depth: int) -> tuple[set[bytes], list[tuple[bytes, bytes]]]:
+    def _side(self, side: tuple[TxnOperation, ...], depth: int) -> tuple[set[bytes], _Deletes]:
         self.operations += len(side)
         puts: set[bytes] = set()
-        deletes: list[tuple[bytes, bytes]] = []
+        deletes = _Deletes()
         for operation in side:
             fault = None
             if isinstance(operation, TxnPut):
                 key = operation.key
-                fault = put_fault(key, operation.value) or (_conflict(key, puts, deletes) if puts or deletes else None)
+                fault = put_fault(key, operation.value) or _put_twice(key, puts) or _both((key,), deletes)
                 puts.add(key)
             elif isinstance(operation, Branch):
                 # Only one of its sides is taken, so they are not compared with each other.
                 inner_puts, inner_deletes = self.branch(operation, depth + 1)
-                for key in sorted(inner_puts):
-                    fault = fault or _conflict(key, puts, deletes)
-                for key in sorted(puts):
-                    fault = fault or _conflict(key, (), inner_deletes)
+                again = min(puts & inner_puts, default=None)
+                fault = None if again is None else _put_twice(again, puts)
+                fault = fault or _both(inner_puts, deletes) or _both(puts, inner_deletes)
                 puts |= inner_puts
-                deletes += inner_deletes
+                deletes.add(inner_deletes)
             else:
                 fault = range_fault(operation.key, operation.range_end)
                 if isinstance(operation, TxnDelete):
-                    span = (operation.key, operation.range_end)
-                    for key in sorted(puts):
-                        fault = fault or _conflict(key, (), (span,))
-                    deletes.append(span)
+                    if operation.range_end:
+                        spans = _Deletes()
+                        spans.spans.append((operation.key, operation.range_end))
+                        fault = fault or _both(puts, spans)
+                        deletes.add(spans)
+                    else:
+                        deletes.keys.add(operation.key)
+                        fault = fault or _both({operation.key} & puts, deletes)
             if fault is not None:
                 raise _Faulty(fault)
         return puts, deletes
 
 
-def _conflict(key: bytes, puts: Container[bytes], deletes: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """Say why a key may not be put beside these other writes, or None."""
-    if key in puts:
-        return f"key {key!r:.100} is put twice in the transaction"
-    if any(_within(key, start, end) for start, end in deletes):
-        return f"key {key!r:.100} is both put and deleted in the transaction"
-    return None
+def _put_twice(key: bytes, puts: set[bytes]) -> str | None:
+    return f"key {key!r:.100} is put twice in the transaction" if key in puts else None
+
+
+def _both(puts: Collection[bytes], deletes: _Deletes) -> str | None:
+    key = deletes.first_of(puts) if puts and deletes else None
+    return None if key is None else f"key {key!r:.100} is both put and deleted in the transaction"
 
 
 def _check_compare(compare: Compare) -> None:
@@ -146,9 +174,3 @@ def _check_compare(compare: Compare) -> None:
         raise _Faulty(f"compare relation {relation} is unknown")
     if (type(operand) is bytes) != (target == 0):
         raise _Faulty("a compare of the value takes bytes, any other a number")
-
-
-def _within(key: bytes, start: bytes, end: bytes) -> bool:
-    if not end:
-        return key == start
-    return start <= key if end == b"\0" else start <= key < end

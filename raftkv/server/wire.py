@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, assert_never
 
 from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, Overloaded, RaftKVError
@@ -19,6 +19,7 @@ from raftkv.kv.commands import (
     Deleted,
     DeleteDone,
     Expired,
+    Fence,
     Group,
     KeptAlive,
     KeyValue,
@@ -51,8 +52,9 @@ from raftkv.v1 import common_pb2, kv_pb2
 COMMAND_OVERHEAD_BYTES: Final = 24
 
 MAX_PARTS_PER_BATCH: Final = 8_192
-"""Parts of the transactions (operations, compares) and keepalives (leases) of one batch, or hardly more: they are
-decoded in one go, a microsecond each, and heartbeats wait meanwhile. What is left is asked to come again."""
+"""Parts of the transactions (operations, compares) and keepalives (leases) of one batch, and its fences, or hardly
+more: they are decoded in one go, some microseconds each, and heartbeats wait meanwhile. What is left is asked to come
+again."""
 
 MAX_PORTION_WEIGHT: Final = 1_024
 """Commands of a batch share an entry up to this many; a transaction or keepalive counts once for each of its parts."""
@@ -149,7 +151,7 @@ def _decode_put(operation: kv_pb2.Operation, work: Work) -> None:
     fault = put_fault(put.key, put.value)
     if fault is not None:
         raise InvalidArgument(fault)
-    fences = decode_fences(put.fences)
+    fences = _decode_fences(put.fences, work)
     only = TxnPut(put.key, put.value, put.lease, put.prev_kv)
     work.plain.add(operation.id)
     _add(work, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences))
@@ -164,7 +166,7 @@ def _decode_delete(operation: kv_pb2.Operation, work: Work) -> None:
     if not (delete.prev_kv or delete.fences):
         _add(work, Delete(operation.id, delete.key, delete.range_end), alone=alone)
         return
-    fences = decode_fences(delete.fences)
+    fences = _decode_fences(delete.fences, work)
     only = TxnDelete(delete.key, delete.range_end, delete.prev_kv)
     work.plain.add(operation.id)
     _add(work, Txn(operation.id, fences, Branch((), (only,), ())), 1 + len(fences), alone=alone)
@@ -210,7 +212,9 @@ def _decode_compact(operation: kv_pb2.Operation, work: Work) -> None:
 
 
 def _decode_lease_grant(operation: kv_pb2.Operation, work: Work) -> None:
-    _add(work, wire_locks.decode_grant(operation.id, operation.lease_grant))
+    grant = wire_locks.decode_grant(operation.id, operation.lease_grant)
+    # An id that was given may be that of a dead lease, which is ended first, with all its keys.
+    _add(work, grant, alone=bool(grant.lease))
 
 
 def _decode_lease_keep_alive(operation: kv_pb2.Operation, work: Work) -> None:
@@ -271,11 +275,19 @@ def _add(work: Work, command: Command, weight: int = 1, *, alone: bool = False) 
         work.mixed = True
 
 
+def _decode_fences(fences: Sequence[kv_pb2.Fence], work: Work) -> tuple[Fence, ...]:
+    if not fences:
+        return ()
+    _limit_parts(work)
+    work.parts += len(fences)
+    return decode_fences(fences)
+
+
 def _limit_parts(work: Work) -> None:
     if work.parts > MAX_PARTS_PER_BATCH:
         raise Overloaded(
-            f"the transactions and keepalives of the batch have more than {MAX_PARTS_PER_BATCH} operations, compares "
-            "and leases: send this one again, or smaller batches"
+            f"the writes of the batch have more than {MAX_PARTS_PER_BATCH} operations, compares, leases and fences in "
+            "them: send this one again, or smaller batches"
         )
 
 

@@ -70,6 +70,7 @@ class LockHost:
             self.leases = LeaseTable(reader)
 
     def run(self, do: Do[T]) -> T:
+        self.counters.begin_entry()
         with self.store.write() as writer:
             writing = Writing(writer, self.leases, self.revision)
             result = do(writing, self.leases, self.counters)

@@ -229,6 +229,7 @@ def test_a_holder_is_found_in_bounded_work_among_many() -> None:
     def fill(writing: Writing, table: LeaseTable, counters: Counters) -> None:
         for one in leases:
             lock.acquire(writing, table, counters, Acquire(0, b"l", one, 2, False, count, b"", True), 0)
+        counters.begin_entry()
         for one in leases[100:900]:
             lock.release(writing, table, counters, Release(0, b"l", one), 0)
 

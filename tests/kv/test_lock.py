@@ -10,6 +10,7 @@ from raftkv.errors import ErrorCode
 from raftkv.kv import limits, line, lock
 from raftkv.kv.commands import (
     Acquire,
+    Expire,
     Expired,
     LockKind,
     Place,
@@ -34,6 +35,7 @@ from raftkv.kv.records import (
 )
 from raftkv.kv.writing import Writing
 
+from .host import Host
 from .lock_host import LockHost, code_of
 
 MUTEX, READ_WRITE, SEMAPHORE, ELECTION = LockKind
@@ -406,6 +408,32 @@ def test_bulk_grants_are_bounded_and_go_on_with_expire(monkeypatch: pytest.Monke
     assert host.tokens(b"l") == [2, 3, 4, 5, 6, 7, 8, 0]
     assert host.leases.next_deadline_ms() == 1_000_000
     host.validate()
+
+
+def test_the_commands_of_an_entry_share_the_bound_of_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry is applied in one go: hundreds of releases, with a thousand readers behind each, would take seconds."""
+    monkeypatch.setattr(line, "MAX_GRANTS", 4)
+    host = Host()
+    leases = [host.grant(60_000) for _ in range(4)]
+    for name in (b"a", b"b", b"c"):
+        host.do(Acquire(0, name, leases[0], READ_WRITE, True, 0, b"", True))
+    for name in (b"a", b"b", b"c"):
+        host.do(*[Acquire(0, name, one, READ_WRITE, False, 0, b"", True) for one in leases[1:]])
+
+    def granted() -> list[int]:
+        with host.machine.view() as view:
+            lines = [view.line(name, 10).contenders for name in (b"a", b"b", b"c")]
+        return [sum([one.token > 0 for one in contenders]) for contenders in lines]
+
+    assert granted() == [1, 1, 1]
+    host.do(*[Release(0, name, leases[0]) for name in (b"a", b"b", b"c")])
+    assert granted() == [3, 1, 0]
+    assert host.machine.leases.next_deadline_ms() == 0
+    host.reopen()
+    host.do(Expire(0))
+    assert granted() == [3, 3, 2]
+    host.do(Expire(0))
+    assert granted() == [3, 3, 3]
 
 
 def test_a_release_goes_on_with_what_is_left_over(monkeypatch: pytest.MonkeyPatch) -> None:

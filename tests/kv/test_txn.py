@@ -90,6 +90,26 @@ def test_the_same_key_on_ways_that_exclude_each_other_is_fine() -> None:
     ]
 
 
+def test_the_first_key_that_is_written_twice_is_named_however_it_comes_about() -> None:
+    """The text is part of the state: it must not depend on the order of a set."""
+    keys = [b"%02d" % number for number in range(40)]
+    puts = branch(*[write(key) for key in reversed(keys)])
+    erased = [erase(key) for key in keys[10:]]
+    both = "key b'10' is both put and deleted in the transaction"
+    for senseless in (
+        txn(puts, erase(b"10", b"99")),
+        txn(erase(b"10", b"\0"), puts),
+        txn(puts, branch(*reversed(erased))),
+        txn(branch(*erased), puts),
+        txn(branch(branch(*erased)), branch(erase(b"x"), puts)),
+    ):
+        assert txn_fault(senseless) == both
+    assert (
+        txn_fault(txn(puts, branch(*[write(key) for key in keys[7:]]))) == "key b'07' is put twice in the transaction"
+    )
+    assert txn_fault(txn(puts, erase(b"40", b"99"), erase(b"4"))) is None
+
+
 def test_compares_see_the_state_before_even_nested_ones() -> None:
     host = Host()
     inner = branch(write(b"late"), when=(exists(b"k"),))

@@ -353,6 +353,7 @@ HEAVY = [
     txn(put_in(), range_in(range_end=b"z")),
     comparing(range_end=b"z"),
     kv.Operation(lease_revoke=lease.LeaseRevokeRequest(id=1)),
+    grant(id=5),  # it may be that of a dead lease, whose keys go first
 ]
 
 
@@ -396,6 +397,11 @@ def test_more_transactions_than_can_be_decoded_in_one_go_are_asked_to_come_again
     work = wire.decode(numbered(*[bad for _ in range(80)]))
     assert {type(error) for _, error in work.refused} == {InvalidArgument, Overloaded}
     work = wire.decode(numbered(*[txn(*[range_in()] * 128) for _ in range(80)]))
+    assert {type(error) for _, error in work.refused} == {Overloaded}
+    # And fences, which any write may have.
+    fenced = [put(fences=[FENCE] * MAX_FENCES), kv.Operation(delete=kv.DeleteRequest(key=b"k", fences=[FENCE] * 16))]
+    work = wire.decode(numbered(*fenced * 400))
+    assert len(work.commands) == wire.MAX_PARTS_PER_BATCH // 16 + 1
     assert {type(error) for _, error in work.refused} == {Overloaded}
 
 
