@@ -126,10 +126,11 @@ async def test_a_quiet_watch_is_brought_forward_beside_a_busy_one(cluster: Watch
     """Else it begins anew far back when it moves, and finds that compacted away though it has missed nothing."""
     async with client.watch("quiet") as quiet, client.watch("busy") as busy:
         opened = cluster.revision
-        while quiet.revision == opened:
-            cluster.put(b"busy")
-            await take(busy, 1)
-            await asyncio.sleep(0.01)  # far less than the silence after which a stream is asked whether it lives
+        async with asyncio.timeout(15):
+            while quiet.revision == opened:
+                cluster.put(b"busy")
+                await take(busy, 1)
+                await asyncio.sleep(0.01)  # far less than the silence after which a stream is asked if it lives
         cluster.compact(quiet.revision)
         cluster[serving(cluster)].break_streams()
         cluster.put(b"quiet", b"seen")
