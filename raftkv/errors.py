@@ -234,6 +234,9 @@ class KeyExists(Conflict):
         self.pair = pair
         """What is there."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.pair,), self.__dict__  # not from its text: it crosses processes, as all do
+
 
 class RevisionMismatch(Conflict):
     """The key was changed or deleted since the revision that the writer knows. No effect."""
@@ -245,6 +248,9 @@ class RevisionMismatch(Conflict):
         self.expected = expected
         self.pair = pair
         """What is there; None: nothing."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.key, self.expected, self.pair), self.__dict__
 
 
 class LeaseExpired(RaftKVError):

@@ -42,6 +42,8 @@ class Fence:
         """Raises StorageError when the file is there and cannot be read: to begin anew would let old holders in."""
         self._path = None if path is None else Path(path)
         self._lock = threading.Lock()
+        self._guarding = 0
+        """The thread whose body is being guarded; 0: none."""
         self._newest = 0 if self._path is None else _load(self._path)
 
     def __repr__(self) -> str:
@@ -71,7 +73,11 @@ class Fence:
 
     @contextmanager
     def guard(self, token: FencingToken | int) -> Iterator[None]:
-        """As `check`; nobody else passes until the body has ended.
+        """As `check`; nobody else passes until the body has ended: other threads wait.
+
+        The thread itself cannot wait for itself: a check or a guard of the same fence within the body raises
+        InvalidArgument, and so it does in another task of an event loop when the body awaits. There, use a lock of
+        asyncio around `check` and the use of the resource.
 
         Example::
 
@@ -83,6 +89,8 @@ class Fence:
         number = token.token if isinstance(token, FencingToken) else token
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MAX_TOKEN:
             raise InvalidArgument(f"token is {number!r}, not a number from 1 to 2**64 - 1")
+        if self._guarding == threading.get_ident():
+            raise InvalidArgument("the fence is asked within a guard of its own thread, and would wait for itself")
         with self._lock:
             if number < self._newest:
                 raise StaleFence(
@@ -93,7 +101,11 @@ class Fence:
                 if self._path is not None:
                     _save(self._path, number)
                 self._newest = number
-            yield
+            self._guarding = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._guarding = 0
 
 
 def _load(path: Path) -> int:

@@ -25,6 +25,9 @@ from raftkv.v1 import watch_pb2
 LOOKS_PER_TIMEOUT: Final = 4
 """How exactly silence is timed."""
 
+LASTING_S: Final = 1.0
+"""A stream that breaks sooner is a failure though its node has answered: the next ones are opened after a pause."""
+
 _PATIENCE_S: Final = 3600.0
 
 
@@ -46,9 +49,12 @@ class _Stream:
 
     def __init__(self, rpc: Any, now: float) -> None:
         self.rpc = rpc
+        self.began_at = now
         self.outgoing: deque[watch_pb2.WatchRequest] = deque()
         self.sleeping: asyncio.Future[None] | None = None
         self.heard_at = now
+        self.told_at = now
+        """When it last said how far all of its watches are."""
         self.asked_at: float | None = None
         """When it was asked for progress that has not come."""
         self.healthy = False
@@ -168,7 +174,8 @@ class WatchMux:
             self._problem = await self._serve(address, stream)
             if stream.healthy:
                 tried.clear()
-                failures = 0
+                if self._ways.loop.time() - stream.began_at >= LASTING_S:
+                    failures = 0
             if stream.silent:
                 self._ways.connections.discard(address)
             tried.add(address)
@@ -224,16 +231,17 @@ class WatchMux:
             if now - max(stream.asked_at, stream.heard_at) > self._attempt_timeout:
                 stream.silent = True
                 stream.rpc.cancel()
-        elif self._subscriptions and now - stream.heard_at >= self._attempt_timeout:
+        elif self._subscriptions and now - stream.told_at >= self._attempt_timeout:
+            # However much is heard of some watches: it brings forward those of which nothing is.
             stream.asked_at = now
             stream.send(watch_pb2.WatchRequest(progress=watch_pb2.WatchProgress()))
 
     def _heard(self, stream: _Stream, response: watch_pb2.WatchResponse) -> None:
         stream.heard_at = self._ways.loop.time()
-        stream.asked_at = None
         stream.healthy = True
         if not response.watch_ids:
             if response.progress:
+                stream.told_at, stream.asked_at = stream.heard_at, None
                 for subscription in tuple(self._by_id.values()):
                     subscription.progress(response.revision)
             return

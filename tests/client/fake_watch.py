@@ -37,6 +37,8 @@ class WatchNode(FakeNode, watch_pb2_grpc.WatchServicer):
         self.refusal: ErrorCode | None = None
         self.fragments_to_break = 0
         """The stream on which so many fragments have been sent breaks off."""
+        self.fickle = False
+        """Every stream breaks off as soon as anything was said on it."""
 
     @property
     def creates(self) -> list[watch_pb2.WatchCreate]:
@@ -68,6 +70,8 @@ class WatchNode(FakeNode, watch_pb2_grpc.WatchServicer):
                 await self.speaks.wait()
                 decoded = watch_pb2.WatchResponse.FromString(response)
                 yield decoded
+                if self.fickle:
+                    break
                 if decoded.fragment and self.fragments_to_break:
                     self.fragments_to_break -= 1
                     if not self.fragments_to_break:

@@ -94,3 +94,12 @@ def test_a_newer_holder_waits_until_the_body_has_ended() -> None:
         done.append("older")
     thread.join()
     assert done == ["older", "newer"]
+
+
+def test_a_guard_within_a_guard_of_the_same_thread_is_refused_instead_of_waiting_for_itself() -> None:
+    fence = Fence()
+    with fence.guard(5):
+        with pytest.raises(InvalidArgument, match="within a guard"):
+            fence.check(6)
+        assert fence.newest == 5
+    fence.check(6)

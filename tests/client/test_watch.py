@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from raftkv.client import AsyncClient, Client
+from raftkv.client import AsyncClient, Client, watch_mux
 from raftkv.client import watch as watch_module
 from raftkv.client.watch import AsyncWatch, Event, EventKind
 from raftkv.errors import Compacted, ConnectionFailed, ErrorCode, InvalidArgument
@@ -120,6 +120,21 @@ async def test_a_quiet_watch_does_not_reread_the_past_when_it_moves(cluster: Wat
         assert (await anext(events)).revision == cluster.revision
         after = cluster[serving(cluster)]
     assert after.creates[-1].start_revision == cluster.revision
+
+
+async def test_a_quiet_watch_is_brought_forward_beside_a_busy_one(cluster: WatchCluster, client: AsyncClient) -> None:
+    """Else it begins anew far back when it moves, and finds that compacted away though it has missed nothing."""
+    async with client.watch("quiet") as quiet, client.watch("busy") as busy:
+        opened = cluster.revision
+        async with asyncio.timeout(15):
+            while quiet.revision == opened:
+                cluster.put(b"busy")
+                await take(busy, 1)
+                await asyncio.sleep(0.01)  # far less than the silence after which a stream is asked if it lives
+        cluster.compact(quiet.revision)
+        cluster[serving(cluster)].break_streams()
+        cluster.put(b"quiet", b"seen")
+        assert (await anext(quiet)).value == b"seen"
 
 
 async def test_a_node_that_lags_tells_nothing_twice(cluster: WatchCluster, client: AsyncClient) -> None:
@@ -305,3 +320,24 @@ def test_the_blocking_twin_is_closed_from_another_thread() -> None:
     finally:
         done.set()
         server.join()
+
+
+async def test_nodes_that_break_every_stream_are_not_asked_in_a_tight_loop(
+    cluster: WatchCluster, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[int] = []
+    enough = asyncio.Event()
+
+    def counted(in_a_row: int, _: object) -> float:
+        failures.append(in_a_row)
+        if in_a_row >= 5:
+            enough.set()
+        return 0.0
+
+    monkeypatch.setattr(watch_mux, "backoff_s", counted)
+    monkeypatch.setattr(watch_mux, "LASTING_S", 3600.0)
+    for node in cluster.nodes.values():
+        node.fickle = True
+    async with client.watch("a"):
+        await enough.wait()
+    assert failures[:4] == [2, 3, 4, 5]
