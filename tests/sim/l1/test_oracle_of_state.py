@@ -188,8 +188,9 @@ def a_repeated_acquire_has_another_token(run: Run) -> None:
 def a_place_is_taken_by_nobody(run: Run) -> None:
     _, place = run.hold()
     done = TxnDone(run.next, BranchDone(True, (PutDone(None),)))
+    change = Change(run.next, b"\x02k\0\0", encode_version(run.next, 1, 0, b"v"), None, 0)
     gone = Change(run.next, place_prefix(LOCK, place.ticket), TOMBSTONE, None, 0)
-    run.do(put(b"k"), done, [gone])
+    run.do(put(b"k"), done, [change, gone])
 
 
 # --- fences -----------------------------------------------------------------------------------------------------------
@@ -456,7 +457,7 @@ BAD: dict[Callable[[Run], None], str] = {
     nobody_is_next: "line",
     a_lease_has_two_places: "line",
     a_repeated_acquire_has_another_token: "line",
-    a_place_is_taken_by_nobody: "transaction",
+    a_place_is_taken_by_nobody: "lease",
     a_token_of_nobody_passes: "fence",
     a_token_of_a_dead_lease_passes: "fence",
     an_older_token_passes: "fence",
