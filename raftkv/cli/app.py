@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 import raftkv
-from raftkv.cli import bench, demo, endpoint, kv, leader, member, serve
+from raftkv.cli import bench, demo, elect, endpoint, kv, leader, lease, lock, ls, member, serve, txn, watch
+from raftkv.cli.command import TakesCommand
 from raftkv.cli.exits import INTERRUPTED, Exit, exit_code, say, usage_error
 from raftkv.errors import RaftKVError
 
@@ -27,7 +29,13 @@ app.command("serve")(serve.serve)
 app.command("put")(kv.put)
 app.command("get")(kv.get)
 app.command("del")(kv.delete)
-app.command("ls")(kv.ls)
+app.command("ls")(ls.ls)
+app.command("txn")(txn.txn)
+app.command("watch", cls=TakesCommand)(watch.watch)
+app.add_typer(lease.app, name="lease")
+app.command("lock", cls=TakesCommand)(lock.lock)
+app.command("elect", cls=TakesCommand)(elect.elect)
+app.command("compact")(kv.compact)
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(leader.app, name="leader")
 app.add_typer(member.app, name="member")
@@ -51,13 +59,19 @@ def _root(
     pass
 
 
+@cache
+def _tree(of: typer.Typer) -> Callable[..., object]:
+    """Return the commands, built: once for all command lines of a process, as tests have many."""
+    return typer.main.get_command(of)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line in `arguments`, or that of the process. Return the exit code.
 
     Whatever goes wrong is one line on stderr. RAFTKV_DEBUG=1 shows the stack trace of an error that is ours.
     """
     try:
-        code = app(args=arguments, prog_name="raftkv", standalone_mode=False)
+        code = _tree(app)(args=arguments, prog_name="raftkv", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -8,7 +8,20 @@ from typing import Final, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from raftkv.errors import ConfigurationError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NoLeader, RaftKVError
+from raftkv.errors import (
+    ConfigurationError,
+    Conflict,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    LeaseExists,
+    LeaseNotFound,
+    LockBusy,
+    LockLost,
+    NoLeader,
+    RaftKVError,
+    StaleFence,
+)
 
 
 class Exit(IntEnum):
@@ -19,6 +32,7 @@ class Exit(IntEnum):
     USAGE = 2
     NOT_FOUND = 3
     CONFLICT = 4
+    """Somebody else was first: the key is not as expected, the fence is stale, the lock is busy, or lost."""
     UNREACHABLE = 5
     """No endpoint answered in time, or there is no leader: nothing has happened."""
     UNKNOWN_OUTCOME = 6
@@ -33,6 +47,10 @@ def exit_code(error: RaftKVError, *, writes: bool) -> Exit:
     """Return the exit code that fits `error`. Without `writes` nothing can have happened."""
     if isinstance(error, ConfigurationError | InvalidArgument):
         return Exit.USAGE
+    if isinstance(error, Conflict | StaleFence | LockBusy | LockLost | LeaseExists):
+        return Exit.CONFLICT
+    if isinstance(error, LeaseNotFound):
+        return Exit.NOT_FOUND
     if writes and error.ambiguous:
         return Exit.UNKNOWN_OUTCOME
     if isinstance(error, ConnectionFailed | NoLeader | DeadlineExceeded):

@@ -1,4 +1,4 @@
-"""`raftkv put`, `get`, `del`, `ls`: keys and values."""
+"""`raftkv put`, `get`, `del`, `compact`: keys and values."""
 
 from __future__ import annotations
 
@@ -6,33 +6,53 @@ from typing import Annotated
 
 import typer
 
-from raftkv.cli.exits import Exit, fail, say
+from raftkv.cli.exits import Exit, fail
+from raftkv.cli.fences import fences_of
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
     Endpoints,
+    Fence,
     Format,
     Hex,
     Output,
     Read,
     ReadOption,
+    Revision,
     Timeout,
     level_of,
     read_stdin,
     to_bytes,
 )
-from raftkv.cli.output import json_bytes, print_bytes, print_json, print_line, print_table, printable
+from raftkv.cli.output import json_bytes, print_bytes, print_json, print_line, printable
+from raftkv.cli.pairs import described
 from raftkv.cli.session import run_with_client
-from raftkv.client import AsyncClient, KeyValue
+from raftkv.client import AsyncClient, DeleteResult, KeyValue, PutResult
 
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
-Revision = Annotated[int, typer.Option(min=0, help="As of this revision of the store; 0: now.")]
+IfRevision = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="REVISION",
+        help="Only if KEY was last written at this revision; else exit code 4.",
+        show_default=False,
+    ),
+]
+Previous = Annotated[bool, typer.Option("--previous", help="Show what was there before, too.")]
 
 
 def put(
     key: Key,
     value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; - reads it from stdin.")],
     *,
+    lease: Annotated[
+        int | None, typer.Option(min=1, metavar="ID", help="The key goes with this lease.", show_default=False)
+    ] = None,
+    create: Annotated[bool, typer.Option("--create", help="Only if there is no such key; else exit code 4.")] = False,
+    if_revision: IfRevision = None,
+    fence: Fence = None,
+    previous: Previous = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
@@ -41,14 +61,30 @@ def put(
     """Set KEY to VALUE. Returns once the write is committed.
 
     A VALUE that begins with a dash goes after two dashes: raftkv put -- KEY -5
+
+    Only as long as a lock is held: raftkv put KEY VALUE --fence jobs/reindex:17
     """
+    if create + previous + (if_revision is not None) > 1:
+        fail("--create, --if-revision and --previous exclude each other", Exit.USAGE)
     key_bytes = to_bytes(key, hexadecimal=hexadecimal)
+    fences = fences_of(fence)
     value_bytes = read_stdin() if value == "-" else to_bytes(value, hexadecimal=hexadecimal)
-    done = run_with_client(endpoints, timeout, lambda client: client.put(key_bytes, value_bytes), writes=True)
+
+    async def write(client: AsyncClient) -> PutResult:
+        if create:
+            return await client.create(key_bytes, value_bytes, lease=lease, fence=fences)
+        if if_revision is not None:
+            return await client.update(key_bytes, value_bytes, if_revision=if_revision, lease=lease, fence=fences)
+        return await client.put(key_bytes, value_bytes, lease=lease, fence=fences, previous=previous)
+
+    done = run_with_client(endpoints, timeout, write, writes=True)
     if output is Output.JSON:
-        print_json({"key": json_bytes(key_bytes), "revision": done.revision})
+        before = {"previous": described(done.previous) if done.previous else None} if previous else {}
+        print_json({"key": json_bytes(key_bytes), "revision": done.revision, **before})
     else:
         print_line(f"revision {done.revision}")
+        if done.previous is not None:
+            _print_previous(done.previous, hexadecimal=hexadecimal)
 
 
 def get(
@@ -69,7 +105,7 @@ def get(
     if pair is None:
         fail(f"key {printable(key_bytes)!r} not found", Exit.NOT_FOUND)
     if output is Output.JSON:
-        print_json(_described(pair, with_value=True))
+        print_json(described(pair))
     elif hexadecimal:
         print_line(pair.value.hex())
     else:
@@ -83,97 +119,61 @@ def delete(
         False
     ),
     force: Annotated[bool, typer.Option("--force", help='Let --prefix "" remove every key of the store.')] = False,
+    if_revision: IfRevision = None,
+    fence: Fence = None,
+    previous: Previous = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Remove KEY. Exit code 3 when there was nothing to remove."""
+    """Remove KEY. Exit code 3 when there was nothing to remove.
+
+    Only if nobody has changed it meanwhile: raftkv del KEY --if-revision 42
+    """
     key_bytes = to_bytes(key, hexadecimal=hexadecimal)
+    fences = fences_of(fence)
     if prefix and not key_bytes and not force:
         fail("an empty prefix would remove every key; --force does it", Exit.USAGE)
-    done = run_with_client(
-        endpoints,
-        timeout,
-        lambda client: client.delete_prefix(key_bytes) if prefix else client.delete(key_bytes),
-        writes=True,
-    )
+    if prefix and if_revision is not None:
+        fail("--if-revision is for one key, not for a --prefix", Exit.USAGE)
+
+    async def remove(client: AsyncClient) -> DeleteResult:
+        if prefix:
+            return await client.delete_prefix(key_bytes, fence=fences, previous=previous)
+        return await client.delete(key_bytes, if_revision=if_revision, fence=fences, previous=previous)
+
+    done = run_with_client(endpoints, timeout, remove, writes=True)
     if output is Output.JSON:
-        print_json({"deleted": done.deleted, "revision": done.revision})
+        before = {"previous": [described(pair) for pair in done.previous]} if previous else {}
+        print_json({"deleted": done.deleted, "revision": done.revision, **before})
     elif done.deleted:
         print_line(f"deleted {done.deleted} key{'s' if done.deleted > 1 else ''}, revision {done.revision}")
+        for pair in done.previous:
+            _print_previous(pair, hexadecimal=hexadecimal)
     if not done.deleted:
         what = "no key begins with" if prefix else "no key"
         fail(f"{what} {printable(key_bytes)!r}", Exit.NOT_FOUND)
 
 
-def ls(
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Keys that begin with this; without it, all.")] = "",
+def compact(
+    revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="The first one that is kept.")],
     *,
-    keys_only: Annotated[bool, typer.Option("--keys-only/--values", help="Keys alone, one a line, or a table.")] = True,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many keys; 0: all.")] = 0,
-    count: Annotated[bool, typer.Option("--count", help="Only how many keys there are.")] = False,
-    revision: Revision = 0,
-    read: ReadOption = Read.LINEARIZABLE,
-    hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """List the keys that begin with PREFIX, in order, as they are at one revision."""
-    prefix_bytes = to_bytes(prefix, hexadecimal=hexadecimal)
-    level = level_of(read)
-    if count:
-        found = run_with_client(
-            endpoints, timeout, lambda client: client.count(prefix_bytes, revision=revision, level=level)
-        )
-        if output is Output.JSON:
-            print_json({"count": found})
-        else:
-            print_line(str(found))
-        return
+    """Give up the history before REVISION: earlier versions of keys can be read no more. Keys stay as they are.
 
-    async def scan(client: AsyncClient) -> tuple[list[KeyValue], bool]:
-        pairs: list[KeyValue] = []
-        page = min(limit + 1, 1000) if limit else 1000
-        async for pair in client.scan(prefix_bytes, page=page, revision=revision, keys_only=keys_only, level=level):
-            if limit and len(pairs) == limit:
-                return pairs, True
-            pairs.append(pair)
-        return pairs, False
-
-    pairs, more = run_with_client(endpoints, timeout, scan)
+    Nodes do this by themselves, too: raftkv serve --auto-compaction-mode. By hand: raftkv compact 1000
+    """
+    begins = run_with_client(endpoints, timeout, lambda client: client.compact(revision), writes=True)
     if output is Output.JSON:
-        print_json([_described(pair, with_value=not keys_only) for pair in pairs])
-    elif keys_only:
-        for pair in pairs:
-            print_line(printable(pair.key, hexadecimal=hexadecimal))
-    elif pairs:
-        print_table(
-            ("KEY", "REVISION", "VERSION", "VALUE"),
-            (
-                (
-                    printable(pair.key, hexadecimal=hexadecimal),
-                    pair.mod_revision,
-                    pair.version,
-                    printable(pair.value, hexadecimal=hexadecimal),
-                )
-                for pair in pairs
-            ),
-            right=("REVISION", "VERSION"),
-            cut="VALUE",
-        )
-    if more:
-        say(f"there are more keys than --limit {limit}")
+        print_json({"compacted_revision": begins})
+    else:
+        print_line(f"history begins at revision {begins}")
 
 
-def _described(pair: KeyValue, *, with_value: bool) -> dict[str, object]:
-    described: dict[str, object] = {"key": json_bytes(pair.key)}
-    if with_value:
-        described["value"] = json_bytes(pair.value)
-    return described | {
-        "create_revision": pair.create_revision,
-        "mod_revision": pair.mod_revision,
-        "version": pair.version,
-        "guarantee": pair.guarantee.name.lower(),
-    }
+def _print_previous(pair: KeyValue, *, hexadecimal: bool) -> None:
+    key, value = (printable(data, hexadecimal=hexadecimal) for data in (pair.key, pair.value))
+    print_line(f"previous {key} {value} (revision {pair.mod_revision})")

@@ -60,6 +60,24 @@ Format = Annotated[
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.001, max=86_400, metavar="SECONDS", help="For the whole command.")
 ]
+OperationTimeout = Annotated[
+    float,
+    typer.Option("--timeout", min=0.001, max=86_400, metavar="SECONDS", help="For each operation of the store."),
+]
+Fence = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fence",
+        metavar="LOCK:TOKEN",
+        help="Refuse the write (exit code 4) unless TOKEN holds LOCK; LOCK:TOKEN:max_seen: unless a newer one was "
+        "granted. May be repeated.",
+    ),
+]
+Ttl = Annotated[
+    float,
+    typer.Option("--ttl", metavar="SECONDS", help="How long it outlives this command if that is gone; 0.5 to a year."),
+]
+Revision = Annotated[int, typer.Option(min=0, help="As of this revision of the store; 0: now.")]
 Hex = Annotated[
     bool, typer.Option("--hex", help="Keys and values are hexadecimal, on the command line and in tables; not in json.")
 ]

@@ -21,6 +21,12 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2 if sys.stdout.isatty() else None) + "\n")
 
 
+def print_json_line(value: object) -> None:
+    """Write one of many JSON values, in one line, and let whoever reads have it at once."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
 def json_bytes(data: bytes) -> str | dict[str, str]:
     """Return bytes as JSON shows them: as text where they are UTF-8, else as {"base64": ...}."""
     try:
@@ -42,6 +48,12 @@ def printable(data: bytes, *, hexadecimal: bool = False) -> str:
 def print_line(text: str) -> None:
     """Write one line of a result."""
     sys.stdout.write(text + "\n")
+
+
+def print_line_now(text: str) -> None:
+    """Write one line, and let whoever reads have it at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def print_bytes(data: bytes) -> None:

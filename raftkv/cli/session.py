@@ -37,6 +37,17 @@ def run_to_end(work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
         fail(error.message, exit_code(error, writes=writes))
 
 
+def catch_signals(handler: Callable[[int], object]) -> None:
+    """From now until the end of the command, SIGINT, SIGTERM and SIGHUP cancel nothing: `handler` gets their numbers.
+
+    Those that are ignored stay so. What is still done after that must be bounded in time.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, handler, number)
+
+
 async def _cancelled_by_signals(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     received: list[int] = []

@@ -32,7 +32,11 @@ class AsyncClient(KeyValueCalls, CoordinationCalls, WatchCalls, ClusterCalls):
     def service(self, name: str) -> AsyncService:
         """Return a service under which instances register, and are found. See AsyncService.
 
-        async with client.service("api").register("10.0.0.7:8000", {"zone": "a"}):
-            print(await client.service("api").instances())
+        Raises InvalidArgument for a name that is empty, longer than 200 bytes, or has a slash.
+
+        Example::
+
+            async with client.service("api").register("10.0.0.7:8000", {"zone": "a"}):
+                print(await client.service("api").instances())
         """
         return AsyncService(self, name)

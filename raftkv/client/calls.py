@@ -121,8 +121,19 @@ _ELSEWHERE: Final = frozenset(
 # DEADLINE_EXCEEDED: the node was less patient than the caller, who has time left or would not be asking.
 _LATER: Final = frozenset({ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED})
 
-# Judged from the operation alone, so every attempt at a write is judged alike: if this one had no effect, none had.
-_CONCLUSIVE: Final = frozenset({ErrorCode.INVALID_ARGUMENT, ErrorCode.LIMIT_EXCEEDED})
+# Judged from the operation alone, so every attempt at a write is judged alike: if this one had no effect, none had. Or
+# judged where the write is applied, and only there: the session remembers that as the result of the write, and whatever
+# copies of it come later get the same.
+_CONCLUSIVE: Final = frozenset(
+    {
+        ErrorCode.INVALID_ARGUMENT,
+        ErrorCode.LIMIT_EXCEEDED,
+        ErrorCode.LEASE_NOT_FOUND,
+        ErrorCode.LEASE_EXISTS,
+        ErrorCode.STALE_FENCE,
+        ErrorCode.LOCK_BUSY,
+    }
+)
 
 
 def judge(call: Call, error: RaftKVError) -> Verdict:

@@ -30,6 +30,11 @@ class ClusterCalls(ClientCore):
         """Return what a node knows of itself and of the cluster; without `endpoint`, any that can be reached.
 
         Works without a leader. Raises ConnectionFailed, DeadlineExceeded.
+
+        Example::
+
+            status = await client.status()
+            print(status.leader_id, status.revision, status.alarms)
         """
         dispatcher = self._open()
         deadline = dispatcher.loop.time() + self._seconds(timeout)
@@ -44,6 +49,11 @@ class ClusterCalls(ClientCore):
 
         Those that cannot be reached are in the answer as EndpointFailure; nothing is raised for them. Waits at most 2 s
         for each unless `timeout` says otherwise.
+
+        Example::
+
+            for one in await client.statuses():
+                print(one.endpoint, one.error if isinstance(one, EndpointFailure) else one.role)
         """
         seconds = min(self._timeout, MAX_STATUSES_TIMEOUT_S) if timeout is None else timeout
         asked = self._endpoints
@@ -63,7 +73,12 @@ class ClusterCalls(ClientCore):
         return (*first, *second)
 
     async def members(self, *, timeout: float | None = None) -> tuple[Member, ...]:
-        """Return the members of the cluster as its leader knows them, or whoever answers. Errors as `status`."""
+        """Return the members of the cluster as its leader knows them, or whoever answers. Errors as `status`.
+
+        Example::
+
+            print([member.id for member in await client.members()])
+        """
         status = await self.status(timeout=timeout)
         if status.leader_id in (0, status.member_id) or not status.leader_address or not self._dial_learned:
             return status.members
@@ -81,6 +96,10 @@ class ClusterCalls(ClientCore):
 
         Raises FailedPrecondition, without effect, when it is or was a member or another change is under way.
         ConnectionFailed, LeaderChanged and DeadlineExceeded are ambiguous unless they say otherwise: look at `members`.
+
+        Example::
+
+            await client.add_member(4, "10.0.0.4:7101")
         """
         wire.check_u64("member_id", member_id)
         try:
@@ -98,6 +117,13 @@ class ClusterCalls(ClientCore):
         """Make learners voters, and `remove` others in the same step. Return the members.
 
         Raises FailedPrecondition, without effect, when one lags too far behind; else as `add_member`.
+
+        Example::
+
+            try:
+                await client.promote_members(4)
+            except FailedPrecondition as error:
+                print("not yet:", error)
         """
         removed = tuple(remove)
         for member_id in (*member_ids, *removed):
@@ -108,13 +134,23 @@ class ClusterCalls(ClientCore):
         """Remove members of whatever kind, the leader included, all in one step. Return the members. As `add_member`.
 
         What they hold is not deleted, and their ids must not be used again.
+
+        Example::
+
+            await client.remove_members(4)
         """
         for member_id in member_ids:
             wire.check_u64("member_id", member_id)
         return await self._change_members(cluster_pb2.ChangeMembersRequest(remove=member_ids), timeout)
 
     async def state_hash(self, endpoint: str, *, timeout: float | None = None) -> StateHash:
-        """Return the hash of one node's state. Raises ConnectionFailed, DeadlineExceeded."""
+        """Return the hash of one node's state. Raises ConnectionFailed, DeadlineExceeded.
+
+        Example::
+
+            hashes = [await client.state_hash(endpoint) for endpoint in client.endpoints]
+            print({one.applied_index: one.hash.hex() for one in hashes})
+        """
         address = parse_endpoint(endpoint)
         rpc = (
             self._open()
@@ -128,6 +164,10 @@ class ClusterCalls(ClientCore):
 
         Retried only when the request had no effect for sure. Raises FailedPrecondition, without effect, when `target`
         is not fit to lead; ConnectionFailed and DeadlineExceeded are ambiguous unless they say otherwise.
+
+        Example::
+
+            await client.transfer_leader()
         """
         wire.check_u64("target", target)
         request = cluster_pb2.TransferLeaderRequest(target=target)

@@ -25,15 +25,32 @@ class _Sentence(Generic[R]):
         return f"<{type(self).__name__} {self._branch}>"
 
     def when(self, *conditions: Condition) -> Self:
-        """Add conditions. All must hold; none at all hold. Each sees the state before the transaction."""
+        """Add conditions. All must hold; none at all hold. Each sees the state before the transaction.
+
+        Raises InvalidArgument for what is no condition.
+
+        Example::
+
+            unchanged = client.txn().when(version("a") == 1, value("b") != "locked")
+        """
         return type(self)(self._commit, self._branch.when(*conditions))
 
     def then(self, *operations: Operation | Branch) -> Self:
-        """Add what is done, in this order, when all conditions hold. Each operation sees what those before it wrote."""
+        """Add what is done, in this order, when all conditions hold. Each operation sees what those before it wrote.
+
+        Example::
+
+            await client.txn().then(put("a", "1"), get("a")).commit()
+        """
         return type(self)(self._commit, self._branch.then(*operations))
 
     def otherwise(self, *operations: Operation | Branch) -> Self:
-        """Add what is done, in this order, when a condition does not hold."""
+        """Add what is done, in this order, when a condition does not hold.
+
+        Example::
+
+            await client.txn().when(version("a") == 0).then(put("a", "1")).otherwise(get("a")).commit()
+        """
         return type(self)(self._commit, self._branch.otherwise(*operations))
 
 
@@ -47,10 +64,14 @@ class AsyncTxn(_Sentence[Awaitable[TxnResult]]):
 
         `fence`: refuse it with StaleFence, without effect, unless all of these tokens are good.
 
-        Raises InvalidArgument for more than 128 operations or conditions in all, for branches more than 8 deep, and
-        for a
-        key that is put twice, or put and deleted, on one way through it. LeaseNotFound, LimitExceeded and StaleFence:
+        Raises InvalidArgument for more than 128 operations or conditions in all, for branches more than 8 deep, and for
+        a key that is put twice, or put and deleted, on one way through it. LeaseNotFound, LimitExceeded and StaleFence:
         nothing is done.
+
+        Example::
+
+            result = await client.txn().when(version("a") == 0).then(put("a", "1")).commit()
+            print(result.succeeded, result.revision)
         """
         return await self._commit(self._branch, fence, timeout)
 

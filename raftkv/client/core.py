@@ -43,7 +43,7 @@ class ClientCore:
         self._timeout = checked_timeout(timeout)
         self._attempt_timeout = checked_timeout(attempt_timeout)
         self._dial_learned = dial_learned
-        self._closed = False
+        self._closing = self._closed = False
         self._keeper: Keeper | None = None
 
     @classmethod
@@ -55,7 +55,13 @@ class ClientCore:
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
     ) -> Self:
-        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError."""
+        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError.
+
+        Example::
+
+            async with AsyncClient.from_url("raftkv://10.0.0.1:7001,10.0.0.2:7001") as client:
+                await client.put("color", "red")
+        """
         return cls(url, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
 
     @classmethod
@@ -66,7 +72,13 @@ class ClientCore:
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
     ) -> Self:
-        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError."""
+        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError.
+
+        Example::
+
+            async with AsyncClient.from_env() as client:
+                await client.put("color", "red")
+        """
         found = endpoints_from_environment(os.environ)
         return cls(found, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
 
@@ -78,7 +90,7 @@ class ClientCore:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._closed
+        return self._closing
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({','.join(self._endpoints)!r})"
@@ -102,7 +114,16 @@ class ClientCore:
         """Disconnect. Calls under way fail with ConnectionFailed. Idempotent.
 
         Leases and locks that are still held are lost to their holders at once, and to the store when their ttl is over.
+
+        Example::
+
+            client = AsyncClient.from_env()
+            try:
+                await client.put("color", "red")
+            finally:
+                await client.close()
         """
+        self._closing = True
         if self._keeper is not None and not self._closed:
             await self._keeper.close()
         self._closed = True
@@ -121,7 +142,7 @@ class ClientCore:
             raise
 
     def _kept_leases(self) -> Keeper:
-        if self._closed:
+        if self._closing:
             raise ConnectionFailed("the client is closed")
         if self._keeper is None:
             self._keeper = Keeper(self._perform, self._timeout)

@@ -19,14 +19,15 @@ from raftkv.errors import Compacted, InvalidArgument
 class AsyncElection:
     """One candidate: `client.election(name, value)` makes one.
 
+    Leadership is a lock that shows a value: everything that AsyncLock says of waiting, losing and fencing holds here.
+    The body of the `async with` is cancelled when leadership is lost, and LockLost raised. `leader` and `observe` need
+    no candidacy.
+
+    Example::
+
         election = client.election("scheduler", "host-7:8000", ttl=10.0)
         async with election as led:
             await client.put("scheduler/state", "running", fence=led.fence())
-
-    Leadership is a lock that shows a value: everything that AsyncLock says of waiting, losing and fencing holds here.
-    The
-    body of the `async with` is cancelled when leadership is lost, and LockLost raised. `leader` and `observe` need no
-    candidacy.
     """
 
     def __init__(
@@ -59,11 +60,25 @@ class AsyncElection:
         await self.lock.__aexit__(kind, error, traceback)
 
     async def campaign(self, *, timeout: float | None = None, wait: bool = True) -> AsyncHeld:
-        """Wait until this candidate leads. As AsyncLock.acquire."""
+        """Wait until this candidate leads. As AsyncLock.acquire.
+
+        Example::
+
+            election = client.election("scheduler", "host-7:8000")
+            led = await election.campaign(timeout=5.0)
+            await election.resign()
+        """
         return await self.lock.acquire(timeout=timeout, wait=wait)
 
     async def resign(self) -> bool:
-        """Give leadership up. Idempotent and shielded. As AsyncLock.release."""
+        """Give leadership up. Idempotent and shielded. As AsyncLock.release.
+
+        Example::
+
+            election = client.election("scheduler", "host-7:8000")
+            await election.campaign()
+            print(await election.resign())
+        """
         return await self.lock.release()
 
     async def proclaim(self, value: bytes | str, *, timeout: float | None = None) -> int:
@@ -71,6 +86,12 @@ class AsyncElection:
 
         Raises LockLost when leadership is lost, StaleFence when the store says so, InvalidArgument when this candidate
         never led or has resigned.
+
+        Example::
+
+            election = client.election("scheduler", "host-7:8000")
+            async with election:
+                await election.proclaim("host-7:8001")
         """
         shown = wire_lock.lock_value(value)
         held = self.lock.held
@@ -81,14 +102,27 @@ class AsyncElection:
         return answer.lock_proclaim.revision
 
     async def leader(self, *, timeout: float | None = None) -> Leader | None:
-        """Return who leads now, or None. Linearizable."""
+        """Return who leads now, or None. Linearizable. `timeout` in seconds; None: the client's. Errors as any read.
+
+        Example::
+
+            leader = await client.election("scheduler").leader()
+            print("nobody" if leader is None else leader.value)
+        """
         return _first(await self._state(timeout))
 
     async def observe(self) -> AsyncGenerator[Leader | None, None]:
         """Yield who leads now (None: nobody), and whenever that or the value shown changes, for ever.
 
         Every leader there was is seen, in order. Only an observer that is cut off for so long that the store's history
-        is compacted meanwhile goes on with who leads then.
+        is compacted meanwhile goes on with who leads then. While the store cannot be reached it waits; but if that is
+        so at the beginning, NoLeader, ConnectionFailed or DeadlineExceeded is raised after the client's timeout.
+
+        Example::
+
+            async for leader in client.election("scheduler").observe():
+                print("nobody" if leader is None else leader.value)
+                break
         """
         told: tuple[Leader | None] | tuple[()] = ()
         while True:

@@ -23,14 +23,19 @@ _MAX_TOKEN: Final = 2**64 - 1
 class Fence:
     """Lets no token pass that is older than the newest one it has seen. For any number of threads.
 
-        fence = Fence("/var/lib/printer/fence")
-        with fence.guard(41):
-            ...  # use the resource
-        fence.check(42)
-        fence.check(41)  # raises StaleFence: a newer holder was here
-
     One fence guards one resource, and takes tokens of locks of one cluster. With a `path` it remembers the newest
     token over restarts: the token is on disk before it passes. Only one process may use a file at a time.
+
+    Example::
+
+        fence = Fence("printer.fence")
+        with fence.guard(41):
+            print("use the resource")
+        fence.check(42)
+        try:
+            fence.check(41)
+        except StaleFence as error:
+            print(error.current_token, "was here")
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -54,13 +59,27 @@ class Fence:
         StorageError when the file cannot be written: the token has not passed then.
 
         A newer token may pass between this check and what the caller does next: where that matters, use `guard`.
+
+        Example::
+
+            fence = Fence()
+            async with client.lock("printer") as held:
+                fence.check(held.token)
         """
         with self.guard(token):
             pass
 
     @contextmanager
     def guard(self, token: FencingToken | int) -> Iterator[None]:
-        """As `check`; nobody else passes until the body has ended."""
+        """As `check`; nobody else passes until the body has ended.
+
+        Example::
+
+            fence = Fence()
+            async with client.lock("printer") as held:
+                with fence.guard(held.fence()):
+                    print("use the resource")
+        """
         number = token.token if isinstance(token, FencingToken) else token
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MAX_TOKEN:
             raise InvalidArgument(f"token is {number!r}, not a number from 1 to 2**64 - 1")

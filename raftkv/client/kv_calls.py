@@ -43,7 +43,10 @@ class KeyValueCalls(ClientCore):
         it had.
         `previous`: return the pair before, too. Raises LeaseNotFound, StaleFence, SpaceExceeded, without effect.
 
-            await client.put("color", "red")
+        Example::
+
+            written = await client.put("color", "red")
+            print(written.revision)
         """
         key_bytes, value_bytes = to_bytes(key), to_bytes(value)
         if lease is None and fence is None and not previous:
@@ -66,7 +69,14 @@ class KeyValueCalls(ClientCore):
     ) -> PutResult:
         """Set a key that must not exist. Raises KeyExists, with the pair that is there; else as `put`.
 
-        await client.create("leader", "me")
+        It is a transaction of one condition: the key has version 0.
+
+        Example::
+
+            try:
+                await client.create("owner", "me")
+            except KeyExists as conflict:
+                print("taken by", conflict.pair.value)
         """
         branch = txns.when(txns.version(key) == 0).then(txns.put(key, value, lease=lease)).otherwise(txns.get(key))
         result = await self._commit(branch, fence, timeout)
@@ -90,6 +100,8 @@ class KeyValueCalls(ClientCore):
         """Set a key that was last written at `if_revision` (its mod_revision, 1 or more; `create` is for new keys).
 
         Raises RevisionMismatch, with the pair that is there, or None; else as `put`.
+
+        Example::
 
             pair = await client.get("color")
             if pair is not None:
@@ -115,6 +127,11 @@ class KeyValueCalls(ClientCore):
 
         `if_revision`: only if it was last written then (1 or more), else RevisionMismatch is raised, without effect.
         `previous`: return the pair removed, too. Raises StaleFence, without effect.
+
+        Example::
+
+            gone = await client.delete("color", previous=True)
+            print(gone.deleted, gone.previous)
         """
         if if_revision is None:
             return await self._delete(one_key(key), fence, previous, timeout)
@@ -138,19 +155,30 @@ class KeyValueCalls(ClientCore):
 
         `previous`: return the pairs removed, too. Raises LimitExceeded, without effect, for more keys than one command
         may remove (5,000), or more than 1 MiB of pairs to return.
+
+        Example::
+
+            await client.delete_range("logs/2025", "logs/2026")
         """
         return await self._delete(between(start, end), fence, previous, timeout)
 
     async def delete_prefix(
         self, prefix: bytes | str, *, fence: Fences = None, previous: bool = False, timeout: float | None = None
     ) -> DeleteResult:
-        """Remove the keys that begin with `prefix` (empty: all), in one revision. As `delete_range`."""
+        """Remove the keys that begin with `prefix` (empty: all), in one revision. As `delete_range`.
+
+        Example::
+
+            print((await client.delete_prefix("tmp/")).deleted)
+        """
         return await self._delete(under(prefix), fence, previous, timeout)
 
     def txn(self) -> AsyncTxn:
         """Begin a transaction: operations that take effect together, at one revision, or not at all.
 
-            from raftkv.client import get, put, value, version
+        The conditions and operations are those of `raftkv.client.txn`.
+
+        Example::
 
             result = await (
                 client.txn()
@@ -161,8 +189,6 @@ class KeyValueCalls(ClientCore):
             )
             if not result.succeeded:
                 print(result.results[0])
-
-        The conditions and operations are those of `raftkv.client.txn`.
         """
         return AsyncTxn(self._commit)
 
@@ -171,6 +197,11 @@ class KeyValueCalls(ClientCore):
 
         Reads and watches at `revision` and later still work; earlier ones raise Compacted. Raises FutureRevision,
         without effect, above the store's revision; Compacted where that history is given up already.
+
+        Example::
+
+            written = await client.put("color", "blue")
+            await client.compact(written.revision)
         """
         wire.check_u64("revision", revision)
         if revision == 0:
@@ -191,6 +222,11 @@ class KeyValueCalls(ClientCore):
 
         With `endpoint`, that node is asked and no other, in one attempt: with LOCAL, what it holds itself.
         Raises Compacted, FutureRevision.
+
+        Example::
+
+            pair = await client.get("color")
+            print(None if pair is None else pair.value)
         """
         operation = wire.range_operation(one_key(key), revision=revision, level=level)
         return wire.to_pair(await self._read(operation, level, endpoint, timeout))
@@ -216,12 +252,16 @@ class KeyValueCalls(ClientCore):
     ) -> RangeResult:
         """Return the pairs in [start, end) at `revision` (0: now); `end` None: all from `start` on.
 
-        One page: at most `limit` pairs (0: no limit), 2,000 and 1 MiB; `more` says whether keys are left. The next
-        page is
-        had by the same call with `cursor` and `revision` of the page before (`scan` goes on by itself). Other orders
-        than
-        that of the keys, ascending, read the whole range for every page. The bounds of revisions are both included; 0:
-        none. `endpoint` as in `get`. Raises Compacted, FutureRevision.
+        One page: at most `limit` pairs (0: no limit), 2,000 and 1 MiB; `more` says whether keys are left. The next page
+        is had by the same call with `cursor` and `revision` of the page before (`scan` goes on by itself). Other orders
+        than that of the keys, ascending, read the whole range for every page. The bounds of revisions are both
+        included; 0: none. `endpoint` as in `get`. Raises Compacted, FutureRevision.
+
+        Example::
+
+            page = await client.range("a", "c", limit=100)
+            while page.more:
+                page = await client.range("a", "c", limit=100, cursor=page.cursor, revision=page.revision)
         """
         return await self._page(
             between(start, end),
@@ -258,7 +298,12 @@ class KeyValueCalls(ClientCore):
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> RangeResult:
-        """Return the pairs whose keys begin with `prefix` (empty: all). Otherwise as `range`."""
+        """Return the pairs whose keys begin with `prefix` (empty: all). Otherwise as `range`.
+
+        Example::
+
+            newest = await client.prefix("users/", order=Order.CREATE_REVISION, descending=True, limit=10)
+        """
         return await self._page(
             under(prefix),
             limit=limit,
@@ -285,7 +330,12 @@ class KeyValueCalls(ClientCore):
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Return how many keys begin with `prefix` (empty: all). `revision`, `endpoint` and errors as in `get`."""
+        """Return how many keys begin with `prefix` (empty: all). `revision`, `endpoint` and errors as in `get`.
+
+        Example::
+
+            print(await client.count("users/"))
+        """
         operation = wire.range_operation(under(prefix), revision=revision, count_only=True, level=level)
         return (await self._read(operation, level, endpoint, timeout)).count
 
@@ -309,6 +359,8 @@ class KeyValueCalls(ClientCore):
 
         Asks for `page` pairs at a time (at least 1); `timeout` is for each page. Orders and bounds as in `range`.
         Raises Compacted when the revision is compacted away meanwhile.
+
+        Example::
 
             async for pair in client.scan("users/", order=Order.MOD_REVISION, descending=True):
                 print(pair.key)

@@ -16,10 +16,6 @@ from raftkv.errors import InvalidArgument
 class AsyncLease:
     """A lease that the client keeps alive: `client.lease(ttl)` makes one, `async with` (or `grant`) opens it.
 
-        async with client.lease(ttl=10.0) as lease:
-            await client.put("workers/7", "here", lease=lease)
-            await lease.lost.wait()
-
     Renewed at a third of its ttl, together with all other leases of the client. It counts as lost when it could not be
     renewed by its ttl, counted from before the grant or the last renewal was sent, less a margin of 5 % and at least
     0.1 s for clocks that do not run alike and for the time it takes to notice. So the client knows before the store
@@ -27,6 +23,12 @@ class AsyncLease:
 
     Leaving the `async with` revokes it, and deletes the keys attached, at one revision. When the lease was lost inside,
     and the body raised nothing itself, LeaseExpired is raised on leaving. The body is not cancelled: see `lost`.
+
+    Example::
+
+        async with client.lease(ttl=10.0) as lease:
+            await client.put("workers/7", "here", lease=lease)
+            print(lease.remaining(), lease.lost.is_set())
     """
 
     def __init__(self, keeper: Callable[[], Keeper], ttl: float) -> None:
@@ -57,7 +59,15 @@ class AsyncLease:
             raise expired(kept)
 
     async def grant(self, *, timeout: float | None = None) -> Self:
-        """Open the lease, and keep it alive from now on. Once only: InvalidArgument after that."""
+        """Open the lease, and keep it alive from now on. Once only: InvalidArgument after that.
+
+        `timeout` in seconds; None: the client's. Raises LimitExceeded, SpaceExceeded, without effect.
+
+        Example::
+
+            lease = await client.lease(ttl=10.0).grant()
+            await lease.revoke()
+        """
         if self.kept is not None or self._granting:
             raise InvalidArgument("the lease is granted already; make another with client.lease()")
         self._granting = True
@@ -88,12 +98,24 @@ class AsyncLease:
         return self._lost
 
     def remaining(self) -> float:
-        """Return for how many seconds it may still be relied on, if it is not renewed meanwhile; 0: not any more."""
+        """Return for how many seconds it may still be relied on, if it is not renewed meanwhile; 0: not any more.
+
+        Example::
+
+            async with client.lease(ttl=10.0) as lease:
+                print(f"{lease.remaining():.1f} s")
+        """
         kept = self._opened()
         return kept.remaining() if kept.alive() else 0.0
 
     def check(self) -> None:
-        """Raise LeaseExpired unless it may still be relied on. Looks at the clock, so right even if the loop hung."""
+        """Raise LeaseExpired unless it may still be relied on. Looks at the clock, so right even if the loop hung.
+
+        Example::
+
+            async with client.lease(ttl=10.0) as lease:
+                lease.check()
+        """
         kept = self._opened()
         if not kept.alive():
             raise expired(kept)
@@ -103,6 +125,11 @@ class AsyncLease:
 
         Return whether the store has confirmed it. If not (it could not be reached, say), the lease is renewed no more
         and ends with its ttl; waits no longer than that could take.
+
+        Example::
+
+            lease = await client.lease(ttl=10.0).grant()
+            print(await lease.revoke())
         """
         kept, keeper = self._opened(), self._granted_by
         self._revoked = True

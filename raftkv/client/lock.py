@@ -81,16 +81,34 @@ class AsyncHeld:
         return self._lost
 
     def fence(self, mode: FenceMode = FenceMode.HOLDER) -> FencingToken:
-        """Return what `fence=` of a write takes: it is refused unless this grant is good. Raises LockLost."""
+        """Return what `fence=` of a write takes: it is refused unless this grant is good. Raises LockLost.
+
+        Example::
+
+            async with client.lock("jobs/reindex") as held:
+                await client.put("jobs/reindex/state", "done", fence=held.fence(FenceMode.MAX_SEEN))
+        """
         return FencingToken(self.name, self.token, mode)
 
     def remaining(self) -> float:
-        """Return for how many seconds it may be relied on, if its lease is not renewed meanwhile; 0: not any more."""
+        """Return for how many seconds it may be relied on, if its lease is not renewed meanwhile; 0: not any more.
+
+        Example::
+
+            async with client.lock("jobs/reindex") as held:
+                print(f"{held.remaining():.1f} s")
+        """
         self.grant.kept.alive()  # ends it, when its time is over
         return self.grant.remaining()
 
     def check(self) -> None:
-        """Raise LockLost unless the lock is held."""
+        """Raise LockLost unless the lock is held.
+
+        Example::
+
+            async with client.lock("jobs/reindex") as held:
+                held.check()
+        """
         if self.remaining() <= 0:
             raise self.grant.lost()
 
@@ -98,22 +116,16 @@ class AsyncHeld:
 class AsyncLock:
     """One contender for a lock: `client.lock(name)` and its kin make one.
 
-        async with client.lock("jobs/reindex", ttl=10.0) as held:
-            await client.put("jobs/reindex/state", "running", fence=held.fence())
-
     **Waiting** is first come, first served, and wakes nobody but whose turn it is. `timeout` in seconds (more than 0,
     at most 365 days) bounds it: DeadlineExceeded, and the place in line is given up. None: for ever. Cancelling a wait
-    gives
-    the place up too, before CancelledError is raised. A waiter that is cut off from the store for longer than its ttl
-    loses
-    its place and stands in line anew. An operation that fails for good (no leader within the client's timeout, say)
-    raises.
+    gives the place up too, before CancelledError is raised. A waiter that is cut off from the store for longer than its
+    ttl loses its place and stands in line anew. An operation that fails for good (no leader within the client's
+    timeout, say) raises.
 
     **Holding** lives on a lease of `ttl` seconds (0.5 to 31,536,000), which the client renews. When it could not be
-    renewed
-    by a margin before its end (see AsyncLease), the lock is lost: the body of the `async with` is cancelled, and
-    LockLost raised from it, be it that the body ended just then or did not stop for the cancellation. A cancellation
-    that comes from elsewhere stays CancelledError. What the body raises itself is passed on.
+    renewed by a margin before its end (see AsyncLease), the lock is lost: the body of the `async with` is cancelled,
+    and LockLost raised from it, be it that the body ended just then or did not stop for the cancellation. A
+    cancellation that comes from elsewhere stays CancelledError. What the body raises itself is passed on.
 
     **Fencing**: a process that is stopped at the wrong moment wakes up believing that it holds the lock. Only a write
     with `fence=held.fence()` is refused then (StaleFence); resources outside the store use `held.token` with `Fence`.
@@ -125,6 +137,11 @@ class AsyncLock:
 
     An acquire and a release cost one operation each: a lease that has become free is used again. Those of a client
     that is gone end with their ttl.
+
+    Example::
+
+        async with client.lock("jobs/reindex", ttl=10.0) as held:
+            await client.put("jobs/reindex/state", "running", fence=held.fence())
     """
 
     def __init__(
@@ -184,8 +201,18 @@ class AsyncLock:
 
         Without `wait` LockBusy is raised unless it is to be had at once. The caller releases it, and minds `held.lost`:
         only the body of an `async with` is cancelled. Raises DeadlineExceeded when `timeout` is over, and
-        FailedPrecondition
-        when the others in line use the lock as another kind of lock, or a semaphore with another limit.
+        FailedPrecondition when the others in line use the lock as another kind of lock, or a semaphore with another
+        limit.
+
+        Example::
+
+            lock = client.lock("jobs/reindex")
+            try:
+                held = await lock.acquire(wait=False)
+            except LockBusy:
+                print("somebody else is at it")
+            else:
+                await lock.release()
         """
         seconds = self._timeout if timeout is None else _checked_wait(timeout)
         if self._busy:
@@ -206,6 +233,12 @@ class AsyncLock:
         Return whether the store has confirmed it. If not (nothing was held, it was lost, or the store could not be
         reached), what may be held goes with its lease, which is renewed no more: at the latest in `ttl` seconds. Waits
         no longer than that could take.
+
+        Example::
+
+            lock = client.lock("jobs/reindex")
+            await lock.acquire(timeout=5.0)
+            print(await lock.release())
         """
         held, self._held = self._held, None
         if held is None:
@@ -264,13 +297,15 @@ class AsyncLock:
 class AsyncReadWriteLock:
     """A lock that many readers share, or one writer has alone: `client.rwlock(name)` makes one.
 
-        rwlock = client.rwlock("catalogue")
-        async with rwlock.reader() as held:
-            ...
-        async with rwlock.writer() as held:
-            ...
-
     First come, first served, too: a reader that comes after a writer waits for it.
+
+    Example::
+
+        rwlock = client.rwlock("catalogue")
+        async with rwlock.reader():
+            print(await client.count("catalogue/"))
+        async with rwlock.writer() as held:
+            await client.put("catalogue/a", "1", fence=held.fence())
     """
 
     def __init__(self, host: LockHost, name: bytes, *, ttl: float, timeout: float | None) -> None:
@@ -286,11 +321,23 @@ class AsyncReadWriteLock:
         return self._name
 
     def reader(self) -> AsyncLock:
-        """Return a new contender for a share of it."""
+        """Return a new contender for a share of it.
+
+        Example::
+
+            async with client.rwlock("catalogue").reader():
+                print(await client.count("catalogue/"))
+        """
         return self._contender(exclusive=False)
 
     def writer(self) -> AsyncLock:
-        """Return a new contender for the whole of it."""
+        """Return a new contender for the whole of it.
+
+        Example::
+
+            async with client.rwlock("catalogue").writer() as held:
+                await client.put("catalogue/a", "1", fence=held.fence())
+        """
         return self._contender(exclusive=True)
 
     def _contender(self, *, exclusive: bool) -> AsyncLock:

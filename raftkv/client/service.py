@@ -32,10 +32,14 @@ RETRY_S: Final = 1.0
 class AsyncService:
     """The instances of one service: `client.service(name)` makes one.
 
-    service = client.service("api")
-    async with service.register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0):
-        for instance in await service.instances():
-            print(instance.address)
+    Instances are found by everybody who asks for a service of that name.
+
+    Example::
+
+        service = client.service("api")
+        async with service.register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0):
+            for instance in await service.instances():
+                print(instance.address)
     """
 
     def __init__(self, client: AsyncClient, name: str) -> None:
@@ -66,12 +70,23 @@ class AsyncService:
         `address`: how to reach the instance, as callers shall see it. `meta`: further text by name. `ttl`: seconds
         after which an instance that is gone is not found any more (0.5 to 31,536,000). `instance_id`: 1 to 200 bytes
         without a slash; a random one if not given. Of two instances with one id the later one is found.
+
+        Example::
+
+            async with client.service("api").register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0) as registration:
+                print(registration.instance_id)
         """
         number = uuid.uuid4().hex if instance_id is None else _part("id of the instance", instance_id)
         return AsyncRegistration(self._client, self.prefix, number, address=address, meta=meta or {}, ttl=ttl)
 
     async def instances(self, *, timeout: float | None = None) -> tuple[Instance, ...]:
-        """Return the instances that are registered now, by id. Linearizable; `timeout` is for each 1,000."""
+        """Return the instances that are registered now, by id. Linearizable; `timeout` is for each 1,000.
+
+        Example::
+
+            for instance in await client.service("api").instances():
+                print(instance.address, dict(instance.meta))
+        """
         _, found = await self._look(timeout)
         return tuple(found.values())
 
@@ -79,10 +94,15 @@ class AsyncService:
         """Yield a JOIN for each instance that is there, and then every change, without gap, for ever.
 
         Only a watcher that is cut off for so long that the store's history is compacted meanwhile is told the
-        difference instead of every step.
+        difference instead of every step. While the store cannot be reached it waits; but if that is so at the
+        beginning, NoLeader, ConnectionFailed or DeadlineExceeded is raised after the client's timeout.
 
-            async for event in client.service("api").watch():
-                print(event.kind, event.instance.address)
+        Example::
+
+            async with client.service("api").register("10.0.0.7:8000"):
+                async for event in client.service("api").watch():
+                    print(event.kind, event.instance.address)
+                    break
         """
         known: dict[str, Instance] = {}
         while True:
@@ -126,6 +146,8 @@ class AsyncRegistration:
     It lives on a lease, which the client renews. When that is lost (the client was cut off for longer than its ttl),
     the instance is not found any more, and is registered anew as soon as the store can be reached.
 
+    Example::
+
         async with client.service("api").register("10.0.0.7:8000", instance_id="7") as registration:
             await registration.update({"load": "0.7"})
     """
@@ -164,7 +186,13 @@ class AsyncRegistration:
         await self.leave()
 
     async def join(self, *, timeout: float | None = None) -> Self:
-        """Register, and stay registered until `leave`. Raises InvalidArgument when it is."""
+        """Register, and stay registered until `leave`. Raises InvalidArgument when it is.
+
+        Example::
+
+            registration = await client.service("api").register("10.0.0.7:8000").join()
+            await registration.leave()
+        """
         if self._task is not None:
             raise InvalidArgument("the instance is registered already")
         # Set first: of two that join at a time, one is refused.
@@ -178,7 +206,15 @@ class AsyncRegistration:
         return self
 
     async def update(self, meta: Mapping[str, str], *, timeout: float | None = None) -> None:
-        """Show other `meta`. Takes effect with the next registration where there is none at the moment."""
+        """Show other `meta`. Takes effect with the next registration where there is none at the moment.
+
+        Raises InvalidArgument when it was not registered or has left, and what a put raises.
+
+        Example::
+
+            async with client.service("api").register("10.0.0.7:8000") as registration:
+                await registration.update({"load": "0.7"})
+        """
         value = _encoded(self._address, dict(meta))
         if self._task is None:
             raise InvalidArgument("the instance is not registered")
@@ -191,6 +227,11 @@ class AsyncRegistration:
         """Be found no more. Idempotent, and shielded from cancellation. Return whether the store has confirmed it.
 
         If not, the registration ends with its lease.
+
+        Example::
+
+            registration = await client.service("api").register("10.0.0.7:8000").join()
+            print(await registration.leave())
         """
         task, self._task = self._task, None
         if task is not None:
@@ -214,9 +255,11 @@ class AsyncRegistration:
 
     async def _stay(self, joined: asyncio.Event) -> None:
         await joined.wait()
-        while not self._client.closed:
+        while True:
             if self._lease is not None:
                 await self._lease.lost.wait()
+            if self._client.closed:
+                return
             try:
                 await self._register(None)
             except RaftKVError:

@@ -15,9 +15,11 @@ from raftkv.errors import InvalidArgument
 class Lease:
     """The twin of AsyncLease; the client's thread renews it.
 
-    with client.lease(ttl=10.0) as lease:
-        client.put("workers/7", "here", lease=lease)
-        lease.check()
+        with client.lease(ttl=10.0) as lease:
+            client.put("workers/7", "here", lease=lease)
+            lease.check()
+
+    Nothing interrupts the body when the lease is lost: `lost`, `remaining` and `check` tell.
     """
 
     def __init__(self, run: Run, lease: AsyncLease) -> None:

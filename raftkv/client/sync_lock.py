@@ -74,9 +74,8 @@ class Lock:
             client.put("jobs/reindex/state", "running", fence=held.fence())
 
     The body of a `with` cannot be cancelled when the lock is lost: `held.token`, `held.fence()` and `held.check()`
-    raise LockLost
-    from then on, and so does the end of the body, unless it raises something itself. An object is one contender: each
-    thread makes its own.
+    raise LockLost from then on, and so does the end of the body, unless it raises something itself. An object is one
+    contender: each thread makes its own.
     """
 
     def __init__(self, run: Run, lock: AsyncLock) -> None:
@@ -136,8 +135,10 @@ class Lock:
 class ReadWriteLock:
     """The twin of AsyncReadWriteLock.
 
-    with client.rwlock("catalogue").writer() as held:
-        client.put("catalogue/a", "1", fence=held.fence())
+        with client.rwlock("catalogue").writer() as held:
+            client.put("catalogue/a", "1", fence=held.fence())
+
+    Each `reader` and each `writer` is a contender of its own.
     """
 
     def __init__(self, run: Run, lock: AsyncReadWriteLock) -> None:
@@ -162,8 +163,10 @@ class ReadWriteLock:
 class Election:
     """The twin of AsyncElection. What Lock says of losing it holds here.
 
-    with client.election("scheduler", "host-7:8000") as led:
-        client.put("scheduler/state", "running", fence=led.fence())
+        with client.election("scheduler", "host-7:8000") as led:
+            client.put("scheduler/state", "running", fence=led.fence())
+
+    `leader` and `observe` need no candidacy.
     """
 
     def __init__(self, run: Run, election: AsyncElection) -> None:

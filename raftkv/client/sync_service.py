@@ -14,9 +14,11 @@ from raftkv.client.service import DEFAULT_TTL_S, AsyncRegistration, AsyncService
 class Service:
     """The twin of AsyncService.
 
-    service = client.service("api")
-    with service.register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0):
-        print(service.instances())
+        service = client.service("api")
+        with service.register("10.0.0.7:8000", {"zone": "a"}, ttl=10.0):
+            print(service.instances())
+
+    Made by `client.service`.
     """
 
     def __init__(self, run: Run, service: AsyncService) -> None:
@@ -57,8 +59,10 @@ class Service:
 class Registration:
     """The twin of AsyncRegistration.
 
-    with client.service("api").register("10.0.0.7:8000", instance_id="7") as registration:
-        registration.update({"load": "0.7"})
+        with client.service("api").register("10.0.0.7:8000", instance_id="7") as registration:
+            registration.update({"load": "0.7"})
+
+    The client's thread keeps it alive, and registers anew what was lost.
     """
 
     def __init__(self, run: Run, registration: AsyncRegistration) -> None:

@@ -5,10 +5,9 @@ just before it was first sent, which is earlier, and stops a safety margin soone
 else can be given what was held.
 
 The margin covers what lies between the two countings: clocks of client and leader that do not run alike (quartz drifts
-by
-less than 0.02 %, and slewing adds 0.05 %), and the time from the client's noticing to the last instruction of whoever
-relied on it (the event loop has to get there). It does not cover a process that is stopped within the margin, nor a
-request that is under way when the lease ends: no margin can, and fencing tokens do.
+by less than 0.02 %, and slewing adds 0.05 %), and the time from the client's noticing to the last instruction of
+whoever relied on it (the event loop has to get there). It does not cover a process that is stopped within the margin,
+nor a request that is under way when the lease ends: no margin can, and fencing tokens do.
 """
 
 from __future__ import annotations

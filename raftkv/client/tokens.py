@@ -32,10 +32,13 @@ class FencingToken:
     The store judges it where the write is applied, and refuses a stale one with StaleFence, whatever the writer
     believes. `held.fence()` returns one. `token` alone is enough for a resource outside the store (see `Fence`).
 
-        fence = FencingToken(b"jobs/reindex", held.token, FenceMode.MAX_SEEN)
-        await client.put("jobs/reindex/state", "done", fence=fence)
-
     Raises InvalidArgument when `token` is not a number from 1 to 2**64 - 1.
+
+    Example::
+
+        async with client.lock("jobs/reindex") as held:
+            fence = FencingToken(b"jobs/reindex", held.token, FenceMode.MAX_SEEN)
+            await client.put("jobs/reindex/state", "done", fence=fence)
     """
 
     lock: bytes

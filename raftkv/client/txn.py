@@ -132,6 +132,10 @@ def value(
     """The value of `key`, or of every key under `prefix` or in [start, end): `value("a") == "1"`.
 
     On a range the condition must hold for each key, and holds where there is none.
+
+    Example::
+
+        await client.txn().when(value("a") == "1", value(prefix="b/") != "").then(put("a", "2")).commit()
     """
     return ValueOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.VALUE)
 
@@ -143,7 +147,12 @@ def version(
     start: bytes | str | None = None,
     end: bytes | str | None = None,
 ) -> NumberOf:
-    """How often `key` was written since it was created: `version("a") == 0` says that it does not exist. As `value`."""
+    """How often `key` was written since it was created: `version("a") == 0` says that it does not exist. As `value`.
+
+    Example::
+
+        await client.txn().when(version("a") == 0).then(put("a", "1")).commit()
+    """
     return NumberOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.VERSION)
 
 
@@ -154,7 +163,12 @@ def create_revision(
     start: bytes | str | None = None,
     end: bytes | str | None = None,
 ) -> NumberOf:
-    """The revision at which `key` was created; 0: it does not exist. As `value`."""
+    """The revision at which `key` was created; 0: it does not exist. As `value`.
+
+    Example::
+
+        await client.txn().when(create_revision(prefix="jobs/") > 100).then(delete_prefix("jobs/")).commit()
+    """
     return NumberOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.CREATE_REVISION)
 
 
@@ -165,7 +179,13 @@ def mod_revision(
     start: bytes | str | None = None,
     end: bytes | str | None = None,
 ) -> NumberOf:
-    """The revision at which `key` was last written; 0: it does not exist. As `value`."""
+    """The revision at which `key` was last written; 0: it does not exist. As `value`.
+
+    Example::
+
+        written = await client.put("a", "1")
+        await client.txn().when(mod_revision("a") == written.revision).then(put("a", "2")).commit()
+    """
     return NumberOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.MOD_REVISION)
 
 
@@ -176,7 +196,13 @@ def lease_of(
     start: bytes | str | None = None,
     end: bytes | str | None = None,
 ) -> LeaseOf:
-    """The lease that `key` is attached to: `lease_of("a") == lease`; 0: none. As `value`."""
+    """The lease that `key` is attached to: `lease_of("a") == lease`; 0: none. As `value`.
+
+    Example::
+
+        async with client.lease() as lease:
+            await client.txn().when(lease_of("a") == 0).then(put("a", "1", lease=lease)).commit()
+    """
     return LeaseOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.LEASE)
 
 
@@ -199,28 +225,53 @@ class Operation:
 
 
 def put(key: bytes | str, value: bytes | str, *, lease: LeaseLike = None, previous: bool = False) -> Operation:
-    """Set `key`; the result is a PutResult. `lease`, `previous` as in AsyncClient.put."""
+    """Set `key`; the result is a PutResult. `lease`, `previous` as in AsyncClient.put.
+
+    Example::
+
+        await client.txn().then(put("a", "1"), put("b", "2", previous=True)).commit()
+    """
     request = wire.put_operation(to_bytes(key), to_bytes(value), lease=lease_id(lease), previous=previous)
     return Operation(request, _Shape.PUT)
 
 
 def delete(key: bytes | str, *, previous: bool = False) -> Operation:
-    """Remove `key`; the result is a DeleteResult."""
+    """Remove `key`; the result is a DeleteResult.
+
+    Example::
+
+        await client.txn().when(value("a") == "1").then(delete("a")).commit()
+    """
     return _delete(one_key(key), previous=previous)
 
 
 def delete_range(start: bytes | str, end: bytes | str | None, *, previous: bool = False) -> Operation:
-    """Remove the keys in [start, end); `end` None: all from `start` on. The result is a DeleteResult."""
+    """Remove the keys in [start, end); `end` None: all from `start` on. The result is a DeleteResult.
+
+    Example::
+
+        await client.txn().then(delete_range("a", "c"), put("d", "1")).commit()
+    """
     return _delete(between(start, end), previous=previous)
 
 
 def delete_prefix(prefix: bytes | str, *, previous: bool = False) -> Operation:
-    """Remove the keys that begin with `prefix` (empty: all). The result is a DeleteResult."""
+    """Remove the keys that begin with `prefix` (empty: all). The result is a DeleteResult.
+
+    Example::
+
+        await client.txn().then(delete_prefix("old/"), put("new/a", "1")).commit()
+    """
     return _delete(under(prefix), previous=previous)
 
 
 def get(key: bytes | str, *, revision: int = 0) -> Operation:
-    """Read `key`, as the operations before this one left it; the result is a KeyValue or None. `revision` 0: now."""
+    """Read `key`, as the operations before this one left it; the result is a KeyValue or None. `revision` 0: now.
+
+    Example::
+
+        a, b = (await client.txn().then(get("a"), get("b")).commit()).results
+    """
     return Operation(wire.range_operation(one_key(key), revision=revision), _Shape.PAIR)
 
 
@@ -230,17 +281,31 @@ def get_range(
     """Read the keys in [start, end), in order; `end` None: all from `start` on. The result is a RangeResult, one page.
 
     `limit`: at most so many pairs; 0: as many as a page holds.
+
+    Example::
+
+        (page,) = (await client.txn().then(get_range("a", "c", limit=10)).commit()).results
     """
     return _page(between(start, end), limit, revision, keys_only=keys_only)
 
 
 def get_prefix(prefix: bytes | str, *, limit: int = 0, revision: int = 0, keys_only: bool = False) -> Operation:
-    """Read the keys that begin with `prefix` (empty: all). As `get_range`."""
+    """Read the keys that begin with `prefix` (empty: all). As `get_range`.
+
+    Example::
+
+        (page,) = (await client.txn().then(get_prefix("users/", keys_only=True)).commit()).results
+    """
     return _page(under(prefix), limit, revision, keys_only=keys_only)
 
 
 def count(prefix: bytes | str = b"", *, revision: int = 0) -> Operation:
-    """Count the keys that begin with `prefix` (empty: all); the result is an int."""
+    """Count the keys that begin with `prefix` (empty: all); the result is an int.
+
+    Example::
+
+        await client.txn().when(version("seats/7") == 0).then(put("seats/7", "Ada"), count("seats/")).commit()
+    """
     return Operation(wire.range_operation(under(prefix), revision=revision, count_only=True), _Shape.COUNT)
 
 
@@ -282,7 +347,12 @@ class Branch:
 
 
 def when(*conditions: Condition) -> Branch:
-    """Begin a transaction within one: `.then(put("a", "1"), when(version("b") == 0).then(put("b", "1")))`."""
+    """Begin a transaction within one: `.then(put("a", "1"), when(version("b") == 0).then(put("b", "1")))`.
+
+    Example::
+
+        await client.txn().then(put("a", "1"), when(version("b") == 0).then(put("b", "1"))).commit()
+    """
     return Branch().when(*conditions)
 
 

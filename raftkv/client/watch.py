@@ -223,10 +223,6 @@ class Subscription(Generic[R]):
 class AsyncWatch:
     """The changes of some keys, as they are committed: `client.watch` makes one.
 
-        async with client.watch(prefix="jobs/") as events:
-            async for event in events:
-                print(event.kind, event.key, event.value)
-
     Entering waits until the watch is open: whatever is written from then on is seen. Every change is handed out once,
     in the order of revisions; neither a change of leader nor the loss of a node leaves a gap. While no node can be
     reached, iterating waits.
@@ -239,6 +235,14 @@ class AsyncWatch:
       the keys as they are now, and watch on from there.
     - LimitExceeded, InvalidArgument: the nodes refuse the watch.
     - ConnectionFailed: the client was closed.
+
+    Example::
+
+        async with client.watch(prefix="jobs/") as events:
+            await client.put("jobs/1", "new")
+            async for event in events:
+                print(event.kind, event.key, event.value)
+                break
     """
 
     def __init__(
@@ -263,7 +267,15 @@ class AsyncWatch:
         self.close()
 
     def close(self) -> None:
-        """End the watch: whoever iterates is done. Idempotent; does not wait."""
+        """End the watch: whoever iterates is done. Idempotent; does not wait.
+
+        Example::
+
+            async with client.watch(prefix="jobs/") as events:
+                asyncio.get_running_loop().call_later(0.01, events.close)
+                async for event in events:
+                    print(event.key)
+        """
         if self._subscription is not None:
             self._subscription.close()
             self._batch.clear()
@@ -293,13 +305,29 @@ class AsyncWatch:
     async def batches(self) -> AsyncGenerator[tuple[Event, ...], None]:
         """Yield events many at a time: all those of one or more revisions.
 
-        With `progress=True` also an empty tuple now and then while nothing happens: look at `revision`.
+        With `progress=True` also an empty tuple now and then while nothing happens: look at `revision`. Raises as
+        AsyncWatch says.
+
+        Example::
+
+            async with client.watch(prefix="jobs/") as events:
+                await client.put("jobs/1", "new")
+                async for batch in events.batches():
+                    print(len(batch), events.revision)
+                    break
         """
         while (events := await self.next_batch()) is not None:
             yield events
 
     async def next_batch(self) -> tuple[Event, ...] | None:
-        """Return the next of `batches`; None once closed."""
+        """Return the next of `batches`; None once closed. Raises as AsyncWatch says.
+
+        Example::
+
+            async with client.watch("color") as events:
+                await client.put("color", "red")
+                print(await events.next_batch())
+        """
         if self._batch:
             rest = tuple(self._batch)
             self._batch.clear()

@@ -35,16 +35,20 @@ class WatchCalls(ClientCore):
     ) -> AsyncWatch:
         """Make a watch of a key, of all keys that begin with `prefix` (empty: all), or of those in [start, end).
 
-            async with client.watch(prefix="jobs/") as events:
-                async for event in events:
-                    print(event.kind, event.key, event.value)
-
         `end` None: every key from `start` on. `start_revision`: the first revision of interest, past or to come; 0:
         whatever is written from now on. `previous`: events also carry the version before. `puts` and `deletes`: which
         kinds of events are wanted. `progress`: `AsyncWatch.batches` also says how far it is when nothing happens.
 
         Entering it waits for `timeout` seconds at most and may raise ConnectionFailed, Compacted, InvalidArgument; see
         AsyncWatch.
+
+        Example::
+
+            async with client.watch(prefix="jobs/") as events:
+                await client.put("jobs/1", "new")
+                async for event in events:
+                    print(event.kind, event.key, event.value)
+                    break
         """
         span = selected(key, prefix=prefix, start=start, end=end)
         check_size(len(span.key) + len(span.range_end))

@@ -178,7 +178,6 @@ class _Run:
     """One transaction under way."""
 
     __slots__ = (
-        "_before",
         "_compacted_revision",
         "_counters",
         "_last_session",
@@ -195,7 +194,6 @@ class _Run:
         self._writing = Writing(writer, leases, before.revision)
         self._sessions = sessions
         self._leases = leases
-        self._before = before
         self._counters = Counters(before.last_lease, before.last_token)
         self._compacted_revision = before.compacted_revision
         self._time_ms = before.time_ms
@@ -248,7 +246,7 @@ class _Run:
             case Put():
                 return mvcc.put(writing, command)
             case Txn():
-                return txn.apply(writing, leases, self._present(), command, now_ms)
+                return txn.apply(writing, leases, self._compacted_revision, command, now_ms)
             case Delete():
                 return mvcc.delete(writing, command)
             case RegisterSession():
@@ -275,10 +273,6 @@ class _Run:
                 return self._sweep()
             case _:
                 assert_never(command)
-
-    def _present(self) -> Meta:
-        """Where the store stands within the transaction: for reads of the past."""
-        return self._before._replace(revision=self._writing.revision, compacted_revision=self._compacted_revision)
 
     def _compact(self, command: Compact) -> Result:
         result = compaction.compact(command, self._writing.revision, self._compacted_revision)

@@ -57,7 +57,7 @@ class View:
 
     def txn(self, command: Txn) -> TxnDone | Rejected:
         """Run a transaction that `txn.is_read_only`."""
-        return txn.read(self._reader, self.meta, command)
+        return txn.read(self._reader, self.meta.revision, self.meta.compacted_revision, command)
 
     def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
         """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""

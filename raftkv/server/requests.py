@@ -369,8 +369,8 @@ class Requests:
                     continue
                 try:
                     if not isinstance(query, RangeQuery):
+                        await asyncio.sleep(0)  # before it: what is answered is marked so without a break
                         size += self._answer(response, view, operation_id, query)
-                        await asyncio.sleep(0)
                     elif _is_get(query):
                         pair = view.get(query.key, query.revision)
                         revision = query.revision or view.meta.revision

@@ -379,21 +379,25 @@ class WatchSender:
 
     # --- how far it is ------------------------------------------------------------------------------------------------
 
-    def _notices(self) -> Iterator[bytes]:
-        """Yield what is to be said of progress."""
+    def _notices(self) -> list[bytes]:
+        """Return what is to be said of progress: nothing before what is owed, least of all to watches just created."""
+        if self._answers:
+            return []
         now = self._loop.time()
+        found: list[bytes] = []
         told = self._told()
-        if self._progress_target is not None and told >= self._progress_target and not self._answers:
+        if self._progress_target is not None and told >= self._progress_target:
             self._progress_target = None
-            yield self._notice(told, ())
+            found.append(self._notice(told, ()))
         if self._notified and now >= self._progress_at:
             self._progress_at = now + self._limits.progress_s
-            yield from self._periodic()
-        for cohort in tuple(self._cohorts):
+            found += self._periodic()
+        for cohort in self._cohorts:
             behind = cohort.cursor.revision <= self._hub.revision
             if behind and now - cohort.noticed_at >= self._limits.notice_s:
                 cohort.noticed_at = now
-                yield self._notice(cohort.cursor.revision - 1, cohort.ids())
+                found.append(self._notice(cohort.cursor.revision - 1, cohort.ids()))
+        return found
 
     def _periodic(self) -> Iterator[bytes]:
         for cohort in self._cohorts:

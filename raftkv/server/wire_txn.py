@@ -28,7 +28,7 @@ from raftkv.kv.commands import (
     TxnRange,
 )
 from raftkv.kv.limits import MAX_FENCES, MAX_TXN_COMPARES, MAX_TXN_DEPTH, MAX_TXN_OPERATIONS, fence_fault
-from raftkv.kv.txn import txn_fault
+from raftkv.kv.txn_check import txn_fault
 from raftkv.server.wire_range import fill_key_value, fill_page, sorts_or_filters
 from raftkv.v1 import kv_pb2
 

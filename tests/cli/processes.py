@@ -15,6 +15,7 @@ from pathlib import Path
 def started(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A command that keeps its temporary files in `directory`, killed at the end if it still runs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTKV_")}
+    environment.pop("PYTHONUNBUFFERED", None)  # with it, output that nobody flushes would be seen at once, too
     process = subprocess.Popen(
         [sys.executable, "-m", "raftkv.cli", *arguments],
         env={**environment, "TMPDIR": str(directory)},

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from raftkv.cli.bench.deliveries import Record, judge
 from raftkv.cli.bench.figures import milliseconds, percentile
 from raftkv.cli.bench.operations import key_template
+from raftkv.client import Event, EventKind
 from raftkv.errors import ConfigurationError
 from tests.cli.cluster_process import RunningCluster
 from tests.cli.conftest import Cli
@@ -51,6 +53,60 @@ def test_milliseconds() -> None:
     assert milliseconds(None) is None
 
 
+def told(*revisions: int) -> tuple[Event, ...]:
+    return tuple(Event(EventKind.PUT, b"k", revision, None, None) for revision in revisions)
+
+
+def record(*batches: tuple[float, tuple[Event, ...]]) -> Record:
+    made = Record()
+    for time, batch in batches:
+        made.times.append(time)
+        made.batches.append(batch)
+    return made
+
+
+def test_deliveries_are_judged() -> None:
+    sent_at = {5: 1.0, 7: 1.5, 8: 1.5}
+    shared = told(7, 8)
+    good = record((0.5, told(4)), (1.25, told(5)), (2.0, shared))  # 4 is not ours
+    found = judge([good, good], sent_at)
+    assert (found.events, found.lost, found.duplicated) == (6, 0, 0)
+    assert [found.percentile_s(percent) for percent in (1, 33, 50, 100)] == [0.25, 0.25, 0.5, 0.5]
+    late = record((1.25, told(5)), (4.0, shared))
+    assert judge([good, late], sent_at).percentile_s(100) == 2.5
+    assert judge([], sent_at).percentile_s(50) is None
+
+
+@pytest.mark.parametrize(
+    ("batches", "lost", "duplicated"),
+    [
+        ([told(5), told(8)], 1, 0),
+        ([], 3, 0),
+        ([told(5), told(5, 7), told(8)], 0, 1),
+        ([told(5, 5, 7, 8)], 0, 1),
+        ([told(5), told(8, 7)], 1, 1),
+        ([told(7), told(5), told(8)], 1, 1),
+        ([told(5, 7, 8), told(5, 7, 8)], 0, 3),
+    ],
+    ids=[
+        "one missing",
+        "all missing",
+        "again",
+        "twice in a batch",
+        "out of order in a batch",
+        "out of order",
+        "all again",
+    ],
+)
+def test_what_watchers_miss_or_are_told_twice_is_counted(
+    batches: list[tuple[Event, ...]], lost: int, duplicated: int
+) -> None:
+    good = record((2.0, told(5, 7, 8)))
+    found = judge([good, record(*((2.0, batch) for batch in batches))], {5: 1.0, 7: 1.0, 8: 1.0})
+    assert (found.lost, found.duplicated) == (lost, duplicated)
+    assert found.events == 6 - lost == sum(found.histogram.values())
+
+
 def plausible(figures: dict[str, Any]) -> bool:
     return bool(
         figures["errors"] == figures["elections"] == 0
@@ -89,6 +145,32 @@ def test_a_cluster_that_runs(cli: Cli, cluster: RunningCluster) -> None:
     assert table.code == 0
     assert "gets/s" in table.text
     assert "p99" in table.text
+
+
+@pytest.mark.processes
+def test_transactions_locks_and_watches(cli: Cli, cluster: RunningCluster) -> None:
+    txn = cli("bench", "txn", "--total", "200", "--inflight", "20", "--key-size", "20", "-o", "json")
+    assert txn.code == 0, txn.err
+    assert plausible(txn.json)
+    lock = cli("bench", "lock", "--total", "60", "--contenders", "6", "--locks", "2", "--clients", "2", "-o", "json")
+    assert lock.code == 0, lock.err
+    assert plausible(lock.json)
+    assert {name: lock.json[name] for name in ("inflight", "locks", "key_size")} == {
+        "inflight": 6, "locks": 2, "key_size": None,
+    }  # fmt: skip
+    for number in (0, 1):
+        state = cli("lock", f"bench/lock/{number}", "--show", "-o", "json").json
+        assert state["newest_token"]
+        assert not state["contenders"]
+    assert "3 contenders over 1 client, 1 lock\n" in cli("bench", "lock", "--total", "9", "--contenders", "3").text
+    shape = ("--watchers", "7", "--clients", "2", "--total", "100", "--rate", "400")
+    watch = cli("bench", "watch", *shape, "-o", "json")
+    assert watch.code == 0, watch.err
+    found = watch.json
+    assert (found["events"], found["lost"], found["duplicated"]) == (700, 0, 0)
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert found["put_p50_ms"] <= found["put_p99_ms"]
+    assert "7 watchers of one prefix" in cli("bench", "watch", *shape).text
 
 
 @pytest.mark.processes

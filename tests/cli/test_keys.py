@@ -34,6 +34,7 @@ def test_json(cli: Cli) -> None:
         "create_revision": revision,
         "mod_revision": revision + 1,
         "version": 2,
+        "lease": None,
         "guarantee": "linearizable",
     }
     assert cli("get", "json", "-o", "json").json == expected
@@ -88,6 +89,26 @@ def test_ls(cli: Cli) -> None:
     assert cli("ls", "ls/none", "-o", "json").json == []
     assert cli("del", "ls/", "--prefix").text.startswith("deleted 5 keys, revision ")
     assert cli("del", "ls/", "--prefix").error == "no key begins with 'ls/'"
+
+
+def test_ls_in_other_orders(cli: Cli) -> None:
+    for key, value in (("c", "1"), ("a", "3"), ("b", "2"), ("a", "3")):
+        cli("put", f"order/{key}", value)
+    found = cli("ls", "order/", "-o", "json").json
+    revisions = {one["key"][-1]: one["mod_revision"] for one in found}
+
+    def keys(*flags: str) -> str:
+        return "".join(line[-1] for line in cli("ls", "order/", *flags).text.split())
+
+    assert keys("--descending") == "cba"
+    assert keys("--order", "value") == "cba"
+    assert keys("--order", "modified", "--descending") == "abc"
+    assert keys("--order", "create") == "cab"
+    assert keys("--order", "version", "--descending", "--limit", "1") == "a"
+    assert keys("--min-mod-revision", str(revisions["b"])) == "ab"
+    assert keys("--max-mod-revision", str(revisions["b"])) == "bc"
+    assert keys("--min-create-revision", str(revisions["c"] + 1)) == "ab"
+    assert keys("--max-create-revision", str(revisions["c"])) == "c"
 
 
 def test_what_is_stored_moves_no_cursor_and_is_no_markup(cli: Cli) -> None:

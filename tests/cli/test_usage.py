@@ -18,9 +18,15 @@ from raftkv.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
+    LeaseExists,
+    LeaseNotFound,
+    LockBusy,
+    LockLost,
     NoLeader,
     Overloaded,
     RaftKVError,
+    RevisionMismatch,
+    StaleFence,
 )
 from tests.cli.conftest import Cli
 
@@ -38,11 +44,15 @@ def test_version(cli: Cli) -> None:
         (),
         *(
             (one,)
-            for one in ("serve", "put", "get", "del", "ls", "endpoint", "leader", "demo", "bench")
+            for one in (
+                "serve", "put", "get", "del", "ls", "txn", "watch", "lock", "elect", "compact", "lease", "endpoint",
+                "leader", "demo", "bench",
+            )
         ),
         *(("endpoint", one) for one in ("status", "health", "hash")),
+        *(("lease", one) for one in ("grant", "list", "ttl", "keepalive", "revoke")),
         ("leader", "transfer"),
-        *(("bench", one) for one in ("put", "get", "failover")),
+        *(("bench", one) for one in ("put", "get", "txn", "lock", "watch", "failover")),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -55,7 +65,10 @@ def test_every_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
 
 CLIENT_COMMANDS = (
     ("put", "k", "v"), ("get", "k"), ("del", "k"), ("ls",), ("endpoint", "status"), ("endpoint", "health"),
-    ("endpoint", "hash"), ("leader", "transfer"), ("bench", "put"), ("bench", "get"),
+    ("endpoint", "hash"), ("leader", "transfer"), ("bench", "put"), ("bench", "get"), ("compact", "1"),
+    ("watch", "k"), ("lock", "l", "--no-wait"), ("lock", "l", "--show"), ("elect", "e", "--leader"),
+    ("elect", "e", "v"), ("lease", "grant", "9"), ("lease", "list"), ("lease", "ttl", "1"), ("lease", "keepalive", "1"),
+    ("lease", "revoke", "1"), ("bench", "lock"),
 )  # fmt: skip
 
 
@@ -94,6 +107,57 @@ def test_bad_flags_of_client_commands(cli: Cli, command: tuple[str, ...], flags:
         (["ls", "--limit", "-1"], "'--limit'"),
         (["del", "--prefix", ""], "--force"),
         (["leader", "transfer", "two"], "'ID'"),
+        (["put", "k", "v", "--create", "--if-revision", "4"], "exclude each other"),
+        (["put", "k", "v", "--create", "--previous"], "exclude each other"),
+        (["put", "k", "v", "--if-revision", "0"], "'--if-revision'"),
+        (["put", "k", "v", "--lease", "0"], "'--lease'"),
+        (["put", "k", "v", "--lease", str(2**64)], "not a lease"),
+        (["put", "k", "v", "--fence", "jobs"], "'jobs' is not LOCK:TOKEN"),
+        (["put", "k", "v", "--fence", ":3"], "':3' is not LOCK:TOKEN"),
+        (["put", "k", "v", "--fence", "jobs:-3"], "'jobs:-3' is not LOCK:TOKEN"),
+        (["put", "k", "v", "--fence", "jobs:3:always"], "'jobs:3:always' is not LOCK:TOKEN"),
+        (["put", "k", "v", "--fence", "jobs:0"], "token is 0"),
+        (["put", "k", "v", "--fence", f"jobs:{2**64}"], "token is"),
+        (["put", "k", "v", *["--fence", "jobs:3"] * 17], "at most 16"),
+        (["del", "k", "--prefix", "--if-revision", "3"], "--if-revision is for one key"),
+        (["ls", "--order", "size"], "'size' is not one of"),
+        (["ls", "--count", "--min-mod-revision", "3"], "--count"),
+        (["compact", "0"], "'REVISION'"),
+        (["watch"], "KEY, --prefix and --from"),
+        (["watch", "k", "--prefix", "p"], "KEY, --prefix and --from"),
+        (["watch", "--to", "z"], "KEY, --prefix and --from"),
+        (["watch", "k", "--to", "z"], "--to goes with --from"),
+        (["watch", "k", "--count", "-1"], "'--count'"),
+        (["watch", "k", "--"], "no command after --"),
+        (["watch", "xyz", "--hex"], "'xyz' is not hexadecimal"),
+        (["lease", "grant", "-1"], "no such option"),
+        (["lease", "grant", "--", "-1"], "ttl is -1.0 s, not from 0.5 s to"),
+        (["lease", "grant", "1e9"], "365 days"),
+        (["lease", "grant", "nan"], "ttl is nan"),
+        (["lease", "grant", "soon"], "'TTL'"),
+        (["lease", "revoke", "0"], "'ID'"),
+        (["lock", "l", "--"], "no command after --"),
+        (["lock", "l", "--", ""], "no command after --"),
+        (["lock", "l", "sleep", "5"], "unexpected extra argument"),
+        (["lock", "--", "sleep", "5"], "missing argument 'NAME'"),
+        (["lock", "l", "--wait", "5", "--no-wait"], "exclude each other"),
+        (["lock", "l", "--wait", "0"], "timeout is 0.0 s"),
+        (["lock", "l", "--shared", "--limit", "3"], "exclude each other"),
+        (["lock", "l", "--shared", "--exclusive"], "exclude each other"),
+        (["lock", "l", "--limit", "0"], "'--limit'"),
+        (["lock", "l", "--ttl", "-1"], "ttl is -1.0 s"),
+        (["lock", "l", "--ttl", "4", "--grace", "3"], "more than half of --ttl"),
+        (["lock", "l", "--show", "--", "true"], "--show runs no command"),
+        (["lock", ""], "name"),
+        (["lock", "l" * 201], "200"),
+        (["elect", "e"], "'VALUE'"),
+        (["elect", "e", "--", "true"], "'VALUE'"),
+        (["elect", "e", "--leader", "--observe"], "exclude each other"),
+        (["elect", "e", "v", "--observe"], "do not campaign"),
+        (["elect", "e", "v" * 65_537], "65536"),
+        (["bench", "lock", "--locks", "0"], "'--locks'"),
+        (["bench", "watch", "--rate", "0"], "'--rate'"),
+        (["bench", "watch", "--directory", "x"], "--local"),
         (["demo", "--nodes", "4"], "'4' is not one of '3', '5'"),
         (["demo", "--seconds", "0"], "'--seconds'"),
         (["demo", "--directory", "/etc/passwd"], "/etc/passwd is not an empty directory"),
@@ -111,7 +175,7 @@ def test_bad_command_lines(cli: Cli, arguments: list[str], said: str) -> None:
     assert result.code == 2
 
 
-@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("bench",)])
+@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("lease",), ("bench",)])
 def test_a_command_without_its_subcommand_shows_help(cli: Cli, arguments: tuple[str, ...]) -> None:
     result = cli(*arguments)
     assert result.code == 2
@@ -156,6 +220,12 @@ def test_nobody_there_is_a_row_of_a_table_too(cli: Cli, command: tuple[str, ...]
         (DeadlineExceeded("x", ambiguous=True), False, Exit.UNREACHABLE),
         (Overloaded("x"), True, Exit.ERROR),
         (Compacted("x"), False, Exit.ERROR),
+        (RevisionMismatch(b"x", 1, None), True, Exit.CONFLICT),
+        (StaleFence("x"), True, Exit.CONFLICT),
+        (LockBusy("x"), True, Exit.CONFLICT),
+        (LockLost("x"), True, Exit.CONFLICT),
+        (LeaseExists("x"), True, Exit.CONFLICT),
+        (LeaseNotFound("x"), True, Exit.NOT_FOUND),
     ],
 )
 def test_exit_codes(error: RaftKVError, writes: bool, expected: Exit) -> None:

@@ -35,6 +35,8 @@ class WatchNode(FakeNode, watch_pb2_grpc.WatchServicer):
         """While it is clear, nothing is said on streams of watches."""
         self.speaks.set()
         self.refusal: ErrorCode | None = None
+        self.fragments_to_break = 0
+        """The stream on which so many fragments have been sent breaks off."""
 
     @property
     def creates(self) -> list[watch_pb2.WatchCreate]:
@@ -64,7 +66,12 @@ class WatchNode(FakeNode, watch_pb2_grpc.WatchServicer):
         try:
             async for response in responses:
                 await self.speaks.wait()
-                yield watch_pb2.WatchResponse.FromString(response)
+                decoded = watch_pb2.WatchResponse.FromString(response)
+                yield decoded
+                if decoded.fragment and self.fragments_to_break:
+                    self.fragments_to_break -= 1
+                    if not self.fragments_to_break:
+                        break
             await context.abort(self.break_code, f"node {self.id} dropped the stream")
         finally:
             self._breaks.discard(broken)

@@ -77,7 +77,15 @@ def test_only_a_write_without_doubt_goes_on_under_a_new_session(loop: asyncio.Ab
 def test_a_refusal_that_every_attempt_gets_alike_is_not_ambiguous(loop: asyncio.AbstractEventLoop) -> None:
     call = make_call(loop)
     call.doubtful = True
-    assert not final_error(call, ERROR_TYPES[ErrorCode.LIMIT_EXCEEDED]("")).ambiguous
+    for code in (
+        ErrorCode.LIMIT_EXCEEDED,
+        ErrorCode.STALE_FENCE,
+        ErrorCode.LEASE_NOT_FOUND,
+        ErrorCode.LEASE_EXISTS,
+        ErrorCode.LOCK_BUSY,
+    ):
+        assert not final_error(call, ERROR_TYPES[code]("")).ambiguous
+    assert final_error(call, ERROR_TYPES[ErrorCode.SPACE_EXCEEDED]("")).ambiguous
     assert final_error(call, ERROR_TYPES[ErrorCode.SEQUENCE_OUT_OF_WINDOW]("")).ambiguous
     read = make_call(loop, Kind.READ)
     read.doubtful = True

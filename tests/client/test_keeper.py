@@ -188,6 +188,16 @@ async def test_an_answer_that_does_not_fit_is_a_failure(keeper: Keeper, store: S
     assert lease.remaining() == pytest.approx(9.0 - 0.45 - 3.0)
 
 
+async def test_who_comes_too_late_is_told_too(keeper: Keeper) -> None:
+    lease = await keeper.grant(9.0)
+    lease.end("over")
+    told: list[str] = []
+    lease.on_end(lambda: told.append("late"))
+    assert told == []
+    await asyncio.sleep(0)
+    assert told == ["late"]
+
+
 async def test_idle_leases_are_taken_again_and_not_renewed(keeper: Keeper, store: Store) -> None:
     first = await keeper.borrow(9.0)
     keeper.give_back(first)

@@ -62,6 +62,69 @@ async def test_all_calls(cluster: FakeCluster) -> None:
     assert output == "the client is closed\n"
 
 
+async def test_leases_locks_and_transactions(single: FakeCluster) -> None:
+    output = await run(
+        single,
+        """
+        from raftkv.client import Client, get, put, version
+        from raftkv.errors import InvalidArgument, KeyExists, LeaseExpired, LockBusy, LockLost, RevisionMismatch
+        def refused(error, call):
+            try:
+                call()
+            except error:
+                return True
+        with Client.from_env() as client:
+            assert client.txn().when(version("a") == 0).then(put("a", "1")).otherwise(get("a")).commit().succeeded
+            assert refused(KeyExists, lambda: client.create("a", "2"))
+            assert refused(RevisionMismatch, lambda: client.update("a", "2", if_revision=7))
+            assert client.update("a", "2", if_revision=1).revision == 2
+            with client.lease(ttl=5.0) as lease:
+                client.put("b", "v", lease=lease)
+                assert 0 < lease.remaining() <= 4.75 and not lease.lost.is_set()
+                assert client.get("b").lease == lease.id
+                lease.check()
+            assert lease.lost.is_set() and lease.remaining() == 0 and refused(LeaseExpired, lease.check)
+            lock = client.lock("x")
+            with lock as held:
+                assert held.token == held.fence().token == 1 and lock.held is held
+                assert refused(InvalidArgument, lock.acquire)
+                assert refused(LockBusy, lambda: client.lock("x").acquire(wait=False))
+                assert not held.lost.is_set()
+            assert held.lost.is_set() and refused(LockLost, held.check) and refused(LockLost, held.fence)
+            assert not lock.release()
+            def lose(held):
+                held.grant.kept.tenure.deadline = 0.0
+            def body():
+                with lock as held:
+                    lose(held)
+                    assert refused(LockLost, lambda: held.token) and refused(LockLost, held.fence)
+                    assert held.lost.is_set() and held.remaining() == 0
+            assert refused(LockLost, body)
+            with client.semaphore("s", limit=2) as one, client.semaphore("s", limit=2) as two:
+                assert one.token < two.token
+            rwlock = client.rwlock("rw")
+            with rwlock.reader(), rwlock.reader():
+                assert refused(LockBusy, lambda: rwlock.writer().acquire(wait=False))
+            election = client.election("e", "me")
+            with election as led:
+                assert election.leader().value == b"me" and election.leader().token == led.token
+                election.proclaim("you")
+                observed = election.observe()
+                assert next(observed).value == b"you"
+                observed.close()
+            assert election.leader() is None
+            assert client.lock_state("x").newest_token == 2
+            granted = client.grant_lease(2.5)
+            assert client.renew_leases(granted) == (2.5,) and granted.id in client.lease_ids()
+            assert client.lease_status(granted).ttl == 2.5
+            client.revoke_lease(granted)
+            assert client.compact(2) == 2
+            print("done")
+        """,
+    )
+    assert output == "done\n"
+
+
 async def test_threads_share_one_client(single: FakeCluster) -> None:
     output = await run(
         single,

@@ -12,6 +12,7 @@ from raftkv.client import AsyncClient
 from raftkv.server.node import NodeLimits
 from raftkv.testing.cluster import LocalCluster
 from raftkv.v1 import common_pb2, kv_pb2
+from tests.integration.promotion import hand_over
 from tests.integration.stubs import Stubs, detail_of, stubs
 from tests.integration.waiting import PATIENCE_S
 
@@ -31,7 +32,7 @@ async def test_what_exceeds_the_queue_is_refused_and_has_no_effect(tmp_path: Pat
         # The first node is elected soon, by its own short timeout, and gives way to one with a long one.
         async with AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
             await cluster.leader()
-            await client.transfer_leader(2)
+            await hand_over(client, 2)
         leader = cluster.node(await cluster.leader())
         assert leader.id == 2
         followers = [node for node in cluster.nodes if node is not leader]

@@ -37,7 +37,11 @@ class History:
     def __init__(self) -> None:
         self.states: list[State] = [{}, {}]
         self.compacted = 0
-        self.leases: set[int] = set()
+        self.now = 0
+        """Cluster time."""
+        self.leases: dict[int, tuple[int, int]] = {}
+        """By id: (ttl, deadline), dead ones included until they are ended."""
+        self.last_lease = 0
 
     @property
     def revision(self) -> int:
@@ -60,7 +64,50 @@ class History:
                 return self.txn(branch)
             case c.Compact(_, revision):
                 return self.compact(revision)
+            case c.GrantLease(_, lease, ttl):
+                return self.grant(lease, ttl)
+            case c.KeepAlive(_, leases):
+                return c.KeptAlive(tuple(self.renew(lease) for lease in leases))
+            case c.RevokeLease(_, lease):
+                if not self.alive(lease):
+                    return ErrorCode.LEASE_NOT_FOUND
+                return c.Revoked(self.revision + bool(self.attached(lease)), self.end(lease))
+            case c.Expire():
+                due = sorted((deadline, lease) for lease, (_, deadline) in self.leases.items() if deadline <= self.now)
+                for _, lease in due:
+                    self.end(lease)
+                return c.Expired(len(due))
         raise AssertionError(command)
+
+    def alive(self, lease: int) -> bool:
+        return lease in self.leases and self.now < self.leases[lease][1]
+
+    def attached(self, lease: int) -> list[bytes]:
+        return [key for key, pair in self.states[-1].items() if pair.lease == lease]
+
+    def grant(self, lease: int, ttl: int) -> Any:
+        if self.alive(lease):
+            return ErrorCode.LEASE_EXISTS
+        if lease in self.leases:
+            self.end(lease)
+        lease = lease or self.last_lease + 1
+        self.last_lease = max(self.last_lease, lease)
+        self.leases[lease] = (ttl, self.now + ttl)
+        return c.LeaseGranted(lease, ttl)
+
+    def renew(self, lease: int) -> int:
+        if not self.alive(lease):
+            return 0
+        ttl, _ = self.leases[lease]
+        self.leases[lease] = (ttl, self.now + ttl)
+        return ttl
+
+    def end(self, lease: int) -> int:
+        gone = self.attached(lease)
+        if gone:
+            self.states.append({key: pair for key, pair in self.states[-1].items() if key not in gone})
+        del self.leases[lease]
+        return len(gone)
 
     def compact(self, revision: int) -> Any:
         if revision == 0:
@@ -155,7 +202,7 @@ class ModelTxn:
         made = self.history.revision + 1
         match operation:
             case c.TxnPut(key, value, lease, with_previous):
-                if lease and lease not in self.history.leases:
+                if lease and not self.history.alive(lease):
                     raise LookupError
                 old = self.state.get(key)
                 self.state = put(self.state, key, value, lease, made)

@@ -76,7 +76,7 @@ def test_a_version_that_one_compaction_kept_goes_with_the_next() -> None:
     assert {key for key, _ in host.versions()} == {b"other"}
 
 
-def test_a_sweep_goes_on_after_a_restart_and_a_mark_survives_it() -> None:
+def test_bug_48_a_sweep_goes_on_after_a_restart_and_lowers_no_revision() -> None:
     host = Host()
     host.do(put(b"a"), put(b"a"), put(b"a"))
     host.do(put(b"b"))

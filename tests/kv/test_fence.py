@@ -63,7 +63,7 @@ def test_a_holder_passes_and_nobody_else(mode: int) -> None:
 
 
 @BOTH
-def test_a_regrant_makes_the_old_token_stale(mode: int) -> None:
+def test_bug_46_a_regrant_makes_the_old_token_stale(mode: int) -> None:
     """The fence advances at the grant, before the new holder has written anything."""
     host = LockHost()
     old, new = host.leased(500), host.leased()

@@ -281,7 +281,7 @@ def test_places_go_with_their_lease_and_the_next_is_granted_in_the_same_revision
     host.validate()
 
 
-def test_the_dead_are_not_granted() -> None:
+def test_bug_46_the_dead_are_not_granted() -> None:
     """All commands but `Expire` leave a dead lease's places to `Expire`, and nobody behind one is granted before."""
     host = LockHost()
     a, b, dying, c = host.leased(1_000), host.leased(), host.leased(1_000), host.leased()
@@ -304,7 +304,7 @@ def test_the_dead_are_not_granted() -> None:
     host.validate()
 
 
-def test_a_dead_lease_can_acquire_nothing_new() -> None:
+def test_bug_46_a_dead_lease_can_acquire_nothing_new() -> None:
     host = LockHost()
     one = host.leased(500)
     host.now = 500

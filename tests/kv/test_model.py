@@ -13,7 +13,7 @@ from raftkv.errors import Compacted, ErrorCode
 from raftkv.kv import commands as c
 from raftkv.kv.commands import Command, Delete, KeyValue, Put, Rejected, Result, Swept
 from raftkv.kv.ranges import Order, RangeQuery, query_fault
-from raftkv.kv.txn import is_read_only
+from raftkv.kv.txn_check import is_read_only
 
 from .host import Host
 from .model import History
@@ -45,12 +45,15 @@ def few(one: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(one, max_size=3).map(tuple)
 
 
+LEASES = st.sampled_from([0, 0, 0, 1, 2, 7])
+"""The store chooses low ones; 7 is given."""
+TTLS = st.sampled_from([500, 1000, 3000])
 COMPARES = st.one_of(
     st.builds(c.Compare, KEYS, ENDS, st.just(0), st.integers(0, 3), VALUES),
     st.builds(c.Compare, KEYS, ENDS, st.integers(1, 4), st.integers(0, 3), NUMBERS),
 )
 OPERATIONS = st.recursive(
-    st.builds(c.TxnPut, KEYS, VALUES, st.sampled_from([0, 0, 0, 0, 99]), st.booleans())
+    st.builds(c.TxnPut, KEYS, VALUES, LEASES, st.booleans())
     | st.builds(c.TxnDelete, KEYS, ENDS, st.booleans())
     | st.builds(c.TxnRange, KEYS, ENDS, st.integers(0, 3), st.sampled_from([0, 0, 0, 3]), st.booleans(), st.booleans()),
     lambda inner: st.builds(c.Branch, few(COMPARES), few(inner), few(inner)),
@@ -103,6 +106,24 @@ class StoreAgainstHistory(RuleBasedStateMachine):
     @rule(back=st.integers(-1, 4), in_session=st.booleans())
     def compact(self, back: int, in_session: bool) -> None:
         self._write(c.Compact(self.sequence + 1, max(self.history.revision - back, 0)), in_session)
+
+    @rule(lease=st.sampled_from([0, 0, 7, 2]), ttl=TTLS, in_session=st.booleans())
+    def grant(self, lease: int, ttl: int, in_session: bool) -> None:
+        self._write(c.GrantLease(self.sequence + 1, lease, ttl), in_session)
+
+    @rule(leases=st.lists(LEASES.filter(bool), min_size=1, max_size=3).map(tuple), in_session=st.booleans())
+    def keep_alive(self, leases: tuple[int, ...], in_session: bool) -> None:
+        self._write(c.KeepAlive(self.sequence + 1, leases), in_session)
+
+    @rule(lease=LEASES.filter(bool), in_session=st.booleans())
+    def revoke(self, lease: int, in_session: bool) -> None:
+        self._write(c.RevokeLease(self.sequence + 1, lease), in_session)
+
+    @rule(passed=st.sampled_from([0, 300, 700, 2000]))
+    def expire(self, passed: int) -> None:
+        self.host.now += passed
+        self.history.now += passed
+        self._write(c.Expire(0), in_session=False)
 
     @rule()
     def sweep(self) -> None:
@@ -198,6 +219,8 @@ class StoreAgainstHistory(RuleBasedStateMachine):
     def revisions_agree(self) -> None:
         assert self.host.machine.revision == self.history.revision
         assert self.host.machine.compacted_revision == self.history.compacted
+        deadlines = [deadline for _, deadline in self.history.leases.values()]
+        assert self.host.machine.leases.next_deadline_ms() == min(deadlines, default=None)
         assert self.host.machine.applied_index == len(self.host.log)
 
     def teardown(self) -> None:

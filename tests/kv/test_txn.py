@@ -16,7 +16,7 @@ from raftkv.kv.limits import (
     MAX_TXN_OPERATIONS,
     MAX_VALUE_BYTES,
 )
-from raftkv.kv.txn import is_read_only, txn_fault
+from raftkv.kv.txn_check import is_read_only, txn_fault
 
 from .host import Host, put
 
@@ -84,6 +84,7 @@ def test_nonsense_is_named_and_changes_nothing(complaint: str, senseless: c.Txn)
 def test_the_same_key_on_ways_that_exclude_each_other_is_fine() -> None:
     host = Host()
     either = branch(write(b"k"), when=(exists(b"k"),), otherwise=(write(b"k"),))
+    assert txn_fault(txn(branch(write(b"k"), otherwise=(erase(b"a", b"z"),)))) is None
     assert host.do(txn(either, otherwise=(write(b"k"), erase(b"a")))) == [
         c.TxnDone(2, c.BranchDone(True, (c.BranchDone(False, (c.PutDone(None),)),)))
     ]

@@ -88,7 +88,7 @@ async def test_neither_a_pause_of_the_leader_nor_a_jump_of_its_clock_ends_a_leas
         assert (await leader.get(b"key")).range.kvs
 
 
-async def test_a_change_of_leader_takes_nothing_from_a_lease() -> None:
+async def test_bug_47_a_change_of_leader_takes_nothing_from_a_lease() -> None:
     own = clocks()
     own[NodeId(2)].ahead_ms = own[NodeId(3)].ahead_ms = 1e10  # clocks of different machines begin anywhere
     async with MemoryCluster(clocks=own) as cluster:
@@ -118,7 +118,7 @@ async def test_while_there_is_no_leader_no_lease_ends() -> None:
         assert (await leader.get(b"key")).range.kvs
 
 
-async def test_a_stalled_old_leader_ends_nothing() -> None:
+async def test_bug_47_a_stalled_old_leader_ends_nothing() -> None:
     """It believes in its own clock, and its Expire is in its log; but nobody follows it."""
     own = clocks()
     async with MemoryCluster(clocks=own) as cluster:

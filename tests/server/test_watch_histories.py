@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
@@ -82,7 +83,7 @@ class Run:
     model: Model = field(default_factory=Model)
     streams: list[tuple[Stream, dict[int, Wanted]]] = field(default_factory=list)
     lost: int = 0
-    caught_up: int = 0
+    """Watches that began before what was compacted."""
 
     def command(self) -> Command:
         random = self.random
@@ -168,6 +169,7 @@ async def play(seed: int) -> Run:
         turn_bytes=random.choice((1, 200, 1 << 20)),
         turn_changes=random.choice((1, 5, 1000)),
         message_bytes=random.choice((60, 200, 1 << 20)),
+        notice_s=random.choice((0.0, 1000.0)),
         max_rest_s=0.0,
     )
     run = Run(random, Watched(limits))
@@ -182,7 +184,7 @@ async def play(seed: int) -> Run:
                 await stream.pull()
             case 3:
                 stream, _ = random.choice(run.streams)
-                await stream.pull_all()
+                await (stream.fall_asleep() if random.random() < 0.5 else stream.pull_all())
             case 4 if random.random() < 0.2:
                 compacted = run.watched.machine.compacted_revision
                 if run.model.revision > compacted + 1:
@@ -203,10 +205,20 @@ async def play(seed: int) -> Run:
 
 
 @pytest.mark.parametrize("block", range(4))
-async def test_what_each_watcher_is_told_is_what_the_model_says(block: int) -> None:
+async def test_bug_45_what_each_watcher_is_told_is_what_the_model_says(block: int) -> None:
+    codes: Counter[int] = Counter()
+    fragments = events = 0
     for seed in range(block * 250, (block + 1) * 250):
         try:
-            await play(seed)
+            run = await play(seed)
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
+        for stream, _ in run.streams:
+            for told in stream.told.values():
+                fragments += told.fragments
+                events += len(told.events)
+                codes[told.canceled.code if told.canceled is not None else 0] += 1
+    # All the ways that there are have been gone.
+    assert min(codes[common_pb2.COMPACTED], codes[common_pb2.LIMIT_EXCEEDED], codes[0], fragments) > 10
+    assert events > 5_000

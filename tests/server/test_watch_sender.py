@@ -354,7 +354,7 @@ async def test_the_end_comes_after_the_answers() -> None:
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-async def test_a_store_that_is_replaced_leaves_no_gap(compacted: bool) -> None:
+async def test_bug_45_a_store_that_is_replaced_leaves_no_gap(compacted: bool) -> None:
     """As by a snapshot from the leader: the node never applied what lies between."""
     watched = Watched(AT_ONCE)
     entries = [[put(b"k", b"%d" % number)] for number in range(10)]
@@ -364,7 +364,7 @@ async def test_a_store_that_is_replaced_leaves_no_gap(compacted: bool) -> None:
     for entry in entries[:3]:
         watched.do(*entry)
         ahead.do(*entry)
-    await stream.pull_all()
+    await stream.fall_asleep()
     for entry in entries[3:7]:
         ahead.do(*entry)
     if compacted:
@@ -391,14 +391,57 @@ async def test_the_hub_finds_out_by_itself_that_it_missed_something() -> None:
     watched = Watched()
     stream = Stream(watched)
     stream.create(1, b"k")
-    await stream.pull_all()
-    Watched.do(watched, Put(0, b"k", b"1"))
+    watched.do(Put(0, b"k", b"1"))
+    await stream.fall_asleep()
     hub, watched.hub = watched.hub, WatchHub(watched.revision)
     watched.do(put(b"k", b"2"))
     watched.hub = hub
     watched.do(put(b"k", b"3"))
     await stream.pull_all()
     assert [event.kv.value for event in stream.told[1].events] == [b"1", b"2", b"3"]
+    await stream.close()
+
+
+async def test_what_did_not_concern_a_stream_that_slept_is_not_read_again() -> None:
+    """Nor does it matter that it has been compacted away."""
+    watched = Watched(WatchLimits(ring_bytes=0, max_rest_s=0.0))
+    stream = Stream(watched)
+    stream.create(1, b"k")
+    await stream.fall_asleep()
+    for _ in range(10):
+        watched.do(put(b"other"))
+    watched.compact(watched.revision)
+    stream.create(2, b"k")
+    await stream.fall_asleep()
+    assert stream.told[1].canceled is None
+    watched.do(put(b"k"))
+    await stream.pull_all()
+    assert len(stream.told[1].events) == len(stream.told[2].events) == 1
+    await stream.close()
+
+
+async def test_who_joins_while_the_past_is_read_is_told_so_first() -> None:
+    watched = Watched(WatchLimits(ring_bytes=0, max_rest_s=0.0, step_work=1))
+    for _ in range(20):
+        watched.do(put(b"k"))
+    stream = Stream(watched)
+    stream.create(1, b"k", start_revision=2)
+    await stream.pull()
+    joined = 1
+    while len(stream.told[1].events) < 20:
+        pull = asyncio.create_task(stream.pull())
+        while not pull.done():
+            await asyncio.sleep(0)
+            moving = stream.sender._moving
+            if moving is not None and joined < 10:
+                joined += 1
+                stream.create(joined, b"k", start_revision=moving.cursor.revision)
+        await pull  # a KeyError: events of a watch that was never created
+    assert joined == 10
+    await stream.pull_all()
+    for told in stream.told.values():
+        assert told.created is not None
+        assert [event.kv.mod_revision for event in told.events] == list(range(told.created + 1, 22))
     await stream.close()
 
 
@@ -413,11 +456,12 @@ async def test_a_stream_that_told_many_rests() -> None:
         watched.do(put(b"k"))
     first = await stream.pull()
     assert len(first.events) == 3
+    pull = asyncio.create_task(stream.pull())
     for _ in range(4):
         watched.do(put(b"k"))
-        await asyncio.sleep(0)
-    second = await stream.pull()
-    assert len(second.events) == 4
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert len((await pull).events) == 4
     await stream.close()
 
 

@@ -74,6 +74,7 @@ class Stream:
         self.progress: list[int] = []
         """Of the whole stream."""
         self.received: list[watch_pb2.WatchResponse] = []
+        self._pulled: asyncio.Task[bytes] | None = None
 
     def create(self, watch_id: int, key: bytes = b"", range_end: bytes = b"", **settings: object) -> None:
         request = watch_pb2.WatchCreate(watch_id=watch_id, key=key, range_end=range_end, **settings)  # type: ignore[arg-type]
@@ -87,8 +88,9 @@ class Stream:
 
     async def pull(self) -> watch_pb2.WatchResponse:
         """Take the next response."""
-        async with asyncio.timeout(10):
-            response = watch_pb2.WatchResponse.FromString(await anext(self.responses))
+        async with asyncio.timeout(60):
+            pulled, self._pulled = self._pulled or self._begin(), None
+            response = watch_pb2.WatchResponse.FromString(await pulled)
         self.received.append(response)
         if response.progress and not response.watch_ids:
             self.progress.append(response.revision)
@@ -112,6 +114,17 @@ class Stream:
             told.split = response.fragment
         told.fragments += response.fragment
 
+    async def fall_asleep(self) -> None:
+        """Wait until it has nothing to say, as a client does that reads."""
+        await self.pull_all()
+        self._pulled = self._begin()
+        while not self.sender._idle:
+            assert not self._pulled.done()
+            await asyncio.sleep(0)
+
+    def _begin(self) -> asyncio.Task[bytes]:
+        return asyncio.create_task(anext(self.responses))
+
     async def pull_all(self) -> None:
         """Take what there is: up to the answer to a request for progress."""
         seen = len(self.progress)
@@ -121,6 +134,9 @@ class Stream:
 
     async def close(self) -> None:
         self.sender.close()
+        if self._pulled is not None:
+            self._pulled.cancel()
+            await asyncio.gather(self._pulled, return_exceptions=True)
         await self.responses.aclose()
 
 

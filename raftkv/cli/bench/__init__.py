@@ -1,7 +1,8 @@
 """`raftkv bench`: how fast a cluster is, and how soon it writes again without its leader.
 
-operations   what is done: puts, gets
+operations   what is done: puts, gets, transactions, locks
 load         does it: so many at a time, each one timed
+watch        many watchers of what is put at a steady rate; deliveries: what each of them was told, and when
 failover     kills the leader, many times
 target       the cluster under test: somebody's, or one of our own
 figures      percentiles, and the result
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 import typer
 
-from raftkv.cli.bench.commands import failover, get, put
+from raftkv.cli.bench.commands import failover, get, lock, put, txn, watch
 
 app = typer.Typer(help="Measure throughput, latency and failover.", no_args_is_help=True)
 app.command("put")(put)
 app.command("get")(get)
+app.command("txn")(txn)
+app.command("lock")(lock)
+app.command("watch")(watch)
 app.command("failover")(failover)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,7 @@ from raftkv.cli.session import run_to_end
 if TYPE_CHECKING:
     from raftkv.cli.bench.load import LoadResult
     from raftkv.cli.bench.operations import Operation
+    from raftkv.cli.bench.target import Target
 
 BENCH_DRIFT_PPM = 1_000
 """What own nodes are told of their clocks for LEASE reads: they all have the same one."""
@@ -109,6 +111,116 @@ def get(
     )
 
 
+def txn(
+    *,
+    clients: Clients = 1,
+    inflight: Inflight = 256,
+    total: Total = 50_000,
+    key_size: KeySize = 16,
+    value_size: ValueSize = 128,
+    local: Local = None,
+    directory: Directory = None,
+    endpoints: Endpoints = DEFAULT_ENDPOINTS,
+    output: Format = Output.TABLE,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Measure transactions of one condition (which holds) and one put, each of a new key. Otherwise as `bench put`."""
+    from raftkv.cli.bench.operations import Txns  # noqa: PLC0415 - see raftkv.cli
+
+    _measure(
+        Txns(total, key_size=key_size, value_size=value_size),
+        clients=clients,
+        inflight=inflight,
+        local=local,
+        directory=directory,
+        endpoints=endpoints,
+        output=output,
+        timeout=timeout,
+    )
+
+
+def lock(
+    *,
+    clients: Clients = 1,
+    contenders: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Each acquires and releases, again and again.")
+    ] = 64,
+    locks: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Over how many locks they are spread; 1: all want the same.")
+    ] = 1,
+    total: Total = 20_000,
+    local: Local = None,
+    directory: Directory = None,
+    endpoints: Endpoints = DEFAULT_ENDPOINTS,
+    output: Format = Output.TABLE,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Measure acquires and releases of locks: one operation is both, and its latency the wait in line, too.
+
+    --timeout is for each request. A short warm-up does not count. Exit code 1 when an operation fails, or a lock is
+    ever granted with a token that is not newer than that of its last holder.
+    """
+    from raftkv.cli.bench.operations import Locks  # noqa: PLC0415 - see raftkv.cli
+
+    _measure(
+        Locks(total, locks=locks),
+        clients=clients,
+        inflight=contenders,
+        local=local,
+        directory=directory,
+        endpoints=endpoints,
+        output=output,
+        timeout=timeout,
+    )
+
+
+def watch(
+    *,
+    watchers: Annotated[int, typer.Option(min=1, max=100_000, help="Watches, all of one prefix.")] = 1000,
+    clients: Clients = 1,
+    rate: Annotated[int, typer.Option(min=1, max=100_000, metavar="PUTS/S", help="Puts that go in.")] = 2000,
+    total: Total = 20_000,
+    key_size: KeySize = 16,
+    value_size: ValueSize = 128,
+    local: Local = None,
+    directory: Directory = None,
+    endpoints: Endpoints = DEFAULT_ENDPOINTS,
+    output: Format = Output.TABLE,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Measure how soon watches are told: from the moment at which a put is sent until a watcher has its event.
+
+    --clients share the watchers among them; the puts come from another client. --timeout is for each put, and for how
+    long the last event may take. Exit code 1 when a put fails, or a watcher misses an event or is told one twice.
+    """
+    from raftkv.cli.bench.watch import measure_watch  # noqa: PLC0415 - see raftkv.cli
+
+    target = _target(local, directory, endpoints)
+    result = run_to_end(
+        measure_watch(
+            target,
+            watchers=watchers,
+            clients=clients,
+            rate=rate,
+            total=total,
+            key_size=key_size,
+            value_size=value_size,
+            timeout=timeout,
+        )
+    )
+    if output is Output.JSON:
+        print_json(asdict(result))
+    else:
+        where = f"a local cluster of {result.nodes}" if result.nodes else result.endpoints
+        print_line(f"{result.watchers:,} watchers of one prefix on {where}, over {_clients(result.clients)}")
+        print_line(f"  {result.puts_per_s:,} puts/s ({result.rate:,} wanted), {result.events_per_s:,} events/s")
+        print_line(f"  p50 {result.p50_ms} ms   p99 {result.p99_ms} ms   max {result.max_ms} ms from put to event")
+        print_line(f"  p50 {result.put_p50_ms} ms   p99 {result.put_p99_ms} ms until a put is acknowledged")
+        print_line(f"  {result.lost} lost   {result.duplicated} twice   {result.elections} elections")
+    if result.lost or result.duplicated:
+        fail(f"of {result.events:,} events {result.lost:,} were lost, {result.duplicated:,} came twice", Exit.ERROR)
+
+
 def failover(
     *,
     local: Annotated[int, typer.Option(min=3, max=9, metavar="NODES", help="Size of the cluster that is started.")] = 3,
@@ -148,12 +260,8 @@ def _measure(
     node_flags: tuple[str, ...] = (),
 ) -> None:
     from raftkv.cli.bench.load import measure  # noqa: PLC0415 - see raftkv.cli
-    from raftkv.cli.bench.target import existing_cluster, own_cluster  # noqa: PLC0415 - see raftkv.cli
 
-    if directory is not None and local is None:
-        fail("--directory needs --local", Exit.USAGE)
-    require_empty(directory)
-    target = existing_cluster(endpoints) if local is None else own_cluster(local, directory, node_flags)
+    target = _target(local, directory, endpoints, node_flags)
     result = run_to_end(measure(operation, target, clients=clients, inflight=inflight, timeout=timeout))
     if output is Output.JSON:
         print_json(asdict(result))
@@ -163,12 +271,29 @@ def _measure(
         fail(f"{result.errors} of {result.total} operations failed; the first: {result.first_error}", Exit.ERROR)
 
 
+def _target(
+    local: int | None, directory: Path | None, endpoints: str, node_flags: tuple[str, ...] = ()
+) -> AbstractAsyncContextManager[Target]:
+    from raftkv.cli.bench.target import existing_cluster, own_cluster  # noqa: PLC0415 - see raftkv.cli
+
+    if directory is not None and local is None:
+        fail("--directory needs --local", Exit.USAGE)
+    require_empty(directory)
+    return existing_cluster(endpoints) if local is None else own_cluster(local, directory, node_flags)
+
+
+def _clients(number: int) -> str:
+    return f"{number} client" + ("s" if number > 1 else "")
+
+
 def _print(result: LoadResult) -> None:
     where = f"a local cluster of {result.nodes}" if result.nodes else result.endpoints
-    clients = f"{result.clients} client" + ("s" if result.clients > 1 else "")
     print_line(f"{result.total:,} {result.operation}s in {result.seconds} s on {where}")
-    sizes = f"keys of {result.key_size} and values of {result.value_size} bytes"
-    print_line(f"  {result.inflight} in flight over {clients}, {sizes}")
+    if result.locks is None:
+        shape = f"{result.inflight} in flight", f"keys of {result.key_size} and values of {result.value_size} bytes"
+    else:
+        shape = f"{result.inflight} contenders", f"{result.locks} lock" + ("s" if result.locks > 1 else "")
+    print_line(f"  {shape[0]} over {_clients(result.clients)}, {shape[1]}")
     print_line(f"  {result.ops_per_s:,} {result.operation}s/s")
     print_line(f"  p50 {result.p50_ms} ms   p99 {result.p99_ms} ms   max {result.max_ms} ms")
     print_line(f"  {result.errors} errors   {result.elections} elections")

@@ -36,8 +36,9 @@ class LoadResult:
     clients: int
     inflight: int
     total: int
-    key_size: int
-    value_size: int
+    key_size: int | None
+    value_size: int | None
+    locks: int | None
     seconds: float
     ops_per_s: float
     """Successful ones."""
@@ -98,7 +99,7 @@ async def measure(
         with progress("writing the keys", seeds.total, seeds.done):
             await seeds.work([operation.seed(client) for client in opened], inflight)
         warm_up = _Run(min(operation.total // 10, WARM_UP))
-        performers = [operation.on(client) for client in opened]
+        performers = [operation.on(client) for client in islice(cycle(opened), min(inflight, operation.total))]
         await warm_up.work(performers, inflight)
         for before in (seeds, warm_up):
             if before.errors:
@@ -107,9 +108,9 @@ async def measure(
         gc.freeze()
         run = _Run(operation.total)
         with progress(f"{operation.name}s", run.total, run.done):
-            term = await _term(opened[0])
+            term = await highest_term(opened[0])
             seconds = await run.work(performers, inflight)
-            elections = await _term(opened[0]) - term
+            elections = await highest_term(opened[0]) - term
         good = sorted(latency for latency in run.latencies_s if latency != _FAILED)
         return LoadResult(
             operation=operation.name,
@@ -120,6 +121,7 @@ async def measure(
             total=run.total,
             key_size=operation.key_size,
             value_size=operation.value_size,
+            locks=operation.locks,
             seconds=round(seconds, 2),
             ops_per_s=round(len(good) / seconds, 1),
             p50_ms=milliseconds(percentile(good, 50)),
@@ -131,7 +133,7 @@ async def measure(
         )
 
 
-async def _term(client: AsyncClient) -> int:
+async def highest_term(client: AsyncClient) -> int:
     """Return the highest term that a node is in. Raises the failure of the first node if none can be asked."""
     found = await client.statuses()
     terms = [status.term for status in found if isinstance(status, Status)]

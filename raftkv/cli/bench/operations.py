@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Final, Protocol
 
-from raftkv.client import AsyncClient, ReadLevel
-from raftkv.errors import ConfigurationError
+from raftkv.client import AsyncClient, ReadLevel, mod_revision
+from raftkv.client import put as txn_put
+from raftkv.errors import ConfigurationError, RaftKVError
 
 KEYS_READ: Final = 10_000
 """So many different keys are read, or as many as there are reads."""
 _PREFIX: Final = b"bench/"
+_NEVER: Final = 1 << 62
+"""No revision is so high."""
 
 Perform = Callable[[int], Awaitable[object]]
 
@@ -21,17 +25,27 @@ class Operation(Protocol):
 
     name: str
     total: int
-    key_size: int
-    value_size: int
     seeds: int
     """How many operations of `seed` come first."""
+
+    @property
+    def key_size(self) -> int | None:
+        """None: it has no keys of its own."""
+
+    @property
+    def value_size(self) -> int | None:
+        """None: it has no values."""
+
+    @property
+    def locks(self) -> int | None:
+        """How many locks are contended for; None: it is not about locks."""
 
     def seed(self, client: AsyncClient) -> Perform:
         """Return what must be done before the measurement, for each number below `seeds`."""
         ...
 
     def on(self, client: AsyncClient) -> Perform:
-        """Return what is measured, for each number below `total`."""
+        """Return what one worker does that is measured, for each number below `total`."""
         ...
 
 
@@ -39,6 +53,7 @@ class Puts:
     """Writes of new keys."""
 
     name = "put"
+    locks = None
     seeds = 0
 
     def __init__(self, total: int, *, key_size: int, value_size: int) -> None:
@@ -56,10 +71,77 @@ class Puts:
         return self.on(client)
 
 
+class Txns:
+    """Transactions of one condition, which holds, and one put of a new key."""
+
+    name = "txn"
+    locks = None
+    seeds = 0
+
+    def __init__(self, total: int, *, key_size: int, value_size: int) -> None:
+        self.total = total
+        self.key_size = key_size
+        self.value_size = value_size
+        self._template = key_template(key_size, total)
+        self._value = random.randbytes(value_size)
+
+    def on(self, client: AsyncClient) -> Perform:
+        template, value, txn = self._template, self._value, client.txn()
+
+        async def perform(number: int) -> None:
+            key = template % number
+            # Always so: a second run over the same keys measures the same.
+            result = await txn.when(mod_revision(key) < _NEVER).then(txn_put(key, value)).commit()
+            if not result.succeeded:
+                raise RaftKVError(f"the store says that key {key!r} was written at a revision above {_NEVER}")
+
+        return perform
+
+    def seed(self, client: AsyncClient) -> Perform:
+        return self.on(client)
+
+
+class Locks:
+    """An acquire and a release: each worker is a contender for one of some mutexes, again and again.
+
+    The tokens of a lock must grow from one holder to the next: that shows that they never overlapped.
+    """
+
+    name = "lock"
+    key_size = None
+    value_size = None
+    seeds = 0
+
+    def __init__(self, total: int, *, locks: int) -> None:
+        self.total = total
+        self.locks = locks
+        self._contenders = count()
+        self._names = [b"bench/lock/%d" % number for number in range(locks)]
+        self._newest = dict.fromkeys(self._names, 0)
+
+    def on(self, client: AsyncClient) -> Perform:
+        name = self._names[next(self._contenders) % self.locks]
+        lock, newest = client.lock(name), self._newest
+
+        async def perform(_: int) -> None:
+            token = (await lock.acquire()).token
+            if token <= newest[name]:
+                raise RaftKVError(f"lock {name!r} was granted with token {token} after {newest[name]}")
+            newest[name] = token
+            if not await lock.release():
+                raise RaftKVError(f"the store did not confirm the release of lock {name!r}")
+
+        return perform
+
+    def seed(self, client: AsyncClient) -> Perform:
+        return self.on(client)
+
+
 class Gets:
     """Reads of keys that exist."""
 
     name = "get"
+    locks = None
 
     def __init__(self, total: int, *, key_size: int, value_size: int, level: ReadLevel) -> None:
         self.total = total

@@ -17,16 +17,34 @@ def status(
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Show what each member knows. Exit code 1 when some do not answer, 5 when none does."""
+    """Show what each member knows. Exit code 1 when some do not answer, 5 when none does.
+
+    USED is what the state itself takes of the file STORE, and what counts against QUOTA. The alarm `no space` says that
+    the quota is reached: writes that make the state grow are refused until keys are deleted and history is compacted.
+    """
     views = run_with_client(endpoints, timeout, lambda client: look(client, timeout))
     leader = leader_of(views)
     if output is Output.JSON:
         print_json({"leader": leader.member_id if leader else None, "members": [_described(view) for view in views]})
     else:
         print_table(
-            ("ID", "ENDPOINT", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "STORE", "LOG"),
+            (
+                "ID",
+                "ENDPOINT",
+                "ROLE",
+                "LEADER",
+                "TERM",
+                "COMMIT",
+                "APPLIED",
+                "REVISION",
+                "USED",
+                "QUOTA",
+                "STORE",
+                "LOG",
+                "ALARMS",
+            ),
             (_row(view) for view in views),
-            right=("ID", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "STORE", "LOG"),
+            right=("ID", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "USED", "QUOTA", "STORE", "LOG"),
         )
     fail_unless_all_answered(views)
 
@@ -34,7 +52,7 @@ def status(
 def _row(view: MemberView) -> tuple[object, ...]:
     found = view.status
     if found is None:
-        return (view.id, view.endpoint, "unreachable", *[None] * 7)
+        return (view.id, view.endpoint, "unreachable", *[None] * 10)
     return (
         view.id,
         view.endpoint,
@@ -44,8 +62,11 @@ def _row(view: MemberView) -> tuple[object, ...]:
         found.commit_index,
         found.applied_index,
         found.revision,
+        megabytes(found.used_bytes),
+        megabytes(found.quota_bytes) if found.quota_bytes else None,
         megabytes(found.store_bytes),
         megabytes(found.log_bytes),
+        ", ".join(alarm.name.lower().replace("_", " ") for alarm in found.alarms) or None,
     )
 
 
@@ -66,6 +87,13 @@ def _described(view: MemberView) -> dict[str, object]:
         "durable_index": found.durable_index,
         "store_bytes": found.store_bytes,
         "log_bytes": found.log_bytes,
+        "used_bytes": found.used_bytes,
+        "quota_bytes": found.quota_bytes or None,
+        "alarms": [alarm.name.lower() for alarm in found.alarms],
+        "compacted_revision": found.compacted_revision,
+        "sessions": found.sessions,
+        "leases": found.leases,
+        "watches": found.watches,
         "cluster_id": f"{found.cluster_id:016x}",
         "version": found.version,
         "followers": [asdict(one) for one in found.progress],
