@@ -44,5 +44,6 @@ def test_the_numbers_in_the_code_are_those_of_the_document() -> None:
     checks = (ROOT / "raftkv/raft/checks.py").read_text() + (ROOT / "raftkv/raft/log.py").read_text()
     checked = set(re.findall(r"\"([NL]\d): ", checks))
     oracle = set(re.findall(r"\b(C\d+): ", (ROOT / "tests/raft/oracle.py").read_text()))
+    oracle |= set(re.findall(r"^    (C\d+) ", (ROOT / "tests/sim/l1/oracle.py").read_text(), re.MULTILINE))
     assert {n for n in documented if n[0] == "N"} == {n for n in checked if n[0] == "N"}
     assert {n for n in documented if n[0] == "C"} == oracle

@@ -142,14 +142,14 @@ class Client(Caller):
         )
         if chance < 0.7:
             return _txn([recent], [delete], [_put(key, self._value())])
-        inner = kv_pb2.TxnBranch(
+        inner = kv_pb2.TxnBranch(  # it sees the key as it was before
             compares=[
                 kv_pb2.Compare(key=key, target=kv_pb2.Compare.VERSION, relation=kv_pb2.Compare.GREATER, number=1)
             ],
             then=[_get(key)],
-            otherwise=[_put(key, self._value())],
+            otherwise=[_put(b"mark", self._value())],
         )
-        return _txn([recent], [delete], [kv_pb2.TxnOperation(branch=inner), _put(b"mark", self._value()), _get(key)])
+        return _txn([recent], [delete], [_put(key, self._value()), kv_pb2.TxnOperation(branch=inner)])
 
     def _answered(self, call: Call, result: kv_pb2.OperationResult) -> None:
         if not result.HasField("txn"):

@@ -134,7 +134,7 @@ def make_plan(seed: int) -> Plan:
         settings=replace(settings, auto_compaction=_compaction(others), watch_limits=_watch_limits(others)),
         clients=tuple(_habits(random, others) for _ in range(random.randint(1, 3))),
         owners=_owners(others),
-        locks=tuple(others.sample(list(KINDS), others.choice([1, 2, 4]))),
+        locks=tuple(others.sample(list(KINDS), others.choice([1, 1, 2]))),
         watchers=tuple(others.randint(1, 3) for _ in range(others.randint(1, 2))),
         duration_s=duration_s,
         faults=faults,
@@ -206,9 +206,9 @@ def _watch_limits(random: Random) -> WatchLimits:
 
 
 def _owners(random: Random) -> tuple[Habits, ...]:
-    """Two lines of leases, in one client or in two."""
-    count = random.randint(1, 2)
-    return tuple(_habits_of_an_owner(random, 2 // count) for _ in range(count))
+    """Three lives at a time, of one client or of three."""
+    count = random.choice([1, 3])
+    return tuple(_habits_of_an_owner(random, 3 // count) for _ in range(count))
 
 
 def _habits_of_an_owner(random: Random, width: int) -> Habits:
@@ -217,7 +217,7 @@ def _habits_of_an_owner(random: Random, width: int) -> Habits:
         batch=1,
         keys=1,
         value_bytes=8,
-        think_s=random.choice([0.02, 0.15]),
+        think_s=random.choice([0.05, 0.2]),
         patience_s=random.choice([0.5, 1.5, 4.0]),
         attempt_s=random.choice([0.2, 1.0]),
         follows=random.choice([0.0, 0.3, 1.0]),

@@ -331,7 +331,7 @@ def leases_are_judged_by_the_nodes_own_clock(patch: Patch) -> None:
 
 
 def leases_expire_in_spite_of_renewals(patch: Patch) -> None:
-    """Raft-bugs 45: what a lease was granted for is all that counts."""
+    """Kv/lease_table: what a lease was granted for is all that counts."""
 
     def forgetful(table: LeaseTable, writer: Writer, lease: int, now_ms: int) -> int:
         found = table._leases.get(lease)
@@ -341,7 +341,7 @@ def leases_expire_in_spite_of_renewals(patch: Patch) -> None:
 
 
 def leases_outlive_their_deadline_until_they_are_expired(patch: Patch) -> None:
-    """Kv/lease_table: a lease past its deadline is dead for every command."""
+    """Raft-bugs 46: a lease past its deadline is dead for every command."""
     patch.setattr(LeaseTable, "alive", lambda table, lease, now_ms: lease in table)
 
 
@@ -446,17 +446,17 @@ def _watches_begin(patch: Patch, shift: int) -> None:
 
 
 def watches_resume_one_revision_too_late(patch: Patch) -> None:
-    """Raft-bugs 46: a gap, which the answer does not admit."""
+    """Raft-bugs 45: a gap, which the answer does not admit."""
     _watches_begin(patch, 1)
 
 
 def watches_resume_one_revision_too_early(patch: Patch) -> None:
-    """Raft-bugs 46: a repeat, which the answer does not admit."""
+    """Raft-bugs 45: a repeat, which the answer does not admit."""
     _watches_begin(patch, -1)
 
 
 def watches_are_not_told_of_an_installed_snapshot(patch: Patch) -> None:
-    """Server/watch_hub: what lies between the state before and that of the snapshot is skipped."""
+    """Raft-bugs 45: what lies between the state before and that of the snapshot is skipped."""
 
     def forgetful(hub: WatchHub, revision: int) -> None:
         hub.revision = revision

@@ -5,12 +5,13 @@ import functools
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.sim.l1 import Result, run_seed
-from tests.sim.l1.plan import AMBUSH, CHANGES, FAULTS, make_plan
+from tests.sim.l1.plan import AMBUSH, CHANGES, FAULTS, PAUSE_OF_ALL, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
 SEEDS = 20
@@ -31,13 +32,13 @@ def test_seed(seed: int) -> None:
 
 def test_the_seeds_of_the_tests_plan_every_fault() -> None:
     planned = {fault.kind for seed in range(SEEDS) for fault in make_plan(seed).faults}
-    assert planned == {*FAULTS, *CHANGES, AMBUSH}
+    assert planned == {*FAULTS, *CHANGES, AMBUSH, PAUSE_OF_ALL}
 
 
 def test_a_seed_gives_the_same_trace_again() -> None:
-    first, second = run_seed(13), run_seed(13)
+    first, second = result_of(13), run_seed(13)
     assert dataclasses.replace(first, real_s=0) == dataclasses.replace(second, real_s=0)
-    assert run_seed(6).trace_hash != first.trace_hash
+    assert result_of(6).trace_hash != first.trace_hash
 
 
 def test_a_seed_gives_the_same_trace_under_any_hash_seed() -> None:
@@ -53,13 +54,13 @@ def test_a_seed_gives_the_same_trace_under_any_hash_seed() -> None:
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }
-    assert hashes == {run_seed(13).trace_hash}
+    assert hashes == {result_of(13).trace_hash}
 
 
 def test_the_trace_can_be_read() -> None:
     lines: list[str] = []
     result = run_seed(13, trace=True, sink=lines.append)
-    assert result.trace_hash == run_seed(13).trace_hash, "looking changes nothing"
+    assert result.trace_hash == result_of(13).trace_hash, "looking changes nothing"
     assert any("n2   [leading] term=" in line or "n1   [leading] term=" in line for line in lines)
     assert any("<- n1 AppendRequest term=" in line for line in lines)
     assert any(":kill at" in line or ":power loss at" in line for line in lines)
@@ -76,9 +77,9 @@ def test_a_run_without_faults_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_run_without_traffic_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.sim.l1.client import Client
+    from tests.sim.l1.caller import Caller
 
-    monkeypatch.setattr(Client, "start", lambda client: None)
+    monkeypatch.setattr(Caller, "start", lambda client: None)
     violation = run_seed(13).violation
     assert violation is not None
     assert violation.startswith("harness: 0 operations succeeded")
@@ -105,6 +106,15 @@ def test_a_snapshot_is_installed_while_members_change_and_the_network_is_parted(
     assert result.faults["partition"] > 0
     assert result.faults["change amid an install"] > 0
     assert result.operations["steps of installs amid a change and a partition"] > 0
+
+
+def test_the_seeds_of_the_tests_do_what_is_to_be_judged() -> None:
+    done = sum((result_of(seed).operations for seed in range(8)), Counter[str]())
+    assert done["transactions"] > done["conditions failed"] > 0
+    assert min(done[what] for what in ("renewals", "leases expired", "LEASE_NOT_FOUND")) > 0
+    assert min(done[what] for what in ("locks granted", "places in line", "writes under a fence", "STALE_FENCE")) > 0
+    assert min(done[what] for what in ("events", "watches overtaken by compaction", "watch streams ended")) > 0
+    assert min(done[what] for what in ("versions swept", "reads of what is compacted")) > 0
 
 
 def test_a_lost_disk_is_refused_and_its_node_replaced() -> None:

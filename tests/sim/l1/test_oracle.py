@@ -9,7 +9,10 @@ import pytest
 from raftkv.errors import ErrorCode
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Command, Delete, Deleted, Group, Put, Rejected, Result, Written
+from raftkv.kv.keys import version_prefix
 from raftkv.kv.machine import AppliedEntry
+from raftkv.kv.records import TOMBSTONE, encode_version
+from raftkv.kv.writing import Change
 from raftkv.raft import Entry, HardState, Index, NodeId, Ready, Role, Term
 from raftkv.raft.messages import AppendResponse, VoteRequest, VoteResponse
 from raftkv.storage.protocols import RecoveredLog
@@ -38,7 +41,21 @@ def ready(*committed: Entry, role: Role = Role.FOLLOWER, term: int = 1) -> Ready
 
 def apply(oracle: Oracle, index: int, command: Command, result: Result, *, session: int = 1, node: int = 1) -> None:
     payload = encode_batch(Batch(0, (Group(session, 0, (command,)),)))
-    oracle.applied(node, AppliedEntry(index, 1, payload), ([result],))
+    oracle.applied(node, AppliedEntry(index, 1, payload), ([result],), changes_of(oracle, command, result))
+
+
+def changes_of(oracle: Oracle, command: Command, result: Result) -> list[Change]:
+    """Return what a put or delete with this result does to one key."""
+    before = oracle.state.keys.get(getattr(command, "key", b""))
+    match command, result:
+        case Put(_, key, value), Written(revision) if revision > oracle.revision:
+            create, version = (before.create_revision, before.version) if before is not None else (revision, 0)
+            row = encode_version(create, version + 1, 0, value)
+        case Delete(_, key), Deleted(revision, 1):
+            row = TOMBSTONE
+        case _:
+            return []
+    return [Change(revision, version_prefix(key), row, None, 0)]
 
 
 def two_leaders(oracle: Oracle) -> None:

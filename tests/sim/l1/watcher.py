@@ -17,6 +17,9 @@ from tests.sim.l1.watching import Watched, Wish
 WAIT_S = 0.25
 """A node that has nothing to say lets a poll wait for so long."""
 
+ASK_S = 0.5
+"""Now and then it asks how far it is."""
+
 WISHES = (
     Wish(EVERYTHING, EVERYTHING),
     Wish(EVERYTHING, EVERYTHING, previous=True),
@@ -47,7 +50,7 @@ class Watcher:
         self._random = random
         self._patience_s = random.choice([0.4, 1.0])
         self._restless = random.choice([0.0, 0.05])
-        self._idles = random.choice([0.0, 0.0, 0.3])
+        self._idles = random.choice([0.02, 0.05, 0.3])
         """It does other things between two polls, up to so long: what is new piles up."""
         self._streams = 0
         self._stopping = False
@@ -77,9 +80,11 @@ class Watcher:
         """Open a stream and stay on it until something ends it."""
         requests = [self._create(number, watched) for number, watched in enumerate(self.watches)]
         exist: set[int] = set()
-        opens = True
+        opens, asks_at = True, 0.0
         while not self._stopping and self._random.random() >= (0.0 if self._world.calm else self._restless):
-            if self._random.random() < 0.1 or self._world.calm:
+            now = self._world.loop.time()
+            if now >= asks_at:
+                asks_at = now + ASK_S * self._random.uniform(0.5, 1.5)
                 requests.append(watch_pb2.WatchRequest(progress=watch_pb2.WatchProgress()))
             try:
                 answer = await self._world.network.call(
@@ -102,8 +107,7 @@ class Watcher:
                 if end not in _ENDS:
                     self._world.violation(f"watch: a stream on node {node} ends with {end}")
                 return
-            if self._idles and not self._world.calm:
-                await asyncio.sleep(self._random.uniform(0.0, self._idles))
+            await asyncio.sleep(self._random.uniform(0.0, self._idles))
 
     def _create(self, number: int, watched: Watched) -> watch_pb2.WatchRequest:
         wish = watched.wish
