@@ -217,15 +217,20 @@ def test_a_killed_holder_takes_its_command_along(cluster: RunningCluster, tmp_pa
     [
         # Ctrl-Z, as `kill` has it, does not put it to sleep with the lock in its hands.
         ("raftkv sh -c 'echo begin; read line; echo \"got $line\"; kill -TSTP $$; echo awake'", "got words awake"),
-        ('raftkv echo begin | { cat; read line < /dev/tty; echo "got $line"; }', "got words"),
+        (
+            "mkfifo told; raftkv sh -c 'echo begin; cat told' | "
+            '{ read line; echo $line; read line < /dev/tty; echo "got $line" | tee told; cat; }',
+            "got words got words",
+        ),
     ],
     ids=["the command", "its reader"],
 )
-def test_who_reads_the_terminal(cluster: RunningCluster, pipeline: str, expected: str) -> None:
+def test_who_reads_the_terminal(cluster: RunningCluster, tmp_path: Path, pipeline: str, expected: str) -> None:
     on_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     locked = f'"{sys.executable}" -m raftkv.cli lock lock/terminal --endpoints {cluster.url} --'
     with subprocess.Popen(
         [sys.executable, "-c", on_a_terminal, "sh", "-c", pipeline.replace("raftkv", locked)],
+        cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
