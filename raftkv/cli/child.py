@@ -1,7 +1,8 @@
 """A command that is run on somebody's behalf: in a process group of its own, which ends with us.
 
 The kernel kills it (not what it has started itself) when this process dies by whatever means, so that nobody works on
-without the lock that it was started for. On a terminal it is in the foreground: it may read, and Ctrl-C is its own.
+without the lock that it was started for. On a terminal it is in the foreground, unless our output is piped to somebody
+who may need that: it may read, and Ctrl-C is its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -138,8 +140,9 @@ class CommandError(Exception):
 
 
 def _owns_terminal() -> bool:
+    """Whether we are in the foreground, and nobody else is: whoever reads a pipe of ours may want to read it, too."""
     try:
-        return os.tcgetpgrp(0) == os.getpgrp()
+        return os.tcgetpgrp(0) == os.getpgrp() and not any(stat.S_ISFIFO(os.fstat(number).st_mode) for number in (1, 2))
     except OSError:
         return False
 

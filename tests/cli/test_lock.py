@@ -212,13 +212,25 @@ def test_a_killed_holder_takes_its_command_along(cluster: RunningCluster, tmp_pa
         assert gone(pid)
 
 
-def test_the_command_has_the_terminal(cluster: RunningCluster, tmp_path: Path) -> None:
-    """It may read from it, and Ctrl-Z does not put it to sleep with the lock in its hands."""
-    script = 'echo begin; read line; echo "got $line"; kill -TSTP $$; echo awake'
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        # Ctrl-Z, as `kill` has it, does not put it to sleep with the lock in its hands.
+        ("raftkv sh -c 'echo begin; read line; echo \"got $line\"; kill -TSTP $$; echo awake'", "got words awake"),
+        (
+            "mkfifo told; raftkv sh -c 'echo begin; cat told' | "
+            '{ read line; echo $line; read line < /dev/tty; echo "got $line" | tee told; cat; }',
+            "got words got words",
+        ),
+    ],
+    ids=["the command", "its reader"],
+)
+def test_who_reads_the_terminal(cluster: RunningCluster, tmp_path: Path, pipeline: str, expected: str) -> None:
     on_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-    command = [sys.executable, "-m", "raftkv.cli", "lock", "lock/terminal", "--endpoints", cluster.url]
+    locked = f'"{sys.executable}" -m raftkv.cli lock lock/terminal --endpoints {cluster.url} --'
     with subprocess.Popen(
-        [sys.executable, "-c", on_a_terminal, *command, "--", "sh", "-c", script],
+        [sys.executable, "-c", on_a_terminal, "sh", "-c", pipeline.replace("raftkv", locked)],
+        cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -232,10 +244,7 @@ def test_the_command_has_the_terminal(cluster: RunningCluster, tmp_path: Path) -
             process.stdin.flush()
             assert process.wait(PATIENCE_S) == 0
             assert process.stdout is not None
-            assert [one.strip() for one in process.stdout.read().split("\n") if one.strip()][-2:] == [
-                "got words",
-                "awake",
-            ]
+            assert process.stdout.read().split()[-len(expected.split()) :] == expected.split()
         finally:
             process.kill()
 
