@@ -49,13 +49,21 @@ class KeyValueCalls(ClientCore):
             print(written.revision)
         """
         key_bytes, value_bytes = to_bytes(key), to_bytes(value)
+        operation = kv_pb2.Operation()
         if lease is None and fence is None and not previous:
-            operation = wire.put_operation(key_bytes, value_bytes)
+            wire.fill_put(operation.put, key_bytes, value_bytes)
+            size_bytes = wire.size_estimate(key_bytes, value_bytes)
         else:
-            operation = wire.put_operation(
-                key_bytes, value_bytes, lease=lease_id(lease), previous=previous, fences=fences_of(fence)
+            wire.fill_put(
+                operation.put,
+                key_bytes,
+                value_bytes,
+                lease=lease_id(lease),
+                previous=previous,
+                fences=fences_of(fence),
             )
-        answer = await self._perform(Kind.WRITE, operation, _put_size(key_bytes, value_bytes, operation.put), timeout)
+            size_bytes = wire.size_estimate() + operation.ByteSize()
+        answer = await self._perform(Kind.WRITE, operation, size_bytes, timeout)
         return wire.to_put_result(answer.put)
 
     async def create(
@@ -228,7 +236,8 @@ class KeyValueCalls(ClientCore):
             pair = await client.get("color")
             print(None if pair is None else pair.value)
         """
-        operation = wire.range_operation(one_key(key), revision=revision, level=level)
+        operation = kv_pb2.Operation()
+        wire.fill_range(operation.range, one_key(key), revision=revision, level=level)
         return wire.to_pair(await self._read(operation, level, endpoint, timeout))
 
     async def range(
@@ -336,7 +345,8 @@ class KeyValueCalls(ClientCore):
 
             print(await client.count("users/"))
         """
-        operation = wire.range_operation(under(prefix), revision=revision, count_only=True, level=level)
+        operation = kv_pb2.Operation()
+        wire.fill_range(operation.range, under(prefix), revision=revision, count_only=True, level=level)
         return (await self._read(operation, level, endpoint, timeout)).count
 
     async def scan(
@@ -387,15 +397,15 @@ class KeyValueCalls(ClientCore):
                 yield pair
 
     async def _commit(self, branch: Branch, fence: Fences, timeout: float | None) -> TxnResult:
-        operation = txns.to_operation(branch, fence)
+        operation, size_bytes, writes = txns.to_request(branch, fence)
         # What writes nothing is asked anew at every attempt, and is never in doubt.
-        read = not operation.txn.fences and txns.reads_only(branch)
-        kind = Kind.READ if read else Kind.WRITE
-        answer = await self._perform(kind, operation, wire.size_estimate() + operation.ByteSize(), timeout)
+        kind = Kind.WRITE if writes else Kind.READ
+        answer = await self._perform(kind, operation, wire.size_estimate() + size_bytes, timeout)
         return txns.to_result(branch, answer.txn)
 
     async def _delete(self, span: Span, fence: Fences, previous: bool, timeout: float | None) -> DeleteResult:
-        operation = wire.delete_operation(span, previous=previous, fences=fences_of(fence))
+        operation = kv_pb2.Operation()
+        wire.fill_delete(operation.delete, span, previous=previous, fences=fences_of(fence))
         size_bytes = wire.size_estimate() + operation.ByteSize()
         return wire.to_delete_result((await self._perform(Kind.WRITE, operation, size_bytes, timeout)).delete)
 
@@ -417,7 +427,9 @@ class KeyValueCalls(ClientCore):
         endpoint: str | None,
         timeout: float | None,
     ) -> RangeResult:
-        operation = wire.range_operation(
+        operation = kv_pb2.Operation()
+        wire.fill_range(
+            operation.range,
             span,
             limit=limit,
             revision=revision,
@@ -444,11 +456,6 @@ class KeyValueCalls(ClientCore):
         request = operation.range
         size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
         return (await self._perform(kind, operation, size_bytes, timeout)).range
-
-
-def _put_size(key: bytes, value: bytes, put: kv_pb2.PutRequest) -> int:
-    size_bytes = wire.size_estimate(key, value)
-    return size_bytes + sum(fence.ByteSize() + 4 for fence in put.fences) if put.fences else size_bytes
 
 
 def _if_unchanged(key: bytes | str, revision: int) -> Branch:

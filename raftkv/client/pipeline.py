@@ -19,7 +19,7 @@ from raftkv.client.calls import Call, Kind
 from raftkv.client.channels import Connection
 from raftkv.client.results import ReadLevel
 from raftkv.client.spans import FIRST_KEY, Span
-from raftkv.client.wire import describe, member_id, range_operation, size_estimate
+from raftkv.client.wire import describe, fill_range, member_id, size_estimate
 from raftkv.v1 import kv_pb2
 
 _NEVER: Final = float("inf")
@@ -97,7 +97,8 @@ class Pipeline:
         Without it, a node that is busy with one long read could not be told from one that is gone.
         """
         if self._probe is None or self._probe.future.done():
-            operation = range_operation(Span(FIRST_KEY), keys_only=True, level=ReadLevel.LOCAL)
+            operation = kv_pb2.Operation()
+            fill_range(operation.range, Span(FIRST_KEY), keys_only=True, level=ReadLevel.LOCAL)
             operation.id = self._host.next_id()
             future: asyncio.Future[kv_pb2.OperationResult] = self._loop.create_future()
             call = Call(

@@ -68,11 +68,11 @@ def selected(
     `end` None or not given: every key from `start` on. `start` not given: from the first key on. Raises InvalidArgument
     for none of them, or more than one.
     """
+    if key is not None and prefix is None and start is None and end is None:
+        return Span(to_bytes(key))  # most of them
     ranged = start is not None or end is not None
     if (key is not None) + (prefix is not None) + ranged != 1:
         raise InvalidArgument("say which keys: one key, or prefix=, or start= and end=")
-    if key is not None:
-        return one_key(key)
     if prefix is not None:
         return under(prefix)
     return between(b"" if start is None else start, end)

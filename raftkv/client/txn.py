@@ -10,15 +10,13 @@ numbers with <=, >= too. Operations: `put`, `get`, `get_range`, `get_prefix`, `c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final, NoReturn, Self
+from collections.abc import Callable
+from typing import Final, NamedTuple, NoReturn, Self
 
 from raftkv.client import wire
-from raftkv.client.results import Guarantee, PutResult, RangeResult, TxnOutcome, TxnResult
+from raftkv.client.results import DeleteResult, Guarantee, KeyValue, PutResult, RangeResult, TxnOutcome, TxnResult
 from raftkv.client.spans import Span, between, one_key, selected, to_bytes, under
-from raftkv.client.tokens import Fences, FencingToken, fences_of
+from raftkv.client.tokens import Fences, fences_of
 from raftkv.client.wire_lease import LeaseLike, lease_id
 from raftkv.errors import InvalidArgument, RaftKVError
 from raftkv.v1 import kv_pb2
@@ -29,8 +27,11 @@ MAX_DEPTH: Final = 8
 _MAX_U64: Final = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+# As Condition(...) and so on, at half the cost: programs make these values anew for every transaction.
+_new_tuple: Final = tuple.__new__
+
+
+class Condition(NamedTuple):
     """A comparison that holds or does not, judged on the state before the transaction. On a range: for each of its
     keys."""
 
@@ -56,7 +57,7 @@ class _Subject:
         self._target = target
 
     def _compare(self, relation: kv_pb2.Compare.Relation.ValueType, operand: bytes | int) -> Condition:
-        return Condition(self._span, self._target, relation, operand)
+        return _new_tuple(Condition, (self._span, self._target, relation, operand))
 
 
 class ValueOf(_Subject):
@@ -206,22 +207,13 @@ def lease_of(
     return LeaseOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.LEASE)
 
 
-class _Shape(Enum):
-    """What the answer to an operation is turned into."""
-
-    PUT = "put"
-    DELETE = "delete"
-    PAIR = "pair"
-    PAGE = "page"
-    COUNT = "count"
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One operation of a transaction."""
 
-    request: kv_pb2.Operation
-    shape: _Shape
+    request: kv_pb2.TxnOperation
+    to_outcome: Callable[[kv_pb2.TxnOperationResult, int], TxnOutcome]
+    """Decodes the answer to it, given the revision of the transaction."""
+    writes: bool
 
 
 def put(key: bytes | str, value: bytes | str, *, lease: LeaseLike = None, previous: bool = False) -> Operation:
@@ -231,8 +223,9 @@ def put(key: bytes | str, value: bytes | str, *, lease: LeaseLike = None, previo
 
         await client.txn().then(put("a", "1"), put("b", "2", previous=True)).commit()
     """
-    request = wire.put_operation(to_bytes(key), to_bytes(value), lease=lease_id(lease), previous=previous)
-    return Operation(request, _Shape.PUT)
+    request = kv_pb2.TxnOperation()
+    wire.fill_put(request.put, to_bytes(key), to_bytes(value), lease=lease_id(lease), previous=previous)
+    return _new_tuple(Operation, (request, _put_outcome, True))
 
 
 def delete(key: bytes | str, *, previous: bool = False) -> Operation:
@@ -272,7 +265,9 @@ def get(key: bytes | str, *, revision: int = 0) -> Operation:
 
         a, b = (await client.txn().then(get("a"), get("b")).commit()).results
     """
-    return Operation(wire.range_operation(one_key(key), revision=revision), _Shape.PAIR)
+    request = kv_pb2.TxnOperation()
+    wire.fill_range(request.range, one_key(key), revision=revision)
+    return Operation(request, _pair_outcome, writes=False)
 
 
 def get_range(
@@ -306,11 +301,12 @@ def count(prefix: bytes | str = b"", *, revision: int = 0) -> Operation:
 
         await client.txn().when(version("seats/7") == 0).then(put("seats/7", "Ada"), count("seats/")).commit()
     """
-    return Operation(wire.range_operation(under(prefix), revision=revision, count_only=True), _Shape.COUNT)
+    request = kv_pb2.TxnOperation()
+    wire.fill_range(request.range, under(prefix), revision=revision, count_only=True)
+    return Operation(request, _count_outcome, writes=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """If all `conditions` hold, `success`, else `failure`. Not changed by its methods: they return another one."""
 
     conditions: tuple[Condition, ...] = ()
@@ -322,28 +318,20 @@ class Branch:
         for one in conditions:
             if not isinstance(one, Condition):
                 raise InvalidArgument(f'when() takes conditions, as version("a") == 0, not {one!r}')
-        return self._but(conditions=(*self.conditions, *conditions))
+        before, success, failure = self
+        return _new_tuple(type(self), ((*before, *conditions), success, failure))
 
     def then(self, *operations: Operation | Branch) -> Self:
         """Add what is done, in this order, when all conditions hold."""
-        return self._but(success=(*self.success, *_operations("then", operations)))
+        _check_operations("then", operations)
+        conditions, before, failure = self
+        return _new_tuple(type(self), (conditions, (*before, *operations), failure))
 
     def otherwise(self, *operations: Operation | Branch) -> Self:
         """Add what is done, in this order, when a condition does not hold."""
-        return self._but(failure=(*self.failure, *_operations("otherwise", operations)))
-
-    def _but(
-        self,
-        *,
-        conditions: tuple[Condition, ...] | None = None,
-        success: tuple[Operation | Branch, ...] | None = None,
-        failure: tuple[Operation | Branch, ...] | None = None,
-    ) -> Self:
-        return type(self)(
-            self.conditions if conditions is None else conditions,
-            self.success if success is None else success,
-            self.failure if failure is None else failure,
-        )
+        _check_operations("otherwise", operations)
+        conditions, success, before = self
+        return _new_tuple(type(self), (conditions, success, (*before, *operations)))
 
 
 def when(*conditions: Condition) -> Branch:
@@ -356,18 +344,28 @@ def when(*conditions: Condition) -> Branch:
     return Branch().when(*conditions)
 
 
-def to_operation(branch: Branch, fence: Fences = None) -> kv_pb2.Operation:
-    """Return a transaction as a message, without its id. Raises InvalidArgument where a limit is broken."""
-    _check(branch)
-    fences: tuple[FencingToken, ...] = fences_of(fence)
-    request = kv_pb2.TxnRequest(branch=_to_branch(branch), fences=wire.to_fences(fences))
-    wire.check_size(request.ByteSize())
-    return kv_pb2.Operation(txn=request)
+class Request(NamedTuple):
+    """A transaction as it is sent, without its id."""
+
+    operation: kv_pb2.Operation
+    size_bytes: int
+    writes: bool
+    """It has fences, or an operation that writes, on whichever way through it. Else it is a read."""
 
 
-def reads_only(branch: Branch) -> bool:
-    """Whether nothing is written on any way through it."""
-    return all(one.shape not in (_Shape.PUT, _Shape.DELETE) for one in _leaves(branch))
+def to_request(branch: Branch, fence: Fences = None) -> Request:
+    """Encode a transaction. Raises InvalidArgument where a limit is broken."""
+    operation = kv_pb2.Operation()
+    txn = operation.txn
+    encoder = _Encoder()
+    encoder.branch(branch, txn.branch, 1)
+    encoder.check()
+    fences = fences_of(fence)
+    if fences:
+        txn.fences.extend(wire.to_fences(fences))
+    size_bytes = operation.ByteSize()
+    wire.check_size(size_bytes)
+    return Request(operation, size_bytes, encoder.writes or bool(fences))
 
 
 def to_result(branch: Branch, answer: kv_pb2.TxnResponse) -> TxnResult:
@@ -375,11 +373,10 @@ def to_result(branch: Branch, answer: kv_pb2.TxnResponse) -> TxnResult:
     return _to_branch_result(branch, answer.branch, answer.revision)
 
 
-def _operations(name: str, operations: tuple[Operation | Branch, ...]) -> tuple[Operation | Branch, ...]:
+def _check_operations(name: str, operations: tuple[Operation | Branch, ...]) -> None:
     for one in operations:
-        if not isinstance(one, Operation | Branch):
+        if not isinstance(one, (Operation, Branch)):  # "|" would be put together at each call
             raise InvalidArgument(f'{name}() takes operations, as put("a", "1"), or when(...), not {one!r}')
-    return operations
 
 
 def _value(operand: object) -> bytes:
@@ -399,100 +396,105 @@ def _lease(operand: object) -> int:
 
 
 def _delete(span: Span, *, previous: bool) -> Operation:
-    return Operation(wire.delete_operation(span, previous=previous), _Shape.DELETE)
+    request = kv_pb2.TxnOperation()
+    wire.fill_delete(request.delete, span, previous=previous)
+    return Operation(request, _delete_outcome, writes=True)
 
 
 def _page(span: Span, limit: int, revision: int, *, keys_only: bool) -> Operation:
-    request = wire.range_operation(span, limit=limit, revision=revision, keys_only=keys_only)
-    return Operation(request, _Shape.PAGE)
+    request = kv_pb2.TxnOperation()
+    wire.fill_range(request.range, span, limit=limit, revision=revision, keys_only=keys_only)
+    return Operation(request, _page_outcome, writes=False)
 
 
-def _leaves(branch: Branch) -> Iterator[Operation]:
-    for one in (*branch.success, *branch.failure):
-        if isinstance(one, Branch):
-            yield from _leaves(one)
-        else:
-            yield one
+class _Encoder:
+    """Writes branches into their messages, and notes on the way what must be known of the whole."""
+
+    __slots__ = ("_compares", "_depth", "_operations", "writes")
+
+    def __init__(self) -> None:
+        self.writes = False
+        self._depth = self._operations = self._compares = 0
+
+    def branch(self, branch: Branch, target: kv_pb2.TxnBranch, depth: int) -> None:
+        conditions, success, failure = branch
+        target.SetInParent()  # an empty one is one, too
+        self._depth = max(self._depth, depth)
+        if conditions:
+            self._compares += len(conditions)
+            add = target.compares.add
+            for condition in conditions:
+                _fill_compare(add(), condition)
+        if success:
+            self._side(success, target.then.add, depth)
+        if failure:
+            self._side(failure, target.otherwise.add, depth)
+
+    def _side(
+        self, operations: tuple[Operation | Branch, ...], add: Callable[[], kv_pb2.TxnOperation], depth: int
+    ) -> None:
+        self._operations += len(operations)
+        for one in operations:
+            if isinstance(one, Branch):
+                self.branch(one, add().branch, depth + 1)
+            else:
+                add().CopyFrom(one.request)
+                self.writes = self.writes or one.writes
+
+    def check(self) -> None:
+        """Raise InvalidArgument where a limit is broken."""
+        for name, found, most in (
+            ("nested branches", self._depth, MAX_DEPTH),
+            ("operations", self._operations, MAX_OPERATIONS),
+            ("conditions", self._compares, MAX_COMPARES),
+        ):
+            if found > most:
+                raise InvalidArgument(f"the transaction has {found} {name}, at most {most}")
 
 
-def _check(branch: Branch) -> None:
-    depth, operations, compares = _measure(branch)
-    for name, found, most in (
-        ("nested branches", depth, MAX_DEPTH),
-        ("operations", operations, MAX_OPERATIONS),
-        ("conditions", compares, MAX_COMPARES),
-    ):
-        if found > most:
-            raise InvalidArgument(f"the transaction has {found} {name}, at most {most}")
-
-
-def _measure(branch: Branch) -> tuple[int, int, int]:
-    """Return how deep it is, and how many operations and conditions it has."""
-    depth, operations, compares = 0, 0, len(branch.conditions)
-    for one in (*branch.success, *branch.failure):
-        operations += 1
-        if isinstance(one, Branch):
-            inner = _measure(one)
-            depth = max(depth, inner[0])
-            operations += inner[1]
-            compares += inner[2]
-    return depth + 1, operations, compares
-
-
-def _to_branch(branch: Branch) -> kv_pb2.TxnBranch:
-    return kv_pb2.TxnBranch(
-        compares=[_to_compare(one) for one in branch.conditions],
-        then=[_to_txn_operation(one) for one in branch.success],
-        otherwise=[_to_txn_operation(one) for one in branch.failure],
-    )
-
-
-def _to_compare(one: Condition) -> kv_pb2.Compare:
-    compare = kv_pb2.Compare(key=one.span.key, range_end=one.span.range_end, target=one.target, relation=one.relation)
-    if isinstance(one.operand, bytes):
-        compare.value = one.operand
+def _fill_compare(compare: kv_pb2.Compare, condition: Condition) -> None:
+    (key, range_end), target, relation, operand = condition
+    compare.key = key
+    if range_end:
+        compare.range_end = range_end
+    compare.target = target
+    compare.relation = relation
+    if isinstance(operand, bytes):
+        compare.value = operand
     else:
-        compare.number = one.operand
-    return compare
-
-
-def _to_txn_operation(one: Operation | Branch) -> kv_pb2.TxnOperation:
-    if isinstance(one, Branch):
-        return kv_pb2.TxnOperation(branch=_to_branch(one))
-    match one.shape:
-        case _Shape.PUT:
-            return kv_pb2.TxnOperation(put=one.request.put)
-        case _Shape.DELETE:
-            return kv_pb2.TxnOperation(delete=one.request.delete)
-        case _:
-            return kv_pb2.TxnOperation(range=one.request.range)
+        compare.number = operand
 
 
 def _to_branch_result(branch: Branch, answer: kv_pb2.TxnBranchResult, revision: int) -> TxnResult:
-    asked = branch.success if answer.succeeded else branch.failure
-    if len(asked) != len(answer.results):
-        raise RaftKVError(f"{len(asked)} operations were asked for, and {len(answer.results)} are answered")
-    outcomes = (_to_outcome(*pair, revision) for pair in zip(asked, answer.results, strict=True))
-    return TxnResult(revision, answer.succeeded, tuple(outcomes))
+    succeeded, answers = answer.succeeded, answer.results
+    asked = branch.success if succeeded else branch.failure
+    if len(asked) != len(answers):
+        raise RaftKVError(f"{len(asked)} operations were asked for, and {len(answers)} are answered")
+    outcomes = [
+        _to_branch_result(one, answer.branch, revision) if isinstance(one, Branch) else one.to_outcome(answer, revision)
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    return TxnResult(revision, succeeded, tuple(outcomes))
 
 
-def _to_outcome(asked: Operation | Branch, answer: kv_pb2.TxnOperationResult, revision: int) -> TxnOutcome:
-    if isinstance(asked, Branch):
-        return _to_branch_result(asked, answer.branch, revision)
-    match asked.shape:
-        case _Shape.PUT:
-            return PutResult(revision, wire.to_put_result(answer.put).previous)
-        case _Shape.DELETE:
-            return wire.to_delete_result(answer.delete, revision)
-        case _Shape.COUNT:
-            return answer.range.count
-        case _Shape.PAIR:
-            found = answer.range.kvs
-            return wire.to_key_value(found[0], Guarantee.LINEARIZABLE) if found else None
-        case _Shape.PAGE:
-            return _to_page(answer.range, revision)
+def _put_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> PutResult:
+    return wire.to_put_result(answer.put, revision)
 
 
-def _to_page(answer: kv_pb2.RangeResponse, revision: int) -> RangeResult:
-    pairs = tuple(wire.to_key_value(pair, Guarantee.LINEARIZABLE) for pair in answer.kvs)
-    return RangeResult(pairs, answer.more, answer.count, answer.revision or revision, Guarantee.LINEARIZABLE)
+def _delete_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> DeleteResult:
+    return wire.to_delete_result(answer.delete, revision)
+
+
+def _count_outcome(answer: kv_pb2.TxnOperationResult, _: int) -> int:
+    return answer.range.count
+
+
+def _pair_outcome(answer: kv_pb2.TxnOperationResult, _: int) -> KeyValue | None:
+    found = answer.range.kvs
+    return wire.to_key_value(found[0], Guarantee.LINEARIZABLE) if found else None
+
+
+def _page_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> RangeResult:
+    page = answer.range
+    pairs = tuple(wire.to_key_value(pair, Guarantee.LINEARIZABLE) for pair in page.kvs)
+    return RangeResult(pairs, page.more, page.count, page.revision or revision, Guarantee.LINEARIZABLE)

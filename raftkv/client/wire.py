@@ -58,13 +58,17 @@ _READ_LEVELS: Final = {
 }
 
 
-def put_operation(
-    key: bytes, value: bytes, *, lease: int = 0, previous: bool = False, fences: tuple[FencingToken, ...] = ()
-) -> kv_pb2.Operation:
-    """Return a put, without its id. Raises InvalidArgument where it could never be sent."""
+def fill_put(
+    put: kv_pb2.PutRequest,
+    key: bytes,
+    value: bytes,
+    *,
+    lease: int = 0,
+    previous: bool = False,
+    fences: tuple[FencingToken, ...] = (),
+) -> None:
+    """Write a put into its message. Raises InvalidArgument where it could never be sent."""
     check_size(len(key) + len(value))
-    operation = kv_pb2.Operation()
-    put = operation.put
     put.key = key
     put.value = value
     # Most puts are of a key and a value: what is not said need not be set.
@@ -74,14 +78,20 @@ def put_operation(
         put.prev_kv = True
     if fences:
         put.fences.extend(to_fences(fences))
-    return operation
 
 
-def delete_operation(span: Span, *, previous: bool = False, fences: tuple[FencingToken, ...] = ()) -> kv_pb2.Operation:
-    """Return a delete, without its id. Raises InvalidArgument where it could never be sent."""
+def fill_delete(
+    delete: kv_pb2.DeleteRequest, span: Span, *, previous: bool = False, fences: tuple[FencingToken, ...] = ()
+) -> None:
+    """Write a delete into its message. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
-    request = kv_pb2.DeleteRequest(key=span.key, range_end=span.range_end, prev_kv=previous, fences=to_fences(fences))
-    return kv_pb2.Operation(delete=request)
+    delete.key = span.key
+    if span.range_end:
+        delete.range_end = span.range_end
+    if previous:
+        delete.prev_kv = True
+    if fences:
+        delete.fences.extend(to_fences(fences))
 
 
 def to_fences(fences: tuple[FencingToken, ...]) -> list[kv_pb2.Fence]:
@@ -89,7 +99,8 @@ def to_fences(fences: tuple[FencingToken, ...]) -> list[kv_pb2.Fence]:
     return [kv_pb2.Fence(lock=one.lock, token=one.token, mode=_FENCE_MODES[one.mode]) for one in fences]
 
 
-def range_operation(
+def fill_range(
+    request: kv_pb2.RangeRequest,
     span: Span,
     *,
     limit: int = 0,
@@ -104,15 +115,13 @@ def range_operation(
     min_create_revision: int = 0,
     max_create_revision: int = 0,
     cursor: bytes = b"",
-) -> kv_pb2.Operation:
-    """Return a read, without its id. Raises InvalidArgument where it could never be sent."""
+) -> None:
+    """Write a read into its message. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
     check_u64("limit", limit)
     check_u64("revision", revision)
     if level not in _READ_LEVELS:
         raise InvalidArgument(f"level is {level!r}, not one of ReadLevel")
-    operation = kv_pb2.Operation()
-    request = operation.range
     request.key = span.key
     # Most reads are of one key, here and now: what is not said need not be set.
     if span.range_end:
@@ -143,7 +152,6 @@ def range_operation(
         request.max_create_revision = max_create_revision
     if cursor:
         request.cursor = cursor
-    return operation
 
 
 def _check_bounds(name: str, least: int, most: int) -> None:
@@ -175,11 +183,11 @@ def size_estimate(*parts: bytes) -> int:
     return size_bytes
 
 
-def to_put_result(answer: kv_pb2.PutResponse) -> PutResult:
-    """Decode the answer to a put."""
+def to_put_result(answer: kv_pb2.PutResponse, revision: int = 0) -> PutResult:
+    """Decode the answer to a put; one within a transaction is of the transaction's `revision`."""
     if answer.HasField("prev_kv"):
-        return PutResult(answer.revision, to_key_value(answer.prev_kv, Guarantee.LINEARIZABLE))
-    return PutResult(answer.revision)
+        return PutResult(revision or answer.revision, to_key_value(answer.prev_kv, Guarantee.LINEARIZABLE))
+    return PutResult(revision or answer.revision)
 
 
 def to_delete_result(answer: kv_pb2.DeleteResponse, revision: int = 0) -> DeleteResult:

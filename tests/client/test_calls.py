@@ -8,7 +8,6 @@ import pytest
 
 from raftkv.client.batches import MAX_BATCH_BYTES, MAX_BATCH_OPERATIONS, cut_batch
 from raftkv.client.calls import Call, Kind, Verdict, final_error, judge, out_of_time, worth_retrying
-from raftkv.client.wire import put_operation
 from raftkv.errors import (
     ERROR_TYPES,
     ConnectionFailed,
@@ -19,6 +18,7 @@ from raftkv.errors import (
     Overloaded,
     RaftKVError,
 )
+from raftkv.v1 import kv_pb2
 
 
 @pytest.fixture(name="loop")
@@ -31,7 +31,7 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
 def make_call(
     loop: asyncio.AbstractEventLoop, kind: Kind = Kind.WRITE, *, number: int = 1, session: int = 0, size: int = 10
 ) -> Call:
-    operation = put_operation(b"k", b"v")
+    operation = kv_pb2.Operation(put=kv_pb2.PutRequest(key=b"k", value=b"v"))
     call = Call(kind, operation, size, timeout=2.0, deadline=100.0, future=loop.create_future())
     call.id = operation.id = number
     call.session = session

@@ -32,7 +32,7 @@ from raftkv.client import (
     when,
 )
 from raftkv.client.results import LeaseGrant
-from raftkv.client.txn import reads_only, to_operation
+from raftkv.client.txn import to_request
 from raftkv.errors import Conflict, InvalidArgument, KeyExists, RaftKVError, RevisionMismatch
 from raftkv.v1 import kv_pb2
 from tests.client.fake import FakeCluster
@@ -41,7 +41,7 @@ Compare = kv_pb2.Compare
 
 
 def sent(condition: Condition) -> kv_pb2.Compare:
-    (compare,) = to_operation(when(condition)).txn.branch.compares
+    (compare,) = to_request(when(condition)).operation.txn.branch.compares
     return compare
 
 
@@ -118,7 +118,7 @@ def test_every_operation_is_sent_as_it_is_said() -> None:
         .then(delete_prefix("d"), when(version("e") > 0).then(put("e", "2")).otherwise(delete("e")))
         .otherwise(get("a"), get_range("a", "b", limit=3, revision=5, keys_only=True), get_prefix("a"), count("a"))
     )
-    txn = to_operation(branch, [FencingToken(b"x", 1), FencingToken(b"y", 2, FenceMode.MAX_SEEN)]).txn
+    txn = to_request(branch, [FencingToken(b"x", 1), FencingToken(b"y", 2, FenceMode.MAX_SEEN)]).operation.txn
     assert [(one.lock, one.token, one.mode) for one in txn.fences] == [(b"x", 1, 0), (b"y", 2, 1)]
     operations = txn.branch.then
     assert operations[0].put == kv_pb2.PutRequest(key=b"a", value=b"1", lease=7, prev_kv=True)
@@ -136,28 +136,30 @@ def test_every_operation_is_sent_as_it_is_said() -> None:
 
 
 def test_limits_are_judged_before_anything_is_sent() -> None:
-    to_operation(when().then(*[get("a")] * 128))
+    to_request(when().then(*[get("a")] * 128))
     with pytest.raises(InvalidArgument, match="129 operations, at most 128"):
-        to_operation(when().then(*[get("a")] * 100).otherwise(*[get("a")] * 29))
+        to_request(when().then(*[get("a")] * 100).otherwise(*[get("a")] * 29))
     with pytest.raises(InvalidArgument, match="129 conditions"):
-        to_operation(when(*[version("a") == 0] * 129))
+        to_request(when(*[version("a") == 0] * 129))
     nested = when()
     for _ in range(7):
         nested = when().then(nested)
-    to_operation(nested)
+    to_request(nested)
     with pytest.raises(InvalidArgument, match="9 nested"):
-        to_operation(when().then(nested))
+        to_request(when().then(nested))
     with pytest.raises(InvalidArgument, match="17 fences"):
-        to_operation(when(), [FencingToken(b"x", 1)] * 17)
+        to_request(when(), [FencingToken(b"x", 1)] * 17)
     for fence in ("x", 7, b"x", [7], object()):
         with pytest.raises(InvalidArgument, match="FencingToken"):
-            to_operation(when(), fence)  # type: ignore[arg-type]
+            to_request(when(), fence)  # type: ignore[arg-type]
 
 
 def test_what_only_reads_is_known() -> None:
-    assert reads_only(when(version("a") == 0).then(get("a"), count()).otherwise(when().then(get_prefix("b"))))
-    assert not reads_only(when().then(get("a")).otherwise(when().then(delete("b"))))
-    assert not reads_only(when().then(put("a", "b")))
+    reads = when(version("a") == 0).then(get("a"), count()).otherwise(when().then(get_prefix("b")))
+    assert not to_request(reads).writes
+    assert to_request(reads, FencingToken(b"x", 1)).writes
+    assert to_request(when().then(get("a")).otherwise(when().then(delete("b")))).writes
+    assert to_request(when().then(put("a", "b"), get("a"))).writes
 
 
 @pytest.mark.parametrize(
