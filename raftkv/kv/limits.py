@@ -52,6 +52,10 @@ MAX_FENCES = 16
 MAX_TXN_RESULT_BYTES = 1 << 20
 """Most that the ranges and previous values of one transaction may give (1 MiB): its session remembers it."""
 
+MAX_ENTRY_RESULT_BYTES = 4 << 20
+"""Once the transactions of one entry have read so much (4 MiB), those behind them are refused, to come again: an entry
+is applied in one go, and sessions remember what it gives."""
+
 MAX_TXN_WORK = 30_000
 """Most work of one transaction's compares, deletes and ranges, in units of `ranges.row_cost`, as MAX_DELETE_WORK."""
 

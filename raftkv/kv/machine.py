@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, assert_never
+from typing import Final, NamedTuple, assert_never
 
+from raftkv.errors import ErrorCode
 from raftkv.invariant import invariant
 from raftkv.kv import compaction, lease, lock, mvcc, txn
 from raftkv.kv.changes import encode_changes
@@ -25,6 +26,7 @@ from raftkv.kv.commands import (
     Proclaim,
     Put,
     RegisterSession,
+    Rejected,
     Release,
     Result,
     RevokeLease,
@@ -32,9 +34,11 @@ from raftkv.kv.commands import (
     Sweep,
     Swept,
     Txn,
+    TxnDone,
 )
 from raftkv.kv.keys import META, changes_key
 from raftkv.kv.lease import Counters, LeaseTable
+from raftkv.kv.limits import MAX_ENTRY_RESULT_BYTES
 from raftkv.kv.records import EMPTY_META, Meta, encode_meta, read_meta
 from raftkv.kv.session import EXPIRED, SessionTable
 from raftkv.kv.store import OrderedStore, Writer
@@ -174,6 +178,13 @@ class StateMachine:
         return applied
 
 
+_READ_ENOUGH: Final = Rejected(
+    ErrorCode.OVERLOADED,
+    f"the transactions applied together with this one have read more than {MAX_ENTRY_RESULT_BYTES} bytes: no effect, "
+    "try again",
+)
+
+
 class _Run:
     """One transaction under way."""
 
@@ -182,6 +193,7 @@ class _Run:
         "_counters",
         "_last_session",
         "_leases",
+        "_read_bytes",
         "_sessions",
         "_time_ms",
         "_writer",
@@ -198,6 +210,8 @@ class _Run:
         self._compacted_revision = before.compacted_revision
         self._time_ms = before.time_ms
         self._last_session = before.last_session
+        self._read_bytes = 0
+        """What the transactions of the entry under way have read."""
         self.unswept: bool | None = None
         """What a sweep or a compaction found last; None: there was none."""
 
@@ -207,6 +221,7 @@ class _Run:
         # A new leader's clock may lag behind the old one's: cluster time stands still then, it never goes back.
         self._time_ms = max(self._time_ms, batch.time_ms)
         self._counters.begin_entry()
+        self._read_bytes = 0
         results = tuple([self._group(group) for group in batch.groups])
         self._sessions.end_entry(self._writer, index)
         changes = self._writing.take()
@@ -228,18 +243,24 @@ class _Run:
 
     def _group(self, group: Group) -> list[Result]:
         if group.session == 0:
-            return [self._execute(command) for command in group.commands]
+            return [self._too_much(command) or self._execute(command) for command in group.commands]
         session = self._sessions.touch(self._writer, group.session, self._time_ms, group.acknowledged_below)
         if session is None:
             return [EXPIRED] * len(group.commands)
         results: list[Result] = []
         for command in group.commands:
-            result = session.judge(command.sequence)
+            # What comes again later must not be remembered as refused.
+            result = session.judge(command.sequence) or self._too_much(command)
             if result is None:
                 result = self._execute(command)
                 session.remember(command.sequence, result)
             results.append(result)
         return results
+
+    def _too_much(self, command: Command) -> Rejected | None:
+        if self._read_bytes >= MAX_ENTRY_RESULT_BYTES and isinstance(command, Txn):
+            return _READ_ENOUGH
+        return None
 
     def _execute(self, command: Command) -> Result:
         writing, leases, now_ms = self._writing, self._leases, self._time_ms
@@ -247,7 +268,10 @@ class _Run:
             case Put():
                 return mvcc.put(writing, command)
             case Txn():
-                return txn.apply(writing, leases, self._compacted_revision, command, now_ms)
+                done = txn.apply(writing, leases, self._compacted_revision, command, now_ms)
+                if isinstance(done, TxnDone):
+                    self._read_bytes += txn.read_bytes(done.branch)
+                return done
             case Delete():
                 return mvcc.delete(writing, command)
             case RegisterSession():

@@ -73,6 +73,22 @@ def apply(writing: Writing, leases: LeaseTable, compacted_revision: int, txn: Tx
     return TxnDone(writing.commit(mark), done)
 
 
+def read_bytes(done: BranchDone) -> int:
+    """Return how many bytes of values a result holds."""
+    size = 0
+    for one in done.results:
+        if isinstance(one, PutDone):
+            if one.previous is not None:
+                size += len(one.previous.value)
+        elif isinstance(one, RangeDone):
+            size += sum([len(pair.value) for pair in one.pairs])
+        elif isinstance(one, DeleteDone):
+            size += sum([len(pair.value) for pair in one.previous])
+        else:
+            size += read_bytes(one)
+    return size
+
+
 def read(reader: Reader, revision: int, compacted_revision: int, txn: Txn) -> TxnDone | Rejected:
     """Run a transaction that `txn_check.is_read_only` over a snapshot."""
     fault = txn_fault(txn)

@@ -28,8 +28,9 @@ from raftkv.errors import (
     RaftKVError,
     ShuttingDown,
 )
-from raftkv.kv.commands import Command, Result, Txn
+from raftkv.kv.commands import Command, Result, Txn, TxnDone
 from raftkv.kv.ranges import RangeQuery
+from raftkv.kv.txn import read_bytes
 from raftkv.kv.view import View
 from raftkv.raft import NodeId
 from raftkv.server import wire, wire_locks
@@ -102,13 +103,15 @@ class RequestLimits:
 class Attempt:
     """A batch under way: what is answered, and what is still to be done."""
 
-    __slots__ = ("answered", "batch", "deadline", "response", "uncertain", "work")
+    __slots__ = ("answered", "batch", "deadline", "response", "result_bytes", "uncertain", "work")
 
     def __init__(self, batch: kv_pb2.BatchRequest, deadline: float) -> None:
         self.batch = batch
         self.deadline = deadline
         self.work = wire.decode(batch)
         self.response = kv_pb2.BatchResponse()
+        self.result_bytes = 0
+        """What the transactions answered so far have read."""
         self.answered: set[int] = set()
         self.uncertain = False
         """An attempt ended with an open outcome, so no later failure may claim that a write had no effect."""
@@ -150,10 +153,20 @@ class Attempt:
             wire.add_error(self.response, command.sequence, error)
         self._close_commands(failed)
 
-    def take_results(self, commands: tuple[Command, ...], results: list[Result]) -> None:
-        """Answer these commands with their results."""
+    def take_results(self, commands: tuple[Command, ...], results: list[Result], max_bytes: int) -> None:
+        """Answer these commands with their results.
+
+        No message holds any number of transactions that read: once there are `max_bytes`, others are asked to come
+        again. They have had their effect, and what they gave is remembered by their session, if they have one.
+        """
         plain = self.work.plain
         for command, result in zip(commands, results, strict=True):
+            if isinstance(result, TxnDone):
+                if self.result_bytes >= max_bytes:
+                    late = Overloaded(f"the answers of the batch exceed {max_bytes} bytes: ask again", ambiguous=True)
+                    wire.add_error(self.response, command.sequence, late)
+                    continue
+                self.result_bytes += read_bytes(result.branch)
             wire.add_result(self.response, command, result, plain=command.sequence in plain)
         self._close_commands(commands)
 
@@ -348,7 +361,7 @@ class Requests:
         except RaftKVError as error:
             attempt.fail_commands(self._explain(error), commands)
         else:
-            attempt.take_results(commands, results)
+            attempt.take_results(commands, results, self._limits.max_answer_bytes)
 
     async def _read(self, attempt: Attempt, reads: Reads, guarantee: kv_pb2.Guarantee.ValueType) -> None:
         """Answer `reads` from the local state, as it is now."""

@@ -67,6 +67,10 @@ class SpanIndex(Generic[T]):
     def __bool__(self) -> bool:
         return bool(self._exact or self._stems or self._ranges)
 
+    def another_range(self, span: Span) -> int:
+        """Return how many ranges there would be to go through with this span, or 0: it adds none."""
+        return 0 if not span.stop or (span.start, span.stop) in self._ranges else len(self._ranges) + 1
+
     def add(self, span: Span, value: T) -> None:
         if span.stem:
             values = self._stems.setdefault(len(span.start), {}).setdefault(span.start, {})

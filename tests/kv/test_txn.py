@@ -206,6 +206,25 @@ def test_what_a_transaction_is_answered_is_bounded() -> None:
         assert host.versions() == before
 
 
+def test_what_the_transactions_of_an_entry_read_is_bounded_and_the_others_may_come_again() -> None:
+    """Else one batch of a few kilobytes makes an entry that takes seconds and gigabytes where it is applied."""
+    host = Host()
+    session = host.register()
+    host.do(put(b"large", b"v" * 1_000_000))
+    many = [txn(read(b"large"), write(b"%d" % number))._replace(sequence=number) for number in range(1, 10)]
+    results = host.write(session, *many, put(b"other", sequence=10))
+    assert [type(result) for result in results] == [c.TxnDone] * 5 + [c.Rejected] * 4 + [c.Written]
+    assert {result.code for result in results if isinstance(result, c.Rejected)} == {ErrorCode.OVERLOADED}
+    assert host.get(b"5") is not None
+    assert host.get(b"6") is None
+    host.reopen()
+    again = host.write(session, *many)
+    assert again[:5] == results[:5]
+    assert [type(result) for result in again] == [c.TxnDone] * 9
+    # The same without a session.
+    assert [type(result) for result in host.do(*many[:6])] == [c.TxnDone] * 5 + [c.Rejected]
+
+
 def test_the_work_of_a_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftkv.kv.txn.MAX_TXN_WORK", 10)
     host = Host()

@@ -274,3 +274,32 @@ async def test_a_batch_of_everything_is_answered_once_each() -> None:
         for member in (leader, cluster.follower(leader)):
             answer = await member.requests.run(kv.BatchRequest(operations=operations), forwarded=False)
             assert sorted(result.id for result in answer.results) == list(range(1, len(operations) + 1))
+
+
+async def test_answers_of_many_transactions_that_read_fit_into_a_message(asked: Asked) -> None:
+    """Each may read a megabyte, and a client sends in one batch whatever is called at the same time."""
+    await asked.put(b"large", bytes(1_000_000))
+    batch = kv.BatchRequest(session=asked.session, timeout_ms=5_000)
+    for number in range(600):
+        then = [
+            kv.TxnOperation(range=kv.RangeRequest(key=b"large")),
+            kv.TxnOperation(put=kv.PutRequest(key=b"%d" % number)),
+        ]
+        txn = kv.TxnRequest(branch=kv.TxnBranch(then=then))
+        batch.operations.add(id=next(asked.sequences)).txn.CopyFrom(txn)
+    waiting = {operation.id for operation in batch.operations}
+    doubtful = 0
+    for _ in range(2):
+        answer = await asked.member.requests.run(batch, forwarded=False)
+        assert answer.ByteSize() < 8 << 20
+        assert {result.id for result in answer.results} == {operation.id for operation in batch.operations}
+        refused = {result.id: result.error for result in answer.results if result.HasField("error")}
+        assert {error.code for error in refused.values()} == {common.OVERLOADED}
+        doubtful += sum(error.ambiguous for error in refused.values())
+        assert len(waiting - refused.keys()) == 5
+        waiting &= refused.keys()
+        # What was answered is not asked for again.
+        rest = [operation for operation in batch.operations if operation.id in waiting]
+        del batch.operations[:]
+        batch.operations.extend(rest)
+    assert doubtful, "some had taken effect, and said so"
