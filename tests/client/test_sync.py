@@ -205,6 +205,28 @@ async def test_what_an_interrupted_enter_has_opened_already_is_closed_again(sing
     assert output == "interrupted\n" * 3 + "0\n"
 
 
+async def test_a_release_that_is_interrupted_before_it_has_begun_is_made_up_for(single: FakeCluster) -> None:
+    output = await run(
+        single,
+        """
+        from raftkv.client import Client
+        with Client.from_env() as client:
+            lock = client.lock("a")
+            lock.acquire()
+            def run(work):
+                lock._run = client._run
+                work.close()
+                raise KeyboardInterrupt
+            lock._run = run
+            try:
+                lock.release()
+            except KeyboardInterrupt:
+                print(client.lock_state("a").contenders)
+        """,
+    )
+    assert output == "()\n"
+
+
 async def test_a_generator_that_outlives_the_interpreters_last_client_ends_quietly(single: FakeCluster) -> None:
     output = await run(
         single,
