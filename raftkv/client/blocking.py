@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
+
+from raftkv.errors import ConnectionFailed
 
 T = TypeVar("T")
 
@@ -27,4 +30,5 @@ def stepped(run: Run, items: AsyncGenerator[T, None]) -> Generator[T, None, None
         while (item := run(following())) is not _END:
             yield item  # type: ignore[misc]
     finally:
-        run(items.aclose())
+        with suppress(ConnectionFailed):  # the interpreter is at its end, and everything is closed
+            run(items.aclose())

@@ -242,7 +242,13 @@ class Dispatcher:
         if self._session.id and not self._waiting and self._sequences.has_room():
             self._stamp(call)
         else:
-            self._waiting.append(call)
+            if call.operation.HasField("lease_keep_alive"):
+                # A backlog of the caller's own, seconds long, must not cost it its locks. Never before those that have
+                # a sequence already: it may be waiting for just that one to be done.
+                begun = next((at for at, waiting in enumerate(self._waiting) if not waiting.id), len(self._waiting))
+                self._waiting.insert(begun, call)
+            else:
+                self._waiting.append(call)
             self._fill_window()
 
     def _fill_window(self) -> None:

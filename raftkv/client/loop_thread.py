@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
-from raftkv.errors import ConfigurationError, InvalidArgument
+from raftkv.errors import ConfigurationError, ConnectionFailed, InvalidArgument
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -49,6 +49,9 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             work.close()
             raise InvalidArgument("a synchronous client cannot be used on its own event loop; use AsyncClient there")
+        if self.loop.is_closed():
+            work.close()
+            raise ConnectionFailed("the process is ending, and its clients are closed")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()

@@ -81,8 +81,11 @@ class Pipeline:
             task.add_done_callback(self._task_ended)
 
     def submit(self, call: Call) -> None:
-        """Queue an operation for the next message."""
-        self._queue.append(call)
+        """Queue an operation for the next message; renewals of leases go first."""
+        if call.operation.HasField("lease_keep_alive"):
+            self._queue.appendleft(call)
+        else:
+            self._queue.append(call)
         if self._sleeping is not None:
             self._sleeping.set_result(None)
             self._sleeping = None

@@ -9,7 +9,7 @@ from typing import Self
 from raftkv.client.blocking import Run
 from raftkv.client.keeper import KeptLease, expired
 from raftkv.client.lease import AsyncLease
-from raftkv.errors import InvalidArgument
+from raftkv.errors import InvalidArgument, RaftKVError
 
 
 class Lease:
@@ -41,7 +41,14 @@ class Lease:
 
     def grant(self, *, timeout: float | None = None) -> Self:
         """See AsyncLease.grant."""
-        self._run(self._grant(timeout))
+        try:
+            self._run(self._grant(timeout))
+        except RaftKVError:
+            raise
+        except BaseException:
+            # An interrupt may come when the lease is granted already: nobody would know of it, and it would be renewed.
+            self._run(self._give_up())
+            raise
         return self
 
     @property
@@ -80,6 +87,10 @@ class Lease:
     async def _grant(self, timeout: float | None) -> None:
         await self._async.grant(timeout=timeout)
         self._opened().on_end(self._lost.set)
+
+    async def _give_up(self) -> None:
+        if self._async.kept is not None:
+            await self._async.revoke()
 
     def _opened(self) -> KeptLease:
         if self._async.kept is None:

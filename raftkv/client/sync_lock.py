@@ -126,7 +126,14 @@ class Lock:
     def release(self) -> bool:
         """See AsyncLock.release."""
         self._held = None
-        return self._run(self._async.release())
+        try:
+            return self._run(self._async.release())
+        except RaftKVError:
+            raise
+        except BaseException:
+            # An interrupt may come before the loop has begun with it: nobody would end the lock then.
+            self._run(self._async.release())
+            raise
 
     async def _acquire(self, timeout: float | None, *, wait: bool) -> Held:
         return _twin(await self._async.acquire(timeout=timeout, wait=wait))

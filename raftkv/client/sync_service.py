@@ -9,6 +9,7 @@ from typing import Self
 from raftkv.client.blocking import Run, stepped
 from raftkv.client.results import Instance, InstanceEvent
 from raftkv.client.service import DEFAULT_TTL_S, AsyncRegistration, AsyncService
+from raftkv.errors import RaftKVError
 
 
 class Service:
@@ -90,7 +91,13 @@ class Registration:
 
     def join(self, *, timeout: float | None = None) -> Self:
         """See AsyncRegistration.join."""
-        self._run(self._async.join(timeout=timeout))
+        try:
+            self._run(self._async.join(timeout=timeout))
+        except RaftKVError:
+            raise
+        except BaseException:
+            self.leave()  # an interrupt may come when it is registered already: nobody would end that
+            raise
         return self
 
     def update(self, meta: Mapping[str, str], *, timeout: float | None = None) -> None:

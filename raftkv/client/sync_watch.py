@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from raftkv.client.blocking import Run
 from raftkv.client.sync_core import SyncCore
 from raftkv.client.watch import AsyncWatch, Event
+from raftkv.errors import RaftKVError
 
 T = TypeVar("T")
 
@@ -32,7 +33,13 @@ class Watch:
         self._closed = False
 
     def __enter__(self) -> Self:
-        self._run(self._watch.__aenter__())
+        try:
+            self._run(self._watch.__aenter__())
+        except RaftKVError:
+            raise
+        except BaseException:
+            self.close()  # an interrupt may come when it is open already: it would go on for nobody
+            raise
         return self
 
     def __exit__(

@@ -138,6 +138,19 @@ async def test_writes_beyond_the_window_wait(single: FakeCluster) -> None:
     assert len(single.store.applied) == len(set(single.store.applied)) == 20
 
 
+@pytest.mark.parametrize("window", [64, 16_384], ids=["waiting for the window", "queued on the stream"])
+async def test_renewals_of_leases_overtake_a_backlog_of_writes(single: FakeCluster, window: int) -> None:
+    """Else whoever writes a lot under a lock loses it, though nothing is wrong with the store."""
+    single.store.window = window
+    async with AsyncClient(single.addresses) as client:
+        granted = await client.grant_lease(10.0)
+        puts = [asyncio.ensure_future(client.put(f"k{number}", "v")) for number in range(3_000)]
+        await asyncio.sleep(0)
+        await client.renew_leases(granted.id)
+        assert sum(put.done() for put in puts) < 1_500
+        await asyncio.gather(*puts)
+
+
 async def test_a_cancelled_write_neither_blocks_the_window_nor_is_sent_again(single: FakeCluster) -> None:
     single.store.window = 4
     single[1].script = ignore_puts

@@ -177,6 +177,68 @@ async def test_ctrl_c_ends_the_call_and_leaves_the_client_usable(single: FakeClu
     assert output == "interrupted\nNone\n"
 
 
+async def test_what_an_interrupted_enter_has_opened_already_is_closed_again(single: FakeCluster) -> None:
+    """Ctrl-C may come between the answer and the return: `with` knows nothing of what it has to leave then."""
+    output = await run(
+        single,
+        """
+        from raftkv.client import Client
+        with Client.from_env() as client:
+            client.put("k", "v")
+            work_done = client._run
+            service = client.service("api").register("10.0.0.7:8000")
+            things = client.lease(10.0), client.lock("a"), service
+            for thing in things:
+                def run(work):
+                    thing._run = work_done
+                    work_done(work)
+                    raise KeyboardInterrupt
+                thing._run = run
+                try:
+                    with thing:
+                        print("entered")
+                except KeyboardInterrupt:
+                    print("interrupted")
+            print(len(client._async._keeper._kept))
+        """,
+    )
+    assert output == "interrupted\n" * 3 + "0\n"
+
+
+async def test_a_release_that_is_interrupted_before_it_has_begun_is_made_up_for(single: FakeCluster) -> None:
+    output = await run(
+        single,
+        """
+        from raftkv.client import Client
+        with Client.from_env() as client:
+            lock = client.lock("a")
+            lock.acquire()
+            def run(work):
+                lock._run = client._run
+                work.close()
+                raise KeyboardInterrupt
+            lock._run = run
+            try:
+                lock.release()
+            except KeyboardInterrupt:
+                print(client.lock_state("a").contenders)
+        """,
+    )
+    assert output == "()\n"
+
+
+async def test_a_generator_that_outlives_the_interpreters_last_client_ends_quietly(single: FakeCluster) -> None:
+    output = await run(
+        single,
+        """
+        from raftkv.client import Client
+        leaders = Client.from_env().election("scheduler").observe()
+        print(next(leaders))
+        """,
+    )
+    assert output == "None\n"
+
+
 async def test_a_child_forked_before_the_first_client_makes_its_own(single: FakeCluster) -> None:
     output = await run(
         single,
