@@ -22,7 +22,8 @@ The host's duties, in order:
     one `Batch`, those of one session into one `Group`, stamped with cluster time
     (`machine.time_ms` plus what the leader's monotonic clock has advanced); propose `encode_batch(batch)`.
     A `Delete` of a range may take tens of milliseconds to apply: give it an entry of its own.
- 3. When entries are committed: `results = machine.apply(entries)`, in slices short enough for the event loop. What
+ 3. When entries are committed: `results = machine.apply(entries)`, in slices short enough for the event loop. Hand over
+    the batch of an entry that was encoded here (an entry is named by term and index): it is not decoded again. What
     it returns may be answered to clients. If it raises, stop; the store is as it was before.
  4. To read: wait until `machine.applied_index` has reached the read index, then
 

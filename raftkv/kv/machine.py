@@ -54,6 +54,8 @@ class AppliedEntry:
     term: int
     payload: bytes | None
     """An encoded Batch; None for entries that do not concern the state (no-ops, configurations)."""
+    batch: Batch | None = None
+    """What `payload` decodes to, where the host has it at hand, because it encoded it. None: it is decoded here."""
 
 
 GroupResults = tuple[list[Result], ...]
@@ -316,6 +318,8 @@ class _Run:
 def _decode(entry: AppliedEntry) -> Batch | None:
     if entry.payload is None:
         return None
+    if entry.batch is not None:
+        return entry.batch
     try:
         return decode_batch(entry.payload)
     except CorruptCommand as error:

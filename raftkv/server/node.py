@@ -408,7 +408,7 @@ class Node:
         position = self.raft.propose(encode_batch(batch))
         if not isinstance(position, Position):
             raise InvariantViolation(f"a leader that transfers to nobody refused a proposal: {position}")
-        self._proposals.placed(position.term, position.index, proposals)
+        self._proposals.placed(position.term, position.index, batch, proposals)
 
     def _act_on(self, ready: Ready) -> None:
         """Do what a Ready says, in the order that raftkv.raft prescribes."""
@@ -440,7 +440,8 @@ class Node:
                 # says so. A node that holds data and skipped one would diverge.
                 invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
-            ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload)])
+            batch = self._proposals.batch_of(entry.term, entry.index)
+            ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
             self._checkpoints.applied(entry)
             self._proposals.applied(entry.term, entry.index, results)
             self.hub.publish(changes, self.machine.revision)

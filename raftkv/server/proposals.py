@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, RaftKVError
-from raftkv.kv.commands import Group, Result
+from raftkv.kv.commands import Batch, Group, Result
 
 Outcome = asyncio.Future[list[Result]]
 
@@ -35,6 +36,15 @@ class Proposal:
         self.alone = alone
 
 
+class _Placed(NamedTuple):
+    """An entry of the log that was made here."""
+
+    term: int
+    batch: Batch
+    proposals: list[Proposal]
+    """In the order of the groups of the batch."""
+
+
 class Proposals:
     """Bounded: what does not fit is refused at once, not queued without end."""
 
@@ -45,10 +55,9 @@ class Proposals:
         self._commands = 0
         self._queue: deque[Proposal] = deque()
         self._queued_commands = 0
-        self._placed: dict[int, list[tuple[int, list[Proposal]]]] = {}
-        """By log index: the term of the entry, and the proposals in it, in the order of its groups. More than one entry
-        where this node led, lost its entry there to another leader, and leads again: any of them may yet be applied,
-        since an old one may be in another node's log."""
+        self._placed: dict[int, list[_Placed]] = {}
+        """By log index. More than one entry where this node led, lost its entry there to another leader, and leads
+        again: any of them may yet be applied, since an old one may be in another node's log."""
 
     @property
     def queued_commands(self) -> int:
@@ -94,13 +103,24 @@ class Proposals:
             taken.append(self._dequeue())
         return taken
 
-    def placed(self, term: int, index: int, proposals: list[Proposal]) -> None:
-        """The groups are in the log: entry `index` of `term` holds them."""
-        self._placed.setdefault(index, []).append((term, proposals))
+    def placed(self, term: int, index: int, batch: Batch, proposals: list[Proposal]) -> None:
+        """The groups are in the log: entry `index` of `term` holds them, as `batch`."""
+        self._placed.setdefault(index, []).append(_Placed(term, batch, proposals))
+
+    def batch_of(self, term: int, index: int) -> Batch | None:
+        """Return what is in entry `index` of `term`, if it was made here.
+
+        Whatever became of its leader since: there is only one entry of that name (a term has one leader, and a leader
+        replaces nothing).
+        """
+        for placed in self._placed.get(index, ()):
+            if placed.term == term:
+                return placed.batch
+        return None
 
     def applied(self, term: int, index: int, results: Sequence[list[Result]]) -> None:
         """The entry at `index` was applied. Whoever waits for it gets its results, if it still is the same entry."""
-        for placed_term, proposals in self._placed.pop(index, ()):
+        for placed_term, _, proposals in self._placed.pop(index, ()):
             if placed_term == term:
                 for proposal, result in zip(proposals, results, strict=True):
                     self._release(proposal)
@@ -116,9 +136,9 @@ class Proposals:
         It may hold what they did or not, and only a session can tell.
         """
         error = LeaderChanged("a snapshot was installed where the write stood", ambiguous=True)
-        for placed in [placed for placed in self._placed if placed <= index]:
-            for _, proposals in self._placed.pop(placed):
-                for proposal in proposals:
+        for at in [at for at in self._placed if at <= index]:
+            for placed in self._placed.pop(at):
+                for proposal in placed.proposals:
                     self._fail(proposal, error)
 
     def leadership_lost(self) -> list[Outcome]:
@@ -155,8 +175,8 @@ class Proposals:
 
     def _all_placed(self) -> Iterator[Proposal]:
         for entries in self._placed.values():
-            for _, proposals in entries:
-                yield from proposals
+            for placed in entries:
+                yield from placed.proposals
 
     def _fail(self, proposal: Proposal, error: RaftKVError) -> None:
         self._release(proposal)

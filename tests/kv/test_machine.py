@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from raftkv.errors import StorageError
 from raftkv.invariant import InvariantViolation
-from raftkv.kv.codec import CorruptCommand
-from raftkv.kv.commands import Group, RegisterSession, Written
+from raftkv.kv.codec import CorruptCommand, encode_batch
+from raftkv.kv.commands import Batch, Group, RegisterSession, Written
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.keys import META
 from raftkv.kv.machine import AppliedEntry, StateMachine
@@ -71,6 +71,16 @@ def test_a_payload_that_cannot_be_read_applies_nothing() -> None:
         host.machine.apply([entry(2, Group(0, 0, (put(b"k"),))), AppliedEntry(3, 8, b"garbage")])
     assert host.hash() == before
     assert host.machine.applied_index == 1
+
+
+def test_a_batch_at_hand_is_not_decoded_again() -> None:
+    decoding, given = Host(), Host()
+    batch = Batch(5, (Group(0, 0, (put(b"k"), put(b"l"))),))
+    payload = encode_batch(batch)
+    assert decoding.machine.apply([AppliedEntry(1, 1, payload)]) == given.machine.apply(
+        [AppliedEntry(1, 1, b"never looked at", batch)]
+    )
+    assert decoding.hash() == given.hash()
 
 
 class FullStore(DictStore):

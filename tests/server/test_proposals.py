@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, ShuttingDown
-from raftkv.kv.commands import Group, Put, Written
+from raftkv.kv.commands import Batch, Group, Put, Written
 from raftkv.server.proposals import Proposals
 
 GROUP = Group(0, 0, (Put(1, b"k", b"v"),))
 WITH_SESSION = Group(9, 0, (Put(1, b"k", b"v"),))
+BATCH = Batch(0, (GROUP,))
 FOREVER = float("inf")
 
 
@@ -20,7 +21,7 @@ def proposals(max_bytes: int = 1000, max_commands: int = 10) -> Proposals:
 async def test_results_go_to_those_who_proposed_them() -> None:
     queue = proposals()
     outcomes = [queue.add(GROUP, 10, FOREVER) for _ in range(2)]
-    queue.placed(3, 7, queue.take(1000, 100, 0.0))
+    queue.placed(3, 7, BATCH, queue.take(1000, 100, 0.0))
     queue.applied(3, 7, [[Written(5)], [Written(6)]])
     assert [await outcome for outcome in outcomes] == [[Written(5)], [Written(6)]]
 
@@ -28,7 +29,7 @@ async def test_results_go_to_those_who_proposed_them() -> None:
 async def test_an_entry_of_another_leader_in_its_place_means_no_effect() -> None:
     queue = proposals()
     outcome = queue.add(GROUP, 10, FOREVER)
-    queue.placed(3, 7, queue.take(1000, 100, 0.0))
+    queue.placed(3, 7, BATCH, queue.take(1000, 100, 0.0))
     queue.applied(4, 7, [[Written(5)]])
     with pytest.raises(NotLeader) as refused:
         await outcome
@@ -40,8 +41,8 @@ async def test_an_entry_that_was_cut_off_here_may_still_be_applied() -> None:
     for applied_term, expected in ((3, "first"), (5, "second"), (6, "neither")):
         queue = proposals()
         first, second = queue.add(GROUP, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
-        queue.placed(3, 7, queue.take(10, 100, 0.0))
-        queue.placed(5, 7, queue.take(10, 100, 0.0))
+        queue.placed(3, 7, BATCH, queue.take(10, 100, 0.0))
+        queue.placed(5, 7, BATCH, queue.take(10, 100, 0.0))
         queue.applied(applied_term, 7, [[Written(9)]])
         for name, outcome in (("first", first), ("second", second)):
             if name == expected:
@@ -51,6 +52,31 @@ async def test_an_entry_that_was_cut_off_here_may_still_be_applied() -> None:
                     await outcome
         for _ in range(10):
             queue.add(GROUP, 100, FOREVER)  # all room was given back
+
+
+async def test_an_entry_is_known_again_by_its_term_and_index_only() -> None:
+    """It led in terms 3 and 5: another leader's entry is never taken for its own."""
+    queue = proposals()
+    batches = {term: Batch(term, (GROUP,)) for term in (3, 5)}
+    for term, batch in batches.items():
+        queue.add(GROUP, 10, FOREVER)
+        queue.placed(term, 7, batch, queue.take(10, 100, 0.0))
+    queue.leadership_lost()
+    for term in range(2, 7):
+        assert queue.batch_of(term, 7) is batches.get(term)
+        assert queue.batch_of(term, 6) is queue.batch_of(term, 8) is None
+    queue.applied(3, 7, [[Written(5)]])
+    assert queue.batch_of(3, 7) is queue.batch_of(5, 7) is None
+
+
+async def test_a_snapshot_takes_the_place_of_entries_that_were_made_here() -> None:
+    queue = proposals()
+    for index in (7, 8):
+        queue.add(GROUP, 10, FOREVER)
+        queue.placed(3, index, BATCH, queue.take(10, 100, 0.0))
+    queue.overtaken(7)
+    assert queue.batch_of(3, 7) is None
+    assert queue.batch_of(3, 8) is BATCH
 
 
 async def test_a_queued_write_had_no_effect_when_leadership_is_lost() -> None:
@@ -64,7 +90,7 @@ async def test_a_queued_write_had_no_effect_when_leadership_is_lost() -> None:
 async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
     queue = proposals()
     with_session, without = queue.add(WITH_SESSION, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
-    queue.placed(3, 7, queue.take(1000, 100, 0.0))
+    queue.placed(3, 7, BATCH, queue.take(1000, 100, 0.0))
     assert queue.leadership_lost() == [without]
     with pytest.raises(LeaderChanged) as changed:
         await with_session
@@ -77,7 +103,7 @@ async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
 async def test_a_write_whose_fate_stays_open_is_told_so() -> None:
     queue = proposals()
     outcome = queue.add(GROUP, 10, FOREVER)
-    queue.placed(3, 7, queue.take(1000, 100, 0.0))
+    queue.placed(3, 7, BATCH, queue.take(1000, 100, 0.0))
     queue.give_up(queue.leadership_lost())
     with pytest.raises(LeaderChanged) as changed:
         await outcome
@@ -90,7 +116,7 @@ async def test_room_is_given_back_when_a_write_is_decided() -> None:
     first, _ = queue.add(GROUP, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
     with pytest.raises(Overloaded):
         queue.add(GROUP, 1, FOREVER)
-    queue.placed(1, 1, queue.take(10, 100, 0.0))
+    queue.placed(1, 1, BATCH, queue.take(10, 100, 0.0))
     with pytest.raises(Overloaded):
         queue.add(GROUP, 1, FOREVER)
     queue.applied(1, 1, [[Written(2)]])
@@ -133,7 +159,7 @@ async def test_a_group_that_wants_an_entry_for_itself_gets_one() -> None:
 async def test_a_stopping_node_says_what_may_have_happened() -> None:
     queue = proposals()
     placed = queue.add(GROUP, 10, FOREVER)
-    queue.placed(1, 1, queue.take(1000, 100, 0.0))
+    queue.placed(1, 1, BATCH, queue.take(1000, 100, 0.0))
     queued = queue.add(GROUP, 10, FOREVER)
     queue.fail_all(queued=ShuttingDown("no effect"), placed=ShuttingDown("open", ambiguous=True))
     with pytest.raises(ShuttingDown) as first:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, Overloaded, StaleFence
+from raftkv.kv.codec import decode_batch, encode_batch
 from raftkv.kv.commands import (
+    Batch,
     Branch,
     BranchDone,
+    Command,
     Compare,
     Delete,
     Deleted,
     DeleteDone,
+    Expire,
     Fence,
+    Group,
     KeyValue,
     Put,
     PutDone,
@@ -22,6 +27,7 @@ from raftkv.kv.commands import (
     RegisterSession,
     Rejected,
     RevokeLease,
+    Sweep,
     Txn,
     TxnDelete,
     TxnDone,
@@ -269,6 +275,46 @@ def test_puts_and_deletes_with_more_to_them_are_transactions_of_one_operation() 
         Txn(7, fenced, Branch((), (TxnDelete(b"k", b"", False),), ())),
     ]
     assert work.plain == {2, 3, 4, 6, 7}
+
+
+def exact(value: Any) -> Any:
+    """A bool is no int, and a tuple of one type none of another."""
+    return (type(value), [exact(one) for one in value] if isinstance(value, tuple) else value)
+
+
+def test_what_was_decoded_from_the_wire_is_what_the_entry_says() -> None:
+    """The leader applies the commands as they came, the others what they read in the entry."""
+    every_put = put_in(value=b"v", lease=3, prev_kv=True)
+    every_range = range_in(range_end=b"z", limit=3, revision=9, keys_only=True, count_only=True)
+    inner = kv.TxnOperation(branch=kv.TxnBranch(compares=[kv.Compare(key=b"b")], then=[every_put]))
+    work = decode(
+        put(value=b"v"),
+        put(value=b"v", lease=5, prev_kv=True, fences=[FENCE]),
+        kv.Operation(delete=kv.DeleteRequest(key=b"k", range_end=b"l")),
+        kv.Operation(delete=kv.DeleteRequest(key=b"k", prev_kv=True)),
+        kv.Operation(register_session=kv.RegisterSessionRequest()),
+        txn(put_in()),
+        txn(
+            every_range,
+            delete_in(key=b"d", range_end=b"e", prev_kv=True),
+            inner,
+            compares=(
+                kv.Compare(key=b"a", relation=kv.Compare.LESS, value=b"v"),
+                kv.Compare(key=b"a", range_end=b"b", target=kv.Compare.LEASE, number=4),
+            ),
+            fences=[kv.Fence(lock=b"lock", token=7, mode=kv.MAX_SEEN)],
+        ),
+        kv.Operation(compact=kv.CompactRequest(revision=3)),
+        grant(),
+        keep_alive(1, 2, 3),
+        kv.Operation(lease_revoke=lease.LeaseRevokeRequest(id=3)),
+        acquire(value=b"v"),
+        release(),
+        proclaim(),
+    )
+    assert {type(command) for command in work.commands} == set(get_args(Command)) - {Expire, Sweep}
+    batch = Batch(5, (Group(3, 1, tuple(work.commands)),))
+    assert exact(decode_batch(encode_batch(batch))) == exact(batch)
 
 
 def test_a_transaction_becomes_a_command() -> None:

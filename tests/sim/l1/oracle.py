@@ -42,6 +42,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Delete, Put, Rejected
 from raftkv.kv.machine import AppliedEntry, GroupResults
 from raftkv.kv.writing import Change
@@ -316,6 +317,8 @@ class Oracle:
         """A node has applied an entry."""
         if node in self.witnesses:
             return  # it has no state; what it takes for committed is compared in `ready`
+        if entry.batch is not None and encode_batch(entry.batch) != entry.payload:
+            self._report(f"batch: node {node} takes {entry.batch} for what is in entry {entry.index}")
         now = _Applied(entry.term, entry.payload, results, changes)
         known = self._entries.get(entry.index)
         if known is None:

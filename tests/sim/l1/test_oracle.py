@@ -112,6 +112,12 @@ def other_entry_applied(oracle: Oracle) -> None:
     apply(oracle, 1, Put(1, b"k", b"b"), Written(2), node=2)
 
 
+def other_batch_at_hand(oracle: Oracle) -> None:
+    batches = [Batch(0, (Group(1, 0, (Put(1, b"k", value),)),)) for value in (b"a", b"b")]
+    oracle.sends(Write(b"k", b"a", 1, 1))
+    oracle.applied(1, AppliedEntry(1, 1, encode_batch(batches[0]), batches[1]), ([Written(2)],))
+
+
 def other_result(oracle: Oracle) -> None:
     oracle.sends(Write(b"k", b"a", 1, 1))
     apply(oracle, 1, Put(1, b"k", b"a"), Written(2))
@@ -200,6 +206,7 @@ BAD: dict[History, str] = {
     entry_lost: "durability",
     vote_lost: "durability",
     other_entry_applied: "commit",
+    other_batch_at_hand: "batch",
     other_result: "determinism",
     other_hash: "determinism",
     put_twice: "exactly once",
