@@ -56,7 +56,7 @@ MAX_ENTRY_RESULT_BYTES = 4 << 20
 """Once the transactions of one entry have read so much (4 MiB), those behind them are refused, to come again: an entry
 is applied in one go, and sessions remember what it gives."""
 
-MAX_TXN_WORK = 30_000
+MAX_TXN_WORK = 20_000
 """Most work of one transaction's compares, deletes and ranges, in units of `ranges.row_cost`, as MAX_DELETE_WORK."""
 
 MIN_LEASE_TTL_MS = 500
@@ -107,6 +107,9 @@ SESSION_WINDOW = 16_384
 
 SESSION_RESULT_BYTES = 16 << 20
 """Results that one session remembers, together (16 MiB); a write on top is refused until some are acknowledged."""
+
+ALL_RESULTS_BYTES = 256 << 20
+"""Results that all sessions remember, together (256 MiB); more ends the least recently active sessions."""
 
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""

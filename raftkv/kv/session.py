@@ -11,8 +11,8 @@ that it has it (`acknowledged_below`), and answers a repeated sequence from memo
 
 A session ends `SESSION_TTL_MS` of cluster time after the last write that named it. That is judged when somebody looks:
 at the next write that names it, and for all sessions whenever one is registered. When `MAX_SESSIONS` are open, a new
-one ends the least recently active one (ties: the older id). Refusing the new one instead would let clients that died
-lock out those that live, for an hour. A write in a session that ended is Rejected(SESSION_EXPIRED), never applied.
+one ends the least recently active one (ties: the older id), and so do results of more than ALL_RESULTS_BYTES in all
+sessions. Refusing the new one instead would let clients that died lock out those that live, for an hour. A write in a session that ended is Rejected(SESSION_EXPIRED), never applied.
 
 The table is kept in memory and, row by row, in the store: one head row per session and one results row per session and
 entry. **Invariant: the memory is what loading the rows would give.** So every change is made to both inside the
@@ -27,7 +27,7 @@ from raftkv.errors import ErrorCode
 from raftkv.invariant import invariant
 from raftkv.kv.commands import Rejected, Result
 from raftkv.kv.keys import RESULTS, SESSIONS, index_of, results_key, session_key, session_of
-from raftkv.kv.limits import MAX_SESSIONS, SESSION_RESULT_BYTES, SESSION_TTL_MS, SESSION_WINDOW
+from raftkv.kv.limits import ALL_RESULTS_BYTES, MAX_SESSIONS, SESSION_RESULT_BYTES, SESSION_TTL_MS, SESSION_WINDOW
 from raftkv.kv.records import (
     CorruptState,
     SessionHead,
@@ -44,7 +44,7 @@ EXPIRED = Rejected(ErrorCode.SESSION_EXPIRED, "the session is unknown or has exp
 class Session:
     """What one session remembers."""
 
-    __slots__ = ("_bytes", "_results", "_rows", "fresh", "last_active_ms", "low")
+    __slots__ = ("_results", "_rows", "fresh", "last_active_ms", "low", "size_bytes")
 
     def __init__(self, last_active_ms: int, low: int = 1) -> None:
         self.last_active_ms = last_active_ms
@@ -54,7 +54,7 @@ class Session:
         self._results: dict[int, Result] = {}
         self._rows: list[tuple[int, int, list[int], int]] = []
         """A heap of the rows of RESULTS: (highest sequence, log index, sequences, size in bytes)."""
-        self._bytes = 0
+        self.size_bytes = 0
         """What the rows take, together. What the entry under way adds does not count yet: it is bounded by itself."""
 
     def judge(self, sequence: int) -> Result | None:
@@ -71,7 +71,7 @@ class Session:
                 f"sequence {sequence} is too far ahead: at most {SESSION_WINDOW - 1} above the first that is not "
                 f"acknowledged, {self.low}",
             )
-        if remembered is None and self._bytes > SESSION_RESULT_BYTES:
+        if remembered is None and self.size_bytes > SESSION_RESULT_BYTES:
             return Rejected(
                 ErrorCode.OVERLOADED,
                 f"the session's results take more than {SESSION_RESULT_BYTES} bytes: acknowledge those that have been "
@@ -87,7 +87,7 @@ class Session:
     def add_row(self, index: int, results: list[tuple[int, Result]], size_bytes: int) -> None:
         """Account for a row of RESULTS."""
         self._results.update(results)
-        self._bytes += size_bytes
+        self.size_bytes += size_bytes
         sequences = [sequence for sequence, _ in results]
         heappush(self._rows, (max(sequences), index, sequences, size_bytes))
 
@@ -96,7 +96,7 @@ class Session:
         forgotten = []
         while self._rows and self._rows[0][0] < self.low:
             _, index, sequences, size_bytes = heappop(self._rows)
-            self._bytes -= size_bytes
+            self.size_bytes -= size_bytes
             forgotten.append(index)
             for sequence in sequences:
                 del self._results[sequence]
@@ -110,7 +110,7 @@ class Session:
 class SessionTable:
     """All sessions: in memory, and in the tables SESSIONS and RESULTS."""
 
-    __slots__ = ("_by_activity", "_dirty", "_fresh", "_sessions")
+    __slots__ = ("_by_activity", "_dirty", "_fresh", "_result_bytes", "_sessions")
 
     def __init__(self, reader: Reader) -> None:
         """Load the table. Raises CorruptState."""
@@ -123,6 +123,7 @@ class SessionTable:
             if session is None or not results:
                 raise CorruptState(f"results row {stored_key.hex()} is empty or of no session")
             session.add_row(index_of(stored_key), results, len(row))
+        self._result_bytes = sum(session.size_bytes for session in self._sessions.values())
         self._by_activity = [(session.last_active_ms, key) for key, session in self._sessions.items()]
         """A heap of (last_active_ms when pushed, id) with an item for each session. The time may be out of date: early.
 
@@ -156,8 +157,10 @@ class SessionTable:
         session.last_active_ms = time_ms
         # A message that was overtaken carries an older mark: it never goes down.
         session.low = max(session.low, acknowledged_below)
+        before = session.size_bytes
         for index in session.forget_acknowledged():
             writer.delete(results_key(session_id, index))
+        self._result_bytes -= before - session.size_bytes
         self._dirty[session_id] = self._fresh[session_id] = session
         return session
 
@@ -168,8 +171,11 @@ class SessionTable:
                 row = encode_results(session.fresh)
                 writer.put(results_key(session_id, index), row)
                 session.add_row(index, session.fresh, len(row))
+                self._result_bytes += len(row)
                 session.fresh = []
         self._fresh.clear()
+        while self._result_bytes > ALL_RESULTS_BYTES:
+            self._end(writer, self._least_recently_active())
 
     def end_transaction(self, writer: Writer) -> None:
         """Write the heads of the sessions that were touched: last thing before the commit."""
@@ -200,6 +206,7 @@ class SessionTable:
 
     def _end(self, writer: Writer, session_id: int) -> None:
         session = self._sessions.pop(session_id)
+        self._result_bytes -= session.size_bytes
         # An entry that is under way may have named it: what it added must not become a row without a head.
         self._dirty.pop(session_id, None)
         self._fresh.pop(session_id, None)

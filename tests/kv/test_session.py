@@ -242,3 +242,34 @@ def test_a_row_of_results_without_its_session_is_corrupt() -> None:
         writer.delete(rows_of(host, SESSIONS)[0])
     with pytest.raises(CorruptState, match="of no session"):
         host.reopen()
+
+
+def test_a_session_that_remembers_too_much_is_refused_until_it_acknowledges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.kv.session.SESSION_RESULT_BYTES", 100)
+    host = Host()
+    session = host.register()
+    results: list[Result] = []
+    while not isinstance(last := host.write(session, put(b"k", sequence=len(results) + 1))[0], Rejected):
+        results.append(last)
+        host.reopen()
+    assert last.code is ErrorCode.OVERLOADED
+    assert 5 < len(results) < 100
+    # What it was told before is still known, and the refusal is not remembered.
+    assert host.write(session, put(b"k", sequence=1)) == results[:1]
+    revision = host.machine.revision
+    assert host.write(session, put(b"k", sequence=len(results) + 1), low=len(results)) == [Written(revision + 1)]
+
+
+def test_what_all_sessions_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.kv.session.ALL_RESULTS_BYTES", 100)
+    host = Host()
+    sessions = [host.register() for _ in range(4)]
+    for turn in range(1, 11):
+        for session in sessions:
+            host.now += 1
+            host.write(session, put(b"k", sequence=turn))
+            host.reopen()
+    assert code_of(host.write(sessions[0], put(b"k", sequence=11))[0]) is ErrorCode.SESSION_EXPIRED
+    assert isinstance(host.write(sessions[-1], put(b"k", sequence=11))[0], Written)
+    assert isinstance(host.store, DictStore)
+    assert sum(len(host.store.rows[key]) for key in rows_of(host, RESULTS)) <= 100
