@@ -12,7 +12,8 @@ that it has it (`acknowledged_below`), and answers a repeated sequence from memo
 A session ends `SESSION_TTL_MS` of cluster time after the last write that named it. That is judged when somebody looks:
 at the next write that names it, and for all sessions whenever one is registered. When `MAX_SESSIONS` are open, a new
 one ends the least recently active one (ties: the older id), and so do results of more than ALL_RESULTS_BYTES in all
-sessions. Refusing the new one instead would let clients that died lock out those that live, for an hour. A write in a session that ended is Rejected(SESSION_EXPIRED), never applied.
+sessions. Refusing the new one instead would let clients that died lock out those that live, for an hour. A write in a
+session that ended is Rejected(SESSION_EXPIRED), never applied.
 
 The table is kept in memory and, row by row, in the store: one head row per session and one results row per session and
 entry. **Invariant: the memory is what loading the rows would give.** So every change is made to both inside the
