@@ -2,8 +2,8 @@
 
 The command is told to stop (SIGTERM) `grace` seconds before the lock must be taken for lost, and killed when it is: it
 has ended before the store can grant the lock to anybody else. That cannot be had where the store itself ends the lease
-(somebody revoked it), nor when this machine sleeps: then it is told as soon as we know, and its writes are to be
-fenced.
+(somebody revoked it), nor when this machine sleeps or this process is stopped while the command is not: then it is told
+as soon as we know, and its writes are to be fenced.
 """
 
 from __future__ import annotations

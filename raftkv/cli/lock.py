@@ -52,8 +52,9 @@ def lock(
     when it cannot be run or is not there). SIGTERM, SIGINT and SIGHUP are forwarded to its process group.
 
     When the lock cannot be kept, COMMAND and all of its process group get SIGTERM, and SIGKILL --grace seconds later:
-    before anybody else can have the lock, unless somebody has revoked the lease. The exit code is then 4, as when the
-    lock is not to be had in time.
+    before anybody else can have the lock, unless somebody has revoked the lease, or this process itself was stopped (by
+    SIGSTOP, or with the machine): then only --fence helps. The exit code is then 4, as when the lock is not to be had
+    in time.
 
     Without COMMAND the fencing token is printed, and the lock held until Ctrl-C or SIGTERM.
 
