@@ -11,9 +11,9 @@ help: ## list the targets
 demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS="...")
 	@$(BIN)/raftkv demo $(DEMO_ARGS)
 
-test: $(INSTALLED) ## run all tests (PYTEST_ARGS="...")
+test: $(INSTALLED) ## run all tests, one worker a core (PYTEST_ARGS="...")
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 sim: $(INSTALLED) ## simulate fresh seeds (SEEDS=500) or replay one (SEED=n); LEVEL=l0|l1; docs/simulation.md
 	@$(BIN)/python -m tests.sim $(if $(LEVEL),--level $(LEVEL)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \

@@ -481,7 +481,7 @@ async def test_a_waiter_for_whom_history_is_gone_asks_where_it_stands(
 
 
 async def test_no_leader_is_raised_and_nobody_stays_in_line(single: FakeCluster) -> None:
-    async with AsyncClient(single.addresses, timeout=0.3) as client:
+    async with AsyncClient(single.addresses, timeout=2.0) as client:
         await client.lock("y").acquire()
 
         def no_locks(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:

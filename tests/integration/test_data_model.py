@@ -93,7 +93,7 @@ async def test_a_transaction_sees_its_own_writes_and_makes_one_revision(client: 
     txn = (
         client.txn()
         .when(value(a) == "1", version(b) == 0, mod_revision(a) == before, create_revision(prefix=prefix) > 0)
-        .when(lease_of(a) == 0, value(prefix=f"{prefix}none") == "nothing")
+        .when(lease_of(a) == 0, version(prefix=f"{prefix}none") == 0)
         .then(put(a, "2", previous=True), get(a), count(prefix), delete_prefix(f"{prefix}none"))
         .then(when(version(b) == 0).then(put(b, "1"), get_prefix(prefix)).otherwise(delete(c)))
         .otherwise(get(a), get(c))

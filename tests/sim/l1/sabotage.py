@@ -503,14 +503,14 @@ def one_node_sweeps_less_than_the_others(patch: Patch) -> None:
 
 def compares_see_what_the_transaction_wrote(patch: Patch) -> None:
     """Kv/txn: nested conditions see the state before the transaction."""
-    patch.setattr(txn._Run, "_decide", lambda run, branch: None)
 
     def late(run: Any, branch: Branch) -> BranchDone:
         succeeded = all(run._holds(compare) for compare in branch.compares)
         side = branch.then if succeeded else branch.otherwise
-        return BranchDone(succeeded, tuple([run._operation(operation) for operation in side]))
+        done = [late(run, one) if isinstance(one, Branch) else run._operation(one) for one in side]
+        return BranchDone(succeeded, tuple(done))
 
-    patch.setattr(txn._Run, "_branch", late)
+    patch.setattr(txn._Run, "run", late)
 
 
 def conditions_are_not_looked_at(patch: Patch) -> None:
