@@ -39,23 +39,11 @@ def pack_command(command: c.Command) -> tuple[Any, ...]:
     return _COMMAND_TAGS[type(command)], *command
 
 
-def unpack_command(packed: Any) -> c.Command:
-    """Return what `pack_command` was given. Raises ValueError."""
-    command: c.Command = _tagged("command", _COMMANDS, packed)
-    return command
-
-
 def pack_result(result: c.Result) -> tuple[Any, ...]:
     """Return [tag, *fields] of a result."""
     if type(result) is c.TxnDone:
         return _TXN_DONE, result.revision, _pack_branch_done(result.branch)
     return _RESULT_TAGS[type(result)], *result
-
-
-def unpack_result(packed: Any) -> c.Result:
-    """Return what `pack_result` was given. Raises ValueError."""
-    result: c.Result = _tagged("result", _RESULTS, packed)
-    return result
 
 
 def array(packed: Any, what: str) -> tuple[Any, ...]:
@@ -113,8 +101,12 @@ def _refuse(*_: object) -> NoReturn:
 
 def _many(decode: Decode) -> Decode:
     def decode_all(packed: Any, what: str) -> tuple[Any, ...]:
-        found = array(packed, what)
-        return tuple([decode(one, what) for one in found]) if found else ()
+        if type(packed) is not tuple:
+            packed = array(packed, what)
+        # The sides of most transactions have one operation or none, and that needs no loop.
+        if len(packed) <= 1:
+            return (decode(packed[0], what),) if packed else ()
+        return tuple([decode(one, what) for one in packed])
 
     return decode_all
 
@@ -136,24 +128,39 @@ def _record(kind: Any, *decoders: Decode) -> Decode:
     return decode
 
 
+def _triple(kind: Any, first: Decode, second: Decode, third: Decode) -> Decode:
+    """A record of three fields: the same as `_record`, without its loop. Transactions and their branches are such."""
+    name = kind.__name__
+    first_name, second_name, third_name = [f"{name}.{field}" for field in kind._fields]
+
+    def decode(packed: Any, _: str) -> Any:
+        if type(packed) is not tuple or len(packed) != 3:
+            packed = fields(packed, 3, name)
+        one, two, three = packed
+        return _new_tuple(kind, (first(one, first_name), second(two, second_name), third(three, third_name)))
+
+    return decode
+
+
 def _plain_record(kind: Any, *types: tuple[type, ...]) -> Decode:
     """A record of scalars, given each field's types: the same as `_record`, at a third of its cost.
 
     Transactions are made of these. What does not fit at once takes the long way, which says what is wrong.
     """
-    signatures = frozenset(product(*types))
-    places = [place for place, one in enumerate(types) if int in one]
+    numbers = {
+        signature: tuple(place for place, one in enumerate(signature) if one is int) for signature in product(*types)
+    }
+    """Where numbers stand, by what types the fields may have."""
     careful = _record(kind, *[_SCALARS[one] for one in types])
 
     def decode(packed: Any, what: str) -> Any:
-        if type(packed) is tuple and tuple(map(type, packed)) in signatures:
-            for place in places:
-                field = packed[place]
-                if type(field) is int and field < 0:
-                    break
-            else:
-                return _new_tuple(kind, packed)
-        return careful(packed, what)
+        places = numbers.get(tuple(map(type, packed))) if type(packed) is tuple else None
+        if places is None:
+            return careful(packed, what)
+        for place in places:
+            if packed[place] < 0:
+                return careful(packed, what)
+        return _new_tuple(kind, packed)
 
     return decode
 
@@ -171,13 +178,16 @@ _RAW: Final = (bytes,)
 _FLAG: Final = (bool,)
 
 
-def _tagged(what: str, kinds: dict[int, Decode], packed: Any) -> Any:
-    if type(packed) is tuple and packed and type(packed[0]) is int:
-        decode = kinds.get(packed[0])
-        if decode is not None:
-            return decode(packed[1:], what)
-    parts = array(packed, what)
-    raise ValueError(f"unknown {what} tag {parts[0] if parts else None!r:.40}")
+def _tagged(what: str, kinds: dict[int, Decode]) -> Callable[..., Any]:
+    def decode(packed: Any, _: str = "") -> Any:
+        if type(packed) is tuple and packed and type(packed[0]) is int:
+            one = kinds.get(packed[0])
+            if one is not None:
+                return one(packed[1:], what)
+        parts = array(packed, what)
+        raise ValueError(f"unknown {what} tag {parts[0] if parts else None!r:.40}")
+
+    return decode
 
 
 # --- nested values -------------------------------------------------------------------------------------------------
@@ -214,46 +224,32 @@ _OPERATIONS_DONE: Final[dict[int, Decode]] = {
 
 
 def _pack_branch(branch: c.Branch) -> tuple[Any, ...]:
-    return branch.compares, *[[_pack_operation(one) for one in side] for side in (branch.then, branch.otherwise)]
+    compares, then, otherwise = branch
+    return compares, _pack_side(then) if then else (), _pack_side(otherwise) if otherwise else ()
 
 
-def _pack_operation(operation: c.TxnOperation) -> tuple[Any, ...]:
-    if type(operation) is c.Branch:
-        return _BRANCH_OPERATION, *_pack_branch(operation)
-    return _OPERATION_TAGS[type(operation)], *operation
+def _pack_side(side: tuple[c.TxnOperation, ...]) -> list[tuple[Any, ...]]:
+    return [
+        (_BRANCH_OPERATION, *_pack_branch(one)) if type(one) is c.Branch else (_OPERATION_TAGS[type(one)], *one)
+        for one in side
+    ]
 
 
 def _unpack_branch(depth: int) -> Decode:
     if depth == 0:
         return _too_deep
     operations = _many(_operation(_OPERATIONS, _unpack_branch(depth - 1)))
-    compares = _many(_compare)
-
-    def decode(packed: Any, _: str) -> Any:
-        if type(packed) is not tuple or len(packed) != 3:
-            packed = fields(packed, 3, "Branch")
-        conditions, then, otherwise = packed
-        return _new_tuple(
-            c.Branch,
-            (
-                compares(conditions, "Branch.compares"),
-                operations(then, "Branch.then"),
-                # Most have no such side.
-                otherwise if otherwise == () else operations(otherwise, "Branch.otherwise"),
-            ),
-        )
-
-    return decode
+    return _triple(c.Branch, _many(_compare), operations, operations)
 
 
 def _pack_branch_done(branch: c.BranchDone) -> tuple[Any, ...]:
-    return branch.succeeded, [_pack_done(one) for one in branch.results]
-
-
-def _pack_done(done: c.OperationDone) -> tuple[Any, ...]:
-    if type(done) is c.BranchDone:
-        return _BRANCH_OPERATION, *_pack_branch_done(done)
-    return _OPERATION_TAGS[type(done)], *done
+    succeeded, results = branch
+    return succeeded, [
+        (_BRANCH_OPERATION, *_pack_branch_done(one))
+        if type(one) is c.BranchDone
+        else (_OPERATION_TAGS[type(one)], *one)
+        for one in results
+    ]
 
 
 def _unpack_branch_done(depth: int) -> Decode:
@@ -263,16 +259,7 @@ def _unpack_branch_done(depth: int) -> Decode:
 
 
 def _operation(kinds: dict[int, Decode], branch: Decode) -> Decode:
-    known = {**kinds, _BRANCH_OPERATION: branch}
-
-    def decode(packed: Any, _: str) -> Any:
-        if type(packed) is tuple and packed and type(packed[0]) is int:
-            one = known.get(packed[0])
-            if one is not None:
-                return one(packed[1:], "operation")
-        return _tagged("operation", known, packed)
-
-    return decode
+    return _tagged("operation", {**kinds, _BRANCH_OPERATION: branch})
 
 
 def _too_deep(packed: Any, what: str) -> NoReturn:
@@ -304,7 +291,6 @@ _COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
     c.Put: (number, raw, raw),
     c.Delete: (number, raw, raw),
     c.RegisterSession: (number,),
-    c.Txn: (number, _many(_fence), _unpack_branch(MAX_NESTING)),
     c.GrantLease: (number, number, number),
     c.KeepAlive: (number, _many(number)),
     c.RevokeLease: (number, number),
@@ -315,7 +301,8 @@ _COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
     c.Compact: (number, number),
     c.Sweep: (number,),
 }
-_COMMANDS: Final = {tag: _record(kind, *_COMMAND_FIELDS[kind]) for kind, tag in _COMMAND_TAGS.items()}
+_COMMANDS: Final = {_COMMAND_TAGS[kind]: _record(kind, *decoders) for kind, decoders in _COMMAND_FIELDS.items()}
+_COMMANDS[_TXN] = _triple(c.Txn, number, _many(_fence), _unpack_branch(MAX_NESTING))
 
 _RESULT_TAGS: Final[dict[type[c.Result], int]] = {
     c.Written: 1,
@@ -350,3 +337,9 @@ _RESULT_FIELDS: Final[dict[type[c.Result], tuple[Decode, ...]]] = {
     c.Swept: (number, _flag),
 }
 _RESULTS: Final = {tag: _record(kind, *_RESULT_FIELDS[kind]) for kind, tag in _RESULT_TAGS.items()}
+
+unpack_command: Final[Callable[[Any], c.Command]] = _tagged("command", _COMMANDS)
+"""Returns what `pack_command` was given. Raises ValueError."""
+
+unpack_result: Final[Callable[[Any], c.Result]] = _tagged("result", _RESULTS)
+"""Returns what `pack_result` was given. Raises ValueError."""

@@ -58,7 +58,7 @@ def live(reader: Reader, prefix: bytes) -> Live | None:
     found = reader.first(prefix, prefix + OLDEST)
     if found is None or not decode_version(found[1])[1]:
         return None
-    return Live(revision_of(found[0]), found[1])
+    return _new_tuple(Live, (revision_of(found[0]), found[1]))
 
 
 class Writing:
