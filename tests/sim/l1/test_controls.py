@@ -50,7 +50,7 @@ CONTROLS = [
     Control(sabotage.the_log_is_kept_at_recovery, first=2),
     Control(sabotage.checkpoints_are_not_synced, "no checkpoint that can be used|damaged", seeds=10),
     Control(sabotage.a_clean_mark_is_left_where_it_is, "corrupt|determinism", seeds=10),
-    Control(sabotage.a_lost_disk_is_not_noticed, "goes on under its old id|to be durable here|both lead term", first=13),
+    Control(sabotage.a_lost_disk_is_not_noticed, "goes on under its old id|to be durable|both lead term", first=13),
     Control(sabotage.leases_are_judged_by_the_nodes_own_clock, "lease|determinism"),
     Control(sabotage.leases_expire_in_spite_of_renewals, "lease"),
     Control(sabotage.leases_outlive_their_deadline_until_they_are_expired, "lease|fence"),
