@@ -94,6 +94,8 @@ class GrpcTransport(Transport):
         self._dial = dial or {}
         self._links: dict[NodeId, _Link] = {}
         self._members: frozenset[NodeId] = frozenset()
+        self._callers: set[NodeId] = set()
+        """Peers whose streams to this node are open."""
         self._ending: set[asyncio.Task[None]] = set()
         self._receiver: Receiver | None = None
         self._wanted = dict(members)
@@ -109,17 +111,21 @@ class GrpcTransport(Transport):
             return
         for peer in self._members:
             self._connect(peer, members[peer])
-        for peer in [peer for peer in self._links if peer not in self._members]:
+        # Who streams to this node is answered, whatever the members: by the configuration of an older snapshot that was
+        # just installed, the leader that sent it may be none.
+        for peer in [peer for peer in self._links if peer not in self._members | self._callers]:
             self._disconnect(peer)
 
     def greeted_by(self, peer: NodeId, client_address: str, peer_address: str) -> None:
         """A stream from `peer` begins. One that is no member yet, as far as is known here, must be answered too."""
         self.client_addresses[peer] = client_address
+        self._callers.add(peer)
         if self._receiver is not None and peer not in self._links and peer_address:
             self._connect(peer, peer_address)
 
     def left_by(self, peer: NodeId) -> None:
         """The stream from `peer` has ended."""
+        self._callers.discard(peer)
         self.report_lost(peer)
         if peer not in self._members and peer in self._links:
             self._disconnect(peer)

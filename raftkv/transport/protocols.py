@@ -93,7 +93,10 @@ class Transport(Protocol):
         ...
 
     def reconfigure(self, members: Mapping[NodeId, str]) -> None:
-        """From now on these are the members (this node may be among them), and where they are."""
+        """From now on these are the members (this node may be among them), and where they are.
+
+        Others are answered for as long as they send to this node.
+        """
         ...
 
     def send(self, messages: Sequence[Message]) -> None:

@@ -264,6 +264,21 @@ async def test_nothing_is_delivered_after_close(nodes: Nodes) -> None:
     await nodes.transports[IDS[1]].close()
 
 
+async def test_who_streams_to_a_node_is_answered_whatever_the_members() -> None:
+    """A new node installs a snapshot whose members are older than the leader that sent it (simulator L1, seed 271)."""
+    transport = GrpcTransport(Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address=""), {})
+    await transport.start(Recorder())
+    transport.greeted_by(IDS[2], "", "127.0.0.1:1")
+    transport.reconfigure({IDS[1]: "127.0.0.1:1"})
+    assert transport.stub(IDS[2]) is not None
+    assert transport.stub(IDS[1]) is not None
+    transport.reconfigure({})
+    assert transport.stub(IDS[1]) is None, "it does not stream to this node, and is no member any more"
+    transport.left_by(IDS[2])
+    assert transport.stub(IDS[2]) is None
+    await transport.close()
+
+
 async def start_with_stub(sender: GrpcTransport, recorder: Recorder, stub: object) -> None:
     """Start a transport whose link to node 2 calls `stub` instead of a node."""
     link = sender._links[IDS[1]] = _Link(sender, IDS[1], "127.0.0.1:1")

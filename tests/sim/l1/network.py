@@ -410,7 +410,7 @@ class SimTransport(Transport):
             return
         for member in sorted(self._members):
             self._dial(member)
-        for stranger in sorted(self._links - self._members):
+        for stranger in sorted(self._links - self._members - self._newest.keys()):
             self._disconnect(stranger)
 
     def _dial(self, peer: int) -> None:

@@ -109,7 +109,7 @@ def test_a_snapshot_is_installed_while_members_change_and_the_network_is_parted(
 
 
 def test_the_seeds_of_the_tests_do_what_is_to_be_judged() -> None:
-    done = sum((result_of(seed).operations for seed in range(8)), Counter[str]())
+    done = sum((result_of(seed).operations for seed in (0, 2)), Counter[str]())
     assert done["transactions"] > done["conditions failed"] > 0
     assert min(done[what] for what in ("renewals", "leases expired", "LEASE_NOT_FOUND")) > 0
     assert min(done[what] for what in ("locks granted", "places in line", "writes under a fence", "STALE_FENCE")) > 0
