@@ -24,6 +24,8 @@ from raftkv.kv.commands import Batch, Command, Group, Put
 
 VERSION: Final = 1
 
+_new_tuple: Final = tuple.__new__
+
 
 class CorruptCommand(RaftKVError):
     """A payload in the log is no batch that this build can read.
@@ -81,6 +83,6 @@ def _commands(packed: Any) -> Iterator[Command]:
         if type(command) is tuple and len(command) == 4 and command[0] == packing.PUT:
             _, sequence, key, value = command
             if type(sequence) is int and sequence >= 0 and type(key) is bytes and type(value) is bytes:
-                yield Put(sequence, key, value)
+                yield _new_tuple(Put, (sequence, key, value))  # as Put(...), at half its cost
                 continue
         yield packing.unpack_command(command)

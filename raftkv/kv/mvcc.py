@@ -12,6 +12,8 @@ have different state hashes. Change one like a format.
 
 from __future__ import annotations
 
+from typing import Final
+
 from raftkv.errors import ErrorCode
 from raftkv.kv.commands import Delete, Deleted, Put, Rejected, Written
 from raftkv.kv.keys import range_bounds, revision_of, version_prefix
@@ -20,6 +22,8 @@ from raftkv.kv.ranges import LiveKeys
 from raftkv.kv.store import Reader
 from raftkv.kv.writing import Live, Writing, live
 
+_new_tuple: Final = tuple.__new__
+
 
 def put(writing: Writing, command: Put) -> Written | Rejected:
     """Set a key."""
@@ -27,7 +31,7 @@ def put(writing: Writing, command: Put) -> Written | Rejected:
     fault = put_fault(key, value)
     if fault is not None:
         return Rejected(ErrorCode.INVALID_ARGUMENT, fault)
-    return Written(writing.put_alone(version_prefix(key), value))
+    return _new_tuple(Written, (writing.put_alone(version_prefix(key), value),))  # as Written(...), at half its cost
 
 
 def delete(writing: Writing, command: Delete) -> Deleted | Rejected:

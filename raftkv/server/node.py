@@ -443,8 +443,9 @@ class Node:
             batch = self._proposals.batch_of(entry.term, entry.index)
             ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
             self._checkpoints.applied(entry)
-            self._proposals.applied(entry.term, entry.index, results)
+            # Watches first: who is told that a lock is his goes on at once, and others wait for him.
             self.hub.publish(changes, self.machine.revision)
+            self._proposals.applied(entry.term, entry.index, results)
             self.raft.applied(entry.index)
             self._barriers.applied(entry.index)
             if asyncio.get_running_loop().time() >= until:

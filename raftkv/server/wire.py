@@ -51,6 +51,8 @@ from raftkv.v1 import common_pb2, kv_pb2
 
 COMMAND_OVERHEAD_BYTES: Final = 24
 
+_new_tuple: Final = tuple.__new__
+
 MAX_PARTS_PER_BATCH: Final = 8_192
 """Parts of the transactions (operations, compares) and keepalives (leases) of one batch, and its fences, or hardly
 more: they are decoded in one go, some microseconds each, and heartbeats wait meanwhile. What is left is asked to come
@@ -123,7 +125,7 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
             value = put.value
             fault = put_fault(key, value)
             if fault is None:
-                commands.append(Put(operation.id, key, value))
+                commands.append(_new_tuple(Put, (operation.id, key, value)))  # as Put(...), at half its cost
                 size_bytes += len(key) + len(value) + COMMAND_OVERHEAD_BYTES
                 puts += 1
             else:
