@@ -107,6 +107,9 @@ SESSION_RESULT_BYTES = 16 << 20
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""
 
+_FENCE_MODES = frozenset(map(int, FenceMode))
+_LOCK_KINDS = frozenset(map(int, LockKind))
+
 
 def key_fault(key: bytes) -> str | None:
     """Say why `key` cannot be stored, or None."""
@@ -209,7 +212,7 @@ def fence_fault(fence: Fence) -> str | None:
         return f"fence: {fault}"
     if not fence.token:
         return "fence: token is 0: that of a contender who waits"
-    if fence.mode not in tuple(FenceMode):
+    if fence.mode not in _FENCE_MODES:
         return f"fence: unknown mode {fence.mode}"
     return None
 
@@ -231,7 +234,7 @@ def _admission_fault(kind: int, exclusive: bool, limit: int) -> str | None:
         if not 1 <= limit <= MAX_SEMAPHORE_LIMIT:
             return f"limit of a semaphore is {limit}, not from 1 to {MAX_SEMAPHORE_LIMIT}"
         return None
-    if kind not in tuple(LockKind):
+    if kind not in _LOCK_KINDS:
         return f"unknown kind of lock {kind}"
     if limit:
         return f"limit {limit} for a lock that is no semaphore; it must be 0"
