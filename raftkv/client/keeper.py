@@ -206,20 +206,25 @@ class Keeper:
             lease.end("the client was closed")
             raise ConnectionFailed("the client is closed")
         self._kept.add(lease)
-        self._schedule()
+        # Every lock that is acquired comes here: this must not take longer the more leases there are.
+        self._tick_by(_due_at(lease))
 
     def _schedule(self) -> None:
         """Set the timer to whatever comes first."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._closed or not self._kept:
-            return
-        next_at = min(
-            lease.tenure.deadline if lease.renewing else min(lease.tenure.renew_at, lease.tenure.deadline)
-            for lease in self._kept
-        )
-        self._timer = self._loop.call_later(min(max(next_at - self._clock(), 0.0), MAX_SLEEP_S), self._tick)
+        if not self._closed and self._kept:
+            self._tick_by(min(map(_due_at, self._kept)))
+
+    def _tick_by(self, due_at: float) -> None:
+        """Let the timer go off by then, if it would not anyway."""
+        left_s = min(max(due_at - self._clock(), 0.0), MAX_SLEEP_S)
+        if self._timer is not None:
+            if self._timer.when() <= self._loop.time() + left_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_later(left_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -268,6 +273,12 @@ class Keeper:
                 lease.tenure.renewed(left_ms / 1000, sent_at)
             else:
                 self.drop(lease, "the store has ended it")
+
+
+def _due_at(lease: KeptLease) -> float:
+    """Return when something has to be done about a lease, by its clock."""
+    held_for = lease.tenure
+    return held_for.deadline if lease.renewing else min(held_for.renew_at, held_for.deadline)
 
 
 def expired(lease: KeptLease) -> LeaseExpired:

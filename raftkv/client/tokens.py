@@ -25,6 +25,9 @@ class FenceMode(IntEnum):
     that is late may finish as long as nobody came after it. Not for semaphores."""
 
 
+_MODES: Final = tuple(FenceMode)
+
+
 @dataclass(frozen=True, slots=True)
 class FencingToken:
     """Proof that a lock was held: its name and the token of the grant. `fence=` of every write takes it.
@@ -50,7 +53,7 @@ class FencingToken:
             raise InvalidArgument(f"lock is {self.lock!r}, not a name in bytes")
         if not isinstance(self.token, int) or not 1 <= self.token <= _MAX_TOKEN:
             raise InvalidArgument(f"token is {self.token!r}, not a number from 1 to 2**64 - 1")
-        if self.mode not in tuple(FenceMode):
+        if self.mode not in _MODES:
             raise InvalidArgument(f"mode is {self.mode!r}, not one of FenceMode")
 
 

@@ -115,6 +115,7 @@ MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""
 
 _FENCE_MODES = frozenset(map(int, FenceMode))
+_LOCK_KINDS = frozenset(map(int, LockKind))
 
 
 def key_fault(key: bytes) -> str | None:
@@ -240,7 +241,7 @@ def _admission_fault(kind: int, exclusive: bool, limit: int) -> str | None:
         if not 1 <= limit <= MAX_SEMAPHORE_LIMIT:
             return f"limit of a semaphore is {limit}, not from 1 to {MAX_SEMAPHORE_LIMIT}"
         return None
-    if kind not in tuple(LockKind):
+    if kind not in _LOCK_KINDS:
         return f"unknown kind of lock {kind}"
     if limit:
         return f"limit {limit} for a lock that is no semaphore; it must be 0"

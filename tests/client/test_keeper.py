@@ -94,6 +94,18 @@ async def test_all_leases_of_a_client_are_renewed_in_one_operation(keeper: Keepe
     assert [lease.remaining() for lease in leases] == pytest.approx([9.0 - 0.45] * 5)
 
 
+async def test_only_a_lease_that_is_due_sooner_moves_the_timer(keeper: Keeper) -> None:
+    await keeper.grant(30.0)
+    before = keeper._timer
+    assert before is not None
+    await keeper.grant(30.0)
+    assert keeper._timer is before
+    await keeper.grant(0.6)
+    assert before.cancelled()
+    assert keeper._timer is not None
+    assert keeper._timer.when() < before.when()
+
+
 async def test_more_than_a_thousand_go_in_several(keeper: Keeper, store: Store) -> None:
     for _ in range(1_001):
         await keeper.grant(9.0)
