@@ -37,7 +37,7 @@ from raftkv.kv.ranges import LiveKeys, RangeQuery, RangeScan
 from raftkv.kv.records import EMPTY_META, decode_version
 from raftkv.kv.store import Reader
 from raftkv.kv.txn_check import txn_fault
-from raftkv.kv.writing import Writing, live, value_of
+from raftkv.kv.writing import Writing, newest_row, value_of
 
 _RELATIONS: Final[dict[int, Callable[[Any, Any], bool]]] = {
     int(Relation.EQUAL): operator.eq,
@@ -164,10 +164,10 @@ class _Run:
         # As in etcd, also for an empty range: there is no value then, so that "not equal" does not hold either.
         of_nothing = target != _VALUE and relation(0, operand)
         if not range_end:
-            newest = live(self._reader, version_prefix(key))
-            if newest is None:
+            newest = self._find(version_prefix(key))
+            if newest is None or not decode_version(newest[1])[1]:  # a tombstone
                 return of_nothing
-            return relation(_subject(target, *newest), operand)
+            return relation(_subject(target, revision_of(newest[0]), newest[1]), operand)
         keys = LiveKeys(self._reader, *range_bounds(key, range_end))
         keys.work = self._work
         holds, found = True, False
@@ -179,6 +179,9 @@ class _Run:
             raise _Refused(_too_much_work())
         self._work = keys.work
         return holds if found else of_nothing
+
+    def _find(self, prefix: bytes) -> tuple[bytes, bytes] | None:
+        return newest_row(self._reader, prefix)
 
     def _range(self, operation: TxnRange) -> RangeDone:
         query = RangeQuery(*operation)
@@ -209,7 +212,7 @@ class _Run:
 class _WritingRun(_Run):
     """One transaction under way."""
 
-    __slots__ = ("_leases", "_mark", "_now_ms", "_writing")
+    __slots__ = ("_compared", "_found", "_leases", "_mark", "_now_ms", "_writing")
 
     def __init__(self, writing: Writing, mark: int, leases: LeaseTable, compacted_revision: int, now_ms: int) -> None:
         super().__init__(writing.writer, writing.revision, compacted_revision)
@@ -217,9 +220,19 @@ class _WritingRun(_Run):
         self._mark = mark
         self._leases = leases
         self._now_ms = now_ms
+        self._compared = b""
+        """Prefix of the key that was compared last, most often the very one that is put then, and what was found there.
+
+        Nothing is written before all is compared, and a key is written once: so it is still there.
+        """
+        self._found: tuple[bytes, bytes] | None = None
 
     def _now(self) -> int:
         return self._writing.next if self._writing.mark() > self._mark else self._revision
+
+    def _find(self, prefix: bytes) -> tuple[bytes, bytes] | None:
+        self._compared, self._found = prefix, newest_row(self._reader, prefix)
+        return self._found
 
     def _put(self, operation: TxnPut) -> PutDone:
         key, value, lease, with_previous = operation
@@ -232,7 +245,8 @@ class _WritingRun(_Run):
                         ErrorCode.LIMIT_EXCEEDED, f"lease {lease} has about {MAX_LEASE_KEYS} keys, the most it may have"
                     )
                 )
-        change = self._writing.put(version_prefix(key), value, lease)
+        prefix = version_prefix(key)
+        change = self._writing.put(prefix, value, lease, self._found if prefix == self._compared else ...)
         if not with_previous or change.previous is None:
             return _PUT_DONE
         previous = _pair(key, change.previous_revision, change.previous)

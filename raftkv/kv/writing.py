@@ -15,6 +15,7 @@ A prefix may be changed once in a revision, for its versions are named by their 
 
 from __future__ import annotations
 
+from types import EllipsisType
 from typing import NamedTuple, Protocol
 
 from raftkv.kv.keys import OLDEST, revision_of, version_suffix
@@ -53,12 +54,17 @@ class Live(NamedTuple):
     row: bytes
 
 
+def newest_row(reader: Reader, prefix: bytes) -> tuple[bytes, bytes] | None:
+    """Return the newest row of a key, be it a tombstone, with its stored key; None where it has none."""
+    return reader.first(prefix, prefix + OLDEST)
+
+
 def live(reader: Reader, prefix: bytes) -> Live | None:
     """Return the newest version of a key, None where it does not exist. Raises CorruptState."""
-    found = reader.first(prefix, prefix + OLDEST)
+    found = newest_row(reader, prefix)
     if found is None or not decode_version(found[1])[1]:
         return None
-    return _new_tuple(Live, (revision_of(found[0]), found[1]))
+    return Live(revision_of(found[0]), found[1])
 
 
 class Writing:
@@ -85,11 +91,17 @@ class Writing:
         """Begin a revision."""
         return len(self.changes)
 
-    def put(self, prefix: bytes, value: bytes, lease: int = 0) -> Change:
-        """Add a version. The lease, if any, must exist and have room."""
+    def put(
+        self, prefix: bytes, value: bytes, lease: int = 0, newest: tuple[bytes, bytes] | EllipsisType | None = ...
+    ) -> Change:
+        """Add a version. The lease, if any, must exist and have room.
+
+        `newest`: what `newest_row` returns, where the caller has asked already.
+        """
         writer = self.writer
         revision = self.revision + 1
-        newest = writer.first(prefix, prefix + OLDEST)
+        if newest is ...:
+            newest = writer.first(prefix, prefix + OLDEST)
         previous, previous_revision = None, 0
         create_revision, version, lease_before = revision, 1, 0
         if newest is not None:

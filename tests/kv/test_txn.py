@@ -153,6 +153,20 @@ def test_operations_see_what_those_before_them_wrote_and_all_is_one_revision() -
     assert {change.revision for change in host.changes} == {4}
 
 
+def test_a_put_of_a_key_that_was_compared_goes_on_from_its_newest_version() -> None:
+    """Other keys too, whatever was compared before them, and a key that was deleted begins anew."""
+    host = Host()
+    keys = (b"a", b"b", b"gone", b"new")
+    host.do(*map(put, keys[:3]), c.Delete(0, b"gone", b""))
+    compares = tuple(c.Compare(key, b"", c.Target.VERSION, c.Relation.LESS, 9) for key in keys)
+    for last in range(len(keys)):
+        when = (*compares[last + 1 :], *compares[: last + 1])
+        host.do(txn(*map(write, keys), when=when))
+        versions = [host.get(key) for key in keys]
+        assert [one and one.version for one in versions] == [last + 2, last + 2, last + 1, last + 1]
+        assert [one and one.create_revision for one in versions] == [2, 3, 6, 6]
+
+
 def test_a_rejection_undoes_everything() -> None:
     host = Host()
     host.do(put(b"a", b"1"))
