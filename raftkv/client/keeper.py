@@ -108,6 +108,9 @@ class Keeper:
         self._renewals: set[asyncio.Task[None]] = set()
         self._farewells: set[asyncio.Task[bool]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._ticks_at = 0.0
+        """When the timer goes off, on the loop's clock. The handle need not know: uvloop's has no `when` for a delay of
+        0."""
         self._closed = False
 
     async def grant(self, ttl: float, timeout: float | None = None) -> KeptLease:
@@ -220,10 +223,12 @@ class Keeper:
     def _tick_by(self, due_at: float) -> None:
         """Let the timer go off by then, if it would not anyway."""
         left_s = min(max(due_at - self._clock(), 0.0), MAX_SLEEP_S)
+        ticks_at = self._loop.time() + left_s
         if self._timer is not None:
-            if self._timer.when() <= self._loop.time() + left_s:
+            if self._ticks_at <= ticks_at:
                 return
             self._timer.cancel()
+        self._ticks_at = ticks_at
         self._timer = self._loop.call_later(left_s, self._tick)
 
     def _tick(self) -> None:

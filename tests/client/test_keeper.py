@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvloop
 
 from raftkv.client.calls import Kind
 from raftkv.client.keeper import Keeper, KeptLease
@@ -311,3 +312,21 @@ async def test_the_error_of_the_body_goes_before_the_loss_of_the_lease(keeper: K
 def test_callbacks_are_for_a_loop() -> None:
     with pytest.raises(RuntimeError):
         KeptLease(1, None, lambda: 0.0)  # type: ignore[arg-type]
+
+
+def test_uvloop_s_timers_do_not_know_when_they_go_off_if_that_is_now(store: Store) -> None:
+    """A lease that is due at once, while another one comes: that is what a busy client meets every few seconds."""
+
+    async def borrow_while_one_is_due() -> None:
+        keeper = Keeper(store.perform, 10.0, store.clock)
+        first = await keeper.borrow(9.0)
+        store.now += 4.0  # it is due
+        keeper._schedule()
+        await keeper.borrow(9.0)
+        await keeper.borrow(1.0)
+        while not store.renewals():  # noqa: ASYNC110 - the timer does it
+            await asyncio.sleep(0)
+        assert first.id in store.renewals()[0]
+        await keeper.close()
+
+    uvloop.run(borrow_while_one_is_due())
