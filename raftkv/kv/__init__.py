@@ -4,10 +4,12 @@ Nothing here reads a clock, a file or a socket, or draws a random number. Commit
 all state lies in one `OrderedStore` (`store`), so that equal logs give equal stores on every node.
 
     limits     what a request may ask for; `validate_*` before proposing
-    commands   Put, Delete, RegisterSession, grouped by session into a Batch; their results
-    codec      Batch <-> the payload of a log entry
+    commands   all that can change the state, grouped by session into a Batch; their results
+    codec      Batch <-> the payload of a log entry; packing: commands and results <-> msgpack
     machine    StateMachine: entries in, results and the next state out
-    mvcc       what a put and a delete do to the versions of keys
+    writing    one revision in the making; versions reads what it wrote, changes says which keys, history tells it again
+    mvcc       puts and deletes; txn, txn_check: transactions; compaction: giving up history
+    lease      leases; lease_table: which there are; lock, line: who holds a lock and who is next; fence: stale tokens
     session    exactly-once: results remembered by (session, sequence)
     ranges     gets, and ranges in steps of bounded work
     view       one snapshot to read from
@@ -37,5 +39,5 @@ The host's duties, in order:
  5. After a snapshot was installed: a new `StateMachine` over the new store. Sessions come with it.
 
 Revisions: an empty store is at revision 1 and the first write makes revision 2, as in etcd. Reads at a past revision
-see the keys as they were; there is no compaction yet, `Meta.compacted_revision` is where it will be.
+see the keys as they were, down to `Meta.compacted_revision`.
 """

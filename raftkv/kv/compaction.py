@@ -14,10 +14,11 @@ from __future__ import annotations
 from raftkv.errors import ErrorCode
 from raftkv.kv.changes import Changed, decode_changed, encode_changed
 from raftkv.kv.commands import Compact, Compacted, Rejected, Swept
-from raftkv.kv.keys import CHANGES, OLDEST, changes_key, version_suffix
+from raftkv.kv.keys import CHANGES, changes_key, version_suffix
 from raftkv.kv.limits import MAX_SWEPT_VERSIONS
 from raftkv.kv.records import decode_version
 from raftkv.kv.store import Reader, Writer
+from raftkv.kv.versions import compacted, newest_row
 
 
 def compact(command: Compact, revision: int, compacted_revision: int) -> Compacted | Rejected:
@@ -28,11 +29,8 @@ def compact(command: Compact, revision: int, compacted_revision: int) -> Compact
     if wanted > revision:
         return Rejected(ErrorCode.FUTURE_REVISION, f"revision {wanted} is in the future: the store is at {revision}")
     if wanted <= compacted_revision:
-        return Rejected(
-            ErrorCode.COMPACTED,
-            f"revision {wanted} is compacted: history begins at {compacted_revision}",
-            compacted_revision,
-        )
+        error = compacted(wanted, compacted_revision)
+        return Rejected(error.code, error.message, error.number)
     return Compacted(wanted)
 
 
@@ -70,7 +68,7 @@ def _remove_out_of_sight(writer: Writer, prefix: bytes, revision: int) -> int:
     the change itself where it was a deletion, for then nothing is left to hide.
     """
     removed = 0
-    before = writer.first(prefix + version_suffix(revision - 1), prefix + OLDEST)
+    before = newest_row(writer, prefix, revision - 1)
     if before is not None:
         writer.delete(before[0])
         removed += 1

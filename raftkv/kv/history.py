@@ -21,12 +21,12 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from raftkv.errors import Compacted
 from raftkv.kv.changes import decode_changed
-from raftkv.kv.keys import CHANGES, OLDEST, changes_key, revision_of, version_suffix
+from raftkv.kv.keys import CHANGES, changes_key, version_suffix
 from raftkv.kv.ranges import row_cost
-from raftkv.kv.records import CorruptState, decode_version, read_meta
+from raftkv.kv.records import CorruptState, read_meta
 from raftkv.kv.store import Reader
+from raftkv.kv.versions import compacted, live
 from raftkv.kv.writing import Change
 
 _END: Final = bytes((CHANGES[0] + 1,))
@@ -67,10 +67,7 @@ def read_history(
     """
     meta = read_meta(reader)
     if start.revision < meta.compacted_revision:
-        raise Compacted(
-            f"revision {start.revision} is compacted: history begins at {meta.compacted_revision}",
-            number=meta.compacted_revision,
-        )
+        raise compacted(start.revision, meta.compacted_revision)
     stop = min(stop, meta.revision + 1)
     found: list[Change] = []
     work = 0.0
@@ -101,7 +98,7 @@ def _read_change(reader: Reader, revision: int, prefix: bytes, *, with_previous:
         raise CorruptState(f"the version that revision {revision} made of {prefix.hex()} is missing")
     previous, previous_revision = None, 0
     if with_previous:
-        before = reader.first(prefix + version_suffix(revision - 1), prefix + OLDEST)
-        if before is not None and decode_version(before[1])[1]:
-            previous, previous_revision = before[1], revision_of(before[0])
+        before = live(reader, prefix, revision - 1)
+        if before is not None:
+            previous_revision, previous = before
     return Change(revision, prefix, row, previous, previous_revision)

@@ -40,7 +40,8 @@ from raftkv.kv.limits import MAX_EXPIRED_KEYS, MAX_LEASES, grant_fault, keep_ali
 from raftkv.kv.line import Granting
 from raftkv.kv.records import decode_lease_head
 from raftkv.kv.store import Reader
-from raftkv.kv.writing import Writing, live
+from raftkv.kv.versions import live
+from raftkv.kv.writing import Writing
 
 __all__ = [
     "Counters",

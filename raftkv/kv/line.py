@@ -35,7 +35,8 @@ from raftkv.kv.records import (
     encode_place,
 )
 from raftkv.kv.store import Reader
-from raftkv.kv.writing import Writing, live
+from raftkv.kv.versions import live
+from raftkv.kv.writing import Writing
 
 _MAX_TICKET = 2**64 - 1
 

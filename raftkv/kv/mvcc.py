@@ -20,7 +20,8 @@ from raftkv.kv.keys import range_bounds, revision_of, version_prefix
 from raftkv.kv.limits import MAX_DELETE_WORK, MAX_DELETED_KEYS, put_fault, range_fault
 from raftkv.kv.ranges import LiveKeys
 from raftkv.kv.store import Reader
-from raftkv.kv.writing import Live, Writing, live
+from raftkv.kv.versions import Live, live
+from raftkv.kv.writing import Writing
 
 _new_tuple: Final = tuple.__new__
 

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from raftkv.errors import Compacted, FutureRevision, InvalidArgument
+from raftkv.errors import FutureRevision, InvalidArgument
 from raftkv.invariant import invariant
 from raftkv.kv import packing
 from raftkv.kv.commands import KeyValue
 from raftkv.kv.keys import MAX_PREFIX_BYTES, OLDEST, range_bounds, revision_of, user_key, version_prefix, version_suffix
 from raftkv.kv.limits import PAGE_BYTES, PAGE_PAIRS, range_fault
-from raftkv.kv.records import VERSION_BYTES, Meta, decode_version
+from raftkv.kv.records import Meta, decode_version
 from raftkv.kv.store import Reader
+from raftkv.kv.versions import compacted, newest_row, pair_of
 
 
 class Order(IntEnum):
@@ -108,10 +109,7 @@ def resolve_revision(meta: Meta, revision: int) -> int:
     if revision > meta.revision:
         raise FutureRevision(f"revision {revision} is in the future: the store is at {meta.revision}")
     if revision < meta.compacted_revision:
-        raise Compacted(
-            f"revision {revision} is compacted: history begins at {meta.compacted_revision}",
-            number=meta.compacted_revision,
-        )
+        raise compacted(revision, meta.compacted_revision)
     return revision
 
 
@@ -120,14 +118,11 @@ def get(reader: Reader, key: bytes, at: int | None = None) -> KeyValue | None:
     prefix = version_prefix(key)
     if len(prefix) > MAX_PREFIX_BYTES:
         return None
-    found = reader.first(prefix if at is None else prefix + version_suffix(at), prefix + OLDEST)
+    found = newest_row(reader, prefix, at)
     if found is None:
         return None
-    stored_key, row = found
-    create_revision, version, lease = decode_version(row)
-    if version == 0:
-        return None
-    return KeyValue(key, create_revision, revision_of(stored_key), version, lease, row[VERSION_BYTES:])
+    pair = pair_of(key, revision_of(found[0]), found[1])
+    return pair if pair.version else None  # a tombstone has none
 
 
 class LiveKeys:
@@ -365,7 +360,4 @@ def _size(rank: bytes | int) -> int:
 
 
 def _pair(stored_key: bytes, row: bytes) -> KeyValue:
-    create_revision, version, lease = decode_version(row)
-    return KeyValue(
-        user_key(stored_key[:-8]), create_revision, revision_of(stored_key), version, lease, row[VERSION_BYTES:]
-    )
+    return pair_of(user_key(stored_key[:-8]), revision_of(stored_key), row)

@@ -37,7 +37,8 @@ from raftkv.kv.ranges import LiveKeys, RangeQuery, RangeScan
 from raftkv.kv.records import EMPTY_META, decode_version
 from raftkv.kv.store import Reader
 from raftkv.kv.txn_check import txn_fault
-from raftkv.kv.writing import Writing, newest_row, value_of
+from raftkv.kv.versions import newest_row, pair_of, value_of
+from raftkv.kv.writing import Writing
 
 _RELATIONS: Final[dict[int, Callable[[Any, Any], bool]]] = {
     int(Relation.EQUAL): operator.eq,
@@ -249,7 +250,7 @@ class _WritingRun(_Run):
         change = self._writing.put(prefix, value, lease, self._found if prefix == self._compared else ...)
         if not with_previous or change.previous is None:
             return _PUT_DONE
-        previous = _pair(key, change.previous_revision, change.previous)
+        previous = pair_of(key, change.previous_revision, change.previous)
         self._account((previous,))
         return PutDone(previous)
 
@@ -260,7 +261,7 @@ class _WritingRun(_Run):
         self._work -= found.work
         previous: tuple[KeyValue, ...] = ()
         if operation.with_previous:
-            previous = tuple([_pair(user_key(prefix), newest.revision, newest.row) for prefix, newest in found.keys])
+            previous = tuple([pair_of(user_key(prefix), newest.revision, newest.row) for prefix, newest in found.keys])
             self._account(previous)
         for prefix, newest in found.keys:
             self._writing.delete(prefix, newest)
@@ -288,8 +289,3 @@ def _subject(target: int, revision: int, row: bytes) -> bytes | int:
     if target == _VERSION:
         return version
     return create_revision if target == _CREATE_REVISION else lease
-
-
-def _pair(key: bytes, revision: int, row: bytes) -> KeyValue:
-    create_revision, version, lease = decode_version(row)
-    return KeyValue(key, create_revision, revision, version, lease, value_of(row))

@@ -18,9 +18,10 @@ from __future__ import annotations
 from types import EllipsisType
 from typing import NamedTuple, Protocol
 
-from raftkv.kv.keys import OLDEST, revision_of, version_suffix
-from raftkv.kv.records import TOMBSTONE, VERSION_BYTES, decode_version, encode_version
-from raftkv.kv.store import Reader, Writer
+from raftkv.kv.keys import revision_of, version_suffix
+from raftkv.kv.records import TOMBSTONE, decode_version, encode_version
+from raftkv.kv.store import Writer
+from raftkv.kv.versions import Live, newest_row
 
 
 class Change(NamedTuple):
@@ -45,26 +46,6 @@ class Attachments(Protocol):
     def attach(self, writer: Writer, lease: int, prefix: bytes) -> None: ...
 
     def detach(self, writer: Writer, lease: int, prefix: bytes) -> None: ...
-
-
-class Live(NamedTuple):
-    """The newest version of a key that exists."""
-
-    revision: int
-    row: bytes
-
-
-def newest_row(reader: Reader, prefix: bytes) -> tuple[bytes, bytes] | None:
-    """Return the newest row of a key, be it a tombstone, with its stored key; None where it has none."""
-    return reader.first(prefix, prefix + OLDEST)
-
-
-def live(reader: Reader, prefix: bytes) -> Live | None:
-    """Return the newest version of a key, None where it does not exist. Raises CorruptState."""
-    found = newest_row(reader, prefix)
-    if found is None or not decode_version(found[1])[1]:
-        return None
-    return Live(revision_of(found[0]), found[1])
 
 
 class Writing:
@@ -101,7 +82,7 @@ class Writing:
         writer = self.writer
         revision = self.revision + 1
         if newest is ...:
-            newest = writer.first(prefix, prefix + OLDEST)
+            newest = newest_row(writer, prefix)
         previous, previous_revision = None, 0
         create_revision, version, lease_before = revision, 1, 0
         if newest is not None:
@@ -162,8 +143,3 @@ class Writing:
             self.writer.delete(change.prefix + version_suffix(change.revision))
         del self.changes[mark:]
         self._moved.clear()
-
-
-def value_of(row: bytes) -> bytes:
-    """Return the value in a row of VERSIONS."""
-    return row[VERSION_BYTES:]

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from raftkv.errors import Compacted, InvalidArgument, LimitExceeded, Overloaded, RaftKVError
 from raftkv.kv.history import Cursor, Stretch
+from raftkv.kv.versions import compacted
 from raftkv.kv.view import View
 from raftkv.server import wire
 from raftkv.server.watch_events import Event
@@ -152,7 +153,7 @@ class WatchSender:
             with self._machine().view() as view:
                 oldest = view.meta.compacted_revision
             if start < oldest:
-                raise _compacted(start, oldest)
+                raise compacted(start, oldest)
         return (
             Wish(
                 span,
@@ -425,7 +426,3 @@ class WatchSender:
 
 def _place(cohort: Cohort) -> Cursor:
     return cohort.cursor
-
-
-def _compacted(start: int, oldest: int) -> Compacted:
-    return Compacted(f"revision {start} is compacted: history begins at {oldest}", number=oldest)

@@ -19,9 +19,10 @@ from raftkv.kv.commands import (
 from raftkv.kv.keys import VERSIONS, VERSIONS_END, revision_of, user_key
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
 from raftkv.kv.ranges import RangeQuery, RangeResult
-from raftkv.kv.records import TOMBSTONE, decode_version
+from raftkv.kv.records import TOMBSTONE
 from raftkv.kv.store import OrderedStore
-from raftkv.kv.writing import Change, value_of
+from raftkv.kv.versions import pair_of
+from raftkv.kv.writing import Change
 
 from .dict_store import DictStore
 
@@ -96,8 +97,8 @@ class Host:
         found = {}
         for change in self.changes:
             key = user_key(change.prefix)
-            before = None if change.previous is None else _pair(key, change.previous_revision, change.previous)
-            after = None if change.row == TOMBSTONE else _pair(key, change.revision, change.row)
+            before = None if change.previous is None else pair_of(key, change.previous_revision, change.previous)
+            after = None if change.row == TOMBSTONE else pair_of(key, change.revision, change.row)
             found[key] = (before, after)
         return found
 
@@ -119,8 +120,3 @@ class Host:
                 for stored_key, row in reader.scan(VERSIONS, VERSIONS_END)
                 if row != TOMBSTONE or revision_of(stored_key) < self.machine.compacted_revision
             }
-
-
-def _pair(key: bytes, revision: int, row: bytes) -> KeyValue:
-    create_revision, version, lease = decode_version(row)
-    return KeyValue(key, create_revision, revision, version, lease, value_of(row))

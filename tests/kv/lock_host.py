@@ -40,7 +40,8 @@ from raftkv.kv.keys import (
 )
 from raftkv.kv.lease_table import Counters, LeaseTable
 from raftkv.kv.records import VERSION_BYTES, decode_lock_head, decode_place
-from raftkv.kv.writing import Change, Writing, live, value_of
+from raftkv.kv.versions import live, value_of
+from raftkv.kv.writing import Change, Writing
 
 from .dict_store import DictStore
 

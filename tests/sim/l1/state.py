@@ -60,7 +60,8 @@ from raftkv.kv.commands import Place as Told
 from raftkv.kv.keys import is_place, lock_of_place, ticket_of, user_key
 from raftkv.kv.machine import GroupResults
 from raftkv.kv.records import TOMBSTONE, decode_place, decode_version
-from raftkv.kv.writing import Change, value_of
+from raftkv.kv.versions import value_of
+from raftkv.kv.writing import Change
 from tests.sim.l1.lines import Lines, Place, Report
 
 COUNTER = b"counter-"
