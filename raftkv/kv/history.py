@@ -39,6 +39,8 @@ class Want(IntEnum):
     NOTHING = 0
     CHANGE = 1
     WITH_PREVIOUS = 2
+    STOP = 3
+    """Not this change nor any behind it: the step ends here. Not to be said of the first one that is asked about."""
 
 
 class Cursor(NamedTuple):
@@ -85,6 +87,8 @@ def read_history(
                 prefix = prefixes[number]
                 work += 1 / _PREFIXES_PER_WORK
                 want = wants(revision, prefix)
+                if want is Want.STOP:
+                    return Stretch(found, Cursor(revision, number))
                 if want is not Want.NOTHING:
                     change = _read_change(reader, revision, prefix, with_previous=want is Want.WITH_PREVIOUS)
                     found.append(change)

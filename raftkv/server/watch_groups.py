@@ -2,18 +2,21 @@
 
 Watches that want the same make a `Group`: they are told in one response. Groups that have been told everything up to
 the same point make a `Cohort`, which moves on as one. A stream has one cohort once all its watches are up to date, and
-another one for each point in the past that watches have been opened at, until it has caught up.
+another one for each point in the past that watches have been opened at, until one from further behind comes to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
 from raftkv.kv.history import Cursor, Want
 from raftkv.server.watch_events import Event
 from raftkv.server.watch_index import Span, SpanIndex
 from raftkv.v1 import watch_pb2
+
+_ID_BYTES: Final = 3
+"""What a watch_id takes in a response."""
 
 
 class Wish(NamedTuple):
@@ -130,12 +133,13 @@ class Group:
 class Cohort:
     """Groups that have been told everything before `cursor`."""
 
-    __slots__ = ("_busy", "_open", "cursor", "groups", "index", "noticed_at")
+    __slots__ = ("_busy", "_open", "cursor", "groups", "index", "noticed_at", "watches")
 
     def __init__(self, revision: int, now: float) -> None:
         self.cursor = Cursor(revision)
         self.groups: dict[Wish, Group] = {}
         self.index: SpanIndex[Group] = SpanIndex()
+        self.watches = 0
         self.noticed_at = now
         """When its watches last heard anything."""
         self._open: dict[Group, None] = {}
@@ -149,11 +153,13 @@ class Cohort:
             group = self.groups[wish] = Group(wish)
             self.index.add(wish.span, group)
         group.add_id(watch_id)
+        self.watches += 1
         return group
 
     def remove(self, wish: Wish, watch_id: int) -> None:
         group = self.groups[wish]
         group.remove_id(watch_id)
+        self.watches -= 1
         if not group.ids:
             del self.groups[wish]
             self.index.remove(wish.span, group)
@@ -165,13 +171,7 @@ class Cohort:
 
     def wants(self, revision: int, prefix: bytes) -> Want:
         """Say what of a change must be read (`history`)."""
-        want = Want.NOTHING
-        for group in self.index.match(prefix):
-            if group.wants(revision):
-                if group.wish.previous:
-                    return Want.WITH_PREVIOUS
-                want = Want.CHANGE
-        return want
+        return _wanted(self.index, revision, prefix)
 
     def take(self, events: Iterable[Event], message_bytes: int, out: list[Response]) -> int:
         """Take events of one revision; return how many bytes will be sent for them."""
@@ -199,3 +199,51 @@ class Cohort:
             group.flush(out)
         self._busy.clear()
         return ending
+
+
+class Company:
+    """Whom a step through the past is read for: a cohort, and those that it will come to on its way."""
+
+    def __init__(self, cohort: Cohort, ahead: Iterator[Cohort], max_groups: int, max_bytes: int) -> None:
+        """`ahead`: the others, by their places. The step ends early where so many groups have been come to, or where
+        watches that want the same as others must be told so often with whom they are that it takes so many bytes."""
+        self._cohort = cohort
+        self._ahead = ahead
+        self._next = next(ahead, None)
+        self._groups_left = max_groups
+        self._bytes_left = max_bytes
+        self._ids: dict[Wish, int] = {}
+        """How many watches want it, by now; the cohort's own only if others want the same."""
+        self._index: SpanIndex[Group] = SpanIndex()
+        """One group for each wish that the cohort does not have itself."""
+
+    def wants(self, revision: int, prefix: bytes) -> Want:
+        """Say what of a change must be read (`history`). To be asked in the order of changes."""
+        while self._next is not None and self._next.cursor.revision <= revision:
+            if self._groups_left <= 0 or self._bytes_left <= 0:
+                return Want.STOP
+            self._admit(self._next)
+            self._next = next(self._ahead, None)
+        want = self._cohort.wants(revision, prefix)
+        return max(want, _wanted(self._index, revision, prefix)) if self._index else want
+
+    def _admit(self, other: Cohort) -> None:
+        self._groups_left -= len(other.groups)
+        for wish, group in other.groups.items():
+            own = self._cohort.groups.get(wish)
+            ids = self._ids.get(wish, 0 if own is None else len(own.ids))
+            if not ids:
+                self._index.add(wish.span, group)
+            # Those that are there already must be told what has been read before these join them.
+            self._bytes_left -= _ID_BYTES * ids
+            self._ids[wish] = ids + len(group.ids)
+
+
+def _wanted(index: SpanIndex[Group], revision: int, prefix: bytes) -> Want:
+    want = Want.NOTHING
+    for group in index.match(prefix):
+        if group.wants(revision):
+            if group.wish.previous:
+                return Want.WITH_PREVIOUS
+            want = Want.CHANGE
+    return want

@@ -4,17 +4,19 @@ It is pulled: `responses` makes the next response when the one before it has bee
 that does not read is one turn's worth (`WatchLimits.turn_bytes`, or one revision if that is larger).
 
 In each turn the cohort that is furthest ahead is told what is new, from the hub's ring; then the one furthest behind
-makes one step, from the ring or from the store. So watches that are being caught up do not hold up the others. Cohorts
-that meet become one, and each part of the past is read once, however many watches wait for it.
+makes one step, from the ring or from the store. So watches that are being caught up do not hold up the others. A cohort
+takes those along that it comes to, in the middle of a step too: each part of the past is read once, however many
+watches wait for it, and however many points they begin at.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager
-from itertools import groupby
+from itertools import groupby, islice, takewhile
 from typing import Final, Protocol
 
 from raftkv.errors import Compacted, InvalidArgument, LimitExceeded, Overloaded, RaftKVError
@@ -23,7 +25,7 @@ from raftkv.kv.versions import compacted
 from raftkv.kv.view import View
 from raftkv.server import wire
 from raftkv.server.watch_events import Event
-from raftkv.server.watch_groups import Cohort, Group, Response, Wish
+from raftkv.server.watch_groups import Cohort, Company, Group, Response, Wish
 from raftkv.server.watch_hub import WatchHub
 from raftkv.server.watch_index import span_of
 from raftkv.v1 import common_pb2, watch_pb2
@@ -33,6 +35,9 @@ MAX_ANSWERS: Final = 1_000
 
 _SHORTEST_REST_S: Final = 0.001
 """Timers are no finer than that."""
+
+_LOOKS_PER_NOTICE: Final = 4
+"""How exactly `WatchLimits.notice_s` is kept: looking at all cohorts in each turn would cost more than the turn."""
 
 _FRAGMENT: Final = watch_pb2.WatchResponse(fragment=True).SerializeToString()
 
@@ -57,11 +62,14 @@ class WatchSender:
         self._loop = asyncio.get_running_loop()
         self._watches: dict[int, tuple[Cohort, Wish]] = {}
         self._cohorts: list[Cohort] = []
+        """By their places. Two at one place: only within a revision."""
+        self._divided: set[Cohort] = set()
+        """Those of them that stand within a revision."""
+        self._arrivals: dict[Cursor, Cohort] = {}
+        """Watches that were opened since the turn began: to be told so before they are told anything else."""
         self._answers: deque[watch_pb2.WatchResponse] = deque()
         self._room = asyncio.Event()
         self._room.set()
-        self._moving: Cohort | None = None
-        """It is about to be told something: who joins it now would be told before being told that it has joined."""
         self._idle = False
         """All is told, and nobody has touched it: its one cohort, if any, stands at the hub's revision."""
         self._asleep: asyncio.Future[None] | None = None
@@ -69,6 +77,8 @@ class WatchSender:
         self._progress_at = 0.0
         self._notified = 0
         """Watches with progress_notify."""
+        self._looked_at = 0.0
+        """When somebody last looked for cohorts that have heard nothing for long."""
         self._rest_until = 0.0
         self._ended = False
         self._error: BaseException | None = None
@@ -116,11 +126,10 @@ class WatchSender:
             self._answer(watch_id, created=True, error=error)
             return
         hub = self._hub
-        at = min(start, hub.revision + 1)
-        cohort = next((one for one in self._cohorts if one.cursor == Cursor(at) and one is not self._moving), None)
+        at = Cursor(min(start, hub.revision + 1))
+        cohort = self._arrivals.get(at)
         if cohort is None:
-            cohort = Cohort(at, self._loop.time())
-            self._cohorts.append(cohort)
+            cohort = self._arrivals[at] = Cohort(at.revision, self._loop.time())
         cohort.add(wish, watch_id)
         self._watches[watch_id] = (cohort, wish)
         hub.index.add(wish.span, self)
@@ -178,7 +187,10 @@ class WatchSender:
         cohort, wish = self._watches.pop(watch_id)
         cohort.remove(wish, watch_id)
         if not cohort.groups:
-            self._cohorts.remove(cohort)
+            if self._arrivals.get(cohort.cursor) is cohort:
+                del self._arrivals[cohort.cursor]
+            else:
+                self._take_out(cohort)
         self._hub.index.remove(wish.span, self)
         self._hub.watches -= 1
         if wish.progress:
@@ -266,22 +278,21 @@ class WatchSender:
 
     def _caught_up(self) -> bool:
         at = Cursor(self._hub.revision + 1)
-        return len(self._cohorts) <= 1 and all(cohort.cursor == at for cohort in self._cohorts)
+        return not self._arrivals and len(self._cohorts) <= 1 and all(cohort.cursor == at for cohort in self._cohorts)
 
     async def _turn(self, out: list[Response]) -> bool:
         """Let the first and the last cohort go on. Return whether there is more to do."""
+        arrivals, self._arrivals = self._arrivals, {}
+        for cohort in arrivals.values():
+            self._place(cohort, out)
         if not self._cohorts:
             return False
-        front = max(self._cohorts, key=_place)
+        front = self._cohorts[-1]
         if self._in_ring(front.cursor):
-            self._walk_ring(front, self._hub.revision + 1, out)
-        self._merge()
-        rear = min(self._cohorts, key=_place, default=front)
-        if rear is not max(self._cohorts, key=_place, default=front) or not self._has_recent(rear.cursor):
-            self._moving = rear
-            await self._advance(rear, out)
-            self._moving = None
-            self._merge()
+            self._take_out(front)
+            self._place(self._walk_ring(front, self._hub.revision + 1, out), out)
+        if self._cohorts and (len(self._cohorts) > 1 or not self._has_recent(self._cohorts[0].cursor)):
+            await self._advance(out)
         return not self._caught_up()
 
     def _has_recent(self, cursor: Cursor) -> bool:
@@ -290,16 +301,24 @@ class WatchSender:
     def _in_ring(self, cursor: Cursor) -> bool:
         return cursor.skip == 0 and self._hub.recent(cursor.revision) is not None
 
-    def _walk_ring(self, cohort: Cohort, stop: int, out: list[Response]) -> None:
-        """Tell a cohort of changes in the ring, before revision `stop`: so many as make a turn."""
+    def _walk_ring(self, cohort: Cohort, stop: int, out: list[Response]) -> Cohort:
+        """Tell a cohort that is in no list of changes in the ring, before revision `stop`: so many as make a turn.
+
+        Return what it has become.
+        """
         hub, limits = self._hub, self._limits
-        revision = cohort.cursor.revision
+        begun = revision = cohort.cursor.revision
         size = looked_at = 0
         while revision < stop and size < limits.turn_bytes and looked_at < limits.turn_changes:
             events = hub.recent(revision)
             if events is None:
                 break
             looked_at += len(events)
+            cohort.cursor = Cursor(revision)
+            before, watches = len(out), cohort.watches
+            cohort = self._meet(cohort, begun, out)
+            size += sum([len(response.head) for response in out[before:]])
+            looked_at += cohort.watches - watches
             taken = cohort.take(events, limits.message_bytes, out)
             if taken:
                 size += taken
@@ -307,49 +326,69 @@ class WatchSender:
             revision += 1
         cohort.cursor = Cursor(revision)
         self._flush(cohort, out)
+        return cohort
 
-    async def _advance(self, cohort: Cohort, out: list[Response]) -> None:
-        """Let a cohort that lags catch up by one step, at most up to the next one."""
-        stop = min(
-            (one.cursor.revision for one in self._cohorts if one.cursor.revision > cohort.cursor.revision),
-            default=self._hub.revision + 1,
-        )
-        if self._in_ring(cohort.cursor):
-            self._walk_ring(cohort, stop, out)
+    async def _advance(self, out: list[Response]) -> None:
+        """Let the cohort that lags most catch up by one step."""
+        rear = self._cohorts[0]
+        if self._in_ring(rear.cursor):
+            self._take_out(rear)
+            self._place(self._walk_ring(rear, self._stop(rear), out), out)
             return
         async with self._hub.history_turn:
             # Those who wait for a turn here wait for a turn of the loop each.
             await asyncio.sleep(0)
-            if cohort not in self._cohorts:
-                return  # its last watch was cancelled meanwhile
+            if not self._cohorts:
+                return  # the last watch was cancelled meanwhile
+            rear = self._cohorts[0]
             try:
-                stretch = self._read(cohort, stop)
+                stretch = self._read(rear, self._stop(rear))
             except Compacted as error:
-                self._overtaken(cohort, error)
+                self._overtaken(error, out)
                 return
-        begun = cohort.cursor.revision
-        if begun < stretch.next.revision and not (stretch.changes and stretch.changes[0].revision == begun):
-            cohort.end_revision(self._limits.message_bytes, out)  # of which the steps before have told a part
+        self._take_out(rear)
+        self._place(self._tell(rear, stretch, out), out)
+
+    def _tell(self, cohort: Cohort, stretch: Stretch, out: list[Response]) -> Cohort:
+        """Tell a cohort that is in no list of a part of the past. Return what it has become."""
+        message_bytes = self._limits.message_bytes
+        begun, end = cohort.cursor.revision, stretch.next.revision
+        if begun < end and not (stretch.changes and stretch.changes[0].revision == begun):
+            cohort.end_revision(message_bytes, out)  # of which the steps before have told a part
         for revision, changes in groupby(stretch.changes, lambda change: change.revision):
-            cohort.take([Event(change) for change in changes], self._limits.message_bytes, out)
-            if revision < stretch.next.revision:
-                cohort.end_revision(self._limits.message_bytes, out)
+            cohort.cursor = Cursor(revision)
+            cohort = self._meet(cohort, begun, out)
+            cohort.take([Event(change) for change in changes], message_bytes, out)
+            if revision < end:
+                cohort.end_revision(message_bytes, out)
+        cohort.cursor = Cursor(end)
+        cohort = self._meet(cohort, begun, out)
         cohort.cursor = stretch.next
         self._flush(cohort, out)
+        return cohort
 
-    def _overtaken(self, cohort: Cohort, error: Compacted) -> None:
+    def _overtaken(self, error: Compacted, out: list[Response]) -> None:
         """End the watches that have missed something for good."""
-        for group in tuple(cohort.groups.values()):
-            if not group.wants(error.compacted_revision - 1):
-                continue  # it begins behind what is gone
-            for watch_id in tuple(group.ids):
-                self._drop(watch_id)
-                self._answer(watch_id, error=error)
-        cohort.cursor = Cursor(error.compacted_revision)
+        oldest = Cursor(error.compacted_revision)
+        for cohort in self._cohorts[: bisect_left(self._cohorts, oldest, key=_place_of)]:
+            if self._in_ring(cohort.cursor):
+                break
+            self._take_out(cohort)
+            for group in tuple(cohort.groups.values()):
+                if not group.wants(error.compacted_revision - 1):
+                    continue  # it begins behind what is gone
+                for watch_id in tuple(group.ids):
+                    self._drop(watch_id)
+                    self._answer(watch_id, error=error)
+            cohort.cursor = oldest
+            self._place(cohort, out)
 
     def _read(self, cohort: Cohort, stop: int) -> Stretch:
+        limits = self._limits
+        ahead = takewhile(lambda other: not other.cursor.skip, islice(self._cohorts, 1, None))
+        company = Company(cohort, ahead, limits.step_work, limits.turn_bytes)
         with self._machine().view() as view:
-            return view.history(cohort.cursor, stop, cohort.wants, self._limits.step_work)
+            return view.history(cohort.cursor, stop, company.wants, limits.step_work)
 
     def _flush(self, cohort: Cohort, out: list[Response]) -> None:
         before = len(out)
@@ -365,23 +404,64 @@ class WatchSender:
             self._drop(watch_id)
             self._answer(watch_id, error=error)
 
-    def _merge(self) -> None:
-        """Make one of the cohorts that stand at the same place."""
-        if len(self._cohorts) < 2:
-            return
-        found: dict[int, Cohort] = {}
-        for cohort in tuple(self._cohorts):
-            if cohort.cursor.skip:
-                continue
-            other = found.setdefault(cohort.cursor.revision, cohort)
-            if other is not cohort:
-                small, large = sorted((cohort, other), key=lambda one: len(one.groups))
-                for wish, group in small.groups.items():
-                    for watch_id in group.ids:
-                        large.add(wish, watch_id)
-                        self._watches[watch_id] = (large, wish)
-                self._cohorts.remove(small)
-                found[cohort.cursor.revision] = large
+    # --- where the cohorts are ----------------------------------------------------------------------------------------
+
+    def _place(self, cohort: Cohort, out: list[Response]) -> None:
+        """Put a cohort into the list, as one with another at the same place."""
+        if not cohort.groups:
+            return  # all of its watches have ended
+        if cohort.cursor.skip:
+            self._divided.add(cohort)
+        else:
+            cohort = self._meet(cohort, cohort.cursor.revision - 1, out)
+        insort(self._cohorts, cohort, key=_place_of)
+
+    def _take_out(self, cohort: Cohort) -> None:
+        """Take a cohort out of the list, if it is there, so that it can be moved."""
+        number = bisect_left(self._cohorts, cohort.cursor, key=_place_of)
+        while number < len(self._cohorts) and self._cohorts[number].cursor == cohort.cursor:
+            if self._cohorts[number] is cohort:
+                del self._cohorts[number]
+                self._divided.discard(cohort)
+                return
+            number += 1
+
+    def _meet(self, cohort: Cohort, begun: int, out: list[Response]) -> Cohort:
+        """Join a cohort that has come from revision `begun` with those that it has come to. Return what it has become.
+
+        It is in no list, and has told its watches, in `out` or to be flushed, of all revisions before its cursor.
+        """
+        if not self._cohorts or self._cohorts[-1].cursor.revision <= begun:
+            return cohort
+        cursor = cohort.cursor
+        first = last = bisect_left(self._cohorts, Cursor(begun + 1), key=_place_of)
+        while last < len(self._cohorts) and self._cohorts[last].cursor <= cursor:
+            last += 1
+        met = self._cohorts[first:last]
+        del self._cohorts[first:last]
+        for other in met:
+            small, large = (cohort, other) if cohort.watches < other.watches else (other, cohort)
+            self._flush(small, out)
+            for wish, group in small.groups.items():
+                twin = large.groups.get(wish)
+                if twin is not None and twin.too_large:
+                    self._end_too_large(twin)
+                elif twin is not None:
+                    twin.flush(out)
+                for watch_id in group.ids:
+                    large.add(wish, watch_id)
+                    self._watches[watch_id] = (large, wish)
+            large.cursor = cursor
+            large.noticed_at = min(small.noticed_at, large.noticed_at)
+            cohort = large
+        return cohort
+
+    def _stop(self, rear: Cohort) -> int:
+        """Return the revision that a cohort may go on to: one that stands within a revision cannot be joined."""
+        return min(
+            (max(other.cursor.revision, rear.cursor.revision + 1) for other in self._divided if other is not rear),
+            default=self._hub.revision + 1,
+        )
 
     # --- how far it is ------------------------------------------------------------------------------------------------
 
@@ -398,6 +478,9 @@ class WatchSender:
         if self._notified and now >= self._progress_at:
             self._progress_at = now + self._limits.progress_s
             found += self._periodic()
+        if now - self._looked_at < self._limits.notice_s / _LOOKS_PER_NOTICE:
+            return found
+        self._looked_at = now
         for cohort in self._cohorts:
             behind = cohort.cursor.revision <= self._hub.revision
             if behind and now - cohort.noticed_at >= self._limits.notice_s:
@@ -417,12 +500,12 @@ class WatchSender:
 
     def _told(self) -> int:
         """Return the revision up to which all watches have been told everything."""
-        return min((cohort.cursor.revision - 1 for cohort in self._cohorts), default=self._hub.revision)
+        return self._cohorts[0].cursor.revision - 1 if self._cohorts else self._hub.revision
 
     def _notice(self, revision: int, ids: list[int] | tuple[()]) -> bytes:
         notice = watch_pb2.WatchResponse(header=self._header(), watch_ids=ids, progress=True, revision=revision)
         return notice.SerializeToString()
 
 
-def _place(cohort: Cohort) -> Cursor:
+def _place_of(cohort: Cohort) -> Cursor:
     return cohort.cursor

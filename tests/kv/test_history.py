@@ -56,6 +56,21 @@ def test_what_is_read_back_is_what_was_done(max_work: int) -> None:
             assert found == [change for change in changes if first <= change.revision < stop]
 
 
+def test_who_asks_may_end_a_step() -> None:
+    host, changes = written()
+    asked: list[int] = []
+
+    def up_to_five(revision: int, _: bytes) -> Want:
+        asked.append(revision)
+        return Want.STOP if revision == 5 else Want.WITH_PREVIOUS
+
+    with host.machine.view() as view:
+        stretch = view.history(Cursor(2), host.machine.revision + 1, up_to_five, 1 << 20)
+    assert stretch == ([change for change in changes if change.revision < 5], Cursor(5))
+    assert asked[-2:] == [4, 5]
+    assert read(host, 5)[0] == [change for change in changes if change.revision >= 5]
+
+
 def test_a_step_does_no_more_than_it_may() -> None:
     host = Host()
     host.do(*(put(b"%d" % number, b"v" * 5000) for number in range(100)))

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from raftkv.errors import InvalidArgument, NoLeader
+from raftkv.kv import history
+from raftkv.kv.changes import decode_changed
 from raftkv.kv.commands import Acquire, Branch, GrantLease, LeaseGranted, LockKind, Place, Put, Release, Txn, TxnPut
 from raftkv.kv.machine import StateMachine
+from raftkv.server.watch_groups import Response
 from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.v1 import common_pb2, watch_pb2
 from tests.kv.dict_store import DictStore
@@ -283,6 +286,73 @@ async def test_watches_that_are_opened_all_over_the_past_read_it_once(monkeypatc
     await stream.close()
 
 
+@pytest.mark.parametrize("from_history", [False, True])
+async def test_a_step_takes_along_all_watches_that_it_comes_to(
+    monkeypatch: pytest.MonkeyPatch, from_history: bool
+) -> None:
+    """However many points in the past there are to begin at: the work is that of one watch from the first of them."""
+    revisions, per_entry = 1_000, 100
+    watched = Watched(WatchLimits(ring_bytes=0 if from_history else 1 << 30, max_rest_s=0.0))
+    stream = Stream(watched)
+    stream.create(0, b"other")  # the ring is filled for somebody only
+    for number in range(0, revisions, per_entry):
+        watched.do(*(put(b"k%d" % (number + one)) for one in range(per_entry)))
+    rows: list[bytes] = []
+    turns: list[int] = []
+
+    def counted_row(row: bytes) -> Any:
+        rows.append(row)
+        return decode_changed(row)
+
+    plain = stream.sender._turn
+
+    async def counted_turn(out: list[Any]) -> bool:
+        turns.append(len(stream.sender._cohorts))
+        return await plain(out)
+
+    monkeypatch.setattr(history, "decode_changed", counted_row)
+    monkeypatch.setattr(stream.sender, "_turn", counted_turn)
+    for number in range(2, revisions):
+        stream.create(number, b"k%d" % (revisions - 1), start_revision=number)
+    await stream.pull_all()
+    for number in range(2, revisions):
+        assert stream.told[number].revisions == [revisions + 1]
+    assert len(turns) < 20
+    assert len(rows) <= (revisions // per_entry + len(turns) if from_history else 0)
+    await stream.close()
+
+
+@pytest.mark.parametrize("from_history", [False, True])
+async def test_a_turn_that_many_watches_join_is_as_small_as_others(
+    monkeypatch: pytest.MonkeyPatch, from_history: bool
+) -> None:
+    """Whenever one joins, all that want the same must be told first: their numbers may be more than the events."""
+    watches, turn_bytes = 400, 2_000
+    ring_bytes = 0 if from_history else 1 << 30
+    watched = Watched(WatchLimits(ring_bytes=ring_bytes, turn_bytes=turn_bytes, max_rest_s=0.0))
+    stream = Stream(watched)
+    stream.create(0, b"other")
+    watched.do(*(put(b"k") for _ in range(watches)))
+    sizes: list[int] = []
+    plain = stream.sender._turn
+
+    async def measured(out: list[Response]) -> bool:
+        more = await plain(out)
+        sizes.append(sum(len(response.head) + sum(map(len, response.events)) for response in out))
+        return more
+
+    monkeypatch.setattr(stream.sender, "_turn", measured)
+    for number in range(1, watches + 1):
+        stream.create(number, b"k", start_revision=number + 1)
+    await stream.pull_all()
+    for number in range(1, watches + 1):
+        assert [event.kv.mod_revision for event in stream.told[number].events] == list(range(number + 1, watches + 2))
+    # The last one to join may be one too many, and there is the end of the turn; 3 bytes for each number.
+    assert max(sizes) < turn_bytes + 2 * 3 * watches + 1_000
+    assert sum(sizes) > 20 * turn_bytes
+    await stream.close()
+
+
 async def test_a_long_search_in_the_past_gives_signs_of_life() -> None:
     watched = Watched(WatchLimits(notice_s=0.0, step_work=5, ring_bytes=0, max_rest_s=0.0))
     for _ in range(100):
@@ -458,10 +528,10 @@ async def test_who_joins_while_the_past_is_read_is_told_so_first() -> None:
         pull = asyncio.create_task(stream.pull())
         while not pull.done():
             await asyncio.sleep(0)
-            moving = stream.sender._moving
-            if moving is not None and joined < 10:
+            if watched.hub.history_turn.locked() and joined < 10:
                 joined += 1
-                stream.create(joined, b"k", start_revision=moving.cursor.revision)
+                rear = stream.sender._cohorts[0].cursor.revision
+                stream.create(joined, b"k", start_revision=rear + joined % 2)
         await pull  # a KeyError: events of a watch that was never created
     assert joined == 10
     await stream.pull_all()
