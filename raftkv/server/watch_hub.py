@@ -30,9 +30,6 @@ class WatchLimits:
     """Recent changes kept in memory, roughly; whoever lags further behind reads from the store."""
     max_watches: int = 100_000
     max_stream_watches: int = 20_000
-    max_ranges: int = 500
-    """Different ranges, other than prefixes, that the watches of a node may have: each costs every change a comparison,
-    where the change is applied. However many watches there are of one."""
     turn_bytes: int = 256 << 10
     """A stream gathers about so much before it sends it."""
     turn_changes: int = 2_000

@@ -1,7 +1,7 @@
 """Which watches a change concerns, without asking each of them.
 
-Spans of keys are looked up by what they are: one key, all keys that begin alike, or any other range. Only the last kind
-is gone through one by one. They are spans of prefixes (`keys`), so keys and places in lines are treated alike.
+Spans of keys are looked up by what they are: one key, all keys that begin alike, or any other range (`watch_ranges`).
+They are spans of prefixes (`keys`), so keys and places in lines are treated alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from raftkv.errors import InvalidArgument
 from raftkv.kv.keys import FROM_KEY, VERSIONS, place_prefix, places_bounds, range_bounds, version_prefix
 from raftkv.kv.limits import MAX_KEY_BYTES, MAX_LOCK_NAME_BYTES, range_fault
+from raftkv.server.watch_ranges import RangeIndex
 from raftkv.v1 import watch_pb2
 
 T = TypeVar("T")
@@ -62,20 +63,20 @@ class SpanIndex(Generic[T]):
         self._exact: dict[bytes, dict[T, int]] = {}
         self._stems: dict[int, dict[bytes, dict[T, int]]] = {}
         """By the length of the stem: so many look-ups a change costs."""
-        self._ranges: dict[tuple[bytes, bytes], dict[T, int]] = {}
+        self._ranges: RangeIndex[T] | None = None
+        """None: none. Most indexes never have any."""
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._stems or self._ranges)
 
-    def another_range(self, span: Span) -> int:
-        """Return how many ranges there would be to go through with this span, or 0: it adds none."""
-        return 0 if not span.stop or (span.start, span.stop) in self._ranges else len(self._ranges) + 1
-
     def add(self, span: Span, value: T) -> None:
+        if span.stop:
+            if self._ranges is None:
+                self._ranges = RangeIndex()
+            self._ranges.add(span.start, span.stop, value)
+            return
         if span.stem:
             values = self._stems.setdefault(len(span.start), {}).setdefault(span.start, {})
-        elif span.stop:
-            values = self._ranges.setdefault((span.start, span.stop), {})
         else:
             values = self._exact.setdefault(span.start, {})
         values[value] = values.get(value, 0) + 1
@@ -89,8 +90,11 @@ class SpanIndex(Generic[T]):
                 if not stems:
                     del self._stems[len(span.start)]
         elif span.stop:
-            if _take(self._ranges[span.start, span.stop], value):
-                del self._ranges[span.start, span.stop]
+            if self._ranges is None:
+                raise KeyError(span)
+            self._ranges.remove(span.start, span.stop, value)
+            if not self._ranges:
+                self._ranges = None
         elif _take(self._exact[span.start], value):
             del self._exact[span.start]
 
@@ -104,9 +108,8 @@ class SpanIndex(Generic[T]):
             values = stems.get(prefix[:length])
             if values is not None:
                 found += values
-        for (start, stop), values in self._ranges.items():
-            if start <= prefix < stop:
-                found += values
+        if self._ranges is not None:
+            self._ranges.match(prefix, found)
         return found
 
 

@@ -152,11 +152,6 @@ class WatchSender:
             raise LimitExceeded(f"the stream has {limits.max_stream_watches} watches, the most that one may have")
         if hub.watches >= limits.max_watches:
             raise Overloaded(f"the node has {limits.max_watches} watches, the most that it takes: ask another one")
-        if hub.index.another_range(span) > limits.max_ranges:
-            raise Overloaded(
-                f"the node watches {limits.max_ranges} different ranges, the most that it takes: watch keys or "
-                "prefixes, or ask another one"
-            )
         start = request.start_revision or max(hub.revision, request.min_revision) + 1
         if start <= hub.revision:
             with self._machine().view() as view:

@@ -155,32 +155,6 @@ async def test_cancelling_a_watch_that_is_not_there_is_answered() -> None:
     await stream.close()
 
 
-async def test_ranges_that_every_change_must_be_compared_with_are_few() -> None:
-    """Keys and prefixes are looked up. Thousands of other ranges would hold up the loop where changes are applied."""
-    watched = Watched(WatchLimits(max_ranges=2, max_rest_s=0.0))
-    first, second = Stream(watched), Stream(watched)
-    first.create(1, b"a", b"m")
-    first.create(2, b"b", b"m")
-    first.create(3, b"c", b"m")
-    first.create(4, b"c", b"d")
-    second.create(5, b"a", b"m")
-    second.create(6, b"a", b"n")
-    first.cancel(1)
-    second.cancel(5)
-    second.create(7, b"a", b"n")
-    await first.pull_all()
-    await second.pull_all()
-    refused = {
-        watch_id: told.canceled.code
-        for stream in (first, second)
-        for watch_id, told in stream.told.items()
-        if told.canceled is not None
-    }
-    assert {watch_id for watch_id, code in refused.items() if code == common_pb2.OVERLOADED} == {3, 6}
-    await first.close()
-    await second.close()
-
-
 async def test_limits_of_a_stream_and_of_a_node() -> None:
     watched = Watched(WatchLimits(max_stream_watches=3, max_watches=5, max_rest_s=0.0))
     first, second = Stream(watched), Stream(watched)
