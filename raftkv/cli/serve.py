@@ -63,6 +63,20 @@ def serve(
     checkpoint_log_bytes: Annotated[
         int | None, typer.Option(help="Log after which a checkpoint is made and the log compacted [64 MiB].")
     ] = None,
+    max_watches: Annotated[
+        int | None, typer.Option(help="Watches served at a time; one more is refused, retryably [100000].")
+    ] = None,
+    max_stream_watches: Annotated[
+        int | None, typer.Option(help="Watches of one stream, that is of one client [20000].")
+    ] = None,
+    watch_ring_bytes: Annotated[
+        int | None,
+        typer.Option(help="Recent changes in memory; watches that lag further are caught up from the store [32 MiB]."),
+    ] = None,
+    watch_progress_s: Annotated[
+        float | None,
+        typer.Option(help="A watch that asks for progress is told it when it was told nothing for so long [10]."),
+    ] = None,
     wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
     shutdown_timeout_s: Annotated[
         float | None, typer.Option(help="How long a stopping node waits for a successor and open requests [5].")

@@ -221,6 +221,7 @@ def _build(
         transport=transport,
         clock=MonotonicClock(),
         limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
+        watch_limits=settings.watch_limits,
         auto_compaction=settings.auto_compaction,
     )
     requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota))

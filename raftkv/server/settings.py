@@ -21,6 +21,7 @@ from pydantic_settings import (
 from raftkv.errors import ConfigurationError
 from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
+from raftkv.server.watch_hub import WatchLimits
 
 _ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
 
@@ -150,6 +151,28 @@ class ServerSettings(BaseSettings):
         description="How much history is kept for reads of the past and for watches that resume: by age 30m, 1h, 7d "
         f"({DEFAULT_AGE} unless set; of cluster time, since the node runs), by number {DEFAULT_REVISIONS} unless set.",
     )
+    max_watches: int = Field(
+        100_000,
+        ge=1,
+        description="Watches that this node serves at a time; one more is refused with a retryable error.",
+    )
+    max_stream_watches: int = Field(
+        20_000,
+        ge=1,
+        description="Watches of one stream, which is all of one client: it has one for every lock it waits for too.",
+    )
+    watch_ring_bytes: int = Field(
+        32 << 20,
+        ge=0,
+        description="Recent changes kept in memory for watches, in bytes, roughly; watches that lag further behind are "
+        "caught up from the store.",
+    )
+    watch_progress_s: float = Field(
+        10.0,
+        ge=0.1,
+        allow_inf_nan=False,
+        description="Seconds after which a watch that asks for progress, and was told nothing, is told how far it is.",
+    )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
@@ -202,7 +225,22 @@ class ServerSettings(BaseSettings):
                 f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be "
                 "full before its quota is reached, and the node would stop"
             )
+        if self.max_stream_watches > self.max_watches and "max_stream_watches" in self.model_fields_set:
+            raise ValueError(
+                f"max_stream_watches ({self.max_stream_watches}) exceeds max_watches ({self.max_watches}), which "
+                "bounds all streams of the node together"
+            )
         return self
+
+    @property
+    def watch_limits(self) -> WatchLimits:
+        """What bounds the watches of this node."""
+        return WatchLimits(
+            max_watches=self.max_watches,
+            max_stream_watches=min(self.max_stream_watches, self.max_watches),
+            ring_bytes=self.watch_ring_bytes,
+            progress_s=self.watch_progress_s,
+        )
 
     @property
     def quota(self) -> int:

@@ -20,7 +20,7 @@ from raftkv.server.node import Node
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.data_dir import open_data_dir
 from raftkv.testing.processes import LOOPBACK, free_port
-from raftkv.v1 import kv_pb2, kv_pb2_grpc
+from raftkv.v1 import common_pb2, kv_pb2, kv_pb2_grpc, watch_pb2, watch_pb2_grpc
 from tests.server.memory_cluster import MemoryCluster, until
 
 
@@ -60,6 +60,25 @@ async def test_a_node_that_is_stopped_ends_cleanly_and_starts_again(tmp_path: Pa
         stop.set()
         await asyncio.wait_for(running, 20)
         assert clean(node)
+
+
+async def test_a_node_keeps_to_the_limits_of_watches_that_it_was_told(tmp_path: Path) -> None:
+    node = settings(tmp_path).model_copy(update={"max_watches": 3, "max_stream_watches": 1})
+    stop = asyncio.Event()
+    running = await start(node, stop)
+    async with grpc.aio.insecure_channel(node.listen) as channel:
+        await put(channel)
+        call = watch_pb2_grpc.WatchStub(channel).Watch()
+        codes = []
+        for watch_id in (1, 2):
+            await call.write(watch_pb2.WatchRequest(create=watch_pb2.WatchCreate(watch_id=watch_id, key=b"k")))
+            response = await asyncio.wait_for(call.read(), 20)
+            assert isinstance(response, watch_pb2.WatchResponse)
+            codes.append(response.canceled.code)
+        assert codes == [0, common_pb2.LIMIT_EXCEEDED]
+        call.cancel()
+    stop.set()
+    await asyncio.wait_for(running, 20)
 
 
 async def test_a_disk_that_fails_while_the_node_stops_is_no_clean_end(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raftkv.cli.serve import serve
 from raftkv.errors import ConfigurationError
-from raftkv.server.settings import load_settings
+from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
+from raftkv.server.watch_hub import WatchLimits
 
 MEMBERS = ["1=10.0.0.1:7101", "2=10.0.0.2:7101", "3=10.0.0.3:7101"]
 FLAGS: dict[str, Any] = {"id": 1, "data_dir": Path("/data"), "member": MEMBERS}
@@ -129,3 +132,33 @@ def test_the_quota_leaves_room_in_the_store() -> None:
         load_settings(FLAGS | {"store_map_size": 4 << 20, "quota_bytes": 5 << 20})
     with pytest.raises(ConfigurationError, match="quota-bytes"):
         load_settings(FLAGS | {"quota_bytes": -1})
+
+
+def test_limits_of_watches() -> None:
+    assert load_settings(FLAGS).watch_limits == WatchLimits()
+    given = {"max_watches": 7, "max_stream_watches": 5, "watch_ring_bytes": 0, "watch_progress_s": 0.5}
+    limits = load_settings(FLAGS | given).watch_limits
+    assert limits == WatchLimits(max_watches=7, max_stream_watches=5, ring_bytes=0, progress_s=0.5)
+    assert load_settings(FLAGS | {"max_watches": 7}).watch_limits.max_stream_watches == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"max_watches": 0}, "max-watches"),
+        ({"max_stream_watches": 0}, "max-stream-watches"),
+        ({"max_watches": 7, "max_stream_watches": 8}, r"max_stream_watches \(8\) exceeds max_watches \(7\)"),
+        ({"watch_ring_bytes": -1}, "watch-ring-bytes"),
+        ({"watch_progress_s": 0.0}, "watch-progress-s"),
+        ({"watch_progress_s": float("inf")}, "watch-progress-s"),
+        ({"watch_progress_s": float("nan")}, "watch-progress-s"),
+    ],
+)
+def test_limits_of_watches_that_make_no_sense(given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_settings(FLAGS | given)
+
+
+def test_every_setting_is_a_flag_and_every_flag_a_setting() -> None:
+    flags = set(inspect.signature(serve).parameters) - {"config"}
+    assert flags == set(ServerSettings.model_fields)
