@@ -52,8 +52,9 @@ def elect(
             fail("--leader and --observe exclude each other", Exit.USAGE)
         if value is not None or context.args:
             fail("--leader and --observe take no VALUE and no command: they do not campaign", Exit.USAGE)
-        work = _print_leader if leader else _print_changes
-        return run_with_client(endpoints, timeout, lambda client: work(client, name_bytes, output))
+        if leader:
+            return run_with_client(endpoints, timeout, lambda client: _print_leader(client, name_bytes, output))
+        return run_with_client(endpoints, timeout, lambda client: _print_changes(client, name_bytes, output, timeout))
     if value is None:
         raise typer.BadParameter("a candidate needs a VALUE to show, as host:port", param_hint="'VALUE'")
     value_bytes = os.fsencode(value)
@@ -91,8 +92,9 @@ async def _print_leader(client: AsyncClient, name: bytes, output: Output) -> int
     return Exit.OK
 
 
-async def _print_changes(client: AsyncClient, name: bytes, output: Output) -> int:
-    async for found in client.election(name).observe():
+async def _print_changes(client: AsyncClient, name: bytes, output: Output, timeout: float) -> int:
+    # A script is told that nobody answers; once it has been told something it waits.
+    async for found in client.election(name).observe(timeout=timeout):
         if output is Output.JSON:
             print_json_line(_described(found))
         elif found is None:

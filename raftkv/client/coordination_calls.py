@@ -94,7 +94,13 @@ class CoordinationCalls(WatchCalls):
                 await client.put("scheduler/state", "running", fence=led.fence())
         """
         return AsyncElection(
-            self._lock_host(), self._watch_line, lock_name(name), lock_value(value), ttl=ttl, timeout=timeout
+            self._lock_host(),
+            self._watch_line,
+            lock_name(name),
+            lock_value(value),
+            ttl=ttl,
+            timeout=timeout,
+            closed=lambda: self.closed,
         )
 
     async def lock_state(self, name: bytes | str, *, limit: int = 0, timeout: float | None = None) -> LockState:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
 
 from raftkv.client import wire_lock
 from raftkv.client.calls import Kind
 from raftkv.client.lock import AsyncHeld, AsyncLock, LockHost
+from raftkv.client.patience import answered
 from raftkv.client.results import Contender, Leader, LockKind, LockState
 from raftkv.client.turn import LineChange, WatchLine
 from raftkv.client.wire import size_estimate
@@ -31,11 +32,21 @@ class AsyncElection:
     """
 
     def __init__(
-        self, host: LockHost, watch_line: WatchLine, name: bytes, value: bytes, *, ttl: float, timeout: float | None
+        self,
+        host: LockHost,
+        watch_line: WatchLine,
+        name: bytes,
+        value: bytes,
+        *,
+        ttl: float,
+        timeout: float | None,
+        closed: Callable[[], bool],
     ) -> None:
+        """Made by the client. `closed`: whether it is."""
         spec = LockSpec(name=name, kind=LockKind.ELECTION, exclusive=True)
         self._host = host
         self._watch_line = watch_line
+        self._closed = closed
         self.lock = AsyncLock(host, spec, ttl=ttl, timeout=timeout, value=value)
 
     def __repr__(self) -> str:
@@ -111,12 +122,13 @@ class AsyncElection:
         """
         return _first(await self._state(timeout))
 
-    async def observe(self) -> AsyncGenerator[Leader | None, None]:
+    async def observe(self, *, timeout: float | None = None) -> AsyncGenerator[Leader | None, None]:
         """Yield who leads now (None: nobody), and whenever that or the value shown changes, for ever.
 
         Every leader there was is seen, in order. Only an observer that is cut off for so long that the store's history
-        is compacted meanwhile goes on with who leads then. While the store cannot be reached it waits; but if that is
-        so at the beginning, NoLeader, ConnectionFailed or DeadlineExceeded is raised after the client's timeout.
+        is compacted meanwhile goes on with who leads then. While the store cannot be reached it waits, at the beginning
+        too: there for `timeout` seconds at most, if given, and then raises NoLeader, ConnectionFailed, Overloaded or
+        DeadlineExceeded. Raises ConnectionFailed when the client is closed.
 
         Example::
 
@@ -126,7 +138,7 @@ class AsyncElection:
         """
         told: tuple[Leader | None] | tuple[()] = ()
         while True:
-            state = await self._state(None)
+            state = await answered(self._state, self._closed, None if told else timeout)
             leader = _first(state)
             if not told or not _same(told[0], leader):
                 told = (leader,)

@@ -14,9 +14,10 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from raftkv.client import tenure
+from raftkv.client.patience import answered
 from raftkv.client.results import Instance, InstanceEvent, InstanceEventKind, KeyValue
 from raftkv.client.spans import Pages
-from raftkv.errors import Compacted, InvalidArgument, RaftKVError
+from raftkv.errors import Compacted, ConnectionFailed, InvalidArgument, RaftKVError
 
 if TYPE_CHECKING:
     from raftkv.client.aio import AsyncClient
@@ -90,12 +91,13 @@ class AsyncService:
         _, found = await self._look(timeout)
         return tuple(found.values())
 
-    async def watch(self) -> AsyncGenerator[InstanceEvent, None]:
+    async def watch(self, *, timeout: float | None = None) -> AsyncGenerator[InstanceEvent, None]:
         """Yield a JOIN for each instance that is there, and then every change, without gap, for ever.
 
         Only a watcher that is cut off for so long that the store's history is compacted meanwhile is told the
-        difference instead of every step. While the store cannot be reached it waits; but if that is so at the
-        beginning, NoLeader, ConnectionFailed or DeadlineExceeded is raised after the client's timeout.
+        difference instead of every step. While the store cannot be reached it waits, at the beginning too: there for
+        `timeout` seconds at most, if given, for each 1,000 instances, and then raises NoLeader, ConnectionFailed,
+        Overloaded or DeadlineExceeded. Raises ConnectionFailed when the client is closed.
 
         Example::
 
@@ -104,13 +106,15 @@ class AsyncService:
                     print(event.kind, event.instance.address)
                     break
         """
-        known: dict[str, Instance] = {}
+        known: dict[str, Instance] | None = None
         while True:
-            revision, found = await self._look(None)
-            for told in _differences(known, found, revision):
-                yield told
-            known = found
             try:
+                revision, found = await answered(
+                    self._look, lambda: self._client.closed, timeout if known is None else None
+                )
+                for told in _differences(known or {}, found, revision):
+                    yield told
+                known = found
                 async with self._client.watch(prefix=self.prefix, start_revision=revision + 1) as events:
                     async for event in events:
                         now = self._instance(event.key, event.pair)
@@ -119,6 +123,10 @@ class AsyncService:
                             yield change
             except Compacted:
                 continue  # as the docstring says
+            except ConnectionFailed:
+                if known is None or self._client.closed:
+                    raise
+                # No node has opened the watch in time: until then there may be news.
 
     async def _look(self, timeout: float | None) -> tuple[int, dict[str, Instance]]:
         pages = Pages(self.prefix, 1000, 0)

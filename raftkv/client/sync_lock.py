@@ -219,9 +219,9 @@ class Election:
         """See AsyncElection.leader."""
         return self._run(self._async.leader(timeout=timeout))
 
-    def observe(self) -> Generator[Leader | None, None, None]:
+    def observe(self, *, timeout: float | None = None) -> Generator[Leader | None, None, None]:
         """See AsyncElection.observe."""
-        return stepped(self._run, self._async.observe())
+        return stepped(self._run, self._async.observe(timeout=timeout))
 
 
 def _twin(held: AsyncHeld) -> Held:

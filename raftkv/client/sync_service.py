@@ -52,9 +52,9 @@ class Service:
         """See AsyncService.instances."""
         return self._run(self._async.instances(timeout=timeout))
 
-    def watch(self) -> Generator[InstanceEvent, None, None]:
+    def watch(self, *, timeout: float | None = None) -> Generator[InstanceEvent, None, None]:
         """See AsyncService.watch."""
-        return stepped(self._run, self._async.watch())
+        return stepped(self._run, self._async.watch(timeout=timeout))
 
 
 class Registration:
