@@ -71,6 +71,13 @@ class InvalidArgument(RaftKVError):
     code = ErrorCode.INVALID_ARGUMENT
 
 
+class WrongEventLoop(InvalidArgument):
+    """An AsyncClient was used on another event loop than that of its first call. No effect.
+
+    The way out: one AsyncClient per loop (one per `asyncio.run`), or the blocking `Client`, which any thread may use.
+    """
+
+
 class NotLeader(RaftKVError):
     """The node asked is not the leader. The request had no effect."""
 

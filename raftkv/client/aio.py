@@ -10,7 +10,7 @@ from raftkv.client.watch_calls import WatchCalls
 
 
 class AsyncClient(KeyValueCalls, CoordinationCalls, WatchCalls, ClusterCalls):
-    """A client of one cluster, for one event loop: that of its first call.
+    """A client of one cluster, for one event loop: that of its first call. On any other it raises WrongEventLoop.
 
     Any number of tasks may use it; calls made in one turn of the loop share a message. Connects at the first call or on
     entering `async with`. While a node is down or a leader is elected, calls wait and are sent again; a write is

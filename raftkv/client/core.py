@@ -13,11 +13,15 @@ from raftkv.client.calls import Kind
 from raftkv.client.dispatcher import Dispatcher
 from raftkv.client.keeper import Keeper
 from raftkv.client.urls import endpoints_from_environment, parse_endpoints
-from raftkv.errors import ConnectionFailed, InvalidArgument
+from raftkv.errors import ConnectionFailed, InvalidArgument, WrongEventLoop
 from raftkv.v1 import kv_pb2
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 DEFAULT_ATTEMPT_TIMEOUT_S: Final = 1.0
+_WRONG_LOOP: Final = (
+    "an AsyncClient belongs to the event loop of its first call, and this is another one: make one client per loop "
+    "(and per asyncio.run), or use the blocking raftkv.client.Client, which any thread may use"
+)
 _MAX_TIMEOUT_S: Final = 86_400.0
 
 
@@ -123,6 +127,12 @@ class ClientCore:
             finally:
                 await client.close()
         """
+        try:
+            self._check_loop()
+        except WrongEventLoop:
+            if self._closed:
+                return
+            raise
         self._closing = True
         if self._keeper is not None and not self._closed:
             await self._keeper.close()
@@ -144,6 +154,7 @@ class ClientCore:
     def _kept_leases(self) -> Keeper:
         if self._closing:
             raise ConnectionFailed("the client is closed")
+        self._check_loop()
         if self._keeper is None:
             self._keeper = Keeper(self._perform, self._timeout)
         return self._keeper
@@ -164,7 +175,15 @@ class ClientCore:
                 dial_learned=self._dial_learned,
             )
             dispatcher.open()
+        else:
+            self._check_loop()
         return dispatcher
+
+    def _check_loop(self) -> None:
+        # A call from elsewhere would hang, or break what the calls of its own loop stand on.
+        dispatcher = self._dispatcher
+        if dispatcher is not None and dispatcher.loop is not asyncio.get_running_loop():
+            raise WrongEventLoop(_WRONG_LOOP)
 
 
 def checked_timeout(seconds: float) -> float:

@@ -12,7 +12,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 
 from raftkv.client.results import Guarantee, KeyValue
 from raftkv.client.wire import to_key_value
-from raftkv.errors import InvalidArgument, RaftKVError
+from raftkv.errors import InvalidArgument, RaftKVError, WrongEventLoop
 from raftkv.v1 import watch_pb2
 
 MAX_QUEUED_EVENTS: Final = 10_000
@@ -189,6 +189,8 @@ class Subscription(Generic[R]):
                 return None
             if self._failure is not None:
                 raise self._failure
+            if self.opened.get_loop() is not asyncio.get_running_loop():
+                raise WrongEventLoop("a watch belongs to the event loop that it was opened on, and this is another one")
             if self._reader is not None:
                 raise InvalidArgument("two tasks read from one watch at a time: each event goes to one reader only")
             self._reader = asyncio.get_running_loop().create_future()
