@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 import raftkv
 from raftkv.cli import bench, demo, elect, endpoint, kv, leader, lease, lock, ls, member, serve, txn, watch
 from raftkv.cli.command import TakesCommand
-from raftkv.cli.exits import INTERRUPTED, Exit, exit_code, say, usage_error
+from raftkv.cli.exits import INTERRUPTED, Exit, asks_for_json, complain, errors_as, exit_code, usage_error
 from raftkv.errors import RaftKVError
 
 app = typer.Typer(
@@ -68,8 +68,14 @@ def _tree(of: typer.Typer) -> Callable[..., object]:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line in `arguments`, or that of the process. Return the exit code.
 
-    Whatever goes wrong is one line on stderr. RAFTKV_DEBUG=1 shows the stack trace of an error that is ours.
+    Whatever goes wrong is one line on stderr, of JSON with `-o json`. RAFTKV_DEBUG=1 shows the stack trace of an error
+    that is ours.
     """
+    with errors_as(as_json=asks_for_json(sys.argv[1:] if arguments is None else arguments)):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = _tree(app)(args=arguments, prog_name="raftkv", standalone_mode=False)
         sys.stdout.flush()
@@ -78,19 +84,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         return usage_error(error)
     except RaftKVError as error:
-        say(error.message)
+        complain(error, Exit.ERROR.name)
         return exit_code(error, writes=True)
     except BrokenPipeError:
         # Whoever read our output has gone. Nor can Python flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.ERROR
     except OSError as error:
-        say(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
+        complain(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", "OS_ERROR")
         return Exit.ERROR
     except Exception as error:
         # The last line of defence: people get no stack traces.
         if os.environ.get("RAFTKV_DEBUG"):
             raise
-        say(f"internal error, please report it: {type(error).__name__}: {error} (RAFTKV_DEBUG=1 shows where)")
+        where = f"{type(error).__name__}: {error} (RAFTKV_DEBUG=1 shows where)"
+        complain(f"internal error, please report it: {where}", "INTERNAL")
         return Exit.ERROR
     return code if isinstance(code, int) else Exit.OK

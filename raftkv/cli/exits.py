@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import IntEnum
 from typing import Final, NoReturn
 
@@ -58,14 +63,64 @@ def exit_code(error: RaftKVError, *, writes: bool) -> Exit:
     return Exit.ERROR
 
 
+_AS_JSON: ContextVar[bool] = ContextVar("_AS_JSON", default=False)
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether a command line has `-o json`. Not left to the parser: its errors too are to be told as asked for."""
+    wanted = False
+    for number, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument in ("-o", "--output"):
+            wanted = "json" in arguments[number + 1 : number + 2]
+        elif argument.startswith(("-o", "--output=")):
+            wanted = argument.removeprefix("--output=").removeprefix("-o").removeprefix("=") == "json"
+    return wanted
+
+
+@contextmanager
+def errors_as(*, as_json: bool) -> Iterator[None]:
+    """Within it, what ends a command is told as JSON, or as text."""
+    token = _AS_JSON.set(as_json)
+    try:
+        yield
+    finally:
+        _AS_JSON.reset(token)
+
+
 def say(message: str) -> None:
     """Write a message to stderr, in one line."""
     typer.echo(f"raftkv: {' '.join(message.split())}", err=True)
 
 
-def fail(message: str, code: Exit) -> NoReturn:
-    """Say what went wrong, in one line, and exit."""
-    say(message)
+def complain(what: RaftKVError | str, name: str, *, writes: bool = True) -> None:
+    """Say what ends the command, in one line: with `-o json` as {"error": {...}}.
+
+    `name` stands for it in JSON where it is no RaftKVError. Without `writes` nothing can have happened.
+    """
+    message = what.message if isinstance(what, RaftKVError) else what
+    if not _AS_JSON.get():
+        say(message)
+        return
+    known = what if isinstance(what, RaftKVError) else None
+    told = {
+        "code": name if known is None or type(known) is RaftKVError else _code(known),
+        "message": " ".join(message.split()),
+        "retryable": known.retryable if known is not None else name == Exit.UNREACHABLE.name,
+        "ambiguous": known is not None and writes and known.ambiguous,
+    }
+    typer.echo(json.dumps({"error": told}), err=True)
+
+
+def _code(error: RaftKVError) -> str:
+    """Return its name as JSON has it: KEY_EXISTS. Those that are on the wire are called the same there."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
+
+
+def fail(what: RaftKVError | str, code: Exit, *, writes: bool = True) -> NoReturn:
+    """Say what went wrong, as `complain` does, and exit."""
+    complain(what, code.name, writes=writes)
     raise typer.Exit(code)
 
 
@@ -74,8 +129,8 @@ def usage_error(error: TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is out already
         return Exit.USAGE
     message = error.format_message().rstrip(".").replace("Value error, ", "")
-    say(message[:1].lower() + message[1:])
+    complain(message[:1].lower() + message[1:], Exit.USAGE.name)
     context = getattr(error, "ctx", None)
-    if context is not None:
+    if context is not None and not _AS_JSON.get():
         typer.echo(f"Try '{context.command_path} --help'.", err=True)
     return error.exit_code

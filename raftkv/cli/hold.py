@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from raftkv.cli.child import Child, CommandError
-from raftkv.cli.exits import Exit, fail, say
+from raftkv.cli.exits import Exit, complain, fail, say
 from raftkv.cli.output import printable
 from raftkv.cli.session import catch_signals, run_with_client
 from raftkv.client import AsyncClient, AsyncHeld, AsyncLock
@@ -123,7 +123,7 @@ async def _run_command(held: AsyncHeld, holding: Holding) -> int:
     try:
         child = Child.start(holding.command, _environment(held, holding))
     except CommandError as error:
-        say(error.message)
+        complain(error.message, "COMMAND")
         return error.code
     catch_signals(child.signal)
     try:
@@ -131,7 +131,8 @@ async def _run_command(held: AsyncHeld, holding: Holding) -> int:
             return await child.ended
         token = held.grant.token
         why = held.grant.lost().message if held.remaining() <= 0 else "it could not be renewed and is about to be lost"
-        say(f"{holding.what} (token {token}) is lost: {why}; {printable(os.fsencode(holding.command[0]))} is ended")
+        ended = printable(os.fsencode(holding.command[0]))
+        complain(f"{holding.what} (token {token}) is lost: {why}; {ended} is ended", "LOCK_LOST")
         await child.end(holding.grace_s)
         return Exit.CONFLICT
     finally:

@@ -24,7 +24,7 @@ def run_node(flags: Mapping[str, object], config: Path | None) -> None:
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
         uvloop.run(_serve(settings))
     except RaftKVError as error:
-        fail(error.message, exit_code(error, writes=False))
+        fail(error, exit_code(error, writes=False), writes=False)
     except InvariantViolation as error:
         fail(f"stopped: a safety invariant does not hold (please report this): {error}", Exit.ERROR)
 

@@ -54,7 +54,7 @@ Format = Annotated[
         "--output",
         "-o",
         help="table for people, json for programs: one object or array; bytes that are not UTF-8 are "
-        '{"base64": "..."}.',
+        '{"base64": "..."}. What goes wrong is {"error": {...}} on stderr then.',
     ),
 ]
 Timeout = Annotated[

@@ -34,7 +34,7 @@ def run_to_end(work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
     try:
         return uvloop.run(_cancelled_by_signals(work))
     except RaftKVError as error:
-        fail(error.message, exit_code(error, writes=writes))
+        fail(error, exit_code(error, writes=writes), writes=writes)
 
 
 def catch_signals(handler: Callable[[int], object]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from raftkv.cli.child import Child, CommandError
-from raftkv.cli.exits import Exit, fail, say
+from raftkv.cli.exits import Exit, complain, fail, say
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
@@ -109,11 +109,11 @@ def watch(
                         break
         except Compacted as error:
             begins = error.compacted_revision
-            fail(
+            message = (
                 f"changes from revision {next_revision} on are compacted away: history begins at {begins}; "
-                f"read the keys as they are now, and go on with --revision {begins}",
-                Exit.ERROR,
+                f"read the keys as they are now, and go on with --revision {begins}"
             )
+            fail(Compacted(message, number=begins), Exit.ERROR)
         return Exit.OK
 
     return run_with_client(endpoints, timeout, follow)
@@ -163,7 +163,7 @@ async def _run(command: Sequence[str], event: Event, endpoints: str, *, previous
         try:
             child = Child.start(command, environment, stdin=stdin.fileno())
         except CommandError as error:
-            say(error.message)
+            complain(error.message, "COMMAND")
             raise typer.Exit(error.code) from None
     try:
         await asyncio.shield(child.ended)

@@ -31,13 +31,24 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The one line that says what went wrong."""
+        """The one line that says what went wrong, or what JSON there is says of it."""
         assert not self.out
         lines = self.err.splitlines()
+        if lines[0].startswith("{"):
+            return str(self.json_error["message"])
         assert lines[0].startswith("raftkv: ")
         assert all(line.startswith("Try '") for line in lines[1:]), self.err
         assert len(lines) <= 2
         return lines[0].removeprefix("raftkv: ")
+
+    @property
+    def json_error(self) -> Any:
+        """The error under -o json, which must be all there is on stderr."""
+        (line,) = self.err.splitlines()
+        document = json.loads(line)
+        assert document.keys() == {"error"}
+        assert document["error"].keys() == {"code", "message", "retryable", "ambiguous"}
+        return document["error"]
 
 
 class Cli(Protocol):
