@@ -48,7 +48,7 @@ def test_a_member_that_is_away_does_not_hide_the_others(cli: Cli, cluster: Runni
         for command in ("status", "health", "hash"):
             result = cli("endpoint", command, "--timeout", "1", "-o", "json")
             assert result.code == 1
-            assert result.err.startswith("raftkv: 2 of 3 ")
+            assert result.json_error["message"].startswith("2 of 3 ")
             assert f"node {follower}: " in result.err
             assert [one["id"] for one in result.json["members"] if one["error"]] == [follower]
     finally:
