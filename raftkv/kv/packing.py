@@ -289,12 +289,15 @@ def _operations(branch: Decode) -> Decode:
 
 def _pack_branch_done(branch: c.BranchDone) -> tuple[Any, ...]:
     succeeded, results = branch
-    return succeeded, [
-        (_BRANCH_OPERATION, *_pack_branch_done(one))
-        if type(one) is c.BranchDone
-        else (_OPERATION_TAGS[type(one)], *one)
-        for one in results
-    ]
+    packed: list[tuple[Any, ...]] = []
+    for one in results:
+        if type(one) is c.PutDone:  # most of them
+            packed.append((_PUT_OPERATION, *one))
+        elif isinstance(one, c.BranchDone):
+            packed.append((_BRANCH_OPERATION, *_pack_branch_done(one)))
+        else:
+            packed.append((_OPERATION_TAGS[type(one)], *one))
+    return succeeded, packed
 
 
 def _unpack_branch_done(depth: int) -> Decode:
