@@ -79,10 +79,10 @@ def apply(writing: Writing, leases: LeaseTable, compacted_revision: int, txn: Tx
 
 def read_bytes(done: BranchDone) -> int:
     """Return how many bytes of values a result holds."""
+    if done is _ONE_PUT_DONE[0] or done is _ONE_PUT_DONE[1]:
+        return 0
     size = 0
     for one in done.results:
-        if one is _PUT_DONE:
-            continue  # most of them
         if isinstance(one, PutDone):
             if one.previous is not None:
                 size += len(one.previous.value)
@@ -144,6 +144,8 @@ class _Run:
         succeeded, side = way
         # Most are puts, and need not be asked further.
         done = [self._put(one) if type(one) is TxnPut else self._operation(one) for one in side]
+        if len(done) == 1 and done[0] is _PUT_DONE:
+            return _ONE_PUT_DONE[succeeded]
         return _new_tuple(BranchDone, (succeeded, tuple(done)))
 
     def _operation(self, operation: TxnPut | TxnDelete | TxnRange | Way) -> OperationDone:
@@ -281,6 +283,8 @@ class _WritingRun(_Run):
 
 
 _PUT_DONE: Final = PutDone(None)
+_ONE_PUT_DONE: Final = (BranchDone(False, (_PUT_DONE,)), BranchDone(True, (_PUT_DONE,)))
+"""What most transactions come to, by whether the compares held: sessions remember many of these, and they are one."""
 
 
 def _too_much_work() -> Rejected:
