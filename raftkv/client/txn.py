@@ -490,7 +490,9 @@ def _to_branch_result(branch: Branch, answer: kv_pb2.TxnBranchResult, revision: 
     if len(asked) != len(answers):
         raise RaftKVError(f"{len(asked)} operations were asked for, and {len(answers)} are answered")
     outcomes = [
-        _to_branch_result(one, answer.branch, revision) if isinstance(one, Branch) else one.to_outcome(answer, revision)
+        one.to_outcome(answer, revision)
+        if isinstance(one, Operation)
+        else _to_branch_result(one, answer.branch, revision)
         for one, answer in zip(asked, answers, strict=True)
     ]
     return TxnResult(revision, succeeded, tuple(outcomes))

@@ -35,7 +35,8 @@ def unpack(payload: bytes) -> Any:
 def pack_command(command: c.Command) -> tuple[Any, ...]:
     """Return [tag, *fields] of a command."""
     if type(command) is c.Txn:
-        return _TXN, command.sequence, command.fences, _pack_branch(command.branch)
+        sequence, fences, branch = command
+        return _TXN, sequence, fences, _pack_branch(branch)
     return _COMMAND_TAGS[type(command)], *command
 
 
@@ -213,7 +214,11 @@ def _pack_branch(branch: c.Branch) -> tuple[Any, ...]:
 
 def _pack_side(side: tuple[c.TxnOperation, ...]) -> list[tuple[Any, ...]]:
     return [
-        (_BRANCH_OPERATION, *_pack_branch(one)) if type(one) is c.Branch else (_OPERATION_TAGS[type(one)], *one)
+        (_PUT_OPERATION, *one)  # most of them
+        if type(one) is c.TxnPut
+        else (_BRANCH_OPERATION, *_pack_branch(one))
+        if type(one) is c.Branch
+        else (_OPERATION_TAGS[type(one)], *one)
         for one in side
     ]
 
