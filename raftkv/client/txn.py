@@ -424,11 +424,11 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.writes = False
-        self._depth = self._operations = self._compares = 0
+        self._depth = 1
+        self._operations = self._compares = 0
 
     def branch(self, branch: Branch, target: kv_pb2.TxnBranch, depth: int) -> None:
         conditions, success, failure = branch
-        self._depth = max(self._depth, depth)
         if conditions:
             self._compares += len(conditions)
             add = target.compares.add
@@ -447,6 +447,7 @@ class _Encoder:
         self._operations += len(operations)
         for one in operations:
             if isinstance(one, Branch):
+                self._depth = max(self._depth, depth + 1)
                 self.branch(one, add().branch, depth + 1)
                 continue
             request, _, writes = one

@@ -171,7 +171,7 @@ class _Run:
         key, range_end, target, relation_of, operand = compare
         relation = _RELATIONS[relation_of]
         if not range_end:
-            newest = self._find(version_prefix(key))
+            newest = self._find(key)
             if newest is None or not decode_version(newest[1])[1]:  # a tombstone
                 return target != _VALUE and relation(0, operand)
             return relation(_subject(target, revision_of(newest[0]), newest[1]), operand)
@@ -190,8 +190,8 @@ class _Run:
         # As in etcd, also for an empty range: there is no value then, so that "not equal" does not hold either.
         return target != _VALUE and relation(0, operand)
 
-    def _find(self, prefix: bytes) -> tuple[bytes, bytes] | None:
-        return newest_row(self._reader, prefix)
+    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
+        return newest_row(self._reader, version_prefix(key))
 
     def _range(self, operation: TxnRange) -> RangeDone:
         query = RangeQuery(*operation)
@@ -222,7 +222,7 @@ class _Run:
 class _WritingRun(_Run):
     """One transaction under way."""
 
-    __slots__ = ("_compared", "_found", "_leases", "_mark", "_now_ms", "_writing")
+    __slots__ = ("_compared", "_found", "_leases", "_mark", "_now_ms", "_prefix", "_writing")
 
     def __init__(self, writing: Writing, mark: int, leases: LeaseTable, compacted_revision: int, now_ms: int) -> None:
         # As super().__init__(...), at half its cost.
@@ -236,18 +236,22 @@ class _WritingRun(_Run):
         self._leases = leases
         self._now_ms = now_ms
         self._compared = b""
-        """Prefix of the key that was compared last, most often the very one that is put then, and what was found there.
+        """The key that was compared last (none is empty), most often the very one that is put then; its prefix, and
+        what was found there.
 
         Nothing is written before all is compared, and a key is written once: so it is still there.
         """
+        self._prefix = b""
         self._found: tuple[bytes, bytes] | None = None
 
     def _now(self) -> int:
         return self._writing.next if self._writing.mark() > self._mark else self._revision
 
-    def _find(self, prefix: bytes) -> tuple[bytes, bytes] | None:
-        self._compared, self._found = prefix, newest_row(self._reader, prefix)
-        return self._found
+    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
+        self._compared = key
+        self._prefix = prefix = version_prefix(key)
+        self._found = found = newest_row(self._reader, prefix)
+        return found
 
     def _put(self, operation: TxnPut) -> PutDone:
         key, value, lease, with_previous = operation
@@ -260,10 +264,12 @@ class _WritingRun(_Run):
                         ErrorCode.LIMIT_EXCEEDED, f"lease {lease} has about {MAX_LEASE_KEYS} keys, the most it may have"
                     )
                 )
-        prefix = version_prefix(key)
-        change = self._writing.put(prefix, value, lease, self._found if prefix == self._compared else ...)
+        if key == self._compared:
+            change = self._writing.put(self._prefix, value, lease, self._found)
+        else:
+            change = self._writing.put(version_prefix(key), value, lease)
         if not with_previous or change.previous is None:
-            return _PUT_DONE
+            return _PUT_DONE  # this very object: see _perform
         previous = pair_of(key, change.previous_revision, change.previous)
         self._account((previous,))
         return PutDone(previous)
