@@ -7,7 +7,7 @@ takes exactly what the encoder of this build writes: every field of the right ty
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any, Final, NoReturn
 
@@ -40,11 +40,14 @@ def pack_command(command: c.Command) -> tuple[Any, ...]:
     return _COMMAND_TAGS[type(command)], *command
 
 
-def pack_result(result: c.Result) -> tuple[Any, ...]:
-    """Return [tag, *fields] of a result."""
-    if type(result) is c.TxnDone:
-        return _TXN_DONE, result.revision, _pack_branch_done(result.branch)
-    return _RESULT_TAGS[type(result)], *result
+def pack_results(results: Iterable[tuple[int, c.Result]]) -> list[tuple[Any, ...]]:
+    """Return [sequence, tag, *fields] of each."""
+    return [
+        (sequence, _TXN_DONE, result.revision, _pack_branch_done(result.branch))
+        if type(result) is c.TxnDone
+        else (sequence, _RESULT_TAGS[type(result)], *result)
+        for sequence, result in results
+    ]
 
 
 def array(packed: Any, what: str) -> tuple[Any, ...]:
@@ -409,4 +412,4 @@ unpack_command: Final[Callable[[Any], c.Command]] = _tagged("command", _COMMANDS
 """Returns what `pack_command` was given. Raises ValueError."""
 
 unpack_result: Final[Callable[[Any], c.Result]] = _tagged("result", _RESULTS)
-"""Returns what `pack_result` was given. Raises ValueError."""
+"""Returns the result of [tag, *fields], as `pack_results` writes them. Raises ValueError."""
