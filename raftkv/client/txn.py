@@ -220,8 +220,8 @@ class Operation(NamedTuple):
     """One operation of a transaction."""
 
     request: Put | kv_pb2.TxnOperation
-    to_outcome: Callable[[kv_pb2.TxnOperationResult, int], TxnOutcome]
-    """Decodes the answer to it, given the revision of the transaction."""
+    to_outcome: Callable[[kv_pb2.TxnOperationResult, int], TxnOutcome] | None
+    """Decodes the answer to it, given the revision of the transaction. None: a put, of which that says all."""
     writes: bool
 
 
@@ -235,7 +235,7 @@ def put(key: bytes | str, value: bytes | str, *, lease: LeaseLike = None, previo
     key_bytes, value_bytes = to_bytes(key), to_bytes(value)
     wire.check_size(len(key_bytes) + len(value_bytes))
     request = _new_tuple(Put, (key_bytes, value_bytes, lease_id(lease), previous))
-    return _new_tuple(Operation, (request, _pair_before if previous else _put_outcome, True))
+    return _new_tuple(Operation, (request, _put_outcome if previous else None, True))
 
 
 def delete(key: bytes | str, *, previous: bool = False) -> Operation:
@@ -490,20 +490,18 @@ def _to_branch_result(branch: Branch, answer: kv_pb2.TxnBranchResult, revision: 
     asked = branch.success if succeeded else branch.failure
     if len(asked) != len(answers):
         raise RaftKVError(f"{len(asked)} operations were asked for, and {len(answers)} are answered")
-    outcomes = [
-        one.to_outcome(answer, revision)
-        if isinstance(one, Operation)
-        else _to_branch_result(one, answer.branch, revision)
-        for one, answer in zip(asked, answers, strict=True)
-    ]
+    outcomes: list[TxnOutcome] = []
+    for place, one in enumerate(asked):
+        if isinstance(one, Branch):
+            outcomes.append(_to_branch_result(one, answers[place].branch, revision))
+        elif one.to_outcome is None:
+            outcomes.append(PutResult(revision))  # most of them
+        else:
+            outcomes.append(one.to_outcome(answers[place], revision))
     return TxnResult(revision, succeeded, tuple(outcomes))
 
 
-def _put_outcome(_: kv_pb2.TxnOperationResult, revision: int) -> PutResult:
-    return PutResult(revision)
-
-
-def _pair_before(answer: kv_pb2.TxnOperationResult, revision: int) -> PutResult:
+def _put_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> PutResult:
     return wire.to_put_result(answer.put, revision)
 
 
