@@ -207,12 +207,21 @@ def lease_of(
     return LeaseOf(selected(key, prefix=prefix, start=start, end=end), kv_pb2.Compare.LEASE)
 
 
+class Put(NamedTuple):
+    """A put in a transaction. It becomes a message once, where the transaction does: most operations are puts."""
+
+    key: bytes
+    value: bytes
+    lease: int
+    previous: bool
+
+
 class Operation(NamedTuple):
     """One operation of a transaction."""
 
-    request: kv_pb2.TxnOperation
-    to_outcome: Callable[[kv_pb2.TxnOperationResult, int], TxnOutcome]
-    """Decodes the answer to it, given the revision of the transaction."""
+    request: Put | kv_pb2.TxnOperation
+    to_outcome: Callable[[kv_pb2.TxnOperationResult, int], TxnOutcome] | None
+    """Decodes the answer to it, given the revision of the transaction. None: a put, of which that says all."""
     writes: bool
 
 
@@ -223,9 +232,10 @@ def put(key: bytes | str, value: bytes | str, *, lease: LeaseLike = None, previo
 
         await client.txn().then(put("a", "1"), put("b", "2", previous=True)).commit()
     """
-    request = kv_pb2.TxnOperation()
-    wire.fill_put(request.put, to_bytes(key), to_bytes(value), lease=lease_id(lease), previous=previous)
-    return _new_tuple(Operation, (request, _put_outcome, True))
+    key_bytes, value_bytes = to_bytes(key), to_bytes(value)
+    wire.check_size(len(key_bytes) + len(value_bytes))
+    request = _new_tuple(Put, (key_bytes, value_bytes, lease_id(lease), previous))
+    return _new_tuple(Operation, (request, _put_outcome if previous else None, True))
 
 
 def delete(key: bytes | str, *, previous: bool = False) -> Operation:
@@ -365,7 +375,7 @@ def to_request(branch: Branch, fence: Fences = None) -> Request:
         txn.fences.extend(wire.to_fences(fences))
     size_bytes = operation.ByteSize()
     wire.check_size(size_bytes)
-    return Request(operation, size_bytes, encoder.writes or bool(fences))
+    return _new_tuple(Request, (operation, size_bytes, encoder.writes or bool(fences)))
 
 
 def to_result(branch: Branch, answer: kv_pb2.TxnResponse) -> TxnResult:
@@ -414,12 +424,11 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.writes = False
-        self._depth = self._operations = self._compares = 0
+        self._depth = 1
+        self._operations = self._compares = 0
 
     def branch(self, branch: Branch, target: kv_pb2.TxnBranch, depth: int) -> None:
         conditions, success, failure = branch
-        target.SetInParent()  # an empty one is one, too
-        self._depth = max(self._depth, depth)
         if conditions:
             self._compares += len(conditions)
             add = target.compares.add
@@ -429,6 +438,8 @@ class _Encoder:
             self._side(success, target.then.add, depth)
         if failure:
             self._side(failure, target.otherwise.add, depth)
+        if not (conditions or success or failure):
+            target.SetInParent()  # an empty one is one, too
 
     def _side(
         self, operations: tuple[Operation | Branch, ...], add: Callable[[], kv_pb2.TxnOperation], depth: int
@@ -436,13 +447,22 @@ class _Encoder:
         self._operations += len(operations)
         for one in operations:
             if isinstance(one, Branch):
+                self._depth = max(self._depth, depth + 1)
                 self.branch(one, add().branch, depth + 1)
+                continue
+            request, _, writes = one
+            if writes:
+                self.writes = True
+            if isinstance(request, Put):
+                key, value, lease, previous = request
+                wire.fill_put(add().put, key, value, lease=lease, previous=previous)
             else:
-                add().CopyFrom(one.request)
-                self.writes = self.writes or one.writes
+                add().CopyFrom(request)
 
     def check(self) -> None:
         """Raise InvalidArgument where a limit is broken."""
+        if self._depth <= MAX_DEPTH and self._operations <= MAX_OPERATIONS and self._compares <= MAX_COMPARES:
+            return
         for name, found, most in (
             ("nested branches", self._depth, MAX_DEPTH),
             ("operations", self._operations, MAX_OPERATIONS),
@@ -470,10 +490,14 @@ def _to_branch_result(branch: Branch, answer: kv_pb2.TxnBranchResult, revision: 
     asked = branch.success if succeeded else branch.failure
     if len(asked) != len(answers):
         raise RaftKVError(f"{len(asked)} operations were asked for, and {len(answers)} are answered")
-    outcomes = [
-        _to_branch_result(one, answer.branch, revision) if isinstance(one, Branch) else one.to_outcome(answer, revision)
-        for one, answer in zip(asked, answers, strict=True)
-    ]
+    outcomes: list[TxnOutcome] = []
+    for place, one in enumerate(asked):
+        if isinstance(one, Branch):
+            outcomes.append(_to_branch_result(one, answers[place].branch, revision))
+        elif one.to_outcome is None:
+            outcomes.append(PutResult(revision))  # most of them
+        else:
+            outcomes.append(one.to_outcome(answers[place], revision))
     return TxnResult(revision, succeeded, tuple(outcomes))
 
 

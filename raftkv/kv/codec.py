@@ -81,8 +81,14 @@ def _commands(packed: Any) -> Iterator[Command]:
         # Puts are most of what ever comes here, so they are read in place. Everything else, and every put with
         # something wrong about it, takes the long way.
         if type(command) is tuple and len(command) == 4 and command[0] == packing.PUT:
-            _, sequence, key, value = command
-            if type(sequence) is int and sequence >= 0 and type(key) is bytes and type(value) is bytes:
+            tag, sequence, key, value = command
+            if (
+                type(tag) is int
+                and type(sequence) is int
+                and sequence >= 0
+                and type(key) is bytes
+                and type(value) is bytes
+            ):
                 yield _new_tuple(Put, (sequence, key, value))  # as Put(...), at half its cost
                 continue
         yield packing.unpack_command(command)

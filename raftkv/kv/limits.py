@@ -16,6 +16,9 @@ from raftkv.kv.commands import Acquire, Fence, FenceMode, GrantLease, KeepAlive,
 MAX_KEY_BYTES = 500
 """Longest key; each zero byte counts twice. So that the stored key fits in `store.MAX_KEY_BYTES` (see `keys`)."""
 
+PLAIN_KEY_BYTES = MAX_KEY_BYTES // 2
+"""Keys up to this length are storable, whatever is in them: their zeros need not be counted."""
+
 MAX_VALUE_BYTES = 1 << 20
 """Largest value (1 MiB)."""
 
@@ -122,8 +125,8 @@ def key_fault(key: bytes) -> str | None:
     """Say why `key` cannot be stored, or None."""
     if not key:
         return "key is empty"
-    if len(key) <= MAX_KEY_BYTES // 2:
-        return None  # most of them: zeros need not be counted
+    if len(key) <= PLAIN_KEY_BYTES:
+        return None  # most of them
     if len(key) + key.count(0) > MAX_KEY_BYTES:
         return f"key is too long: {len(key)} bytes, of which {key.count(0)} zero; at most {MAX_KEY_BYTES}, zeros twice"
     return None
@@ -131,8 +134,8 @@ def key_fault(key: bytes) -> str | None:
 
 def put_fault(key: bytes, value: bytes) -> str | None:
     """Say which limit a put breaks, or None."""
-    if 0 < len(key) <= MAX_KEY_BYTES // 2 and len(value) <= MAX_VALUE_BYTES:
-        return None  # most of them: with a key so short, zeros need not be counted
+    if 0 < len(key) <= PLAIN_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
+        return None  # most of them
     if len(value) > MAX_VALUE_BYTES:
         return f"value is too large: {len(value)} bytes, at most {MAX_VALUE_BYTES}"
     return key_fault(key)

@@ -7,7 +7,7 @@ takes exactly what the encoder of this build writes: every field of the right ty
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any, Final, NoReturn
 
@@ -35,15 +35,19 @@ def unpack(payload: bytes) -> Any:
 def pack_command(command: c.Command) -> tuple[Any, ...]:
     """Return [tag, *fields] of a command."""
     if type(command) is c.Txn:
-        return _TXN, command.sequence, command.fences, _pack_branch(command.branch)
+        sequence, fences, branch = command
+        return _TXN, sequence, fences, _pack_branch(branch)
     return _COMMAND_TAGS[type(command)], *command
 
 
-def pack_result(result: c.Result) -> tuple[Any, ...]:
-    """Return [tag, *fields] of a result."""
-    if type(result) is c.TxnDone:
-        return _TXN_DONE, result.revision, _pack_branch_done(result.branch)
-    return _RESULT_TAGS[type(result)], *result
+def pack_results(results: Iterable[tuple[int, c.Result]]) -> list[tuple[Any, ...]]:
+    """Return [sequence, tag, *fields] of each."""
+    return [
+        (sequence, _TXN_DONE, result.revision, _pack_branch_done(result.branch))
+        if type(result) is c.TxnDone
+        else (sequence, _RESULT_TAGS[type(result)], *result)
+        for sequence, result in results
+    ]
 
 
 def array(packed: Any, what: str) -> tuple[Any, ...]:
@@ -103,9 +107,6 @@ def _many(decode: Decode) -> Decode:
     def decode_all(packed: Any, what: str) -> tuple[Any, ...]:
         if type(packed) is not tuple:
             packed = array(packed, what)
-        # The sides of most transactions have one operation or none, and that needs no loop.
-        if len(packed) <= 1:
-            return (decode(packed[0], what),) if packed else ()
         return tuple([decode(one, what) for one in packed])
 
     return decode_all
@@ -128,24 +129,10 @@ def _record(kind: Any, *decoders: Decode) -> Decode:
     return decode
 
 
-def _triple(kind: Any, first: Decode, second: Decode, third: Decode) -> Decode:
-    """A record of three fields: the same as `_record`, without its loop. Transactions and their branches are such."""
-    name = kind.__name__
-    first_name, second_name, third_name = [f"{name}.{field}" for field in kind._fields]
-
-    def decode(packed: Any, _: str) -> Any:
-        if type(packed) is not tuple or len(packed) != 3:
-            packed = fields(packed, 3, name)
-        one, two, three = packed
-        return _new_tuple(kind, (first(one, first_name), second(two, second_name), third(three, third_name)))
-
-    return decode
-
-
 def _plain_record(kind: Any, *types: tuple[type, ...]) -> Decode:
     """A record of scalars, given each field's types: the same as `_record`, at a third of its cost.
 
-    Transactions are made of these. What does not fit at once takes the long way, which says what is wrong.
+    What does not fit at once takes the long way, which says what is wrong.
     """
     numbers = {
         signature: tuple(place for place, one in enumerate(signature) if one is int) for signature in product(*types)
@@ -208,11 +195,11 @@ _OPERATION_TAGS: Final[dict[Any, int]] = {
 }
 
 _fence: Final = _record(c.Fence, raw, number, number)
-_compare: Final = _plain_record(c.Compare, _RAW, _RAW, _NUMBER, _NUMBER, (bytes, int))
+_compare: Final = _record(c.Compare, raw, raw, number, number, _raw_or_number)
 _pair: Final = _plain_record(c.KeyValue, _RAW, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _RAW)
 
 _OPERATIONS: Final[dict[int, Decode]] = {
-    _PUT_OPERATION: _plain_record(c.TxnPut, _RAW, _RAW, _NUMBER, _FLAG),
+    _PUT_OPERATION: _record(c.TxnPut, raw, raw, number, _flag),
     _DELETE_OPERATION: _plain_record(c.TxnDelete, _RAW, _RAW, _FLAG),
     _RANGE_OPERATION: _plain_record(c.TxnRange, _RAW, _RAW, _NUMBER, _NUMBER, _FLAG, _FLAG),
 }
@@ -230,7 +217,11 @@ def _pack_branch(branch: c.Branch) -> tuple[Any, ...]:
 
 def _pack_side(side: tuple[c.TxnOperation, ...]) -> list[tuple[Any, ...]]:
     return [
-        (_BRANCH_OPERATION, *_pack_branch(one)) if type(one) is c.Branch else (_OPERATION_TAGS[type(one)], *one)
+        (_PUT_OPERATION, *one)  # most of them
+        if type(one) is c.TxnPut
+        else (_BRANCH_OPERATION, *_pack_branch(one))
+        if type(one) is c.Branch
+        else (_OPERATION_TAGS[type(one)], *one)
         for one in side
     ]
 
@@ -238,18 +229,83 @@ def _pack_side(side: tuple[c.TxnOperation, ...]) -> list[tuple[Any, ...]]:
 def _unpack_branch(depth: int) -> Decode:
     if depth == 0:
         return _too_deep
-    operations = _many(_operation(_OPERATIONS, _unpack_branch(depth - 1)))
-    return _triple(c.Branch, _many(_compare), operations, operations)
+    operations = _operations(_unpack_branch(depth - 1))
+
+    def decode(packed: Any, _: str) -> Any:
+        if type(packed) is not tuple or len(packed) != 3:
+            packed = fields(packed, 3, "Branch")
+        compares, then, otherwise = packed
+        return _new_tuple(
+            c.Branch,
+            (
+                _compares(compares, "Branch.compares"),
+                operations(then, "Branch.then"),
+                # Few have anything to do otherwise.
+                otherwise if otherwise == () else operations(otherwise, "Branch.otherwise"),
+            ),
+        )
+
+    return decode
+
+
+def _compares(packed: Any, what: str) -> tuple[c.Compare, ...]:
+    found = []
+    for one in array(packed, what):
+        # Read in place, as puts are in `codec`: what does not fit takes the long way, which says what is wrong.
+        if type(one) is tuple and len(one) == 5:
+            key, range_end, target, relation, operand = one
+            if (
+                type(key) is bytes
+                and type(range_end) is bytes
+                and type(target) is int
+                and target >= 0
+                and type(relation) is int
+                and relation >= 0
+                and (type(operand) is bytes or (type(operand) is int and operand >= 0))
+            ):
+                found.append(_new_tuple(c.Compare, one))
+                continue
+        found.append(_compare(one, what))
+    return tuple(found)
+
+
+def _operations(branch: Decode) -> Decode:
+    operation = _operation(_OPERATIONS, branch)
+
+    def decode(packed: Any, what: str) -> Any:
+        found = []
+        for one in array(packed, what):
+            # As in `_compares`: most operations are puts.
+            if type(one) is tuple and len(one) == 5:
+                tag, key, value, lease, with_previous = one
+                if (
+                    type(tag) is int
+                    and tag == _PUT_OPERATION
+                    and type(key) is bytes
+                    and type(value) is bytes
+                    and type(lease) is int
+                    and lease >= 0
+                    and type(with_previous) is bool
+                ):
+                    found.append(_new_tuple(c.TxnPut, (key, value, lease, with_previous)))
+                    continue
+            found.append(operation(one, what))
+        return tuple(found)
+
+    return decode
 
 
 def _pack_branch_done(branch: c.BranchDone) -> tuple[Any, ...]:
     succeeded, results = branch
-    return succeeded, [
-        (_BRANCH_OPERATION, *_pack_branch_done(one))
-        if type(one) is c.BranchDone
-        else (_OPERATION_TAGS[type(one)], *one)
-        for one in results
-    ]
+    packed: list[tuple[Any, ...]] = []
+    for one in results:
+        if type(one) is c.PutDone:  # most of them
+            packed.append((_PUT_OPERATION, *one))
+        elif isinstance(one, c.BranchDone):
+            packed.append((_BRANCH_OPERATION, *_pack_branch_done(one)))
+        else:
+            packed.append((_OPERATION_TAGS[type(one)], *one))
+    return succeeded, packed
 
 
 def _unpack_branch_done(depth: int) -> Decode:
@@ -301,8 +357,22 @@ _COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
     c.Compact: (number, number),
     c.Sweep: (number,),
 }
+_branch: Final = _unpack_branch(MAX_NESTING)
+_fences: Final = _many(_fence)
+
+
+def _unpack_txn(packed: tuple[Any, ...], _: str) -> c.Txn:
+    if len(packed) != 3:
+        packed = fields(packed, 3, "Txn")
+    sequence, fences, branch = packed
+    if type(sequence) is not int or sequence < 0:
+        sequence = number(sequence, "Txn.sequence")
+    # Few have fences.
+    return _new_tuple(c.Txn, (sequence, fences if fences == () else _fences(fences, "Txn.fences"), _branch(branch, "")))
+
+
 _COMMANDS: Final = {_COMMAND_TAGS[kind]: _record(kind, *decoders) for kind, decoders in _COMMAND_FIELDS.items()}
-_COMMANDS[_TXN] = _triple(c.Txn, number, _many(_fence), _unpack_branch(MAX_NESTING))
+_COMMANDS[_TXN] = _unpack_txn
 
 _RESULT_TAGS: Final[dict[type[c.Result], int]] = {
     c.Written: 1,
@@ -342,4 +412,4 @@ unpack_command: Final[Callable[[Any], c.Command]] = _tagged("command", _COMMANDS
 """Returns what `pack_command` was given. Raises ValueError."""
 
 unpack_result: Final[Callable[[Any], c.Result]] = _tagged("result", _RESULTS)
-"""Returns what `pack_result` was given. Raises ValueError."""
+"""Returns the result of [tag, *fields], as `pack_results` writes them. Raises ValueError."""

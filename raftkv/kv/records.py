@@ -222,8 +222,7 @@ def decode_place(row: bytes, start: int = 0) -> PlaceRecord:
 
 def encode_results(results: Iterable[tuple[int, Result]]) -> bytes:
     """Return a row of RESULTS: [[sequence, tag, *fields], ...]."""
-    pack = packing.pack_result
-    row: bytes = msgpack.packb([(sequence, *pack(result)) for sequence, result in results])
+    row: bytes = msgpack.packb(packing.pack_results(results))
     return row
 
 

@@ -7,7 +7,7 @@ its operations run in order, and each sees what those before it wrote. A rejecti
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from raftkv.errors import ErrorCode, RaftKVError
@@ -54,7 +54,7 @@ _MOD_REVISION: Final = int(Target.MOD_REVISION)
 # As TxnDone(...) and so on, at half the cost: every transaction of every node comes here.
 _new_tuple: Final = tuple.__new__
 
-Way = tuple[bool, "list[TxnPut | TxnDelete | TxnRange | Way]"]
+Way = tuple[bool, "Sequence[TxnPut | TxnDelete | TxnRange | Way]"]
 """What a branch comes to: whether its compares hold, and the operations of that side; of nested branches their ways."""
 
 
@@ -79,6 +79,8 @@ def apply(writing: Writing, leases: LeaseTable, compacted_revision: int, txn: Tx
 
 def read_bytes(done: BranchDone) -> int:
     """Return how many bytes of values a result holds."""
+    if done is _ONE_PUT_DONE[0] or done is _ONE_PUT_DONE[1]:
+        return 0
     size = 0
     for one in done.results:
         if isinstance(one, PutDone):
@@ -127,18 +129,24 @@ class _Run:
         return self._perform(self._decide(branch))
 
     def _decide(self, branch: Branch) -> Way:
-        compares, then, otherwise = branch
+        compares, side, otherwise = branch
         succeeded = True
         for compare in compares:
             if not self._holds(compare):
-                succeeded = False
+                succeeded, side = False, otherwise
                 break
-        side = then if succeeded else otherwise
-        return succeeded, [self._decide(one) if isinstance(one, Branch) else one for one in side]
+        for one in side:
+            if type(one) is Branch:
+                return succeeded, [self._decide(one) if isinstance(one, Branch) else one for one in side]
+        return succeeded, side  # type: ignore[return-value]  # no branch is in there
 
     def _perform(self, way: Way) -> BranchDone:
         succeeded, side = way
-        return _new_tuple(BranchDone, (succeeded, tuple([self._operation(one) for one in side])))
+        # Most are puts, and need not be asked further.
+        done = [self._put(one) if type(one) is TxnPut else self._operation(one) for one in side]
+        if len(done) == 1 and done[0] is _PUT_DONE:
+            return _ONE_PUT_DONE[succeeded]
+        return _new_tuple(BranchDone, (succeeded, tuple(done)))
 
     def _operation(self, operation: TxnPut | TxnDelete | TxnRange | Way) -> OperationDone:
         if isinstance(operation, TxnPut):
@@ -162,12 +170,10 @@ class _Run:
     def _holds(self, compare: Compare) -> bool:
         key, range_end, target, relation_of, operand = compare
         relation = _RELATIONS[relation_of]
-        # As in etcd, also for an empty range: there is no value then, so that "not equal" does not hold either.
-        of_nothing = target != _VALUE and relation(0, operand)
         if not range_end:
-            newest = self._find(version_prefix(key))
+            newest = self._find(key)
             if newest is None or not decode_version(newest[1])[1]:  # a tombstone
-                return of_nothing
+                return target != _VALUE and relation(0, operand)
             return relation(_subject(target, revision_of(newest[0]), newest[1]), operand)
         keys = LiveKeys(self._reader, *range_bounds(key, range_end))
         keys.work = self._work
@@ -179,10 +185,13 @@ class _Run:
         if holds and not keys.done:
             raise _Refused(_too_much_work())
         self._work = keys.work
-        return holds if found else of_nothing
+        if found:
+            return holds
+        # As in etcd, also for an empty range: there is no value then, so that "not equal" does not hold either.
+        return target != _VALUE and relation(0, operand)
 
-    def _find(self, prefix: bytes) -> tuple[bytes, bytes] | None:
-        return newest_row(self._reader, prefix)
+    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
+        return newest_row(self._reader, version_prefix(key))
 
     def _range(self, operation: TxnRange) -> RangeDone:
         query = RangeQuery(*operation)
@@ -213,27 +222,36 @@ class _Run:
 class _WritingRun(_Run):
     """One transaction under way."""
 
-    __slots__ = ("_compared", "_found", "_leases", "_mark", "_now_ms", "_writing")
+    __slots__ = ("_compared", "_found", "_leases", "_mark", "_now_ms", "_prefix", "_writing")
 
     def __init__(self, writing: Writing, mark: int, leases: LeaseTable, compacted_revision: int, now_ms: int) -> None:
-        super().__init__(writing.writer, writing.revision, compacted_revision)
+        # As super().__init__(...), at half its cost.
+        self._reader = writing.writer
+        self._revision = writing.revision
+        self._compacted_revision = compacted_revision
+        self._work = MAX_TXN_WORK
+        self._bytes = 0
         self._writing = writing
         self._mark = mark
         self._leases = leases
         self._now_ms = now_ms
         self._compared = b""
-        """Prefix of the key that was compared last, most often the very one that is put then, and what was found there.
+        """The key that was compared last (none is empty), most often the very one that is put then; its prefix, and
+        what was found there.
 
         Nothing is written before all is compared, and a key is written once: so it is still there.
         """
+        self._prefix = b""
         self._found: tuple[bytes, bytes] | None = None
 
     def _now(self) -> int:
         return self._writing.next if self._writing.mark() > self._mark else self._revision
 
-    def _find(self, prefix: bytes) -> tuple[bytes, bytes] | None:
-        self._compared, self._found = prefix, newest_row(self._reader, prefix)
-        return self._found
+    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
+        self._compared = key
+        self._prefix = prefix = version_prefix(key)
+        self._found = found = newest_row(self._reader, prefix)
+        return found
 
     def _put(self, operation: TxnPut) -> PutDone:
         key, value, lease, with_previous = operation
@@ -246,10 +264,12 @@ class _WritingRun(_Run):
                         ErrorCode.LIMIT_EXCEEDED, f"lease {lease} has about {MAX_LEASE_KEYS} keys, the most it may have"
                     )
                 )
-        prefix = version_prefix(key)
-        change = self._writing.put(prefix, value, lease, self._found if prefix == self._compared else ...)
+        if key == self._compared:
+            change = self._writing.put(self._prefix, value, lease, self._found)
+        else:
+            change = self._writing.put(version_prefix(key), value, lease)
         if not with_previous or change.previous is None:
-            return _PUT_DONE
+            return _PUT_DONE  # this very object: see _perform
         previous = pair_of(key, change.previous_revision, change.previous)
         self._account((previous,))
         return PutDone(previous)
@@ -269,6 +289,8 @@ class _WritingRun(_Run):
 
 
 _PUT_DONE: Final = PutDone(None)
+_ONE_PUT_DONE: Final = (BranchDone(False, (_PUT_DONE,)), BranchDone(True, (_PUT_DONE,)))
+"""What most transactions come to, by whether the compares held: sessions remember many of these, and they are one."""
 
 
 def _too_much_work() -> Rejected:

@@ -24,6 +24,8 @@ from raftkv.kv.limits import (
     MAX_TXN_COMPARES,
     MAX_TXN_DEPTH,
     MAX_TXN_OPERATIONS,
+    MAX_VALUE_BYTES,
+    PLAIN_KEY_BYTES,
     fence_fault,
     put_fault,
     range_fault,
@@ -48,6 +50,39 @@ def operations(branch: Branch) -> Iterator[TxnOperation]:
 
 def txn_fault(txn: Txn) -> str | None:
     """Say which limit a transaction breaks, or what makes no sense about it, or None."""
+    return None if _plainly_good(txn) else _look_closely(txn)
+
+
+def _plainly_good(txn: Txn) -> bool:
+    """Whether a transaction is one of most: so simple that there is little to get wrong, and nothing wrong with it.
+
+    Compares of single keys, and nothing but puts on either side. False says nothing: such a one is looked at closely,
+    which also finds the words for what is wrong. True is what the close look would come to, at a third of its cost.
+    """
+    _, fences, (compares, then, otherwise) = txn
+    if fences or len(compares) > MAX_TXN_COMPARES or len(then) + len(otherwise) > MAX_TXN_OPERATIONS:
+        return False
+    for key, range_end, target, relation, operand in compares:
+        if (
+            range_end
+            or not 0 < len(key) <= PLAIN_KEY_BYTES
+            or target not in _TARGETS
+            or relation not in _RELATIONS
+            or (type(operand) is bytes) != (target == 0)
+        ):
+            return False
+    return _puts_alone(then) and (not otherwise or _puts_alone(otherwise))
+
+
+def _puts_alone(side: tuple[TxnOperation, ...]) -> bool:
+    """Whether a side is of puts only, each of another key, and all of them storable."""
+    for one in side:
+        if type(one) is not TxnPut or not 0 < len(one[0]) <= PLAIN_KEY_BYTES or len(one[1]) > MAX_VALUE_BYTES:
+            return False
+    return len(side) <= 1 or len({one[0] for one in side}) == len(side)
+
+
+def _look_closely(txn: Txn) -> str | None:
     if len(txn.fences) > MAX_FENCES:
         return f"too many fences: {len(txn.fences)}, at most {MAX_FENCES}"
     for one in txn.fences:

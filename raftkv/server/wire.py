@@ -110,15 +110,16 @@ class Work:
 def decode(batch: kv_pb2.BatchRequest) -> Work:
     """Sort the operations of `batch`. What breaks a limit lands in `refused`, alone: its neighbours go on."""
     work = Work()
-    if len({operation.id for operation in batch.operations}) < len(batch.operations):
+    operations = list(batch.operations)  # each of them is made here, as a Python object: once
+    if len({operation.id for operation in operations}) < len(operations):
         ambiguity = InvalidArgument(
             "two operations of the batch have the same id: nobody could tell their answers apart"
         )
-        work.refused = [(operation.id, ambiguity) for operation in batch.operations]
+        work.refused = [(operation.id, ambiguity) for operation in operations]
         return work
     commands = work.commands
     size_bytes = puts = 0
-    for operation in batch.operations:
+    for operation in operations:
         put = operation.put  # one without a key, where the operation is something else
         key = put.key
         if key and not (put.lease or put.prev_kv or put.fences):

@@ -189,10 +189,13 @@ def fill_delete(answer: kv_pb2.DeleteResponse, done: DeleteDone, revision: int) 
 
 
 def _fill_branch(target: kv_pb2.TxnBranchResult, done: BranchDone, revision: int, asked: Branch | None) -> None:
-    target.SetInParent()
-    target.succeeded = done.succeeded
+    succeeded, results = done
+    target.succeeded = succeeded
+    if not results:
+        target.SetInParent()  # nothing else says that it is there, if it did not succeed
+        return
     add = target.results.add
-    for position, one in enumerate(done.results):
+    for position, one in enumerate(results):
         answer = add()
         if type(one) is PutDone and one.previous is None:
             answer.put.revision = revision  # most of them

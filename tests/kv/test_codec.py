@@ -146,6 +146,20 @@ def test_the_format_is_frozen() -> None:
         ([1, 0, [[1, 0, [[1, 1.0, b"k", b"v"]]]]], "sequence is 1.0"),
         ([1, 0, [[1, 0, [[1, 1, b"k", b"v", b"from a newer writer"]]]]], "Put of 4 fields instead of 3"),
         ([1, 0, [[1, 0, [[3]]]]], "RegisterSession of 0 fields"),
+        ([1, 0, [[1, 0, [[True, 1, b"k", b"v"]]]]], "unknown command tag True"),
+        ([1, 0, [[1, 0, [[4, 1, []]]]]], "Txn of 2 fields instead of 3"),
+        ([1, 0, [[1, 0, [[4, -1, [], [[], [], []]]]]]], "Txn.sequence is -1"),
+        ([1, 0, [[1, 0, [[4, 1, b"", [[], [], []]]]]]], "Txn.fences is a bytes"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[], []]]]]]], "Branch of 2 fields instead of 3"),
+        ([1, 0, [[1, 0, [[4, 1, [], [b"", [], []]]]]]], "Branch.compares is a bytes"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[], 0, []]]]]]], "Branch.then is a int"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[], [], b""]]]]]], "Branch.otherwise is a bytes"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[[b"k", b"", 0, True, 0]], [], []]]]]]], "Compare.relation is True"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[[b"k", b"", 0, 0, -1]], [], []]]]]]], "Compare.operand is -1"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[[b"k", b"", 0, 0]], [], []]]]]]], "Compare of 4 fields instead of 5"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[], [[1, b"k", b"v", 0, 1]], []]]]]]], "TxnPut.with_previous is a int"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[], [[1, b"k", b"v", 0]], []]]]]]], "TxnPut of 3 fields instead of 4"),
+        ([1, 0, [[1, 0, [[4, 1, [], [[], [[1.0, b"k", b"v", 0, False]], []]]]]]], "unknown operation tag 1.0"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(value: Any, message: str) -> None:
@@ -189,6 +203,36 @@ def test_garbage_is_refused_and_never_anything_else(garbage: bytes) -> None:
 def test_well_formed_msgpack_of_the_wrong_shape_is_refused(value: Any, other: Any) -> None:
     for shaped in (value, [1, value, other], [1, 0, [value, other]], [1, 0, [[1, 1, [value, other]]]], [[1, value]]):
         decode_or_refuse(msgpack.packb(shaped))
+
+
+def leaves(packed: Any, path: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+    """The ways to everything in there that is no array with something in it."""
+    if isinstance(packed, list) and packed:
+        return [leaf for place, one in enumerate(packed) for leaf in leaves(one, (*path, place))]
+    return [path]
+
+
+def replaced(packed: Any, path: tuple[int, ...], value: Any) -> Any:
+    if not path:
+        return value
+    return [replaced(one, path[1:], value) if place == path[0] else one for place, one in enumerate(packed)]
+
+
+def exact(value: Any) -> Any:
+    """A value with its types: True, 1 and 1.0 compare equal."""
+    return [exact(one) for one in value] if isinstance(value, list) else (type(value), value)
+
+
+@given(BATCHES, SCALARS | st.just([]), st.data())
+@example(Batch(0, (Group(0, 0, (Put(1, b"k", b"v"),)),)), True, None)
+def test_what_is_read_in_place_is_read_as_strictly(batch: Batch, value: Any, data: st.DataObject | None) -> None:
+    """Whatever stands in the place of a field: it is refused, or it is what an encoder would have written there."""
+    packed = msgpack.unpackb(encode_batch(batch))
+    # The first tag, where nothing is drawn.
+    path = (2, 0, 2, 0, 0) if data is None else data.draw(st.sampled_from(leaves(packed)))
+    payload = msgpack.packb(replaced(packed, path, value))
+    with suppress(CorruptCommand):
+        assert exact(msgpack.unpackb(encode_batch(decode_batch(payload)))) == exact(msgpack.unpackb(payload))
 
 
 @given(BATCHES, st.data())

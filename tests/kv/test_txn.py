@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from raftkv.errors import ErrorCode
 from raftkv.kv import commands as c
@@ -108,6 +110,38 @@ def test_the_first_key_that_is_written_twice_is_named_however_it_comes_about() -
         txn_fault(txn(puts, branch(*[write(key) for key in keys[7:]]))) == "key b'07' is put twice in the transaction"
     )
     assert txn_fault(txn(puts, erase(b"40", b"99"), erase(b"4"))) is None
+
+
+FLAG = st.booleans()
+LEASE = st.integers(0, 1)
+KEYS = st.sampled_from([b"", b"a", b"b", b"\0" * 250, b"\0" * 251, b"k" * 250, b"k" * 251, b"k" * 500, b"k" * 501])
+SIDES = st.lists(
+    st.builds(c.TxnPut, KEYS, st.sampled_from([b"", b"v" * MAX_VALUE_BYTES, b"v" * (MAX_VALUE_BYTES + 1)]), LEASE, FLAG)
+    | st.builds(c.TxnPut, st.integers(0, 50).map(lambda number: b"%d" % number), st.just(b"v"), st.just(0), FLAG)
+    | st.builds(c.TxnDelete, KEYS, st.just(b""), FLAG)
+    | st.builds(c.TxnRange, KEYS, KEYS, st.just(0), st.just(0), FLAG, FLAG)
+    | st.just(c.Branch((), (), ())),
+    max_size=4,
+).map(tuple)
+COMPARES = st.lists(
+    st.builds(
+        c.Compare, KEYS, st.just(b"") | KEYS, st.integers(0, 5), st.integers(0, 4), st.sampled_from([b"", b"v", 0])
+    )
+    | st.just(c.Compare(b"a", b"", int(c.Target.VERSION), int(c.Relation.EQUAL), 0)),
+    max_size=3,
+).map(tuple)
+
+
+@given(COMPARES, SIDES, SIDES, st.sampled_from([1, 1, 64]))
+@example((), tuple(write(b"%d" % number) for number in range(65)), tuple(write(b"%d" % n) for n in range(64)), 1)
+@example((exists(b"a"),) * 129, (), (), 1)
+@example((), (write(b"\0" * 251),), (), 1)
+def test_the_quick_look_at_a_transaction_comes_to_what_the_close_one_does(
+    compares: tuple[c.Compare, ...], then: tuple[Any, ...], otherwise: tuple[Any, ...], times: int
+) -> None:
+    quick = c.Txn(1, (), c.Branch(compares * times, then, otherwise))
+    # A fence, by itself good, has it looked at closely.
+    assert txn_fault(quick) == txn_fault(quick._replace(fences=(c.Fence(b"lock", 1, 0),)))
 
 
 def test_compares_see_the_state_before_even_nested_ones() -> None:
