@@ -293,7 +293,7 @@ def test_bug_46_the_dead_are_not_granted() -> None:
     host.acquire(b"m", a)
     host.acquire(b"m", dying)
     host.acquire(b"m", c)
-    host.now = 1_000
+    host.now = 1_001
     assert code_of(host.acquire(b"l", dying)) is ErrorCode.LEASE_NOT_FOUND
     assert host.release(b"m", a) == Released(False, host.revision)
     assert code_of(host.proclaim(b"m", a, 2, b"")) is ErrorCode.LEASE_NOT_FOUND
@@ -309,7 +309,7 @@ def test_bug_46_the_dead_are_not_granted() -> None:
 def test_bug_46_a_dead_lease_can_acquire_nothing_new() -> None:
     host = LockHost()
     one = host.leased(500)
-    host.now = 500
+    host.now = 501
     assert code_of(host.acquire(b"l", one)) is ErrorCode.LEASE_NOT_FOUND
     assert code_of(host.acquire(b"l", 77)) is ErrorCode.LEASE_NOT_FOUND
     assert host.query(b"l") == LockState((), False, 0, 0)
@@ -390,7 +390,7 @@ def test_bulk_grants_are_bounded_and_go_on_with_expire(monkeypatch: pytest.Monke
     for _ in range(7):
         host.acquire(b"l", host.leased(), READ_WRITE, exclusive=False)
     host.acquire(b"l", late, READ_WRITE)
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.release(b"l", writer)
     assert host.tokens(b"l") == [2, 3, 4, 0, 0, 0, 0, 0]
     assert host.leases.next_deadline_ms() == 0
@@ -406,7 +406,7 @@ def test_bulk_grants_are_bounded_and_go_on_with_expire(monkeypatch: pytest.Monke
     host.validate()
     host.expire()
     assert host.tokens(b"l") == [2, 3, 4, 5, 6, 7, 8, 0]
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.validate()
 
 
@@ -446,7 +446,7 @@ def test_a_release_goes_on_with_what_is_left_over(monkeypatch: pytest.MonkeyPatc
     host.release(b"l", writer)
     host.release(b"l", readers[0])
     assert host.tokens(b"l") == [3, 4, 5]
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.validate()
 
 
@@ -493,10 +493,10 @@ def test_what_is_left_over_may_lose_its_line(monkeypatch: pytest.MonkeyPatch) ->
     assert host.tokens(b"l") == [2, 0, 0]
     host.release(b"l", third)
     host.revoke(first)
-    host.now = 700
+    host.now = 701
     host.settle()
     assert host.tokens(b"l") == []
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.validate()
 
 
