@@ -1,8 +1,9 @@
 """Which leases there are, when each ends, and how many keys are attached to it.
 
 A lease ends at its deadline: cluster time when it was granted or renewed last, plus its ttl, plus one millisecond (see
-`_deadline`). **From its deadline on it is dead for every command**, as if it were gone, although its rows, its keys and its places in lines stay until the next
-`Expire` (or a grant of the same id) removes them. Cluster time never goes back, so no dead lease ever comes to life.
+`_deadline`). **From its deadline on it is dead for every command**, as if it were gone, although its rows, its keys and
+its places in lines stay until the next `Expire` (or a grant of the same id) removes them. Cluster time never goes back,
+so no dead lease ever comes to life.
 
 The table is kept in memory and in the tables LEASES, LEASE_KEYS and UNFINISHED. **Invariant: the memory is what loading
 the rows would give.** Every change is made to both, inside the machine's write transaction; when that fails the table
@@ -193,8 +194,8 @@ def _deadline(now_ms: int, ttl_ms: int) -> int:
     """Return the first stamp of cluster time that proves a lease to have lasted for its ttl.
 
     Stamps are cut off to whole milliseconds: an entry stamped 10 may have been made at 10.9 ms, and one stamped 1,010
-    at 1,010.0 ms, which is 999.1 ms later. Two stamps prove one millisecond less than lies between them, so a lease that
-    must never end early ends one stamp later.
+    at 1,010.0 ms, which is 999.1 ms later. Two stamps prove one millisecond less than lies between them. So a lease,
+    which must never end early, ends one stamp later.
     """
     # Cluster time is what leaders stamp: a mad stamp must not stop a node, and the row holds 64 bits.
     return min(now_ms + ttl_ms + 1, _MAX_U64)
