@@ -12,8 +12,8 @@ A lease that ends is never brought back to life, whatever the store says later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol
 
 from raftkv.client import tenure, wire_lease
 from raftkv.client.calls import Kind
@@ -114,15 +114,31 @@ class Keeper:
         self._closed = False
 
     async def grant(self, ttl: float, timeout: float | None = None) -> KeptLease:
-        """Return a new lease of `ttl` seconds that is kept alive."""
+        """Return a new lease of `ttl` seconds that is kept alive.
+
+        When the caller is cancelled, the grant goes on, and what it gives is revoked: only its answer names the lease.
+        """
         self._check_open()
-        operation = wire_lease.grant_operation(ttl)
-        sent_at = self._clock()
-        answer = await self._perform(Kind.WRITE, operation, wire_lease.SIZE, timeout)
-        granted = answer.lease_grant
-        lease = KeptLease(granted.id, Tenure(granted.ttl_ms / 1000, sent_at), self._clock)
+        grant = self._loop.create_task(self._grant(wire_lease.grant_operation(ttl), timeout))
+        try:
+            lease = await asyncio.shield(grant)
+        except asyncio.CancelledError:
+            self._see_off(self._revoke_unwanted(grant))
+            raise
         self._keep(lease)
         return lease
+
+    async def _grant(self, operation: kv_pb2.Operation, timeout: float | None) -> KeptLease:
+        sent_at = self._clock()
+        granted = (await self._perform(Kind.WRITE, operation, wire_lease.SIZE, timeout)).lease_grant
+        return KeptLease(granted.id, Tenure(granted.ttl_ms / 1000, sent_at), self._clock)
+
+    async def _revoke_unwanted(self, grant: asyncio.Task[KeptLease]) -> bool:
+        try:
+            lease = await grant
+        except RaftKVError:
+            return False  # nobody knows of a lease; if there is one, it ends with its ttl
+        return await self.revoke(lease)
 
     async def borrow(self, ttl: float, timeout: float | None = None) -> KeptLease:
         """Return a lease of `ttl` seconds that nobody else uses: an idle one, or a new one."""
@@ -170,7 +186,10 @@ class Keeper:
 
     def abandon(self, lease: KeptLease) -> asyncio.Task[bool]:
         """Revoke a lease whether or not somebody waits for it; return what somebody may wait for."""
-        task = self._loop.create_task(self.revoke(lease))
+        return self._see_off(self.revoke(lease))
+
+    def _see_off(self, work: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        task = self._loop.create_task(work)
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
         return task
