@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from raftkv.client.calls import Kind
-from raftkv.client.keeper import Keeper, KeptLease
+from raftkv.client.keeper import MAX_IDLE, Keeper, KeptLease
 from raftkv.client.lease import AsyncLease
 from raftkv.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument, LeaseExpired, NoLeader, RaftKVError
 from raftkv.v1 import kv_pb2
@@ -295,6 +295,42 @@ async def test_idle_leases_are_taken_again_and_not_renewed(keeper: Keeper, store
     assert await keeper.borrow(8.0) is not other  # another ttl
     await passes(keeper, store, 5.0)  # less than half of it is left
     assert await keeper.borrow(9.0) not in {first, other}
+
+
+@pytest.mark.parametrize(("ttl", "kept_s"), [(9.0, 4.0), (86_400.0, 59.0)])
+async def test_idle_leases_for_which_nobody_comes_are_revoked(
+    keeper: Keeper, store: Store, ttl: float, kept_s: float
+) -> None:
+    lease = await keeper.borrow(ttl)
+    keeper.give_back(lease)
+    await passes(keeper, store, kept_s)
+    assert store.revoked() == []
+    await passes(keeper, store, 1.1)
+    await asyncio.gather(*keeper._farewells)
+    assert store.revoked() == [lease.id]
+    assert (keeper._idle, keeper._idle_count, keeper._timer) == ({}, 0, None)
+
+
+async def test_a_ttl_for_every_lease_leaves_nothing_behind(keeper: Keeper, store: Store) -> None:
+    """Idle leases are bounded in number and in time, however many ttls there are."""
+    for number in range(MAX_IDLE + 5):
+        keeper.give_back(await keeper.borrow(9.0 + number / 1000))
+    await asyncio.gather(*keeper._farewells)
+    assert len(store.revoked()) == 5
+    assert keeper._idle_count == len(keeper._idle) == MAX_IDLE
+    keeper.give_back(await keeper.borrow(9.0))
+    await passes(keeper, store, 6.0)
+    await asyncio.gather(*keeper._farewells)
+    assert len(store.revoked()) == len(set(store.revoked())) == MAX_IDLE + 5
+    assert (keeper._idle, keeper._idle_count) == ({}, 0)
+
+
+async def test_the_timer_goes_off_for_idle_leases_alone(keeper: Keeper) -> None:
+    lease = await keeper.borrow(9.0)
+    keeper._tick()
+    keeper.give_back(lease)
+    keeper._tick()
+    assert keeper._timer is not None
 
 
 async def test_an_ended_lease_is_never_taken_again(keeper: Keeper) -> None:
