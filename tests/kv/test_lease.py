@@ -146,7 +146,7 @@ def test_a_key_belongs_to_the_lease_of_its_last_write() -> None:
     host.put(b"again", one)
     host.put(b"again", one)
     host.validate()
-    assert host.leases.keys(one) == 1
+    assert host.leases.weight(one) == 1
     assert host.revoke(one) == Revoked(host.revision, 1)
     assert [host.has(key) for key in (b"moved", b"freed", b"again")] == [True, True, False]
     host.validate()
@@ -212,13 +212,18 @@ def test_expire_is_bounded_but_ends_one_at_least(monkeypatch: pytest.MonkeyPatch
 
 
 def test_room_counts_places_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_table, "MAX_LEASE_KEYS", 2)
+    monkeypatch.setattr(lease_table, "MAX_LEASE_KEYS", 8)
     host = LockHost()
     one = host.leased()
-    host.put(b"k", one)
-    assert host.leases.room(one)
-    assert not host.leases.room(one, 2)
+    for key in (b"j", b"k"):
+        host.put(key, one)
+    assert host.leases.room(one, 6)
+    assert not host.leases.room(one, 7)
     host.acquire(b"l", one)
+    assert host.leases.weight(one) == 6
+    assert host.leases.room(one, 2)
+    host.reopen()
+    assert host.leases.weight(one) == 6
     rows, changes = dict(host.store.rows), host.revision
     assert code_of(host.acquire(b"m", one)) is ErrorCode.LIMIT_EXCEEDED
     assert (host.store.rows, host.revision) == (rows, changes)

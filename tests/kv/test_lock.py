@@ -436,6 +436,50 @@ def test_the_commands_of_an_entry_share_the_bound_of_grants(monkeypatch: pytest.
     assert granted() == [3, 3, 3]
 
 
+def test_ending_the_heaviest_lease_is_bounded_work() -> None:
+    """In deleted keys: what takes the place of those who leave is work too, so the entry grants less of it."""
+    host = LockHost()
+    one = host.leased()
+    locks = [b"%d" % number for number in range(limits.MAX_LEASE_KEYS // limits.PLACE_WEIGHT)]
+    for name in locks:
+        host.acquire(name, one)
+    assert code_of(host.acquire(b"one more", one)) is ErrorCode.LIMIT_EXCEEDED
+    waiter = host.leased()
+    for name in locks:
+        host.acquire(name, waiter)
+    before = host.counters.last_token
+    host.revoke(one)
+    granted = host.counters.last_token - before
+    assert granted == limits.MIN_GRANTS
+    assert len(host.changes) == len(locks) + granted
+    assert len(host.leases.unfinished()) == len(locks) - granted
+    host.validate()
+    host.expire()
+    assert host.counters.last_token - before == granted + limits.MAX_GRANTS
+    host.settle()
+    assert host.counters.last_token - before == len(locks)
+    assert host.leases.unfinished() == []
+
+
+def test_what_an_entry_ends_it_grants_less_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "MAX_GRANTS", 8)
+    monkeypatch.setattr(line, "MIN_GRANTS", 1)
+    host = LockHost()
+    writer = host.leased()
+    host.acquire(b"l", writer, READ_WRITE)
+    host.acquire(b"m", writer)
+    for number in range(7):
+        host.put(b"%d" % number, writer)
+    for _ in range(10):
+        host.acquire(b"l", host.leased(), READ_WRITE, exclusive=False)
+    before = host.counters.last_token
+    host.revoke(writer)
+    weight = 2 * limits.PLACE_WEIGHT + 7
+    assert host.counters.last_token - before == 8 - weight // limits.GRANT_WEIGHT == 5
+    host.expire()
+    assert host.counters.last_token - before == 10
+
+
 def test_a_release_goes_on_with_what_is_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line, "MAX_GRANTS", 2)
     host = LockHost()
