@@ -83,8 +83,8 @@ class NodeLimits:
     max_proposal_commands: int = 100_000
     """Writes that wait or are being replicated; what comes on top is refused as Overloaded."""
     max_log_bytes: int = 16 << 20
-    max_log_commands: int = 8192
-    """Of these, what may be in the log and not applied: a few tenths of a second of work, far more than keeps disk and
+    max_log_commands: int = 2048
+    """Of these, what may be in the log and not applied: about a tenth of a second of work, more than keeps disk and
     network busy. What waits beyond that can be overtaken by renewals of leases, and had no effect if leadership is
     lost."""
 
