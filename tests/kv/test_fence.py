@@ -169,6 +169,18 @@ def test_a_writer_ends_the_readers_before_it_and_a_first_reader_the_writer() -> 
     assert [passes(token) for token in (4, 5, 6)] == [False, True, True]
 
 
+def test_max_seen_takes_a_range_of_tokens_while_readers_share_a_lock() -> None:
+    """Those of other locks included, as docs/api.md says: the store does not remember which readers have left."""
+    host = LockHost()
+    one, two, other = (host.leased() for _ in range(3))
+    host.token(b"l", one, LockKind.READ_WRITE, exclusive=False)
+    between = host.token(b"m", other)
+    host.token(b"l", two, LockKind.READ_WRITE, exclusive=False)
+    assert host.check(b"l", between, MAX_SEEN) is None
+    assert stale(host.check(b"l", between)) == 3
+    assert stale(host.check(b"m", 3, MAX_SEEN)) == between
+
+
 def test_max_seen_is_not_for_semaphores() -> None:
     host = LockHost()
     one, two = host.leased(), host.leased()
