@@ -37,7 +37,8 @@ class Exit(IntEnum):
     USAGE = 2
     NOT_FOUND = 3
     CONFLICT = 4
-    """Somebody else was first: the key is not as expected, the fence is stale, the lock is busy, or lost."""
+    """Somebody else was first: the key is not as expected, the fence is stale, the lock is busy, lost, or in
+    use as another kind of lock."""
     UNREACHABLE = 5
     """No endpoint answered in time, or there is no leader: nothing has happened."""
     UNKNOWN_OUTCOME = 6

@@ -21,7 +21,7 @@ from raftkv.cli.exits import Exit, complain, fail, say
 from raftkv.cli.output import printable
 from raftkv.cli.session import catch_signals, run_with_client
 from raftkv.client import AsyncClient, AsyncHeld, AsyncLock
-from raftkv.errors import DeadlineExceeded
+from raftkv.errors import DeadlineExceeded, FailedPrecondition
 
 LOOK_S: Final = 1.0
 """How often what remains is looked at, at least: timers stand still while the machine sleeps."""
@@ -109,6 +109,9 @@ def run_holding(
 async def _acquired(client: AsyncClient, lock: AsyncLock, holding: Holding) -> AsyncHeld:
     try:
         return await lock.acquire(timeout=holding.wait, wait=not holding.no_wait)
+    except FailedPrecondition as error:
+        # The others in line use it as another kind of lock: they were first.
+        fail(error.message, Exit.CONFLICT)
     except DeadlineExceeded:
         if holding.wait is None:
             raise

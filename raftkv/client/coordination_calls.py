@@ -120,7 +120,9 @@ class CoordinationCalls(WatchCalls):
         """Open a lease of `ttl` seconds (0.5 to 31,536,000) that nobody renews: it outlives this client. `lease` is
         for most.
 
-        `lease`: the id that it shall have; 0: the store chooses. Raises LeaseExists, LimitExceeded, without effect.
+        `lease`: the id that it shall have; 0: the store chooses, and gives no id twice. **An id of your own can be
+        granted again once its lease has ended**: whoever has not noticed then renews, uses or revokes the new lease as
+        if it were the old one. Choose each id once. Raises LeaseExists, LimitExceeded, without effect.
 
         Example::
 

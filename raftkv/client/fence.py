@@ -23,8 +23,14 @@ _MAX_TOKEN: Final = 2**64 - 1
 class Fence:
     """Lets no token pass that is older than the newest one it has seen. For any number of threads.
 
-    One fence guards one resource, and takes tokens of locks of one cluster. With a `path` it remembers the newest
-    token over restarts: the token is on disk before it passes. Only one process may use a file at a time.
+    **For exclusive grants only**: of a mutex, an election, or the writer of a read-write lock. Those who share a lock
+    (readers, holders of a semaphore) hold it side by side with tokens of their own, and the newest of them would shut
+    out the others. Where readers come to the resource as well, ask with the tokens of writers only; let a write of the
+    store check a reader (`fence=`).
+
+    One fence guards one resource, and takes tokens of one lock of one cluster: it is told numbers, and all locks draw
+    theirs from the same row, so a token of another lock looks to it like any other. With a `path` it remembers the
+    newest token over restarts: the token is on disk before it passes. Only one process may use a file at a time.
 
     Example::
 

@@ -3,7 +3,8 @@
 Where a lease is, from its grant on:
 
     kept    somebody relies on it: renewed at a third of its ttl, and ended as soon as its margin is reached
-    idle    nobody does: not renewed; taken again by the next who wants one of the same ttl, while enough of it is left
+    idle    nobody does: not renewed; taken again by the next who wants one of the same ttl, while enough of it is left;
+            revoked when nobody has come for a while, or too many are idle
     ended   for good: it was revoked, the store said that it is gone, or it could not be renewed in time
 
 A lease that ends is never brought back to life, whatever the store says later.
@@ -12,8 +13,9 @@ A lease that ends is never brought back to life, whatever the store says later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple, Protocol
 
 from raftkv.client import tenure, wire_lease
 from raftkv.client.calls import Kind
@@ -21,10 +23,12 @@ from raftkv.client.tenure import Tenure
 from raftkv.errors import ConnectionFailed, LeaseExpired, LeaseNotFound, RaftKVError
 from raftkv.v1 import kv_pb2
 
-MAX_IDLE: Final = 64
-"""Idle leases of a ttl beyond this many run down."""
+MAX_IDLE: Final = 256
+"""Leases that become idle beyond this many, of whatever ttl, are revoked."""
 MIN_IDLE_SHARE: Final = 0.5
-"""An idle lease of which less than this is left runs down: a new one costs as much as its renewal would."""
+"""An idle lease of which less than this is left is revoked: a new one costs as much as its renewal would."""
+MAX_IDLE_S: Final = 60.0
+"""An idle lease that nobody has taken for so long is revoked: its ttl may be a year."""
 MAX_SLEEP_S: Final = 1.0
 """How often the clock is read at least: the loop's timers stand still while the machine is suspended."""
 CLOSE_PATIENCE_S: Final = 1.0
@@ -94,6 +98,14 @@ class KeptLease:
         self._callbacks.pop(number, None)
 
 
+class _Idle(NamedTuple):
+    """A lease on which nobody relies."""
+
+    lease: KeptLease
+    until: float
+    """When it is given up if nobody has taken it."""
+
+
 class Keeper:
     """All leases of one client, on one event loop."""
 
@@ -104,7 +116,9 @@ class Keeper:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._kept: set[KeptLease] = set()
-        self._idle: dict[int, list[KeptLease]] = {}
+        self._idle: dict[int, list[_Idle]] = {}
+        """By ttl in milliseconds; the last of a list became idle last, and no list is empty."""
+        self._idle_count = 0
         self._renewals: set[asyncio.Task[None]] = set()
         self._farewells: set[asyncio.Task[bool]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -114,36 +128,61 @@ class Keeper:
         self._closed = False
 
     async def grant(self, ttl: float, timeout: float | None = None) -> KeptLease:
-        """Return a new lease of `ttl` seconds that is kept alive."""
+        """Return a new lease of `ttl` seconds that is kept alive.
+
+        When the caller is cancelled, the grant goes on, and what it gives is revoked: only its answer names the lease.
+        """
         self._check_open()
-        operation = wire_lease.grant_operation(ttl)
-        sent_at = self._clock()
-        answer = await self._perform(Kind.WRITE, operation, wire_lease.SIZE, timeout)
-        granted = answer.lease_grant
-        lease = KeptLease(granted.id, Tenure(granted.ttl_ms / 1000, sent_at), self._clock)
+        grant = self._loop.create_task(self._grant(wire_lease.grant_operation(ttl), timeout))
+        try:
+            lease = await asyncio.shield(grant)
+        except asyncio.CancelledError:
+            self._see_off(self._revoke_unwanted(grant))
+            raise
         self._keep(lease)
         return lease
+
+    async def _grant(self, operation: kv_pb2.Operation, timeout: float | None) -> KeptLease:
+        sent_at = self._clock()
+        granted = (await self._perform(Kind.WRITE, operation, wire_lease.SIZE, timeout)).lease_grant
+        return KeptLease(granted.id, Tenure(granted.ttl_ms / 1000, sent_at), self._clock)
+
+    async def _revoke_unwanted(self, grant: asyncio.Task[KeptLease]) -> bool:
+        try:
+            lease = await grant
+        except RaftKVError:
+            return False  # nobody knows of a lease; if there is one, it ends with its ttl
+        return await self.revoke(lease)
 
     async def borrow(self, ttl: float, timeout: float | None = None) -> KeptLease:
         """Return a lease of `ttl` seconds that nobody else uses: an idle one, or a new one."""
         self._check_open()
-        idle = self._idle.get(tenure.ttl_ms(ttl), [])
+        number = tenure.ttl_ms(ttl)
+        idle = self._idle.get(number)
         while idle:
-            lease = idle.pop()
-            if lease.remaining() >= ttl * MIN_IDLE_SHARE:
+            lease, until = idle.pop()
+            self._idle_count -= 1
+            if not idle:
+                del self._idle[number]
+            if self._clock() <= until:
                 self._keep(lease)
                 return lease
-            lease.end("it was idle")
+            self.abandon(lease)
         return await self.grant(ttl, timeout)
 
     def give_back(self, lease: KeptLease) -> None:
         """Nobody relies on it any more, and nothing is attached to it: it may be borrowed again."""
         self._kept.discard(lease)
-        idle = self._idle.setdefault(tenure.ttl_ms(lease.tenure.ttl), [])
-        if lease.alive() and not self._closed and len(idle) < MAX_IDLE:
-            idle.append(lease)
-        else:
+        if not lease.alive() or self._closed:
             lease.end("it is not needed any more")
+        elif self._idle_count < MAX_IDLE:
+            ttl = lease.tenure.ttl
+            until = min(lease.tenure.deadline - ttl * MIN_IDLE_SHARE, self._clock() + MAX_IDLE_S)
+            self._idle.setdefault(tenure.ttl_ms(ttl), []).append(_Idle(lease, until))
+            self._idle_count += 1
+            self._tick_by(until)
+        else:
+            self.abandon(lease)
 
     def drop(self, lease: KeptLease, why: str) -> None:
         """Renew it no more: what is attached to it goes at the latest when its ttl is over. Idempotent."""
@@ -170,7 +209,10 @@ class Keeper:
 
     def abandon(self, lease: KeptLease) -> asyncio.Task[bool]:
         """Revoke a lease whether or not somebody waits for it; return what somebody may wait for."""
-        task = self._loop.create_task(self.revoke(lease))
+        return self._see_off(self.revoke(lease))
+
+    def _see_off(self, work: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        task = self._loop.create_task(work)
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
         return task
@@ -191,7 +233,7 @@ class Keeper:
         for renewal in self._renewals:
             renewal.cancel()
         await asyncio.gather(*self._renewals, return_exceptions=True)
-        idle = [lease for leases in self._idle.values() for lease in leases]
+        idle = [one.lease for one in self._all_idle()]
         self._idle.clear()
         farewells = {*self._farewells, *(self._loop.create_task(self.revoke(lease)) for lease in idle)}
         if farewells:
@@ -217,8 +259,8 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._closed and self._kept:
-            self._tick_by(min(map(_due_at, self._kept)))
+        if not self._closed and (self._kept or self._idle):
+            self._tick_by(min(chain(map(_due_at, self._kept), (one.until for one in self._all_idle()))))
 
     def _tick_by(self, due_at: float) -> None:
         """Let the timer go off by then, if it would not anyway."""
@@ -243,7 +285,21 @@ class Keeper:
             along = sorted((lease for lease in free if lease.tenure.nearly_due(now)), key=lambda lease: lease.id)
             for first in range(0, len(along), wire_lease.MAX_RENEWED):
                 self._renew(along[first : first + wire_lease.MAX_RENEWED])
+        self._prune(now)
         self._schedule()
+
+    def _all_idle(self) -> Iterator[_Idle]:
+        return chain.from_iterable(self._idle.values())
+
+    def _prune(self, now: float) -> None:
+        """Revoke the idle leases for which nobody came."""
+        late = [one for one in self._all_idle() if one.until <= now]
+        if late:
+            left = {ttl: [one for one in idle if one.until > now] for ttl, idle in self._idle.items()}
+            self._idle = {ttl: idle for ttl, idle in left.items() if idle}
+            self._idle_count -= len(late)
+            for one in late:
+                self.abandon(one.lease)
 
     def _renew(self, leases: list[KeptLease]) -> None:
         for lease in leases:

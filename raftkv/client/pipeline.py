@@ -14,13 +14,17 @@ from typing import Final, Protocol
 
 from grpc.aio import AioRpcError, StreamStreamCall
 
-from raftkv.client.batches import cut_batch
+from raftkv.client.batches import cut_batch, is_urgent
 from raftkv.client.calls import Call, Kind
 from raftkv.client.channels import Connection
 from raftkv.client.results import ReadLevel
 from raftkv.client.spans import FIRST_KEY, Span
 from raftkv.client.wire import describe, fill_range, member_id, size_estimate
 from raftkv.v1 import kv_pb2
+
+MAX_OUTSTANDING: Final = 4096
+"""So many operations are on their way; the others wait here, where renewals of leases overtake them. A message that is
+written waits for all before it, at the node and on the way back. More do not make a node any faster."""
 
 _NEVER: Final = float("inf")
 
@@ -81,14 +85,22 @@ class Pipeline:
             task.add_done_callback(self._task_ended)
 
     def submit(self, call: Call) -> None:
-        """Queue an operation for the next message; renewals of leases go first."""
-        if call.operation.HasField("lease_keep_alive"):
+        """Queue an operation for the next message; renewals of leases go first, and signs of life."""
+        if is_urgent(call):
             self._queue.appendleft(call)
         else:
             self._queue.append(call)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._sleeping is not None:
             self._sleeping.set_result(None)
             self._sleeping = None
+
+    def _may_write(self) -> bool:
+        """Whether there is something to write, and room for it on the way: urgent operations need none."""
+        queue = self._queue
+        return bool(queue) and (len(self.outstanding) < MAX_OUTSTANDING or is_urgent(queue[0]))
 
     def silent_since(self) -> float:
         """Return since when the node has owed a sign of life without giving one; infinity when it owes none."""
@@ -139,7 +151,7 @@ class Pipeline:
 
     async def _write(self) -> None:
         while True:
-            while not self._queue:
+            while not self._may_write():
                 self._sleeping = self._loop.create_future()
                 await self._sleeping
             now = self._loop.time()
@@ -164,6 +176,8 @@ class Pipeline:
                 return  # grpc.aio.EOF
             self._silent_since = self._loop.time()
             self._host.answered(self, response)
+            if self._may_write():
+                self._wake()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         # Judged out here, so that the tasks let every exception through: a gRPC call whose task swallows CancelledError

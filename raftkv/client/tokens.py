@@ -22,7 +22,11 @@ class FenceMode(IntEnum):
     """That of a grant which holds the lock now."""
     MAX_SEEN = 1
     """Not older than the newest grant that excludes earlier ones, whether or not it still holds the lock: a holder
-    that is late may finish as long as nobody came after it. Not for semaphores."""
+    that is late may finish as long as nobody came after it. Not for semaphores.
+
+    While readers share a read-write lock, it is a range: from the first token of theirs to the newest. The store does
+    not remember who has left, so a number in between that is a token of *another* lock passes too. Where a writer could
+    mix up locks, use HOLDER, which asks for the very grant."""
 
 
 _MODES: Final = tuple(FenceMode)

@@ -19,7 +19,8 @@ def check(reader: Reader, leases: LeaseTable, fence: Fence, now_ms: int) -> Reje
 
     HOLDER: a granted place of the lock has the token, and its lease is alive. MAX_SEEN: the token is not older than the
     newest grant that excludes earlier ones (the floor), nor newer than any; a mutex knows one such token at a time,
-    readers that share a lock share the floor.
+    readers that share a lock share the floor. So while they do, a token of another lock that lies between passes: what
+    readers that have left held is not remembered, and no other lock is looked at.
     """
     fault = fence_fault(fence)
     if fault is not None:

@@ -110,7 +110,7 @@ def expire(writing: Writing, leases: LeaseTable, counters: Counters, now_ms: int
     granting = Granting(writing, leases, counters, now_ms)
     ended = work = 0
     while lease := leases.due(now_ms):
-        work += 1 + leases.keys(lease)
+        work += 1 + leases.weight(lease)
         if ended and work > MAX_EXPIRED_KEYS:
             break
         _end(writing, leases, granting, lease)
@@ -134,6 +134,7 @@ def _end(writing: Writing, leases: LeaseTable, granting: Granting, lease: int) -
     writer = writing.writer
     mark = writing.mark()
     deleted = 0
+    granting.ends(leases.weight(lease))
     start = lease_keys_prefix(lease)
     # Listed before anything is written: a view must not be written while it is scanned.
     attached = [attached_prefix(key) for key, _ in writer.scan(start, _after(lease))]

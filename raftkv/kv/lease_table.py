@@ -1,8 +1,9 @@
-"""Which leases there are, when each ends, and how many keys are attached to it.
+"""Which leases there are, when each ends, and how much is attached to it.
 
-A lease ends at its deadline: cluster time when it was granted or renewed last, plus its ttl. **From its deadline on it
-is dead for every command**, as if it were gone, although its rows, its keys and its places in lines stay until the next
-`Expire` (or a grant of the same id) removes them. Cluster time never goes back, so no dead lease ever comes to life.
+A lease ends at its deadline: cluster time when it was granted or renewed last, plus its ttl, plus one millisecond (see
+`_deadline`). **From its deadline on it is dead for every command**, as if it were gone, although its rows, its keys and
+its places in lines stay until the next `Expire` (or a grant of the same id) removes them. Cluster time never goes back,
+so no dead lease ever comes to life.
 
 The table is kept in memory and in the tables LEASES, LEASE_KEYS and UNFINISHED. **Invariant: the memory is what loading
 the rows would give.** Every change is made to both, inside the machine's write transaction; when that fails the table
@@ -20,13 +21,15 @@ from raftkv.kv.keys import (
     LOCKS,
     TABLES_END,
     UNFINISHED,
+    attached_prefix,
     attachment_key,
+    is_place,
     lease_key,
     lock_of_unfinished,
     number_of,
     unfinished_key,
 )
-from raftkv.kv.limits import MAX_LEASE_KEYS
+from raftkv.kv.limits import MAX_LEASE_KEYS, PLACE_WEIGHT
 from raftkv.kv.records import CorruptState, LeaseHead, decode_lease_head, encode_lease_head
 from raftkv.kv.store import Reader, Writer
 
@@ -37,7 +40,7 @@ _SPARE_ITEMS = 1_000
 class Counters:
     """The numbers of `records.Meta` that leases and locks count up, and what the entry under way has granted."""
 
-    __slots__ = ("granted_bytes", "grants", "last_lease", "last_token")
+    __slots__ = ("ended", "granted_bytes", "grants", "last_lease", "last_token")
 
     def __init__(self, last_lease: int, last_token: int) -> None:
         self.last_lease = last_lease
@@ -45,18 +48,23 @@ class Counters:
         self.begin_entry()
 
     def begin_entry(self) -> None:
-        """An entry is applied in one go, so what it may grant is bounded for all its commands together."""
+        """An entry is applied in one go, so what it may grant is bounded for all its commands together.
+
+        `ended`: the weight of the leases that it has ended (`LeaseTable.weight`).
+        """
+        self.ended = 0
         self.grants = 0
         self.granted_bytes = 0
 
 
 class _Lease:
-    __slots__ = ("deadline_ms", "keys", "ttl_ms")
+    __slots__ = ("deadline_ms", "ttl_ms", "weight")
 
     def __init__(self, ttl_ms: int, deadline_ms: int) -> None:
         self.ttl_ms = ttl_ms
         self.deadline_ms = deadline_ms
-        self.keys = 0
+        self.weight = 0
+        """Of what is attached to it: see `_weight`."""
 
 
 class LeaseTable:
@@ -74,7 +82,7 @@ class LeaseTable:
             lease = self._leases.get(number_of(stored_key))
             if lease is None:
                 raise CorruptState(f"key row {stored_key.hex()} of a lease that does not exist")
-            lease.keys += 1
+            lease.weight += _weight(attached_prefix(stored_key))
         self._unfinished = {lock_of_unfinished(stored_key) for stored_key, _ in reader.scan(UNFINISHED, TABLES_END)}
         """Locks on which the next Expire goes on with granting."""
         self._by_deadline: list[tuple[int, int]] = []
@@ -97,13 +105,13 @@ class LeaseTable:
         found = self._leases.get(lease)
         return found is not None and now_ms < found.deadline_ms
 
-    def room(self, lease: int, keys: int = 1) -> bool:
-        """Whether so many more keys can be attached to a lease, which must exist."""
-        return self._leases[lease].keys + keys <= MAX_LEASE_KEYS
+    def room(self, lease: int, weight: int = 1) -> bool:
+        """Whether so many more keys, or a place of PLACE_WEIGHT, can be attached to a lease, which must exist."""
+        return self._leases[lease].weight + weight <= MAX_LEASE_KEYS
 
-    def keys(self, lease: int) -> int:
-        """How many keys and places are attached to a lease, which must exist."""
-        return self._leases[lease].keys
+    def weight(self, lease: int) -> int:
+        """How much is attached to a lease, which must exist, in keys; a place counts as PLACE_WEIGHT."""
+        return self._leases[lease].weight
 
     def grant(self, writer: Writer, lease: int, ttl_ms: int, now_ms: int) -> None:
         """Open a lease under an id that no lease has."""
@@ -125,20 +133,20 @@ class LeaseTable:
     def end(self, writer: Writer, lease: int) -> None:
         """Forget a lease whose keys are gone."""
         ended = self._leases.pop(lease)
-        invariant(ended.keys == 0, "lease {} ends with {} keys", lease, ended.keys)
+        invariant(ended.weight == 0, "lease {} ends with keys, of weight {}", lease, ended.weight)
         writer.delete(lease_key(lease))
         # Its item stays in the heap, where it may be years from being met.
         if len(self._by_deadline) > 2 * len(self._leases) + _SPARE_ITEMS:
             self._queue_all()
 
     def attach(self, writer: Writer, lease: int, prefix: bytes) -> None:
-        """Attach a key. `Writing` calls this, at commit."""
-        self._leases[lease].keys += 1
+        """Attach a key or a place. `Writing` calls this, at commit."""
+        self._leases[lease].weight += _weight(prefix)
         writer.put(attachment_key(lease, prefix), b"")
 
     def detach(self, writer: Writer, lease: int, prefix: bytes) -> None:
         """Take back `attach`."""
-        self._leases[lease].keys -= 1
+        self._leases[lease].weight -= _weight(prefix)
         writer.delete(attachment_key(lease, prefix))
 
     def due(self, now_ms: int) -> int:
@@ -189,6 +197,16 @@ class LeaseTable:
         heapify(self._by_deadline)
 
 
+def _weight(prefix: bytes) -> int:
+    return PLACE_WEIGHT if is_place(prefix) else 1
+
+
 def _deadline(now_ms: int, ttl_ms: int) -> int:
+    """Return the first stamp of cluster time that proves a lease to have lasted for its ttl.
+
+    Stamps are cut off to whole milliseconds: an entry stamped 10 may have been made at 10.9 ms, and one stamped 1,010
+    at 1,010.0 ms, which is 999.1 ms later. Two stamps prove one millisecond less than lies between them. So a lease,
+    which must never end early, ends one stamp later.
+    """
     # Cluster time is what leaders stamp: a mad stamp must not stop a node, and the row holds 64 bits.
-    return min(now_ms + ttl_ms, _MAX_U64)
+    return min(now_ms + ttl_ms + 1, _MAX_U64)

@@ -59,6 +59,11 @@ MAX_ENTRY_RESULT_BYTES = 4 << 20
 """Once the transactions of one entry have read so much (4 MiB), those behind them are refused, to come again: an entry
 is applied in one go, and sessions remember what it gives."""
 
+MAX_ENTRY_REPLACED_BYTES = 32 << 20
+"""Once the writes of one entry have replaced or deleted versions of so many bytes (32 MiB), those behind them are
+refused, to come again. A write reads the version before it, for watches; reading a MiB takes a millisecond or more, and
+an entry of small puts over large values has a thousand of them."""
+
 MAX_TXN_WORK = 20_000
 """Most work of one transaction's compares, deletes and ranges, in units of `ranges.row_cost`, as MAX_DELETE_WORK."""
 
@@ -75,7 +80,10 @@ MAX_LEASES = 100_000
 """Most leases at a time."""
 
 MAX_LEASE_KEYS = 5_000
-"""Most keys (places in lines included) attached to one lease: they are deleted in one go."""
+"""Most keys attached to one lease, a place in a line counting as PLACE_WEIGHT: they are deleted in one go."""
+
+PLACE_WEIGHT = 4
+"""Leaving a line takes as long as deleting so many keys (20 us, and 6)."""
 
 MAX_KEPT_ALIVE = 1_000
 """Most leases that one KeepAlive renews."""
@@ -93,11 +101,20 @@ MAX_SWEPT_VERSIONS = 1_000
 """Most versions that one Sweep looks at."""
 
 MAX_EXPIRED_KEYS = 2_500
-"""One Expire ends leases until so many keys went with them; a lease counts as one key more than it has."""
+"""One Expire ends leases until so many keys went with them; a place counts as PLACE_WEIGHT, and a lease as one more
+than what is attached to it."""
 
 MAX_GRANTS = 1_000
 """Most contenders for locks that the commands of one entry grant: readers behind a writer, or those next in the lines
-that a lease leaves. Whoever is left over is granted by the next Expire, which the leader proposes at once."""
+that a lease leaves; fewer where it ended leases (GRANT_WEIGHT). Whoever is left over is granted by the next Expire,
+which the leader proposes at once."""
+
+GRANT_WEIGHT = 5
+"""A grant takes as long as deleting so many keys: what an entry ends by ending leases, it grants less of. So ending the
+heaviest lease there can be, and granting what that makes room for, stays below 50 ms."""
+
+MIN_GRANTS = 100
+"""An entry may grant so many, whatever leases it has ended: lines go on."""
 
 MAX_GRANTED_BYTES = 4 << 20
 """The same bound for the values that grants write anew (4 MiB); the first grant of an entry is always made."""

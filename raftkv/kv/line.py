@@ -11,7 +11,7 @@ version goes with the lease that it lives on. The invariants:
  4. `head.holders` and `head.waiting` count the rows of LINES.
  5. The next one is granted in the revision that makes room for it, with two exceptions. Where it is dead (its lease is
     past its deadline) nobody is granted until the lease is ended, which is due. And where one entry would grant more
-    than `MAX_GRANTS`, the lock is left unfinished: the next `Expire` goes on.
+    than it may (`Granting.exhausted`), the lock is left unfinished: the next `Expire` goes on.
 
 No function looks at more of a line than it grants or shows: nothing here costs more when a line or its history is long.
 """
@@ -24,7 +24,7 @@ from raftkv.invariant import invariant
 from raftkv.kv.commands import LockKind
 from raftkv.kv.keys import attachment_key, line_key, line_prefix, lock_key, place_prefix, places_bounds, ticket_of
 from raftkv.kv.lease_table import Counters, LeaseTable
-from raftkv.kv.limits import MAX_GRANTED_BYTES, MAX_GRANTS, PAGE_BYTES
+from raftkv.kv.limits import GRANT_WEIGHT, MAX_GRANTED_BYTES, MAX_GRANTS, MIN_GRANTS, PAGE_BYTES
 from raftkv.kv.records import (
     VERSION_BYTES,
     LockHead,
@@ -157,7 +157,13 @@ class Granting:
     @property
     def exhausted(self) -> bool:
         """Whether the entry has granted as much as it may."""
-        return self._counters.grants >= MAX_GRANTS or self._counters.granted_bytes >= MAX_GRANTED_BYTES
+        counters = self._counters
+        most = max(MAX_GRANTS - counters.ended // GRANT_WEIGHT, min(MAX_GRANTS, MIN_GRANTS))
+        return counters.grants >= most or counters.granted_bytes >= MAX_GRANTED_BYTES
+
+    def ends(self, weight: int) -> None:
+        """A lease ends to which so much is attached: that leaves less time for grants."""
+        self._counters.ended += weight
 
     def join(self, lock: bytes, head: LockHead, place: PlaceRecord, *, at_once: bool) -> tuple[int, PlaceRecord]:
         """Make a place at the end of the line, granted `at_once` or waiting; return its ticket and what it became."""

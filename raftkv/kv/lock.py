@@ -17,7 +17,7 @@ from raftkv.errors import ErrorCode
 from raftkv.kv.commands import Acquire, LockKind, Place, Proclaim, Proclaimed, Rejected, Release, Released
 from raftkv.kv.lease import not_found
 from raftkv.kv.lease_table import Counters, LeaseTable
-from raftkv.kv.limits import MAX_LEASE_KEYS, acquire_fault, proclaim_fault, release_fault
+from raftkv.kv.limits import MAX_LEASE_KEYS, PLACE_WEIGHT, acquire_fault, proclaim_fault, release_fault
 from raftkv.kv.line import Granting, fits, read_head, read_place, show, ticket_held
 from raftkv.kv.records import LockHead, PlaceRecord
 from raftkv.kv.writing import Writing
@@ -50,8 +50,12 @@ def acquire(
     at_once = not head.waiting and fits(head, command.exclusive)
     if not at_once and not command.wait:
         return _busy(lock)
-    if not leases.room(lease):
-        return Rejected(ErrorCode.LIMIT_EXCEEDED, f"lease {lease} has {MAX_LEASE_KEYS} keys, the most it may have")
+    if not leases.room(lease, PLACE_WEIGHT):
+        return Rejected(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"lease {lease} has no room for another place in line, which counts as {PLACE_WEIGHT} of the "
+            f"{MAX_LEASE_KEYS} keys that it may have",
+        )
     mark = writing.mark()
     place = PlaceRecord(0, lease, command.kind, command.exclusive, command.limit, command.value)
     ticket, place = Granting(writing, leases, counters, now_ms).join(lock, head, place, at_once=at_once)

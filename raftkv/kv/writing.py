@@ -51,7 +51,7 @@ class Attachments(Protocol):
 class Writing:
     """The changes of one transaction of the store."""
 
-    __slots__ = ("_attachments", "_moved", "changes", "revision", "writer")
+    __slots__ = ("_attachments", "_moved", "changes", "replaced_bytes", "revision", "writer")
 
     def __init__(self, writer: Writer, attachments: Attachments, revision: int) -> None:
         self.writer = writer
@@ -59,6 +59,8 @@ class Writing:
         """The store's revision: that of the last command that changed something."""
         self.changes: list[Change] = []
         """In the order of their revisions, since they were taken last."""
+        self.replaced_bytes = 0
+        """Size of the versions that were replaced or deleted since then: all of them were read."""
         self._attachments = attachments
         self._moved: list[tuple[bytes, int, int]] = []
         """Of the revision under way: (prefix, lease before, lease now), 0 for none."""
@@ -90,6 +92,7 @@ class Writing:
             if before:
                 create_revision, version = created, before + 1
                 previous, previous_revision = newest[1], revision_of(newest[0])
+                self.replaced_bytes += len(previous)
         if lease != lease_before:
             self._moved.append((prefix, lease_before, lease))
         row = encode_version(create_revision, version, lease, value)
@@ -111,6 +114,7 @@ class Writing:
         """Delete a key that exists; `found` is its newest version."""
         revision = self.revision + 1
         lease_before = decode_version(found.row)[2]
+        self.replaced_bytes += len(found.row)
         if lease_before:
             self._moved.append((prefix, lease_before, 0))
         self.writer.put(prefix + version_suffix(revision), TOMBSTONE)
@@ -135,6 +139,7 @@ class Writing:
     def take(self) -> list[Change]:
         """Return the changes, and begin anew."""
         changes, self.changes = self.changes, []
+        self.replaced_bytes = 0
         return changes
 
     def undo(self, mark: int) -> None:

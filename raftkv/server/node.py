@@ -82,6 +82,11 @@ class NodeLimits:
     max_proposal_bytes: int = 64 << 20
     max_proposal_commands: int = 100_000
     """Writes that wait or are being replicated; what comes on top is refused as Overloaded."""
+    max_log_bytes: int = 16 << 20
+    max_log_commands: int = 2048
+    """Of these, what may be in the log and not applied: about a tenth of a second of work, more than keeps disk and
+    network busy. What waits beyond that can be overtaken by renewals of leases, and had no effect if leadership is
+    lost."""
 
 
 class Node:
@@ -108,7 +113,10 @@ class Node:
         self._time = ClusterTime(clock)
         self._lease = Lease(raft.lease_ms)
         self._proposals = Proposals(
-            max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
+            max_bytes=self._limits.max_proposal_bytes,
+            max_commands=self._limits.max_proposal_commands,
+            max_log_bytes=self._limits.max_log_bytes,
+            max_log_commands=self._limits.max_log_commands,
         )
         self._checkpoints = Checkpoints(
             raft=raft,
@@ -400,6 +408,8 @@ class Node:
         enough = limits.worthwhile_commands if self._writing else 1
         if self._proposals.queued_commands < enough or not self.is_leader or self.raft.transferring:
             return
+        if self._proposals.log_is_full:
+            return  # `_apply` wakes the crank
         now = asyncio.get_running_loop().time()
         proposals = self._proposals.take(limits.max_entry_bytes, limits.max_entry_commands, now)
         if not proposals:
@@ -451,6 +461,8 @@ class Node:
             if asyncio.get_running_loop().time() >= until:
                 self.wake()
                 break
+        if self._proposals.queued_commands:
+            self.wake()  # there may be room in the log now
         self._checkpoints.make_when_due()
 
     async def _write(self) -> None:

@@ -32,7 +32,8 @@ class _FenceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FenceMode.V
     """The token is that of a grant which holds the lock now."""
     MAX_SEEN: _FenceMode.ValueType  # 1
     """The token is not older than the newest grant that excludes earlier ones, whether or not it still holds the lock.
-    Not for semaphores.
+    Not for semaphores. While readers share a lock, every token from the first reader's to the newest passes, those of other
+    locks included: the store does not remember who has left.
     """
 
 class FenceMode(_FenceMode, metaclass=_FenceModeEnumTypeWrapper): ...
@@ -41,7 +42,8 @@ HOLDER: FenceMode.ValueType  # 0
 """The token is that of a grant which holds the lock now."""
 MAX_SEEN: FenceMode.ValueType  # 1
 """The token is not older than the newest grant that excludes earlier ones, whether or not it still holds the lock.
-Not for semaphores.
+Not for semaphores. While readers share a lock, every token from the first reader's to the newest passes, those of other
+locks included: the store does not remember who has left.
 """
 Global___FenceMode: _TypeAlias = FenceMode  # noqa: Y015
 

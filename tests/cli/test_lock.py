@@ -115,7 +115,7 @@ def test_busy(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
         assert [(row.split()[:2], row.split()[4]) for row in table[1:]] == [(["holds", token], "mutex")]
         for other in (["--shared"], ["--exclusive"], ["--limit", "2"]):
             mismatch = cli("lock", "lock/busy", *other, "--", "true")
-            assert mismatch.code == 1
+            assert mismatch.code == 4
             assert "is in use as a mutex" in mismatch.error
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)
@@ -151,7 +151,9 @@ def test_shared_and_limited(cli: Cli, cluster: RunningCluster, tmp_path: Path) -
         assert cli("lock", "lock/two", "--limit", "2", "--no-wait", "--", "true").code == 4
         assert "semaphore of 2" in cli("lock", "lock/two", "--show").text
         mismatch = cli("lock", "lock/two", "--limit", "3", "--no-wait", "--", "true")
-        assert mismatch.code == 1
+        assert mismatch.code == 4
+        assert "in use as a semaphore of 2, not as a semaphore of 3" in mismatch.err
+        assert "in use as a semaphore of 2, not as a semaphore of 3" in mismatch.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -162,6 +162,16 @@ def test_a_message_is_bounded_in_operations_and_bytes(loop: asyncio.AbstractEven
     assert len(cut_batch(queue, 1, 0.0)[1]) == 1, "one operation always fits, or it would never leave"
 
 
+def test_renewals_share_a_message_with_nothing_else(loop: asyncio.AbstractEventLoop) -> None:
+    """A message is answered as a whole: it would wait for the slowest of what is in it."""
+    calls = [make_call(loop, number=number) for number in range(1, 5)]
+    for call in calls[:2]:
+        call.operation.lease_keep_alive.ids.append(9)
+    queue = deque(calls)
+    assert [call.id for call in cut_batch(queue, 1, 0.0)[1]] == [1, 2]
+    assert [call.id for call in cut_batch(queue, 1, 0.0)[1]] == [3, 4]
+
+
 def test_a_message_holds_writes_of_one_session_and_any_reads(loop: asyncio.AbstractEventLoop) -> None:
     read = Kind.READ
     queue = deque(

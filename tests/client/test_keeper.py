@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import uvloop
 
 from raftkv.client.calls import Kind
-from raftkv.client.keeper import Keeper, KeptLease
+from raftkv.client.keeper import MAX_IDLE, Keeper, KeptLease
 from raftkv.client.lease import AsyncLease
 from raftkv.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument, LeaseExpired, NoLeader, RaftKVError
 from raftkv.v1 import kv_pb2
+
+
+async def no_wait() -> None:
+    """Answer at once."""
 
 
 class Store:
@@ -27,6 +31,7 @@ class Store:
         self.failure: RaftKVError | None = None
         self.answer: kv_pb2.OperationResult | None = None
         self.before_answer: Callable[[], None] = lambda: None
+        self.wait: Callable[[], Awaitable[None]] = no_wait
 
     def clock(self) -> float:
         return self.now
@@ -39,6 +44,7 @@ class Store:
         self.asked.append(operation)
         self.timeouts.append(timeout)
         self.before_answer()
+        await self.wait()
         if self.failure is not None:
             raise self.failure
         result = kv_pb2.OperationResult()
@@ -211,6 +217,72 @@ async def test_who_comes_too_late_is_told_too(keeper: Keeper) -> None:
     assert told == ["late"]
 
 
+async def test_a_grant_that_nobody_waits_for_any_more_is_revoked(keeper: Keeper, store: Store) -> None:
+    """Be it that the answer comes later, or just then: else the lease would lie idle in the store until its ttl."""
+    for answered_first in (False, True):
+        store.asked.clear()
+        sent, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(sent: asyncio.Event = sent, go_on: asyncio.Event = go_on) -> None:
+            sent.set()
+            await go_on.wait()
+
+        store.wait = wait
+        task = asyncio.create_task(keeper.grant(9.0))
+        await sent.wait()
+        if answered_first:
+            go_on.set()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert answered_first or store.revoked() == []
+        go_on.set()
+        store.wait = no_wait
+        await asyncio.gather(*keeper._farewells)
+        assert store.revoked() == [1]
+    await passes(keeper, store, 4.0)
+    assert store.renewals() == []
+
+
+async def test_a_grant_that_fails_when_nobody_waits_is_no_matter(keeper: Keeper, store: Store) -> None:
+    sent, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        sent.set()
+        await go_on.wait()
+        raise NoLeader("electing")
+
+    store.wait = wait
+    task = asyncio.create_task(keeper.grant(9.0))
+    await sent.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    assert await asyncio.gather(*keeper._farewells) == [False]
+    assert store.revoked() == []
+
+
+async def test_closing_does_not_wait_for_ever_for_a_grant(
+    keeper: Keeper, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raftkv.client.keeper.CLOSE_PATIENCE_S", 0.01)
+    sent = asyncio.Event()
+
+    async def wait() -> None:
+        sent.set()
+        await asyncio.Event().wait()
+
+    store.wait = wait
+    task = asyncio.create_task(keeper.grant(9.0))
+    await sent.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    await keeper.close()
+    assert not keeper._farewells
+    assert len(asyncio.all_tasks()) == 1
+
+
 async def test_idle_leases_are_taken_again_and_not_renewed(keeper: Keeper, store: Store) -> None:
     first = await keeper.borrow(9.0)
     keeper.give_back(first)
@@ -223,6 +295,42 @@ async def test_idle_leases_are_taken_again_and_not_renewed(keeper: Keeper, store
     assert await keeper.borrow(8.0) is not other  # another ttl
     await passes(keeper, store, 5.0)  # less than half of it is left
     assert await keeper.borrow(9.0) not in {first, other}
+
+
+@pytest.mark.parametrize(("ttl", "kept_s"), [(9.0, 4.0), (86_400.0, 59.0)])
+async def test_idle_leases_for_which_nobody_comes_are_revoked(
+    keeper: Keeper, store: Store, ttl: float, kept_s: float
+) -> None:
+    lease = await keeper.borrow(ttl)
+    keeper.give_back(lease)
+    await passes(keeper, store, kept_s)
+    assert store.revoked() == []
+    await passes(keeper, store, 1.1)
+    await asyncio.gather(*keeper._farewells)
+    assert store.revoked() == [lease.id]
+    assert (keeper._idle, keeper._idle_count, keeper._timer) == ({}, 0, None)
+
+
+async def test_a_ttl_for_every_lease_leaves_nothing_behind(keeper: Keeper, store: Store) -> None:
+    """Idle leases are bounded in number and in time, however many ttls there are."""
+    for number in range(MAX_IDLE + 5):
+        keeper.give_back(await keeper.borrow(9.0 + number / 1000))
+    await asyncio.gather(*keeper._farewells)
+    assert len(store.revoked()) == 5
+    assert keeper._idle_count == len(keeper._idle) == MAX_IDLE
+    keeper.give_back(await keeper.borrow(9.0))
+    await passes(keeper, store, 6.0)
+    await asyncio.gather(*keeper._farewells)
+    assert len(store.revoked()) == len(set(store.revoked())) == MAX_IDLE + 5
+    assert (keeper._idle, keeper._idle_count) == ({}, 0)
+
+
+async def test_the_timer_goes_off_for_idle_leases_alone(keeper: Keeper) -> None:
+    lease = await keeper.borrow(9.0)
+    keeper._tick()
+    keeper.give_back(lease)
+    keeper._tick()
+    assert keeper._timer is not None
 
 
 async def test_an_ended_lease_is_never_taken_again(keeper: Keeper) -> None:

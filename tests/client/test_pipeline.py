@@ -9,7 +9,7 @@ from raftkv.client import AsyncClient, DeleteResult, EndpointFailure, Guarantee,
 from raftkv.client.batches import MAX_BATCH_OPERATIONS
 from raftkv.errors import ConnectionFailed, ErrorCode, FailedPrecondition, InvalidArgument
 from raftkv.v1 import kv_pb2
-from tests.client.fake import FakeCluster, FakeNode, Reply, execute, fake_cluster, ignore, refusal
+from tests.client.fake import FakeCluster, FakeNode, Reply, execute, fake_cluster, ignore, is_probe, refusal
 
 
 async def test_concurrent_puts_share_messages(single: FakeCluster) -> None:
@@ -233,3 +233,42 @@ async def test_a_refused_registration_fails_the_writes_that_wait_for_it() -> Non
             await client.put("k", "v")
         cluster[1].script = execute
         assert (await client.put("k", "v")).revision == 1
+
+
+async def test_a_backlog_waits_in_the_client_where_renewals_overtake_it(
+    single: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written waits for all that was written before it, at the node and on the way back."""
+    on_the_way = 2 * MAX_BATCH_OPERATIONS
+    monkeypatch.setattr("raftkv.client.pipeline.MAX_OUTSTANDING", on_the_way)
+    async with AsyncClient(single.addresses) as client:
+        await client.put("warm", "up")
+        before = len(single[1].ids("put"))
+        single[1].script = ignore_puts
+        backlog = asyncio.gather(*(client.put(f"k{number}", "v") for number in range(1000)))
+        await single[1].wait_for(lambda: len(single[1].ids("put")) - before >= on_the_way)
+        assert await client.renew_leases(7) == (0.0,)
+        assert len(single[1].ids("put")) - before == on_the_way
+        backlog.cancel()
+        await asyncio.wait({backlog})
+
+
+async def test_answers_make_room_for_a_backlog(single: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.client.pipeline.MAX_OUTSTANDING", 2 * MAX_BATCH_OPERATIONS)
+    async with AsyncClient(single.addresses) as client:
+        results = await asyncio.gather(*(client.put(f"k{number}", "v") for number in range(1000)))
+    assert len({result.revision for result in results}) == 1000
+
+
+async def test_a_sign_of_life_is_asked_for_however_much_is_on_its_way(
+    single: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a node that is slow would be taken for one that is gone."""
+    monkeypatch.setattr("raftkv.client.pipeline.MAX_OUTSTANDING", 1)
+    async with AsyncClient(single.addresses, attempt_timeout=0.2) as client:
+        await client.put("warm", "up")
+        single[1].script = ignore_puts
+        backlog = asyncio.gather(*(client.put(f"k{number}", "v") for number in range(300)))
+        await single[1].wait_for(lambda: any(is_probe(one) for batch in single[1].batches for one in batch.operations))
+        backlog.cancel()
+        await asyncio.wait({backlog})

@@ -31,7 +31,10 @@ ERROR_ROWS = [
     *table(API, "The client deals with these by itself; clients in other languages meet them:"),
 ]
 # How the store bounds its own work.
-INTERNAL_LIMITS = {"MAX_SWEPT_VERSIONS", "MAX_EXPIRED_KEYS", "MAX_GRANTS", "MAX_GRANTED_BYTES"}
+INTERNAL_LIMITS = {"MAX_SWEPT_VERSIONS", "MAX_EXPIRED_KEYS", "MAX_GRANTS", "MAX_GRANTED_BYTES", "MIN_GRANTS"} | {
+    "GRANT_WEIGHT",
+    "PLACE_WEIGHT",
+}
 OF_NODES = {errors.CorruptLog, errors.DataDirectoryMismatch}
 
 

@@ -192,4 +192,4 @@ class LockHost:
 
 
 def table(leases: LeaseTable) -> dict[int, tuple[int, int, int]]:
-    return {one: (held.ttl_ms, held.deadline_ms, held.keys) for one, held in leases._leases.items()}
+    return {one: (held.ttl_ms, held.deadline_ms, held.weight) for one, held in leases._leases.items()}

@@ -92,14 +92,14 @@ class History:
             self.end(lease)
         lease = lease or self.last_lease + 1
         self.last_lease = max(self.last_lease, lease)
-        self.leases[lease] = (ttl, self.now + ttl)
+        self.leases[lease] = (ttl, self.now + ttl + 1)
         return c.LeaseGranted(lease, ttl)
 
     def renew(self, lease: int) -> int:
         if not self.alive(lease):
             return 0
         ttl, _ = self.leases[lease]
-        self.leases[lease] = (ttl, self.now + ttl)
+        self.leases[lease] = (ttl, self.now + ttl + 1)
         return ttl
 
     def end(self, lease: int) -> int:

@@ -69,7 +69,7 @@ def test_bug_46_a_regrant_makes_the_old_token_stale(mode: int) -> None:
     old, new = host.leased(500), host.leased()
     host.token(b"l", old)
     host.acquire(b"l", new)
-    host.now = 500
+    host.now = 501
     host.expire()
     assert stale(host.check(b"l", 1, mode)) == 2
     assert host.check(b"l", 2, mode) is None
@@ -125,9 +125,9 @@ def test_a_holder_is_stale_from_its_deadline_on_by_the_time_of_the_entry() -> No
     host = LockHost()
     one = host.leased(500)
     host.token(b"l", one)
-    host.now = 499
-    assert host.check(b"l", 1) is None
     host.now = 500
+    assert host.check(b"l", 1) is None
+    host.now = 501
     assert stale(host.check(b"l", 1)) == 1
     assert len(host.query(b"l").contenders) == 1
     assert host.check(b"l", 1, MAX_SEEN) is None  # nobody came after it
@@ -167,6 +167,18 @@ def test_a_writer_ends_the_readers_before_it_and_a_first_reader_the_writer() -> 
     host.release(b"l", writer)
     assert host.tokens(b"l") == [5, 6]
     assert [passes(token) for token in (4, 5, 6)] == [False, True, True]
+
+
+def test_max_seen_takes_a_range_of_tokens_while_readers_share_a_lock() -> None:
+    """Those of other locks included, as docs/api.md says: the store does not remember which readers have left."""
+    host = LockHost()
+    one, two, other = (host.leased() for _ in range(3))
+    host.token(b"l", one, LockKind.READ_WRITE, exclusive=False)
+    between = host.token(b"m", other)
+    host.token(b"l", two, LockKind.READ_WRITE, exclusive=False)
+    assert host.check(b"l", between, MAX_SEEN) is None
+    assert stale(host.check(b"l", between)) == 3
+    assert stale(host.check(b"m", 3, MAX_SEEN)) == between
 
 
 def test_max_seen_is_not_for_semaphores() -> None:
@@ -262,7 +274,7 @@ def test_control_without_a_fence_an_update_is_lost() -> None:
         slow_token = host.token(b"l", slow)
         host.acquire(b"l", fast)
         seen_by_slow = counter
-        host.now = 500  # paused past its lease
+        host.now = 501  # paused past its lease
         host.settle()
         fast_token = host.token(b"l", fast)
         for token, value in ((fast_token, counter + 1), (slow_token, seen_by_slow + 10)):

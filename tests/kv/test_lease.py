@@ -85,26 +85,27 @@ def test_no_more_leases_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     host.grant()
     host.grant(9)
     assert code_of(host.grant()) is ErrorCode.LIMIT_EXCEEDED
-    host.now = 1_000
+    host.now = 1_001
     assert host.grant(9) == LeaseGranted(9, 1_000)  # in the place of the dead one
     host.validate()
 
 
-def test_a_lease_lives_until_its_deadline_and_not_a_millisecond_longer() -> None:
+def test_a_lease_lives_for_its_ttl_and_not_two_stamps_longer() -> None:
+    """At the stamp of grant and ttl it may still be up to a millisecond younger than its ttl: it lives."""
     host = LockHost()
     one = host.leased(1_000)
-    host.now = 999
-    assert host.leases.alive(one, 999)
-    assert host.leases.due(999) == 0
+    host.now = 1_000
+    assert host.leases.alive(one, 1_000)
+    assert host.leases.due(1_000) == 0
     assert host.expire() == Expired(0)
     assert host.keep_alive(one, 77) == KeptAlive((1_000, 0))
-    host.now = 1_998
+    host.now = 2_000
     assert host.expire() == Expired(0)
-    host.now = 1_999
+    host.now = 2_001
     assert not host.leases.alive(one, host.now)
     assert host.keep_alive(one) == KeptAlive((0,))
     assert code_of(host.revoke(one)) is ErrorCode.LEASE_NOT_FOUND
-    assert host.leases.next_deadline_ms() == 1_999
+    assert host.leases.next_deadline_ms() == 2_001
     assert host.expire() == Expired(1)
     assert (len(host.leases), host.leases.next_deadline_ms(), host.revision) == (0, None, 1)
     host.validate()
@@ -126,7 +127,7 @@ def test_keys_go_with_their_lease_at_one_revision() -> None:
         host.put(key, one)
     host.put(b"other", two)
     host.put(b"c")
-    assert info(host, one) == lease.LeaseInfo(1_000_000, 1_000_000, (b"\0", b"a", b"b\0\xff"))
+    assert info(host, one) == lease.LeaseInfo(1_000_000, 1_000_001, (b"\0", b"a", b"b\0\xff"))
     before = host.revision
     assert host.revoke(one) == Revoked(before + 1, 3)
     assert {change.revision for change in host.changes} == {before + 1}
@@ -145,7 +146,7 @@ def test_a_key_belongs_to_the_lease_of_its_last_write() -> None:
     host.put(b"again", one)
     host.put(b"again", one)
     host.validate()
-    assert host.leases.keys(one) == 1
+    assert host.leases.weight(one) == 1
     assert host.revoke(one) == Revoked(host.revision, 1)
     assert [host.has(key) for key in (b"moved", b"freed", b"again")] == [True, True, False]
     host.validate()
@@ -164,12 +165,12 @@ def test_a_dead_lease_of_the_same_id_is_ended_first() -> None:
     host.put(b"k", 4)
     host.acquire(b"l", 4)
     host.acquire(b"l", waiter)
-    host.now = 500
+    host.now = 501
     before = host.revision
     assert host.grant(4, 600) == LeaseGranted(4, 600)
     assert host.revision == before + 1
     assert not host.has(b"k")
-    assert info(host, 4) == lease.LeaseInfo(600, 1_100, ())
+    assert info(host, 4) == lease.LeaseInfo(600, 1_102, ())
     assert host.tokens(b"l") == [2]
     assert host.keep_alive(4) == KeptAlive((600,))
     # What the heap still holds of the first lease of this id ends nothing of the second.
@@ -184,8 +185,8 @@ def test_expire_ends_the_oldest_deadline_first_and_ties_by_id() -> None:
         host.grant(lease_id, ttl_ms)
         host.put(b"%d" % lease_id, lease_id)
     host.now = 100
-    host.keep_alive(2)  # now due at 800, like 4
-    host.now = 900
+    host.keep_alive(2)  # now due at 801, like 4
+    host.now = 901
     assert host.expire() == Expired(4)
     assert [change.prefix for change in host.changes] == [version_prefix(key) for key in (b"3", b"2", b"4", b"1")]
     first = host.changes[0].revision
@@ -204,20 +205,25 @@ def test_expire_is_bounded_but_ends_one_at_least(monkeypatch: pytest.MonkeyPatch
     host.now = 600
     assert host.expire() == Expired(1)
     assert host.expire() == Expired(2)
-    assert host.leases.next_deadline_ms() == 503
+    assert host.leases.next_deadline_ms() == 504
     assert host.expire() == Expired(1)
     assert empty not in host.leases
     host.validate()
 
 
 def test_room_counts_places_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_table, "MAX_LEASE_KEYS", 2)
+    monkeypatch.setattr(lease_table, "MAX_LEASE_KEYS", 8)
     host = LockHost()
     one = host.leased()
-    host.put(b"k", one)
-    assert host.leases.room(one)
-    assert not host.leases.room(one, 2)
+    for key in (b"j", b"k"):
+        host.put(key, one)
+    assert host.leases.room(one, 6)
+    assert not host.leases.room(one, 7)
     host.acquire(b"l", one)
+    assert host.leases.weight(one) == 6
+    assert host.leases.room(one, 2)
+    host.reopen()
+    assert host.leases.weight(one) == 6
     rows, changes = dict(host.store.rows), host.revision
     assert code_of(host.acquire(b"m", one)) is ErrorCode.LIMIT_EXCEEDED
     assert (host.store.rows, host.revision) == (rows, changes)
@@ -233,8 +239,8 @@ def test_reading_leases() -> None:
     assert ids(host, 2**64 - 1, 2) == ((), False)
     host.put(b"k", 3)
     host.acquire(b"l", 3)
-    assert info(host, 3) == lease.LeaseInfo(1_000, 1_000, (b"k",))
-    assert info(host, 3, with_keys=False) == lease.LeaseInfo(1_000, 1_000, ())
+    assert info(host, 3) == lease.LeaseInfo(1_000, 1_001, (b"k",))
+    assert info(host, 3, with_keys=False) == lease.LeaseInfo(1_000, 1_001, ())
     assert info(host, 4) is None
 
 
@@ -276,13 +282,13 @@ def test_many_leases_against_a_list() -> None:
             if lease_id not in deadlines:
                 ttl_ms = rng.randrange(5, 400)
                 host.leases.grant(writer, lease_id, ttl_ms, host.now)
-                deadlines[lease_id] = (host.now + ttl_ms, ttl_ms)
+                deadlines[lease_id] = (host.now + ttl_ms + 1, ttl_ms)
             elif rng.random() < 0.7:
                 deadline_ms, ttl_ms = deadlines[lease_id]
                 alive = host.now < deadline_ms
                 assert host.leases.renew(writer, lease_id, host.now) == (ttl_ms if alive else 0)
                 if alive:
-                    deadlines[lease_id] = (host.now + ttl_ms, ttl_ms)
+                    deadlines[lease_id] = (host.now + ttl_ms + 1, ttl_ms)
             else:
                 host.leases.end(writer, lease_id)
                 del deadlines[lease_id]

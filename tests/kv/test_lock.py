@@ -293,7 +293,7 @@ def test_bug_46_the_dead_are_not_granted() -> None:
     host.acquire(b"m", a)
     host.acquire(b"m", dying)
     host.acquire(b"m", c)
-    host.now = 1_000
+    host.now = 1_001
     assert code_of(host.acquire(b"l", dying)) is ErrorCode.LEASE_NOT_FOUND
     assert host.release(b"m", a) == Released(False, host.revision)
     assert code_of(host.proclaim(b"m", a, 2, b"")) is ErrorCode.LEASE_NOT_FOUND
@@ -309,7 +309,7 @@ def test_bug_46_the_dead_are_not_granted() -> None:
 def test_bug_46_a_dead_lease_can_acquire_nothing_new() -> None:
     host = LockHost()
     one = host.leased(500)
-    host.now = 500
+    host.now = 501
     assert code_of(host.acquire(b"l", one)) is ErrorCode.LEASE_NOT_FOUND
     assert code_of(host.acquire(b"l", 77)) is ErrorCode.LEASE_NOT_FOUND
     assert host.query(b"l") == LockState((), False, 0, 0)
@@ -390,7 +390,7 @@ def test_bulk_grants_are_bounded_and_go_on_with_expire(monkeypatch: pytest.Monke
     for _ in range(7):
         host.acquire(b"l", host.leased(), READ_WRITE, exclusive=False)
     host.acquire(b"l", late, READ_WRITE)
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.release(b"l", writer)
     assert host.tokens(b"l") == [2, 3, 4, 0, 0, 0, 0, 0]
     assert host.leases.next_deadline_ms() == 0
@@ -406,7 +406,7 @@ def test_bulk_grants_are_bounded_and_go_on_with_expire(monkeypatch: pytest.Monke
     host.validate()
     host.expire()
     assert host.tokens(b"l") == [2, 3, 4, 5, 6, 7, 8, 0]
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.validate()
 
 
@@ -436,6 +436,50 @@ def test_the_commands_of_an_entry_share_the_bound_of_grants(monkeypatch: pytest.
     assert granted() == [3, 3, 3]
 
 
+def test_ending_the_heaviest_lease_is_bounded_work() -> None:
+    """In deleted keys: what takes the place of those who leave is work too, so the entry grants less of it."""
+    host = LockHost()
+    one = host.leased()
+    locks = [b"%d" % number for number in range(limits.MAX_LEASE_KEYS // limits.PLACE_WEIGHT)]
+    for name in locks:
+        host.acquire(name, one)
+    assert code_of(host.acquire(b"one more", one)) is ErrorCode.LIMIT_EXCEEDED
+    waiter = host.leased()
+    for name in locks:
+        host.acquire(name, waiter)
+    before = host.counters.last_token
+    host.revoke(one)
+    granted = host.counters.last_token - before
+    assert granted == limits.MIN_GRANTS
+    assert len(host.changes) == len(locks) + granted
+    assert len(host.leases.unfinished()) == len(locks) - granted
+    host.validate()
+    host.expire()
+    assert host.counters.last_token - before == granted + limits.MAX_GRANTS
+    host.settle()
+    assert host.counters.last_token - before == len(locks)
+    assert host.leases.unfinished() == []
+
+
+def test_what_an_entry_ends_it_grants_less_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "MAX_GRANTS", 8)
+    monkeypatch.setattr(line, "MIN_GRANTS", 1)
+    host = LockHost()
+    writer = host.leased()
+    host.acquire(b"l", writer, READ_WRITE)
+    host.acquire(b"m", writer)
+    for number in range(7):
+        host.put(b"%d" % number, writer)
+    for _ in range(10):
+        host.acquire(b"l", host.leased(), READ_WRITE, exclusive=False)
+    before = host.counters.last_token
+    host.revoke(writer)
+    weight = 2 * limits.PLACE_WEIGHT + 7
+    assert host.counters.last_token - before == 8 - weight // limits.GRANT_WEIGHT == 5
+    host.expire()
+    assert host.counters.last_token - before == 10
+
+
 def test_a_release_goes_on_with_what_is_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line, "MAX_GRANTS", 2)
     host = LockHost()
@@ -446,7 +490,7 @@ def test_a_release_goes_on_with_what_is_left_over(monkeypatch: pytest.MonkeyPatc
     host.release(b"l", writer)
     host.release(b"l", readers[0])
     assert host.tokens(b"l") == [3, 4, 5]
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.validate()
 
 
@@ -493,10 +537,10 @@ def test_what_is_left_over_may_lose_its_line(monkeypatch: pytest.MonkeyPatch) ->
     assert host.tokens(b"l") == [2, 0, 0]
     host.release(b"l", third)
     host.revoke(first)
-    host.now = 700
+    host.now = 701
     host.settle()
     assert host.tokens(b"l") == []
-    assert host.leases.next_deadline_ms() == 1_000_000
+    assert host.leases.next_deadline_ms() == 1_000_001
     host.validate()
 
 

@@ -73,7 +73,7 @@ class Model:
         self.last_lease = 0
         self.last_token = 0
         self.leases: dict[int, tuple[int, int]] = {}
-        """Deadline and ttl."""
+        """Deadline (when it is dead) and ttl."""
         self.keys: dict[bytes, int] = {}
         self.locks = {name: Lock() for name in NAMES}
 
@@ -149,7 +149,7 @@ class LocksAgainstModel(RuleBasedStateMachine):
             model.end(given)
         lease = given or model.last_lease + 1
         model.last_lease = max(model.last_lease, lease)
-        model.leases[lease] = (model.now + ttl_ms, ttl_ms)
+        model.leases[lease] = (model.now + ttl_ms + 1, ttl_ms)
         assert result == LeaseGranted(lease, ttl_ms)
 
     @rule(step_ms=st.sampled_from([1, 10, 250]), expire=st.booleans())
@@ -168,7 +168,7 @@ class LocksAgainstModel(RuleBasedStateMachine):
         ttls_ms = tuple(model.leases[one][1] if model.alive(one) else 0 for one in leases)
         for one in leases:
             if model.alive(one):
-                model.leases[one] = (model.now + model.leases[one][1], model.leases[one][1])
+                model.leases[one] = (model.now + model.leases[one][1] + 1, model.leases[one][1])
         assert self.host.keep_alive(*leases) == KeptAlive(ttls_ms)
 
     @rule(slot=SLOTS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raftkv.kv.lease_table import LeaseTable
 from raftkv.kv.limits import MIN_LEASE_TTL_MS
 from raftkv.server.cluster_time import MAX_STEP_MS, ClusterTime
+from tests.kv.dict_store import DictStore
 
 
 class StandingClock:
@@ -57,3 +59,27 @@ def test_it_never_goes_back_and_is_never_faster_than_the_clock(steps: list[tuple
         stamps.append(time.stamp_ms())
         assert stamps[-1] <= 1_000 + (clock.ms - 1_000_000.0) + 1e-6
     assert stamps == sorted(stamps)
+
+
+@given(st.floats(0, 3), st.lists(st.floats(0.1, 200), max_size=10), st.floats(-1, 3))
+def test_no_lease_ends_before_its_ttl_has_passed_on_the_clock(
+    before_ms: float, steps_ms: list[float], over_ms: float
+) -> None:
+    """Stamps are whole milliseconds, what has passed is not: a lease may be late by one of them, and never early."""
+    clock, store = StandingClock(), DictStore()
+    time = ClusterTime(clock)
+    time.take_over(0)
+    clock.ms += before_ms
+    granted_at = clock.ms
+    with store.write() as writer:
+        leases = LeaseTable(writer)
+        leases.grant(writer, 1, MIN_LEASE_TTL_MS, time.stamp_ms())
+    for step_ms in [*steps_ms, max(0.0, granted_at + MIN_LEASE_TTL_MS + over_ms - clock.ms - sum(steps_ms))]:
+        clock.ms += step_ms
+        time.tick()
+        lasted_ms = clock.ms - granted_at
+        if lasted_ms < MIN_LEASE_TTL_MS - 1e-6:
+            assert leases.alive(1, time.stamp_ms())
+            assert leases.due(time.stamp_ms()) == 0
+        if lasted_ms > MIN_LEASE_TTL_MS + 2:
+            assert leases.due(time.stamp_ms()) == 1

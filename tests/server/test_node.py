@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from raftkv.errors import LeaderChanged, NotLeader, Overloaded, ShuttingDown, StorageError
-from raftkv.kv.commands import Group, Put
+from raftkv.kv.commands import Group, KeepAlive, Put
 from raftkv.kv.limits import PAGE_PAIRS
 from raftkv.raft import Entry, HardState, Index, LogWrite, NodeId
 from raftkv.server.node import NodeLimits
@@ -81,6 +81,25 @@ async def test_a_large_backlog_is_cut_into_entries_of_bounded_size() -> None:
         before = leader.node.raft.log.last_index
         await asyncio.gather(*(leader.node.propose(Group(0, 0, puts(1)), 100, deadline()) for _ in range(8)))
         assert leader.node.raft.log.last_index == before + 4
+
+
+async def test_a_renewal_overtakes_a_backlog_of_writes() -> None:
+    """However many writes wait, so few are in the log that what goes in front of the others is soon applied."""
+    limits = NodeLimits(tick_s=TICK_S, worthwhile_commands=1, max_entry_commands=2, max_log_commands=4)
+    async with MemoryCluster(1, limits=limits) as cluster:
+        leader = await cluster.leader()
+        before = leader.node.raft.log.last_index
+        writes = [leader.node.propose(Group(0, 0, puts(1)), 100, deadline()) for _ in range(20)]
+        for _ in range(5):
+            leader.node._turn()  # in one turn of the loop: nothing is applied in between
+        assert leader.node.raft.log.last_index == before + 2
+        renewal = leader.node.propose(Group(0, 0, (KeepAlive(1, (1,)),)), 100, deadline())
+        done: list[str] = []
+        renewal.add_done_callback(lambda _: done.append("renewal"))
+        for write in writes:
+            write.add_done_callback(lambda _: done.append("write"))
+        await asyncio.gather(renewal, *writes)
+        assert done.index("renewal") == 4
 
 
 async def test_bug_32_nothing_is_acknowledged_before_a_majority_has_it_on_disk() -> None:

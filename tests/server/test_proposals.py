@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, ShuttingDown
-from raftkv.kv.commands import Batch, Group, Put, Written
+from raftkv.kv.commands import Batch, Group, KeepAlive, Put, Written
 from raftkv.server.proposals import Proposals
 
 GROUP = Group(0, 0, (Put(1, b"k", b"v"),))
 WITH_SESSION = Group(9, 0, (Put(1, b"k", b"v"),))
+RENEWAL = Group(9, 0, (KeepAlive(2, (1,)),))
 BATCH = Batch(0, (GROUP,))
 FOREVER = float("inf")
 
@@ -177,3 +178,97 @@ async def test_what_takes_long_to_apply_fills_an_entry_sooner() -> None:
     assert [len(queue.take(1000, 60, 0.0)) for _ in range(2)] == [2, 2]
     with pytest.raises(Overloaded):
         queue.add(GROUP, 10, FOREVER, weight=30)  # those in the log count until they are applied
+
+
+def groups(queue: Proposals, max_commands: int = 100) -> list[Group]:
+    return [proposal.group for proposal in queue.take(1000, max_commands, 0.0)]
+
+
+async def test_renewals_are_in_the_next_entry_however_much_waits() -> None:
+    queue = proposals(max_commands=100)
+    for _ in range(10):
+        queue.add(GROUP, 1, FOREVER)
+    first = RENEWAL._replace(acknowledged_below=1)
+    queue.add(first, 1, FOREVER)
+    queue.add(RENEWAL, 1, FOREVER)
+    assert groups(queue, 4) == [first, RENEWAL, GROUP, GROUP]
+    assert groups(queue, 4) == [GROUP] * 4
+
+
+async def test_a_batch_that_does_more_than_renew_keeps_its_place() -> None:
+    """A grant and the renewal of what it grants, in one batch, are applied in this order."""
+    queue = proposals()
+    mixed = Group(9, 0, (Put(1, b"k", b"v"), KeepAlive(2, (1,))))
+    queue.add(GROUP, 1, FOREVER)
+    queue.add(mixed, 1, FOREVER)
+    assert groups(queue) == [GROUP, mixed]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_renewals_without_end_hold_nothing_up(alone: bool) -> None:
+    queue = proposals(max_commands=100)
+    queue.add(GROUP, 1, FOREVER, alone=alone, weight=10)
+    taken = []
+    for _ in range(2):
+        queue.add(RENEWAL, 1, FOREVER)
+        taken.append(groups(queue, 10))
+    assert taken == [[RENEWAL], [GROUP]]
+    assert groups(queue, 10) == [RENEWAL]
+
+
+async def test_renewals_have_room_where_writes_have_none_and_no_more_than_their_own() -> None:
+    queue = proposals(max_bytes=800, max_commands=16)
+    for _ in range(16):
+        queue.add(GROUP, 1, FOREVER)
+    with pytest.raises(Overloaded, match="16 writes"):
+        queue.add(GROUP, 1, FOREVER)
+    outcomes = [queue.add(RENEWAL, 1, FOREVER) for _ in range(2)]
+    with pytest.raises(Overloaded, match="2 renewals"):
+        queue.add(RENEWAL, 1, FOREVER)
+    queue.placed(1, 1, BATCH, queue.take(1000, 2, 0.0))
+    queue.applied(1, 1, [[Written(2)]] * 2)
+    assert all(outcome.done() for outcome in outcomes)
+    queue.add(RENEWAL, 1, FOREVER)
+
+
+async def test_a_renewal_that_was_not_proposed_had_no_effect_either() -> None:
+    queue = proposals()
+    outcome = queue.add(RENEWAL, 1, FOREVER)
+    queue.leadership_lost()
+    with pytest.raises(NotLeader):
+        await outcome
+
+
+def full(queue: Proposals) -> bool:
+    return queue.log_is_full  # asked for by a call: what it says changes between two of them
+
+
+async def test_so_much_is_in_the_log_at_a_time() -> None:
+    queue = Proposals(max_bytes=1000, max_commands=100, max_log_bytes=30, max_log_commands=3)
+    for _ in range(4):
+        queue.add(GROUP, 1, FOREVER)
+    queue.placed(3, 7, BATCH, queue.take(1000, 2, 0.0))
+    assert not full(queue)
+    queue.placed(3, 8, BATCH, queue.take(1000, 1, 0.0))
+    assert full(queue)
+    queue.applied(3, 7, [[Written(5)]] * 2)
+    assert not full(queue)
+    queue.add(GROUP, 30, FOREVER)
+    queue.placed(3, 9, BATCH, queue.take(1000, 10, 0.0))
+    assert full(queue)
+    queue.overtaken(9)
+    assert not full(queue)
+
+
+async def test_what_an_old_term_left_in_the_log_does_not_hold_up_a_new_one() -> None:
+    """It may never be decided: nothing but new entries brings the log to where it stood."""
+    queue = Proposals(max_bytes=1000, max_commands=100, max_log_commands=2)
+    for _ in range(4):
+        queue.add(GROUP, 1, FOREVER)
+    queue.placed(3, 70, BATCH, queue.take(1000, 1, 0.0))
+    queue.placed(5, 8, BATCH, queue.take(1000, 1, 0.0))
+    assert not full(queue)
+    queue.applied(5, 70, [])  # another leader's entry stands there by now
+    assert not full(queue)
+    queue.placed(5, 9, BATCH, queue.take(1000, 1, 0.0))
+    assert full(queue)

@@ -73,8 +73,9 @@ TOTAL = 300
 
 EVERYTHING = b"\0"
 
-TOLERANCE_S = 0.001
-"""Cluster time is counted in whole milliseconds: from a stamp to another one it may seem to be one more than it is."""
+ROUNDING_S = 1e-6
+"""Of virtual time, which is a float. A lease ends a stamp later than its ttl says, so that it never ends early: whole
+milliseconds are no excuse."""
 
 _OF_SESSIONS = frozenset({ErrorCode.SESSION_EXPIRED, ErrorCode.SEQUENCE_OUT_OF_WINDOW, ErrorCode.OVERLOADED})
 """What a session says of a sequence that it does not judge: the command was not applied this time."""
@@ -318,7 +319,7 @@ class State:
                 if lease <= self.last_lease or granted_ms != ttl_ms:
                     report(f"lease: {command} was answered {result} after {self.last_lease}")
                 self.last_lease = lease
-                self.leases[lease] = Lease(ttl_ms, now_ms + ttl_ms)
+                self.leases[lease] = Lease(ttl_ms, now_ms + ttl_ms + 1)
                 return []
             case KeepAlive(_, leases), KeptAlive(ttls_ms):
                 expected = tuple([self.leases[lease].ttl_ms if self._alive(lease) else 0 for lease in leases])
@@ -326,7 +327,7 @@ class State:
                     report(f"lease: at {now_ms} ms {command} was answered {ttls_ms}, not {expected}")
                 for lease, ttl_ms in zip(leases, ttls_ms, strict=True):
                     if ttl_ms and lease in self.leases:
-                        self.leases[lease].deadline_ms = now_ms + ttl_ms
+                        self.leases[lease].deadline_ms = now_ms + ttl_ms + 1
                 return []
             case RevokeLease(_, lease), Revoked(_, deleted):
                 if not self._alive(lease):
@@ -465,7 +466,7 @@ class State:
             self._compare_with_promise(number, lease)
 
     def _compare_with_promise(self, number: int, lease: Lease) -> None:
-        if lease.dead_at is not None and lease.dead_at < lease.promised_until - TOLERANCE_S:
+        if lease.dead_at is not None and lease.dead_at < lease.promised_until - ROUNDING_S:
             self._report(
                 f"lease in time: lease {number} has ended at {lease.dead_at:.3f} s, its owner was told that it lasts "
                 f"until {lease.promised_until:.3f} s"

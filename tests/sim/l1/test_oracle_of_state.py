@@ -210,7 +210,7 @@ def a_token_of_nobody_passes(run: Run) -> None:
 
 def a_token_of_a_dead_lease_passes(run: Run) -> None:
     _, place = run.hold()
-    run.time_ms = 1000
+    run.time_ms = 1001
     _passes(run, Fence(LOCK, place.token, FenceMode.HOLDER))
 
 
@@ -238,7 +238,7 @@ def a_proclamation_of_somebody_else(run: Run) -> None:
 
 def a_lease_is_expired_early(run: Run) -> None:
     run.lease()
-    run.time_ms = 999
+    run.time_ms = 1000
     run.do(Expire(0), Expired(1))
 
 
@@ -252,13 +252,13 @@ def a_renewed_lease_is_expired(run: Run) -> None:
 
 def a_lease_is_not_expired(run: Run) -> None:
     run.lease()
-    run.time_ms = 1000
+    run.time_ms = 1001
     run.do(Expire(0), Expired(0))
 
 
 def a_dead_lease_is_renewed(run: Run) -> None:
     lease = run.lease()
-    run.time_ms = 1000
+    run.time_ms = 1001
     run.do(KeepAlive(0, (lease,)), KeptAlive((1000,)))
 
 
@@ -270,26 +270,26 @@ def a_living_lease_is_refused(run: Run) -> None:
 def a_key_outlives_its_lease(run: Run) -> None:
     lease = run.lease()
     run.put(b"k", lease=lease)
-    run.time_ms = 1000
+    run.time_ms = 1001
     run.do(Expire(0), Expired(1))
 
 
 def a_place_outlives_its_lease(run: Run) -> None:
     run.hold()
-    run.time_ms = 1000
+    run.time_ms = 1001
     run.do(Expire(0), Expired(1))
 
 
 def a_lease_ends_before_its_owner_was_told(run: Run) -> None:
     lease = run.lease()
     run.oracle.lease_promised(lease, 0.0, 1000)
-    run.time_ms, run.time_s = 1000, 0.9
+    run.time_ms, run.time_s = 1001, 0.9995
     run.do(Expire(0))
 
 
 def an_owner_is_told_too_late(run: Run) -> None:
     lease = run.lease()
-    run.time_ms, run.time_s = 1000, 0.9
+    run.time_ms, run.time_s = 1001, 0.9995
     run.do(Expire(0))
     run.oracle.lease_promised(lease, 0.0, 1000)
 
@@ -515,7 +515,7 @@ def test_a_good_history_is_not_reported() -> None:
     run.put(b"k", lease=second, fences=(fence,))
     run.time_ms, run.time_s = 900, 1.0
     run.do(KeepAlive(0, (second,)))
-    run.time_ms, run.time_s = 1000, 1.1
+    run.time_ms, run.time_s = 1001, 1.1
     assert run.put(b"k", fences=(fence,)).code is ErrorCode.STALE_FENCE
     run.do(Expire(0))
     assert run.put(b"k", fences=(Fence(LOCK, 2, FenceMode.MAX_SEEN),)) == TxnDone(6, BranchDone(True, (PutDone(None),)))
