@@ -31,9 +31,15 @@ ERROR_ROWS = [
     *table(API, "The client deals with these by itself; clients in other languages meet them:"),
 ]
 # How the store bounds its own work.
-INTERNAL_LIMITS = {"MAX_SWEPT_VERSIONS", "MAX_EXPIRED_KEYS", "MAX_GRANTS", "MAX_GRANTED_BYTES", "MIN_GRANTS"} | {
+INTERNAL_LIMITS = {
     "GRANT_WEIGHT",
+    "MAX_EXPIRED_KEYS",
+    "MAX_GRANTED_BYTES",
+    "MAX_GRANTS",
+    "MAX_SWEPT_VERSIONS",
+    "MIN_GRANTS",
     "PLACE_WEIGHT",
+    "PLAIN_KEY_BYTES",
 }
 OF_NODES = {errors.CorruptLog, errors.DataDirectoryMismatch}
 
