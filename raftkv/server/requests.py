@@ -67,7 +67,7 @@ answered with the result of that."""
 Reads = list[tuple[int, Query]]
 """(operation id, query)."""
 
-Passage = tuple[Barrier, Reads, kv_pb2.Guarantee.ValueType]
+Passage = tuple[Barrier, Reads, common_pb2.Guarantee.ValueType]
 """When the barrier is down, the reads may be served from the local state, with this guarantee."""
 
 
@@ -245,7 +245,7 @@ class Requests:
             return
         try:
             async with asyncio.timeout_at(attempt.deadline):
-                await self._read(attempt, reads, kv_pb2.GUARANTEE_STALE_PREFIX)
+                await self._read(attempt, reads, common_pb2.GUARANTEE_STALE_PREFIX)
         except TimeoutError:
             for operation_id, _ in reads:
                 if operation_id not in attempt.answered:
@@ -321,9 +321,9 @@ class Requests:
                     if leased is None:
                         others = attempt.work.reads
                     else:
-                        passages.append((leased, by_lease, kv_pb2.GUARANTEE_LEASE))
+                        passages.append((leased, by_lease, common_pb2.GUARANTEE_LEASE))
             if others:
-                passages.append((self._node.read_barrier(), others, kv_pb2.GUARANTEE_LINEARIZABLE))
+                passages.append((self._node.read_barrier(), others, common_pb2.GUARANTEE_LINEARIZABLE))
         except NotLeader:
             pass  # they stay open
         except Overloaded as error:
@@ -363,7 +363,7 @@ class Requests:
         else:
             attempt.take_results(commands, results, self._limits.max_answer_bytes)
 
-    async def _read(self, attempt: Attempt, reads: Reads, guarantee: kv_pb2.Guarantee.ValueType) -> None:
+    async def _read(self, attempt: Attempt, reads: Reads, guarantee: common_pb2.Guarantee.ValueType) -> None:
         """Answer `reads` from the local state, as it is now."""
         response = attempt.response
         async with contextlib.AsyncExitStack() as stack:
@@ -401,7 +401,7 @@ class Requests:
         view: View,
         operation_id: int,
         query: RangeQuery,
-        guarantee: kv_pb2.Guarantee.ValueType,
+        guarantee: common_pb2.Guarantee.ValueType,
     ) -> int:
         scan = view.scan(query)
         while not scan.step(SCAN_ROWS):  # noqa: ASYNC110 - gives way to others, waits for nothing

@@ -416,7 +416,7 @@ def add_error(response: kv_pb2.BatchResponse, operation_id: int, error: RaftKVEr
 
 
 def add_range(
-    response: kv_pb2.BatchResponse, operation_id: int, result: RangeResult, guarantee: kv_pb2.Guarantee.ValueType
+    response: kv_pb2.BatchResponse, operation_id: int, result: RangeResult, guarantee: common_pb2.Guarantee.ValueType
 ) -> None:
     """Append a range's page to `response`."""
     answer = response.results.add()
@@ -433,7 +433,7 @@ def add_get(
     operation_id: int,
     pair: KeyValue | None,
     revision: int,
-    guarantee: kv_pb2.Guarantee.ValueType,
+    guarantee: common_pb2.Guarantee.ValueType,
 ) -> None:
     """Append a single key's read to `response`."""
     answer = response.results.add()
