@@ -11,7 +11,7 @@ import pytest
 from raftkv.errors import InvalidArgument
 from raftkv.kv.limits import SESSION_TTL_MS
 from raftkv.quorum import ALL, LEADER, MAJORITY, needed
-from raftkv.raft import MembershipChange, NodeId
+from raftkv.raft import Index, MembershipChange, NodeId
 from raftkv.server.node import NodeLimits
 from raftkv.server.requests import Attempt
 from raftkv.server.services.single import SingleCalls
@@ -85,7 +85,9 @@ async def test_a_write_below_a_majority_can_be_lost() -> None:
         cluster.heal()
         await run(new, put(b"other", ALL))
         assert not (await old.get(b"k")).range.kvs
-        assert new.node.raft.log.term(receipt.index) not in (None, receipt.term), "another entry stands in its place"
+        assert new.node.raft.log.term(Index(receipt.index)) not in (None, receipt.term), (
+            "another entry stands in its place"
+        )
 
 
 @pytest.mark.parametrize(("concern", "with_disks", "acknowledged"), [(1, 1, True), (2, 1, False), (2, 2, True)])
