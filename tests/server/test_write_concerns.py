@@ -21,8 +21,9 @@ from raftkv.v1 import lease_pb2 as lease
 from raftkv.v1 import lock_pb2 as lock
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
 
-SLOW = NodeLimits(tick_s=0.01)
-"""Leaders that are cut off go on leading for 100 ms: long enough to acknowledge something."""
+STEADY = NodeLimits(tick_s=0.01)
+"""A leader stays in office on a busy machine, and one that is cut off goes on leading for 100 ms: long enough to
+acknowledge something."""
 
 
 def put(key: bytes = b"k", concern: int = 0, *, id: int = 1, **fields: Any) -> kv.Operation:  # noqa: A002
@@ -54,7 +55,7 @@ def close_disks(cluster: MemoryCluster, *, but: MemoryNode) -> None:
 
 
 async def test_a_write_for_the_leader_alone_is_acknowledged_before_it_is_committed() -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         close_disks(cluster, but=leader)
         raft = leader.node.raft
@@ -74,7 +75,7 @@ async def test_a_write_for_the_leader_alone_is_acknowledged_before_it_is_committ
 
 
 async def test_a_write_below_a_majority_can_be_lost() -> None:
-    async with MemoryCluster(limits=SLOW) as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         old = await cluster.leader()
         cluster.isolate(old.id)
         receipt = (await run(old, put(concern=LEADER))).wrote
@@ -92,7 +93,7 @@ async def test_a_write_below_a_majority_can_be_lost() -> None:
 
 @pytest.mark.parametrize(("concern", "with_disks", "acknowledged"), [(1, 1, True), (2, 1, False), (2, 2, True)])
 async def test_as_many_have_it_as_the_write_asks_for(concern: int, with_disks: int, acknowledged: bool) -> None:
-    async with MemoryCluster(5) as cluster:
+    async with MemoryCluster(5, limits=STEADY) as cluster:
         leader = await cluster.leader()
         others = [member for member in cluster.nodes.values() if member is not leader]
         for member in others[with_disks - 1 :]:
@@ -108,7 +109,7 @@ async def test_as_many_have_it_as_the_write_asks_for(concern: int, with_disks: i
 
 
 async def test_the_leader_counts_itself_only_when_its_own_disk_has_it() -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         leader.gate.open = False
         response = await run(leader, put(concern=LEADER), timeout_ms=100)
@@ -222,12 +223,12 @@ async def test_a_write_has_one_receipt_for_its_batch() -> None:
 
 
 async def test_all_waits_until_all_have_it() -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         last = cluster.follower(leader)
         cluster.hub.cut(leader.id, last.id)
         before = leader.node.machine.revision
-        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=60_000))
+        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=10_000))
         await until(lambda: leader.node.machine.revision > before)
         await run(leader, put(b"later"))
         assert not running.done(), "it is committed and applied, but one voter does not have it"
@@ -239,7 +240,7 @@ async def test_all_waits_until_all_have_it() -> None:
 @pytest.mark.parametrize("concern", [ALL, 3])
 @pytest.mark.parametrize("through", ["leader", "follower"])
 async def test_too_few_by_the_deadline_is_a_result(concern: int, through: str) -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         down, other = (member for member in cluster.nodes.values() if member is not leader)
         down.gate.open = False
@@ -255,12 +256,12 @@ async def test_too_few_by_the_deadline_is_a_result(concern: int, through: str) -
 
 
 async def test_a_leader_that_stops_leading_says_committed_and_no_more() -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         down, other = (member for member in cluster.nodes.values() if member is not leader)
         down.gate.open = False
         before = leader.node.machine.revision
-        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=60_000))
+        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=10_000))
         await until(lambda: leader.node.machine.revision > before and other.node.machine.revision > before)
         assert not running.done()
         assert leader.node.transfer_leader(other.id) is None
@@ -270,11 +271,11 @@ async def test_a_leader_that_stops_leading_says_committed_and_no_more() -> None:
 
 
 async def test_a_node_that_stops_lets_nobody_wait_for_copies() -> None:
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         cluster.follower(leader).gate.open = False
         before = leader.node.machine.revision
-        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=60_000))
+        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=10_000))
         await until(lambda: leader.node.machine.revision > before)
         await leader.node.stop()
         assert (await running).wrote.committed
@@ -284,7 +285,7 @@ async def test_a_node_that_stops_lets_nobody_wait_for_copies() -> None:
 
 
 async def test_a_default_below_a_majority_is_for_plain_puts_and_deletes() -> None:
-    async with MemoryCluster(write_concern=LEADER) as cluster:
+    async with MemoryCluster(write_concern=LEADER, limits=STEADY) as cluster:
         leader = await cluster.leader()
         lease_id = (
             await leader.run(kv.Operation(id=1, lease_grant=lease.LeaseGrantRequest(ttl_ms=9000)))
@@ -309,7 +310,7 @@ async def test_a_default_below_a_majority_is_for_plain_puts_and_deletes() -> Non
 @pytest.mark.parametrize("default", [ALL, 7])
 async def test_a_default_of_all_or_more_keeps_no_session_or_lease_waiting(default: int) -> None:
     """A default above the number of voters is taken for all."""
-    async with MemoryCluster(write_concern=default) as cluster:
+    async with MemoryCluster(write_concern=default, limits=STEADY) as cluster:
         leader = await cluster.leader()
         response = await run(leader, put())
         assert (response.wrote.durable_on, response.wrote.wanted) == (3, 3)
@@ -317,11 +318,11 @@ async def test_a_default_of_all_or_more_keeps_no_session_or_lease_waiting(defaul
         cluster.follower(leader).gate.open = False
         keep = kv.Operation(id=1, lease_keep_alive=lease.LeaseKeepAliveRequest(ids=[granted.lease_grant.id]))
         for operation in (keep, kv.Operation(id=1, register_session=kv.RegisterSessionRequest())):
-            response = await run(leader, operation, timeout_ms=60_000)
+            response = await run(leader, operation, timeout_ms=10_000)
             assert (response.wrote.committed, response.wrote.wanted) == (True, 2)
         behind = await run(leader, put(), timeout_ms=200)
         assert (behind.wrote.committed, behind.wrote.durable_on, behind.wrote.wanted) == (True, 2, 3)
-        assert (await run(leader, put(concern=MAJORITY), timeout_ms=60_000)).wrote.wanted == 2
+        assert (await run(leader, put(concern=MAJORITY), timeout_ms=10_000)).wrote.wanted == 2
 
 
 def test_a_majority_with_witnesses_promises_no_more_copies_than_there_are() -> None:
@@ -420,13 +421,13 @@ async def test_single_calls_show_their_receipt() -> None:
 
 async def test_the_members_that_count_are_those_in_force() -> None:
     """While a member is missing from the configuration it is not waited for."""
-    async with MemoryCluster() as cluster:
+    async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         gone = cluster.follower(leader)
         gone.gate.open = False
         assert not isinstance(leader.node.change_membership(MembershipChange(remove=frozenset({NodeId(gone.id)}))), str)
         await until(lambda: not leader.node.raft.changing)
-        receipt = (await run(leader, put(concern=ALL), timeout_ms=60_000)).wrote
+        receipt = (await run(leader, put(concern=ALL), timeout_ms=10_000)).wrote
         assert (receipt.durable_on, receipt.wanted) == (2, 2)
         assert receipt.configuration_index == leader.node.raft.configuration_index > 0
         (refused,) = (await run(leader, put(concern=3))).results
