@@ -261,11 +261,11 @@ async def test_a_leader_that_stops_leading_says_committed_and_no_more() -> None:
         down, other = (member for member in cluster.nodes.values() if member is not leader)
         down.gate.open = False
         before = leader.node.machine.revision
-        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=10_000))
+        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=600_000))
         await until(lambda: leader.node.machine.revision > before and other.node.machine.revision > before)
         assert not running.done()
         assert leader.node.transfer_leader(other.id) is None
-        response = await running
+        response = await asyncio.wait_for(running, 10)
         assert response.results[0].put.revision == before + 1
         assert (response.wrote.committed, response.wrote.durable_on, response.wrote.wanted) == (True, 0, 3)
 
@@ -275,10 +275,10 @@ async def test_a_node_that_stops_lets_nobody_wait_for_copies() -> None:
         leader = await cluster.leader()
         cluster.follower(leader).gate.open = False
         before = leader.node.machine.revision
-        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=10_000))
+        running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=600_000))
         await until(lambda: leader.node.machine.revision > before)
         await leader.node.stop()
-        assert (await running).wrote.committed
+        assert (await asyncio.wait_for(running, 10)).wrote.committed
 
 
 # --- the default ------------------------------------------------------------------------------------------------------
