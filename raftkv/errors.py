@@ -39,6 +39,10 @@ class ErrorCode(IntEnum):
     STALE_FENCE = 17
     SPACE_EXCEEDED = 18
     LOCK_BUSY = 19
+    TOO_STALE = 20
+    WRITE_LOST = 21
+    TOKEN_OUT_OF_RANGE = 22
+    QUORUM_UNAVAILABLE = 23
 
 
 class RaftKVError(Exception):
@@ -205,6 +209,32 @@ class LockBusy(RaftKVError):
     """The lock is not to be had without waiting. No effect."""
 
     code = ErrorCode.LOCK_BUSY
+
+
+class TooStale(RaftKVError):
+    """The node's state is older than the read allows, and no leader tells it better. Another node may do better."""
+
+    code = ErrorCode.TOO_STALE
+    retryable = True
+
+
+class WriteLost(RaftKVError):
+    """A write that was acknowledged by fewer than a majority is lost: another entry stands in its place for ever."""
+
+    code = ErrorCode.WRITE_LOST
+
+
+class TokenOutOfRange(RaftKVError):
+    """A read's token names a place in the log that the node cannot have heard of, or knows nothing of any more."""
+
+    code = ErrorCode.TOKEN_OUT_OF_RANGE
+
+
+class QuorumUnavailable(RaftKVError):
+    """Too few voters answered a quorum read, or a change of the members is under way."""
+
+    code = ErrorCode.QUORUM_UNAVAILABLE
+    retryable = True
 
 
 class StoredPair(Protocol):

@@ -33,7 +33,6 @@ from raftkv.client.results import (
     Contender,
     DeleteResult,
     EndpointFailure,
-    Guarantee,
     Instance,
     InstanceEvent,
     InstanceEventKind,
@@ -82,6 +81,7 @@ from raftkv.client.txn import (
     when,
 )
 from raftkv.client.watch import AsyncWatch, Event, EventKind
+from raftkv.quorum import Guarantee
 
 __all__ = [
     "Alarm",

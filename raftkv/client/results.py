@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from raftkv.errors import RaftKVError
+from raftkv.quorum import Guarantee
 
 
 class ReadLevel(IntEnum):
@@ -19,16 +20,6 @@ class ReadLevel(IntEnum):
     LEASE = 2
     """The leader's state while its lease lasts, which spares it asking the others; else as LINEARIZABLE. The answer's
     guarantee says which. FailedPrecondition where leases are off (`raftkv serve --lease-drift-ppm`)."""
-
-
-class Guarantee(IntEnum):
-    """What an answer really is, never more than is true; the numbers are those of `raftkv.v1.Guarantee`."""
-
-    UNSPECIFIED = 0
-    LINEARIZABLE = 1
-    STALE_PREFIX = 2
-    LEASE = 3
-    """Linearizable, provided that no node's clock drifted by more than the nodes' --lease-drift-ppm."""
 
 
 class Role(IntEnum):

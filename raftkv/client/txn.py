@@ -14,11 +14,12 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn, Self
 
 from raftkv.client import wire
-from raftkv.client.results import DeleteResult, Guarantee, KeyValue, PutResult, RangeResult, TxnOutcome, TxnResult
+from raftkv.client.results import DeleteResult, KeyValue, PutResult, RangeResult, TxnOutcome, TxnResult
 from raftkv.client.spans import Span, between, one_key, selected, to_bytes, under
 from raftkv.client.tokens import Fences, fences_of
 from raftkv.client.wire_lease import LeaseLike, lease_id
 from raftkv.errors import InvalidArgument, RaftKVError
+from raftkv.quorum import Guarantee
 from raftkv.v1 import kv_pb2
 
 MAX_OPERATIONS: Final = 128

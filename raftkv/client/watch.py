@@ -10,9 +10,10 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
-from raftkv.client.results import Guarantee, KeyValue
+from raftkv.client.results import KeyValue
 from raftkv.client.wire import to_key_value
 from raftkv.errors import InvalidArgument, RaftKVError, WrongEventLoop
+from raftkv.quorum import Guarantee
 from raftkv.v1 import watch_pb2
 
 MAX_QUEUED_EVENTS: Final = 10_000

@@ -12,7 +12,6 @@ from grpc.aio import AioRpcError, Metadata
 from raftkv.client.results import (
     Alarm,
     DeleteResult,
-    Guarantee,
     KeyValue,
     Member,
     MemberKind,
@@ -28,6 +27,7 @@ from raftkv.client.results import (
 from raftkv.client.spans import Span
 from raftkv.client.tokens import FenceMode, FencingToken
 from raftkv.errors import ERROR_TYPES, ConnectionFailed, DeadlineExceeded, ErrorCode, InvalidArgument, RaftKVError
+from raftkv.quorum import Guarantee
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 
 MEMBER_ID_KEY: Final = "raftkv-member-id"

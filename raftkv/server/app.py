@@ -224,7 +224,8 @@ def _build(
         watch_limits=settings.watch_limits,
         auto_compaction=settings.auto_compaction,
     )
-    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota))
+    limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
+    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, limits)
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)

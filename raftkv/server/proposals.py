@@ -13,6 +13,9 @@ has come may be applied before it; a renewal has no effect on keys, and none on 
 to live. A batch that holds anything else keeps its order.
 
 What is in the log already cannot be overtaken, so only so much may be there at a time; the rest waits here.
+
+Who asked for fewer than a majority may have been told before that (`durability`); the group keeps its room here until
+it is decided all the same.
 """
 
 from __future__ import annotations
@@ -20,12 +23,28 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, RaftKVError
 from raftkv.kv.commands import Batch, Group, KeepAlive, Result
 
-Outcome = asyncio.Future[list[Result]]
+
+@dataclass(slots=True)
+class Decided:
+    """What became of a group of commands."""
+
+    results: list[Result] | None
+    """One for each command, once they are applied. None: acknowledged before that, as its write concern allows; whether
+    the entry is ever committed is open."""
+    term: int
+    index: int
+    """Where the group stands in the log."""
+    copies: int = 0
+    """Without results: how many voters were known to have it on disk."""
+
+
+Outcome = asyncio.Future[Decided]
 
 RENEWALS_SHARE: Final = 8
 """Renewals have room of their own, beside that of all other writes: an eighth of it."""
@@ -34,10 +53,19 @@ RENEWALS_SHARE: Final = 8
 class Proposal:
     """One group of commands and who waits for its results."""
 
-    __slots__ = ("alone", "deadline", "group", "lane", "outcome", "size_bytes", "weight")
+    __slots__ = ("alone", "deadline", "early", "group", "lane", "outcome", "size_bytes", "weight")
 
     def __init__(
-        self, group: Group, lane: _Lane, size_bytes: int, deadline: float, outcome: Outcome, *, weight: int, alone: bool
+        self,
+        group: Group,
+        lane: _Lane,
+        size_bytes: int,
+        deadline: float,
+        outcome: Outcome,
+        *,
+        weight: int,
+        alone: bool,
+        early: int,
     ) -> None:
         self.group = group
         self.lane = lane
@@ -46,6 +74,8 @@ class Proposal:
         self.outcome = outcome
         self.weight = weight
         self.alone = alone
+        self.early = early
+        """Acknowledged when so many voters have it on disk, without its results; 0: only with them."""
 
 
 class _Placed(NamedTuple):
@@ -103,10 +133,19 @@ class Proposals:
         """Whether enough is in the log: what waits goes there when some of it has been applied."""
         return self._log_bytes >= self._max_log_bytes or self._log_weight >= self._max_log_weight
 
-    def add(self, group: Group, size_bytes: int, deadline: float, *, weight: int = 0, alone: bool = False) -> Outcome:
+    def add(
+        self,
+        group: Group,
+        size_bytes: int,
+        deadline: float,
+        *,
+        weight: int = 0,
+        alone: bool = False,
+        early: int = 0,
+    ) -> Outcome:
         """Queue a group that takes as much work as `weight` puts (at least its number of commands).
 
-        `alone`: for an entry of its own. Raises Overloaded.
+        `alone`: for an entry of its own. `early`: see Proposal. Raises Overloaded.
         """
         weight = max(weight, len(group.commands))
         lane = self._renewals if all(isinstance(command, KeepAlive) for command in group.commands) else self._writes
@@ -117,7 +156,7 @@ class Proposals:
                 f"and {lane.max_bytes} bytes may be: try again later"
             )
         outcome: Outcome = asyncio.get_running_loop().create_future()
-        proposal = Proposal(group, lane, size_bytes, deadline, outcome, weight=weight, alone=alone)
+        proposal = Proposal(group, lane, size_bytes, deadline, outcome, weight=weight, alone=alone, early=early)
         lane.bytes += size_bytes
         lane.weight += weight
         lane.queue.append(proposal)
@@ -177,7 +216,7 @@ class Proposals:
                 for proposal, result in zip(proposals, results, strict=True):
                     self._release(proposal)
                     if not proposal.outcome.done():
-                        proposal.outcome.set_result(result)
+                        proposal.outcome.set_result(Decided(result, term, index))
             else:
                 for proposal in proposals:
                     self._fail(proposal, NotLeader("another leader's entry took its place: no effect"))

@@ -30,7 +30,7 @@ from raftkv.kv.commands import (
 from raftkv.kv.limits import MAX_FENCES, MAX_TXN_COMPARES, MAX_TXN_DEPTH, MAX_TXN_OPERATIONS, fence_fault
 from raftkv.kv.txn_check import txn_fault
 from raftkv.server.wire_range import fill_key_value, fill_page, sorts_or_filters
-from raftkv.v1 import kv_pb2
+from raftkv.v1 import common_pb2, kv_pb2
 
 _VALUE: Final = int(Target.VALUE)
 
@@ -110,7 +110,7 @@ class TxnDecoder:
         key = put.key
         if key:  # most of them: a put without a key is refused further down
             self.writes = True
-            if put.fences or put.HasField("stamp"):
+            if put.fences or put.write_concern or put.HasField("stamp"):
                 _refuse_inside("put", put)
             return _new_tuple(TxnPut, (key, put.value, put.lease, put.prev_kv))
         kind = operation.WhichOneof("operation")
@@ -148,6 +148,10 @@ def _refuse_inside(what: str, write: kv_pb2.PutRequest | kv_pb2.DeleteRequest) -
         )
     if write.HasField("stamp"):
         raise InvalidArgument(f"a {what} in the transaction has a stamp: a transaction has one, its own")
+    if write.write_concern:
+        raise InvalidArgument(
+            f"a {what} in the transaction has a write concern: that of a transaction is TxnRequest.write_concern"
+        )
 
 
 def decode_fences(fences: Sequence[kv_pb2.Fence]) -> tuple[Fence, ...]:
@@ -226,6 +230,6 @@ def _fill_operation(
         page.more = done.more
         page.count = done.counted
         at = (asked.revision if isinstance(asked, TxnRange) else 0) or revision
-        fill_page(page, done.pairs, at, kv_pb2.GUARANTEE_LINEARIZABLE)
+        fill_page(page, done.pairs, at, common_pb2.GUARANTEE_LINEARIZABLE)
     else:
         _fill_branch(target.branch, done, revision, asked if isinstance(asked, Branch) else None)

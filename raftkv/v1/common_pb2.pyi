@@ -17,6 +17,43 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Guarantee:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuaranteeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guarantee.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARANTEE_UNSPECIFIED: _Guarantee.ValueType  # 0
+    GUARANTEE_LINEARIZABLE: _Guarantee.ValueType  # 1
+    """Sees every write that was acknowledged at a majority or more before the read began."""
+    GUARANTEE_STALE_PREFIX: _Guarantee.ValueType  # 2
+    """A state that the store had at some time, possibly long ago."""
+    GUARANTEE_LEASE: _Guarantee.ValueType  # 3
+    """Linearizable, provided that no node's clock drifted by more than the configured bound."""
+    GUARANTEE_AT_LEAST: _Guarantee.ValueType  # 4
+    """A state not older than what the read's token names."""
+    GUARANTEE_BOUNDED: _Guarantee.ValueType  # 5
+    """See ReadReceipt.staleness_ms."""
+    GUARANTEE_SEES_WRITES_AT_W_GE: _Guarantee.ValueType  # 6
+    """See ReadReceipt.sees_writes_at."""
+
+class Guarantee(_Guarantee, metaclass=_GuaranteeEnumTypeWrapper): ...
+
+GUARANTEE_UNSPECIFIED: Guarantee.ValueType  # 0
+GUARANTEE_LINEARIZABLE: Guarantee.ValueType  # 1
+"""Sees every write that was acknowledged at a majority or more before the read began."""
+GUARANTEE_STALE_PREFIX: Guarantee.ValueType  # 2
+"""A state that the store had at some time, possibly long ago."""
+GUARANTEE_LEASE: Guarantee.ValueType  # 3
+"""Linearizable, provided that no node's clock drifted by more than the configured bound."""
+GUARANTEE_AT_LEAST: Guarantee.ValueType  # 4
+"""A state not older than what the read's token names."""
+GUARANTEE_BOUNDED: Guarantee.ValueType  # 5
+"""See ReadReceipt.staleness_ms."""
+GUARANTEE_SEES_WRITES_AT_W_GE: Guarantee.ValueType  # 6
+"""See ReadReceipt.sees_writes_at."""
+Global___Guarantee: _TypeAlias = Guarantee  # noqa: Y015
+
 class _ErrorCode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -62,6 +99,16 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The store has reached its quota: what would make it grow is refused; reads and deletes go on. No effect."""
     LOCK_BUSY: _ErrorCode.ValueType  # 19
     """The lock is not to be had without waiting. No effect."""
+    TOO_STALE: _ErrorCode.ValueType  # 20
+    """The node's state is older than the read allows, and no leader tells it better. Another node may do."""
+    WRITE_LOST: _ErrorCode.ValueType  # 21
+    """The write that the read's token names was acknowledged by fewer than a majority, and is lost: another entry stands in
+    its place.
+    """
+    TOKEN_OUT_OF_RANGE: _ErrorCode.ValueType  # 22
+    """The read's token names a place in the log that the node cannot have heard of, or can no longer tell anything about."""
+    QUORUM_UNAVAILABLE: _ErrorCode.ValueType  # 23
+    """Too few voters answered, or a change of the members is under way: no quorum read is possible now."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -104,6 +151,16 @@ SPACE_EXCEEDED: ErrorCode.ValueType  # 18
 """The store has reached its quota: what would make it grow is refused; reads and deletes go on. No effect."""
 LOCK_BUSY: ErrorCode.ValueType  # 19
 """The lock is not to be had without waiting. No effect."""
+TOO_STALE: ErrorCode.ValueType  # 20
+"""The node's state is older than the read allows, and no leader tells it better. Another node may do."""
+WRITE_LOST: ErrorCode.ValueType  # 21
+"""The write that the read's token names was acknowledged by fewer than a majority, and is lost: another entry stands in
+its place.
+"""
+TOKEN_OUT_OF_RANGE: ErrorCode.ValueType  # 22
+"""The read's token names a place in the log that the node cannot have heard of, or can no longer tell anything about."""
+QUORUM_UNAVAILABLE: ErrorCode.ValueType  # 23
+"""Too few voters answered, or a change of the members is under way: no quorum read is possible now."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -178,6 +235,127 @@ class WriteStamp(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WriteStamp: _TypeAlias = WriteStamp  # noqa: Y015
+
+@_typing.final
+class ReadToken(_message.Message):
+    """What a client has seen of a cluster: a read that carries it shows no earlier state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    committed: _builtins.bool
+    """Else it names a write that was acknowledged by fewer than a majority: it may turn out lost (WRITE_LOST)."""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        committed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "committed", b"committed", "index", b"index", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadToken: _TypeAlias = ReadToken  # noqa: Y015
+
+@_typing.final
+class WriteReceipt(_message.Message):
+    """How a write was acknowledged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    DURABLE_ON_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_INDEX_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """Where it stands in the log. With `committed`: it is there for ever."""
+    index: _builtins.int
+    committed: _builtins.bool
+    durable_on: _builtins.int
+    """Voters that were known to have it on disk when the answer was made, the leader among them; witnesses hold no data and
+    do not count. 0: not known, where leadership was lost meanwhile.
+    """
+    wanted: _builtins.int
+    """The number of voters that the write concern asked for. Committed and more than durable_on: not reached in time."""
+    configuration_index: _builtins.int
+    """Log index of the configuration whose voters were counted."""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        committed: _builtins.bool = ...,
+        durable_on: _builtins.int = ...,
+        wanted: _builtins.int = ...,
+        configuration_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "configuration_index", b"configuration_index", "durable_on", b"durable_on", "index", b"index", "term", b"term", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteReceipt: _TypeAlias = WriteReceipt  # noqa: Y015
+
+@_typing.final
+class ReadReceipt(_message.Message):
+    """What a read really was, never more than is true."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUARANTEE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    APPLIED_TERM_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    SEES_WRITES_AT_FIELD_NUMBER: _builtins.int
+    STALENESS_MS_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_INDEX_FIELD_NUMBER: _builtins.int
+    guarantee: Global___Guarantee.ValueType
+    served_by: _builtins.int
+    """The node whose state the answer shows."""
+    applied_term: _builtins.int
+    """The entry that it had applied last."""
+    applied_index: _builtins.int
+    replicas: _builtins.int
+    """How many voters took part: R of a quorum read; the majority that confirmed a ReadIndex; 1: nobody was asked."""
+    sees_writes_at: _builtins.int
+    """SEES_WRITES_AT_W_GE: every write acknowledged by at least so many voters before the read began is seen."""
+    staleness_ms: _builtins.int
+    """BOUNDED: every write acknowledged longer ago than this is seen. Measured, rounded up."""
+    configuration_index: _builtins.int
+    """Log index of the configuration whose voters were counted."""
+    def __init__(
+        self,
+        *,
+        guarantee: Global___Guarantee.ValueType = ...,
+        served_by: _builtins.int = ...,
+        applied_term: _builtins.int = ...,
+        applied_index: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        sees_writes_at: _builtins.int = ...,
+        staleness_ms: _builtins.int = ...,
+        configuration_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "applied_term", b"applied_term", "configuration_index", b"configuration_index", "guarantee", b"guarantee", "replicas", b"replicas", "sees_writes_at", b"sees_writes_at", "served_by", b"served_by", "staleness_ms", b"staleness_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadReceipt: _TypeAlias = ReadReceipt  # noqa: Y015
 
 @_typing.final
 class Error(_message.Message):

@@ -61,6 +61,14 @@ class _ReadLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadLevel.V
     """The leader's applied state, without asking the others, while its lease lasts; by ReadIndex when it holds none at the
     moment. Refused where leases are off (raftkv serve --lease-drift-ppm).
     """
+    AT_LEAST: _ReadLevel.ValueType  # 3
+    """The asked node's applied state, once it has come to RangeRequest.at_least."""
+    BOUNDED: _ReadLevel.ValueType  # 4
+    """The asked node's applied state, if it misses nothing that was acknowledged longer ago than max_staleness_ms."""
+    QUORUM: _ReadLevel.ValueType  # 5
+    """The asked node coordinates: it asks `replicas` voters what their logs end with, and answers from a state that has
+    that. No leader takes part.
+    """
 
 class ReadLevel(_ReadLevel, metaclass=_ReadLevelEnumTypeWrapper): ...
 
@@ -72,29 +80,15 @@ LEASE: ReadLevel.ValueType  # 2
 """The leader's applied state, without asking the others, while its lease lasts; by ReadIndex when it holds none at the
 moment. Refused where leases are off (raftkv serve --lease-drift-ppm).
 """
+AT_LEAST: ReadLevel.ValueType  # 3
+"""The asked node's applied state, once it has come to RangeRequest.at_least."""
+BOUNDED: ReadLevel.ValueType  # 4
+"""The asked node's applied state, if it misses nothing that was acknowledged longer ago than max_staleness_ms."""
+QUORUM: ReadLevel.ValueType  # 5
+"""The asked node coordinates: it asks `replicas` voters what their logs end with, and answers from a state that has
+that. No leader takes part.
+"""
 Global___ReadLevel: _TypeAlias = ReadLevel  # noqa: Y015
-
-class _Guarantee:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _GuaranteeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guarantee.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    GUARANTEE_UNSPECIFIED: _Guarantee.ValueType  # 0
-    GUARANTEE_LINEARIZABLE: _Guarantee.ValueType  # 1
-    GUARANTEE_STALE_PREFIX: _Guarantee.ValueType  # 2
-    GUARANTEE_LEASE: _Guarantee.ValueType  # 3
-    """Linearizable, provided that no node's clock drifted by more than the configured bound."""
-
-class Guarantee(_Guarantee, metaclass=_GuaranteeEnumTypeWrapper):
-    """What an answer really is, never more than is true."""
-
-GUARANTEE_UNSPECIFIED: Guarantee.ValueType  # 0
-GUARANTEE_LINEARIZABLE: Guarantee.ValueType  # 1
-GUARANTEE_STALE_PREFIX: Guarantee.ValueType  # 2
-GUARANTEE_LEASE: Guarantee.ValueType  # 3
-"""Linearizable, provided that no node's clock drifted by more than the configured bound."""
-Global___Guarantee: _TypeAlias = Guarantee  # noqa: Y015
 
 @_typing.final
 class KeyValue(_message.Message):
@@ -168,11 +162,18 @@ class PutRequest(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     PREV_KV_FIELD_NUMBER: _builtins.int
     FENCES_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     value: _builtins.bytes
     lease: _builtins.int
     """The key is deleted with this lease; 0: none. A put without it detaches the key."""
     prev_kv: _builtins.bool
+    write_concern: _builtins.int
+    """How many voters must have it on disk before it is acknowledged. 0: as the cluster is set up (a majority, unless told
+    otherwise); n > 0: n voters; -1: a majority; -2: all voters.
+    Below a majority a write is acknowledged before its result is known: only a put or delete without lease, prev_kv and
+    fences may be, and the answer has no revision.
+    """
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp:
         """Without a stamp a repeated request is applied again. In a Pipeline: unset (BatchRequest carries it)."""
@@ -188,10 +189,11 @@ class PutRequest(_message.Message):
         lease: _builtins.int = ...,
         prev_kv: _builtins.bool = ...,
         fences: _abc.Iterable[Global___Fence] | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "key", b"key", "lease", b"lease", "prev_kv", b"prev_kv", "stamp", b"stamp", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "key", b"key", "lease", b"lease", "prev_kv", b"prev_kv", "stamp", b"stamp", "value", b"value", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,8 +206,9 @@ class PutResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     PREV_KV_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision that this write made: the key's mod_revision."""
+    """The revision that this write made: the key's mod_revision. 0: it is not committed yet."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader:
         """unset within a BatchResponse, which has one of its own"""
@@ -214,16 +217,21 @@ class PutResponse(_message.Message):
     def prev_kv(self) -> Global___KeyValue:
         """The pair before, where prev_kv was set and there was one."""
 
+    @_builtins.property
+    def receipt(self) -> _common_pb2.WriteReceipt:
+        """Unset within a BatchResponse."""
+
     def __init__(
         self,
         *,
         header: _common_pb2.ResponseHeader | None = ...,
         revision: _builtins.int = ...,
         prev_kv: Global___KeyValue | None = ...,
+        receipt: _common_pb2.WriteReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "prev_kv", b"prev_kv"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "prev_kv", b"prev_kv", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "prev_kv", b"prev_kv", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "prev_kv", b"prev_kv", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,10 +246,13 @@ class DeleteRequest(_message.Message):
     STAMP_FIELD_NUMBER: _builtins.int
     PREV_KV_FIELD_NUMBER: _builtins.int
     FENCES_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
     """Empty: the one key. Otherwise [key, range_end); one zero byte: every key from `key` on."""
     prev_kv: _builtins.bool
+    write_concern: _builtins.int
+    """As PutRequest.write_concern."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     @_builtins.property
@@ -254,10 +265,11 @@ class DeleteRequest(_message.Message):
         stamp: _common_pb2.WriteStamp | None = ...,
         prev_kv: _builtins.bool = ...,
         fences: _abc.Iterable[Global___Fence] | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "key", b"key", "prev_kv", b"prev_kv", "range_end", b"range_end", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "key", b"key", "prev_kv", b"prev_kv", "range_end", b"range_end", "stamp", b"stamp", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,6 +283,7 @@ class DeleteResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     PREV_KVS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The store revision after the command; a delete that found nothing makes no revision."""
     deleted: _builtins.int
@@ -280,6 +293,8 @@ class DeleteResponse(_message.Message):
     def prev_kvs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValue]:
         """The pairs removed, where prev_kv was set."""
 
+    @_builtins.property
+    def receipt(self) -> _common_pb2.WriteReceipt: ...
     def __init__(
         self,
         *,
@@ -287,10 +302,11 @@ class DeleteResponse(_message.Message):
         revision: _builtins.int = ...,
         deleted: _builtins.int = ...,
         prev_kvs: _abc.Iterable[Global___KeyValue] | None = ...,
+        receipt: _common_pb2.WriteReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "prev_kvs", b"prev_kvs", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "prev_kvs", b"prev_kvs", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -444,6 +460,9 @@ class TxnRequest(_message.Message):
     BRANCH_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
     FENCES_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more. Stands here, not in the puts and deletes of the transaction."""
     @_builtins.property
     def branch(self) -> Global___TxnBranch: ...
     @_builtins.property
@@ -458,10 +477,11 @@ class TxnRequest(_message.Message):
         branch: Global___TxnBranch | None = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
         fences: _abc.Iterable[Global___Fence] | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "fences", b"fences", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "fences", b"fences", "stamp", b"stamp", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -532,22 +552,26 @@ class TxnResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     BRANCH_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The store revision after it; one that changed nothing makes no revision."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
     def branch(self) -> Global___TxnBranchResult: ...
+    @_builtins.property
+    def receipt(self) -> _common_pb2.WriteReceipt: ...
     def __init__(
         self,
         *,
         header: _common_pb2.ResponseHeader | None = ...,
         revision: _builtins.int = ...,
         branch: Global___TxnBranchResult | None = ...,
+        receipt: _common_pb2.WriteReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "header", b"header", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "header", b"header", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "header", b"header", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,8 +583,11 @@ class CompactRequest(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Reads at this revision and later still work; earlier ones are refused from now on. Not in the future."""
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     def __init__(
@@ -568,10 +595,11 @@ class CompactRequest(_message.Message):
         *,
         revision: _builtins.int = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "stamp", b"stamp", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,6 +628,102 @@ class CompactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompactResponse: _TypeAlias = CompactResponse  # noqa: Y015
+
+@_typing.final
+class LogEndRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    """0: whichever."""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogEndRequest: _TypeAlias = LogEndRequest  # noqa: Y015
+
+@_typing.final
+class LogEndResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    LAST_TERM_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
+    APPLIED_TERM_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_INDEX_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    JOINT_FIELD_NUMBER: _builtins.int
+    last_term: _builtins.int
+    """The last entry that is on disk there."""
+    last_index: _builtins.int
+    applied_term: _builtins.int
+    """The entry applied last. A witness applies none."""
+    applied_index: _builtins.int
+    configuration_index: _builtins.int
+    """The newest configuration in its log, committed or not."""
+    joint: _builtins.bool
+    """A change of the voters is under way."""
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which of them hold no data."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        last_term: _builtins.int = ...,
+        last_index: _builtins.int = ...,
+        applied_term: _builtins.int = ...,
+        applied_index: _builtins.int = ...,
+        configuration_index: _builtins.int = ...,
+        voters: _abc.Iterable[_builtins.int] | None = ...,
+        witnesses: _abc.Iterable[_builtins.int] | None = ...,
+        joint: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "applied_term", b"applied_term", "configuration_index", b"configuration_index", "header", b"header", "joint", b"joint", "last_index", b"last_index", "last_term", b"last_term", "voters", b"voters", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogEndResponse: _TypeAlias = LogEndResponse  # noqa: Y015
+
+@_typing.final
+class Position(_message.Message):
+    """A place in the log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Position: _TypeAlias = Position  # noqa: Y015
 
 @_typing.final
 class RangeRequest(_message.Message):
@@ -638,6 +762,11 @@ class RangeRequest(_message.Message):
     MIN_CREATE_REVISION_FIELD_NUMBER: _builtins.int
     MAX_CREATE_REVISION_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_MS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    HERE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
     """Empty: the one key. Otherwise [key, range_end); one zero byte: every key from `key` on."""
@@ -658,6 +787,22 @@ class RangeRequest(_message.Message):
     max_create_revision: _builtins.int
     cursor: _builtins.bytes
     """RangeResponse.cursor of the page before; everything else in the request is as it was then."""
+    replicas: _builtins.int
+    """QUORUM: how many voters to ask; 0: a majority."""
+    max_staleness_ms: _builtins.int
+    """BOUNDED: at least 1."""
+    here: _builtins.bool
+    """LINEARIZABLE: the node asked answers from its own state, and asks the leader only how far that must have come. Else it
+    hands the read to the leader.
+    """
+    @_builtins.property
+    def at_least(self) -> _common_pb2.ReadToken:
+        """Show no earlier state: AT_LEAST, BOUNDED and QUORUM."""
+
+    @_builtins.property
+    def after(self) -> Global___Position:
+        """AT_LEAST: show a state that has this entry, or any of a later term."""
+
     def __init__(
         self,
         *,
@@ -675,10 +820,15 @@ class RangeRequest(_message.Message):
         min_create_revision: _builtins.int = ...,
         max_create_revision: _builtins.int = ...,
         cursor: _builtins.bytes = ...,
+        replicas: _builtins.int = ...,
+        max_staleness_ms: _builtins.int = ...,
+        at_least: _common_pb2.ReadToken | None = ...,
+        here: _builtins.bool = ...,
+        after: Global___Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "at_least", b"at_least"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_only", b"count_only", "cursor", b"cursor", "descending", b"descending", "key", b"key", "keys_only", b"keys_only", "level", b"level", "limit", b"limit", "max_create_revision", b"max_create_revision", "max_mod_revision", b"max_mod_revision", "min_create_revision", b"min_create_revision", "min_mod_revision", b"min_mod_revision", "order", b"order", "range_end", b"range_end", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "at_least", b"at_least", "count_only", b"count_only", "cursor", b"cursor", "descending", b"descending", "here", b"here", "key", b"key", "keys_only", b"keys_only", "level", b"level", "limit", b"limit", "max_create_revision", b"max_create_revision", "max_mod_revision", b"max_mod_revision", "max_staleness_ms", b"max_staleness_ms", "min_create_revision", b"min_create_revision", "min_mod_revision", b"min_mod_revision", "order", b"order", "range_end", b"range_end", "replicas", b"replicas", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -695,6 +845,7 @@ class RangeResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     GUARANTEE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
     """More keys lie in the range than the answer holds: ask again with `cursor` (or, in the order of the keys, from the last
     key followed by a zero byte), at `revision`.
@@ -703,13 +854,17 @@ class RangeResponse(_message.Message):
     """The number of keys in the whole range, where the request was count_only; else the number of pairs in this answer."""
     revision: _builtins.int
     """The store revision that the answer shows."""
-    guarantee: Global___Guarantee.ValueType
+    guarantee: _common_pb2.Guarantee.ValueType
     cursor: _builtins.bytes
     """Where the next page begins, in whatever order; empty unless `more`."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
     def kvs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValue]: ...
+    @_builtins.property
+    def receipt(self) -> _common_pb2.ReadReceipt:
+        """Unset within a BatchResponse and a transaction."""
+
     def __init__(
         self,
         *,
@@ -718,12 +873,13 @@ class RangeResponse(_message.Message):
         more: _builtins.bool = ...,
         count: _builtins.int = ...,
         revision: _builtins.int = ...,
-        guarantee: Global___Guarantee.ValueType = ...,
+        guarantee: _common_pb2.Guarantee.ValueType = ...,
         cursor: _builtins.bytes = ...,
+        receipt: _common_pb2.ReadReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "cursor", b"cursor", "guarantee", b"guarantee", "header", b"header", "kvs", b"kvs", "more", b"more", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "cursor", b"cursor", "guarantee", b"guarantee", "header", b"header", "kvs", b"kvs", "more", b"more", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -878,6 +1034,8 @@ class OperationResult(_message.Message):
     LOCK_RELEASE_FIELD_NUMBER: _builtins.int
     LOCK_PROCLAIM_FIELD_NUMBER: _builtins.int
     LOCK_QUERY_FIELD_NUMBER: _builtins.int
+    WROTE_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     @_builtins.property
     def put(self) -> Global___PutResponse: ...
@@ -911,6 +1069,12 @@ class OperationResult(_message.Message):
     def lock_proclaim(self) -> _lock_pb2.LockProclaimResponse: ...
     @_builtins.property
     def lock_query(self) -> _lock_pb2.LockQueryResponse: ...
+    @_builtins.property
+    def wrote(self) -> _common_pb2.WriteReceipt:
+        """Of a write or read whose receipt is not that of the BatchResponse."""
+
+    @_builtins.property
+    def read(self) -> _common_pb2.ReadReceipt: ...
     def __init__(
         self,
         *,
@@ -931,10 +1095,12 @@ class OperationResult(_message.Message):
         lock_release: _lock_pb2.LockReleaseResponse | None = ...,
         lock_proclaim: _lock_pb2.LockProclaimResponse | None = ...,
         lock_query: _lock_pb2.LockQueryResponse | None = ...,
+        wrote: _common_pb2.WriteReceipt | None = ...,
+        read: _common_pb2.ReadReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "error", b"error", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "put", b"put", "range", b"range", "register_session", b"register_session", "result", b"result", "txn", b"txn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "error", b"error", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "put", b"put", "range", b"range", "read", b"read", "register_session", b"register_session", "result", b"result", "txn", b"txn", "wrote", b"wrote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "error", b"error", "id", b"id", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "put", b"put", "range", b"range", "register_session", b"register_session", "result", b"result", "txn", b"txn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compact", b"compact", "delete", b"delete", "error", b"error", "id", b"id", "lease_grant", b"lease_grant", "lease_keep_alive", b"lease_keep_alive", "lease_list", b"lease_list", "lease_revoke", b"lease_revoke", "lease_time_to_live", b"lease_time_to_live", "lock_acquire", b"lock_acquire", "lock_proclaim", b"lock_proclaim", "lock_query", b"lock_query", "lock_release", b"lock_release", "put", b"put", "range", b"range", "read", b"read", "register_session", b"register_session", "result", b"result", "txn", b"txn", "wrote", b"wrote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["put", "range", "delete", "register_session", "error", "txn", "compact", "lease_grant", "lease_keep_alive", "lease_revoke", "lease_time_to_live", "lease_list", "lock_acquire", "lock_release", "lock_proclaim", "lock_query"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -979,19 +1145,31 @@ class BatchResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    WROTE_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationResult]: ...
+    @_builtins.property
+    def wrote(self) -> _common_pb2.WriteReceipt:
+        """Of all writes in `results` that have none of their own, and of all reads. A read of a kind without levels (a
+        transaction, a lock, a lease) is linearizable, and has one too.
+        """
+
+    @_builtins.property
+    def read(self) -> _common_pb2.ReadReceipt: ...
     def __init__(
         self,
         *,
         header: _common_pb2.ResponseHeader | None = ...,
         results: _abc.Iterable[Global___OperationResult] | None = ...,
+        wrote: _common_pb2.WriteReceipt | None = ...,
+        read: _common_pb2.ReadReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "read", b"read", "wrote", b"wrote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "read", b"read", "results", b"results", "wrote", b"wrote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

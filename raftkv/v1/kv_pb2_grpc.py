@@ -70,6 +70,11 @@ class KVStub(object):
                 request_serializer=raftkv_dot_v1_dot_kv__pb2.BatchRequest.SerializeToString,
                 response_deserializer=raftkv_dot_v1_dot_kv__pb2.BatchResponse.FromString,
                 _registered_method=True)
+        self.LogEnd = channel.unary_unary(
+                '/raftkv.v1.KV/LogEnd',
+                request_serializer=raftkv_dot_v1_dot_kv__pb2.LogEndRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_kv__pb2.LogEndResponse.FromString,
+                _registered_method=True)
 
 
 class KVServicer(object):
@@ -124,6 +129,14 @@ class KVServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LogEnd(self, request, context):
+        """What the log of the node asked ends with: the first half of a quorum read that the caller coordinates. The second half
+        is a Range with `after`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KVServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +174,11 @@ def add_KVServicer_to_server(servicer, server):
                     servicer.Pipeline,
                     request_deserializer=raftkv_dot_v1_dot_kv__pb2.BatchRequest.FromString,
                     response_serializer=raftkv_dot_v1_dot_kv__pb2.BatchResponse.SerializeToString,
+            ),
+            'LogEnd': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogEnd,
+                    request_deserializer=raftkv_dot_v1_dot_kv__pb2.LogEndRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_kv__pb2.LogEndResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +371,33 @@ class KV(object):
             '/raftkv.v1.KV/Pipeline',
             raftkv_dot_v1_dot_kv__pb2.BatchRequest.SerializeToString,
             raftkv_dot_v1_dot_kv__pb2.BatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogEnd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.KV/LogEnd',
+            raftkv_dot_v1_dot_kv__pb2.LogEndRequest.SerializeToString,
+            raftkv_dot_v1_dot_kv__pb2.LogEndResponse.FromString,
             options,
             channel_credentials,
             insecure,

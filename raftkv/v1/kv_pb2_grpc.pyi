@@ -47,6 +47,10 @@ class KVStub:
     """Many operations a message, many messages a stream: the fast path. Operations of one stream run concurrently and
     are answered one by one, in any order.
     """
+    LogEnd: _grpc.UnaryUnaryMultiCallable[_kv_pb2.LogEndRequest, _kv_pb2.LogEndResponse]
+    """What the log of the node asked ends with: the first half of a quorum read that the caller coordinates. The second half
+    is a Range with `after`.
+    """
 
 @_typing.type_check_only
 class KVAsyncStub(KVStub):
@@ -66,6 +70,10 @@ class KVAsyncStub(KVStub):
     Pipeline: _aio.StreamStreamMultiCallable[_kv_pb2.BatchRequest, _kv_pb2.BatchResponse]  # type: ignore[assignment]
     """Many operations a message, many messages a stream: the fast path. Operations of one stream run concurrently and
     are answered one by one, in any order.
+    """
+    LogEnd: _aio.UnaryUnaryMultiCallable[_kv_pb2.LogEndRequest, _kv_pb2.LogEndResponse]  # type: ignore[assignment]
+    """What the log of the node asked ends with: the first half of a quorum read that the caller coordinates. The second half
+    is a Range with `after`.
     """
 
 class KVServicer(metaclass=_abc_1.ABCMeta):
@@ -125,6 +133,16 @@ class KVServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_kv_pb2.BatchResponse], _abc.AsyncIterator[_kv_pb2.BatchResponse]]:
         """Many operations a message, many messages a stream: the fast path. Operations of one stream run concurrently and
         are answered one by one, in any order.
+        """
+
+    @_abc_1.abstractmethod
+    def LogEnd(
+        self,
+        request: _kv_pb2.LogEndRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_pb2.LogEndResponse, _abc.Awaitable[_kv_pb2.LogEndResponse]]:
+        """What the log of the node asked ends with: the first half of a quorum read that the caller coordinates. The second half
+        is a Range with `after`.
         """
 
 def add_KVServicer_to_server(servicer: KVServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from raftkv.v1 import common_pb2 as raftkv_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15raftkv/v1/lease.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"U\n\x11LeaseGrantRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x04\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"[\n\x12LeaseGrantResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\"J\n\x15LeaseKeepAliveRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12$\n\x05stamp\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"T\n\x16LeaseKeepAliveResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07ttls_ms\x18\x02 \x03(\x04\"F\n\x12LeaseRevokeRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12$\n\x05stamp\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"c\n\x13LeaseRevokeResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\"2\n\x16LeaseTimeToLiveRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04keys\x18\x02 \x01(\x08\"z\n\x17LeaseTimeToLiveResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x16\n\x0egranted_ttl_ms\x18\x02 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\x12\x0c\n\x04keys\x18\x04 \x03(\x0c\"!\n\x10LeaseListRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\"Y\n\x11LeaseListResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0b\n\x03ids\x18\x02 \x03(\x04\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x80\x03\n\x05Lease\x12\x44\n\x05Grant\x12\x1c.raftkv.v1.LeaseGrantRequest\x1a\x1d.raftkv.v1.LeaseGrantResponse\x12P\n\tKeepAlive\x12 .raftkv.v1.LeaseKeepAliveRequest\x1a!.raftkv.v1.LeaseKeepAliveResponse\x12G\n\x06Revoke\x12\x1d.raftkv.v1.LeaseRevokeRequest\x1a\x1e.raftkv.v1.LeaseRevokeResponse\x12S\n\nTimeToLive\x12!.raftkv.v1.LeaseTimeToLiveRequest\x1a\".raftkv.v1.LeaseTimeToLiveResponse\x12\x41\n\x04List\x12\x1b.raftkv.v1.LeaseListRequest\x1a\x1c.raftkv.v1.LeaseListResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15raftkv/v1/lease.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"l\n\x11LeaseGrantRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x04\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\x15\n\rwrite_concern\x18\x0f \x01(\x11\"[\n\x12LeaseGrantResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\"J\n\x15LeaseKeepAliveRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12$\n\x05stamp\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"T\n\x16LeaseKeepAliveResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07ttls_ms\x18\x02 \x03(\x04\"]\n\x12LeaseRevokeRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12$\n\x05stamp\x18\x02 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\x15\n\rwrite_concern\x18\x0f \x01(\x11\"c\n\x13LeaseRevokeResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\"2\n\x16LeaseTimeToLiveRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04keys\x18\x02 \x01(\x08\"z\n\x17LeaseTimeToLiveResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x16\n\x0egranted_ttl_ms\x18\x02 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\x12\x0c\n\x04keys\x18\x04 \x03(\x0c\"!\n\x10LeaseListRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\"Y\n\x11LeaseListResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0b\n\x03ids\x18\x02 \x03(\x04\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x80\x03\n\x05Lease\x12\x44\n\x05Grant\x12\x1c.raftkv.v1.LeaseGrantRequest\x1a\x1d.raftkv.v1.LeaseGrantResponse\x12P\n\tKeepAlive\x12 .raftkv.v1.LeaseKeepAliveRequest\x1a!.raftkv.v1.LeaseKeepAliveResponse\x12G\n\x06Revoke\x12\x1d.raftkv.v1.LeaseRevokeRequest\x1a\x1e.raftkv.v1.LeaseRevokeResponse\x12S\n\nTimeToLive\x12!.raftkv.v1.LeaseTimeToLiveRequest\x1a\".raftkv.v1.LeaseTimeToLiveResponse\x12\x41\n\x04List\x12\x1b.raftkv.v1.LeaseListRequest\x1a\x1c.raftkv.v1.LeaseListResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.lease_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LEASEGRANTREQUEST']._serialized_start=60
-  _globals['_LEASEGRANTREQUEST']._serialized_end=145
-  _globals['_LEASEGRANTRESPONSE']._serialized_start=147
-  _globals['_LEASEGRANTRESPONSE']._serialized_end=238
-  _globals['_LEASEKEEPALIVEREQUEST']._serialized_start=240
-  _globals['_LEASEKEEPALIVEREQUEST']._serialized_end=314
-  _globals['_LEASEKEEPALIVERESPONSE']._serialized_start=316
-  _globals['_LEASEKEEPALIVERESPONSE']._serialized_end=400
-  _globals['_LEASEREVOKEREQUEST']._serialized_start=402
-  _globals['_LEASEREVOKEREQUEST']._serialized_end=472
-  _globals['_LEASEREVOKERESPONSE']._serialized_start=474
-  _globals['_LEASEREVOKERESPONSE']._serialized_end=573
-  _globals['_LEASETIMETOLIVEREQUEST']._serialized_start=575
-  _globals['_LEASETIMETOLIVEREQUEST']._serialized_end=625
-  _globals['_LEASETIMETOLIVERESPONSE']._serialized_start=627
-  _globals['_LEASETIMETOLIVERESPONSE']._serialized_end=749
-  _globals['_LEASELISTREQUEST']._serialized_start=751
-  _globals['_LEASELISTREQUEST']._serialized_end=784
-  _globals['_LEASELISTRESPONSE']._serialized_start=786
-  _globals['_LEASELISTRESPONSE']._serialized_end=875
-  _globals['_LEASE']._serialized_start=878
-  _globals['_LEASE']._serialized_end=1262
+  _globals['_LEASEGRANTREQUEST']._serialized_end=168
+  _globals['_LEASEGRANTRESPONSE']._serialized_start=170
+  _globals['_LEASEGRANTRESPONSE']._serialized_end=261
+  _globals['_LEASEKEEPALIVEREQUEST']._serialized_start=263
+  _globals['_LEASEKEEPALIVEREQUEST']._serialized_end=337
+  _globals['_LEASEKEEPALIVERESPONSE']._serialized_start=339
+  _globals['_LEASEKEEPALIVERESPONSE']._serialized_end=423
+  _globals['_LEASEREVOKEREQUEST']._serialized_start=425
+  _globals['_LEASEREVOKEREQUEST']._serialized_end=518
+  _globals['_LEASEREVOKERESPONSE']._serialized_start=520
+  _globals['_LEASEREVOKERESPONSE']._serialized_end=619
+  _globals['_LEASETIMETOLIVEREQUEST']._serialized_start=621
+  _globals['_LEASETIMETOLIVEREQUEST']._serialized_end=671
+  _globals['_LEASETIMETOLIVERESPONSE']._serialized_start=673
+  _globals['_LEASETIMETOLIVERESPONSE']._serialized_end=795
+  _globals['_LEASELISTREQUEST']._serialized_start=797
+  _globals['_LEASELISTREQUEST']._serialized_end=830
+  _globals['_LEASELISTRESPONSE']._serialized_start=832
+  _globals['_LEASELISTRESPONSE']._serialized_end=921
+  _globals['_LEASE']._serialized_start=924
+  _globals['_LEASE']._serialized_end=1308
 # @@protoc_insertion_point(module_scope)

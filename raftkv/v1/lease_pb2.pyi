@@ -26,10 +26,13 @@ class LeaseGrantRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """0: the store chooses."""
     ttl_ms: _builtins.int
     """From 500 (half a second) to 31,536,000,000 (a year)."""
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     def __init__(
@@ -38,10 +41,11 @@ class LeaseGrantRequest(_message.Message):
         id: _builtins.int = ...,
         ttl_ms: _builtins.int = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "stamp", b"stamp", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "stamp", b"stamp", "ttl_ms", b"ttl_ms", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -131,7 +135,10 @@ class LeaseRevokeRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     def __init__(
@@ -139,10 +146,11 @@ class LeaseRevokeRequest(_message.Message):
         *,
         id: _builtins.int = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "stamp", b"stamp", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

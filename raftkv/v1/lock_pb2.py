@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from raftkv.v1 import common_pb2 as raftkv_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/v1/lock.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"\xbc\x01\n\x12LockAcquireRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x04\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.raftkv.v1.LockKind\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12\r\n\x05limit\x18\x05 \x01(\r\x12\r\n\x05value\x18\x06 \x01(\x0c\x12\x0f\n\x07no_wait\x18\x07 \x01(\x08\x12$\n\x05stamp\x18\x08 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"q\n\x13LockAcquireResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\r\n\x05token\x18\x02 \x01(\x04\x12\x0e\n\x06ticket\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\"W\n\x12LockReleaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x04\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"`\n\x13LockReleaseResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0c\n\x04held\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x04\"v\n\x13LockProclaimRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x04\x12\r\n\x05value\x18\x04 \x01(\x0c\x12$\n\x05stamp\x18\x05 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\"S\n\x14LockProclaimResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\"/\n\x10LockQueryRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\"\x8d\x01\n\tContender\x12\x0e\n\x06ticket\x18\x01 \x01(\x04\x12\r\n\x05token\x18\x02 \x01(\x04\x12\r\n\x05lease\x18\x03 \x01(\x04\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12\r\n\x05value\x18\x05 \x01(\x0c\x12!\n\x04kind\x18\x06 \x01(\x0e\x32\x13.raftkv.v1.LockKind\x12\r\n\x05limit\x18\x07 \x01(\r\"\xb3\x01\n\x11LockQueryResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12(\n\ncontenders\x18\x02 \x03(\x0b\x32\x14.raftkv.v1.Contender\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x14\n\x0cnewest_token\x18\x04 \x01(\x04\x12\x13\n\x0b\x66loor_token\x18\x05 \x01(\x04\x12\x10\n\x08revision\x18\x06 \x01(\x04*B\n\x08LockKind\x12\t\n\x05MUTEX\x10\x00\x12\x0e\n\nREAD_WRITE\x10\x01\x12\r\n\tSEMAPHORE\x10\x02\x12\x0c\n\x08\x45LECTION\x10\x03\x32\xab\x02\n\x04Lock\x12H\n\x07\x41\x63quire\x12\x1d.raftkv.v1.LockAcquireRequest\x1a\x1e.raftkv.v1.LockAcquireResponse\x12H\n\x07Release\x12\x1d.raftkv.v1.LockReleaseRequest\x1a\x1e.raftkv.v1.LockReleaseResponse\x12K\n\x08Proclaim\x12\x1e.raftkv.v1.LockProclaimRequest\x1a\x1f.raftkv.v1.LockProclaimResponse\x12\x42\n\x05Query\x12\x1b.raftkv.v1.LockQueryRequest\x1a\x1c.raftkv.v1.LockQueryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/v1/lock.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"\xd3\x01\n\x12LockAcquireRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x04\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.raftkv.v1.LockKind\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12\r\n\x05limit\x18\x05 \x01(\r\x12\r\n\x05value\x18\x06 \x01(\x0c\x12\x0f\n\x07no_wait\x18\x07 \x01(\x08\x12$\n\x05stamp\x18\x08 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\x15\n\rwrite_concern\x18\x0f \x01(\x11\"q\n\x13LockAcquireResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\r\n\x05token\x18\x02 \x01(\x04\x12\x0e\n\x06ticket\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\"n\n\x12LockReleaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x04\x12$\n\x05stamp\x18\x03 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\x15\n\rwrite_concern\x18\x0f \x01(\x11\"`\n\x13LockReleaseResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0c\n\x04held\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x04\"\x8d\x01\n\x13LockProclaimRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x04\x12\r\n\x05value\x18\x04 \x01(\x0c\x12$\n\x05stamp\x18\x05 \x01(\x0b\x32\x15.raftkv.v1.WriteStamp\x12\x15\n\rwrite_concern\x18\x0f \x01(\x11\"S\n\x14LockProclaimResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\"/\n\x10LockQueryRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\"\x8d\x01\n\tContender\x12\x0e\n\x06ticket\x18\x01 \x01(\x04\x12\r\n\x05token\x18\x02 \x01(\x04\x12\r\n\x05lease\x18\x03 \x01(\x04\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12\r\n\x05value\x18\x05 \x01(\x0c\x12!\n\x04kind\x18\x06 \x01(\x0e\x32\x13.raftkv.v1.LockKind\x12\r\n\x05limit\x18\x07 \x01(\r\"\xb3\x01\n\x11LockQueryResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12(\n\ncontenders\x18\x02 \x03(\x0b\x32\x14.raftkv.v1.Contender\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x14\n\x0cnewest_token\x18\x04 \x01(\x04\x12\x13\n\x0b\x66loor_token\x18\x05 \x01(\x04\x12\x10\n\x08revision\x18\x06 \x01(\x04*B\n\x08LockKind\x12\t\n\x05MUTEX\x10\x00\x12\x0e\n\nREAD_WRITE\x10\x01\x12\r\n\tSEMAPHORE\x10\x02\x12\x0c\n\x08\x45LECTION\x10\x03\x32\xab\x02\n\x04Lock\x12H\n\x07\x41\x63quire\x12\x1d.raftkv.v1.LockAcquireRequest\x1a\x1e.raftkv.v1.LockAcquireResponse\x12H\n\x07Release\x12\x1d.raftkv.v1.LockReleaseRequest\x1a\x1e.raftkv.v1.LockReleaseResponse\x12K\n\x08Proclaim\x12\x1e.raftkv.v1.LockProclaimRequest\x1a\x1f.raftkv.v1.LockProclaimResponse\x12\x42\n\x05Query\x12\x1b.raftkv.v1.LockQueryRequest\x1a\x1c.raftkv.v1.LockQueryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.lock_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCKKIND']._serialized_start=1132
-  _globals['_LOCKKIND']._serialized_end=1198
+  _globals['_LOCKKIND']._serialized_start=1202
+  _globals['_LOCKKIND']._serialized_end=1268
   _globals['_LOCKACQUIREREQUEST']._serialized_start=60
-  _globals['_LOCKACQUIREREQUEST']._serialized_end=248
-  _globals['_LOCKACQUIRERESPONSE']._serialized_start=250
-  _globals['_LOCKACQUIRERESPONSE']._serialized_end=363
-  _globals['_LOCKRELEASEREQUEST']._serialized_start=365
-  _globals['_LOCKRELEASEREQUEST']._serialized_end=452
-  _globals['_LOCKRELEASERESPONSE']._serialized_start=454
-  _globals['_LOCKRELEASERESPONSE']._serialized_end=550
-  _globals['_LOCKPROCLAIMREQUEST']._serialized_start=552
-  _globals['_LOCKPROCLAIMREQUEST']._serialized_end=670
-  _globals['_LOCKPROCLAIMRESPONSE']._serialized_start=672
-  _globals['_LOCKPROCLAIMRESPONSE']._serialized_end=755
-  _globals['_LOCKQUERYREQUEST']._serialized_start=757
-  _globals['_LOCKQUERYREQUEST']._serialized_end=804
-  _globals['_CONTENDER']._serialized_start=807
-  _globals['_CONTENDER']._serialized_end=948
-  _globals['_LOCKQUERYRESPONSE']._serialized_start=951
-  _globals['_LOCKQUERYRESPONSE']._serialized_end=1130
-  _globals['_LOCK']._serialized_start=1201
-  _globals['_LOCK']._serialized_end=1500
+  _globals['_LOCKACQUIREREQUEST']._serialized_end=271
+  _globals['_LOCKACQUIRERESPONSE']._serialized_start=273
+  _globals['_LOCKACQUIRERESPONSE']._serialized_end=386
+  _globals['_LOCKRELEASEREQUEST']._serialized_start=388
+  _globals['_LOCKRELEASEREQUEST']._serialized_end=498
+  _globals['_LOCKRELEASERESPONSE']._serialized_start=500
+  _globals['_LOCKRELEASERESPONSE']._serialized_end=596
+  _globals['_LOCKPROCLAIMREQUEST']._serialized_start=599
+  _globals['_LOCKPROCLAIMREQUEST']._serialized_end=740
+  _globals['_LOCKPROCLAIMRESPONSE']._serialized_start=742
+  _globals['_LOCKPROCLAIMRESPONSE']._serialized_end=825
+  _globals['_LOCKQUERYREQUEST']._serialized_start=827
+  _globals['_LOCKQUERYREQUEST']._serialized_end=874
+  _globals['_CONTENDER']._serialized_start=877
+  _globals['_CONTENDER']._serialized_end=1018
+  _globals['_LOCKQUERYRESPONSE']._serialized_start=1021
+  _globals['_LOCKQUERYRESPONSE']._serialized_end=1200
+  _globals['_LOCK']._serialized_start=1271
+  _globals['_LOCK']._serialized_end=1570
 # @@protoc_insertion_point(module_scope)

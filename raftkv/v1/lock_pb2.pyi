@@ -51,6 +51,7 @@ class LockAcquireRequest(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     NO_WAIT_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     name: _builtins.bytes
     """1 to 200 bytes."""
     lease: _builtins.int
@@ -63,6 +64,8 @@ class LockAcquireRequest(_message.Message):
     """At most 64 KiB. Shown to observers."""
     no_wait: _builtins.bool
     """Do not stand in line: LOCK_BUSY unless granted at once."""
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     def __init__(
@@ -76,10 +79,11 @@ class LockAcquireRequest(_message.Message):
         value: _builtins.bytes = ...,
         no_wait: _builtins.bool = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive", b"exclusive", "kind", b"kind", "lease", b"lease", "limit", b"limit", "name", b"name", "no_wait", b"no_wait", "stamp", b"stamp", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive", b"exclusive", "kind", b"kind", "lease", b"lease", "limit", b"limit", "name", b"name", "no_wait", b"no_wait", "stamp", b"stamp", "value", b"value", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,8 +128,11 @@ class LockReleaseRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     name: _builtins.bytes
     lease: _builtins.int
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     def __init__(
@@ -134,10 +141,11 @@ class LockReleaseRequest(_message.Message):
         name: _builtins.bytes = ...,
         lease: _builtins.int = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "name", b"name", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "name", b"name", "stamp", b"stamp", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,10 +187,13 @@ class LockProclaimRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
+    WRITE_CONCERN_FIELD_NUMBER: _builtins.int
     name: _builtins.bytes
     lease: _builtins.int
     token: _builtins.int
     value: _builtins.bytes
+    write_concern: _builtins.int
+    """As PutRequest.write_concern; a majority or more."""
     @_builtins.property
     def stamp(self) -> _common_pb2.WriteStamp: ...
     def __init__(
@@ -193,10 +204,11 @@ class LockProclaimRequest(_message.Message):
         token: _builtins.int = ...,
         value: _builtins.bytes = ...,
         stamp: _common_pb2.WriteStamp | None = ...,
+        write_concern: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "name", b"name", "stamp", b"stamp", "token", b"token", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "name", b"name", "stamp", b"stamp", "token", b"token", "value", b"value", "write_concern", b"write_concern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

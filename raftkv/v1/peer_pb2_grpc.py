@@ -62,6 +62,16 @@ class PeerStub(object):
                 request_serializer=raftkv_dot_v1_dot_peer__pb2.ForwardChangeMembersRequest.SerializeToString,
                 response_deserializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.FromString,
                 _registered_method=True)
+        self.ReadIndex = channel.unary_unary(
+                '/raftkv.v1.Peer/ReadIndex',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.ReadIndexRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_peer__pb2.ReadIndexResponse.FromString,
+                _registered_method=True)
+        self.LogEnd = channel.unary_unary(
+                '/raftkv.v1.Peer/LogEnd',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.PeerLogEndRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_kv__pb2.LogEndResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServicer(object):
@@ -102,6 +112,19 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadIndex(self, request, context):
+        """Asks the leader how far a state must have come to be read linearizably, now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogEnd(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +152,16 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.ForwardChangeMembers,
                     request_deserializer=raftkv_dot_v1_dot_peer__pb2.ForwardChangeMembersRequest.FromString,
                     response_serializer=raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.SerializeToString,
+            ),
+            'ReadIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadIndex,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.ReadIndexRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_peer__pb2.ReadIndexResponse.SerializeToString,
+            ),
+            'LogEnd': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogEnd,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.PeerLogEndRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_kv__pb2.LogEndResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +300,60 @@ class Peer(object):
             '/raftkv.v1.Peer/ForwardChangeMembers',
             raftkv_dot_v1_dot_peer__pb2.ForwardChangeMembersRequest.SerializeToString,
             raftkv_dot_v1_dot_cluster__pb2.ChangeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Peer/ReadIndex',
+            raftkv_dot_v1_dot_peer__pb2.ReadIndexRequest.SerializeToString,
+            raftkv_dot_v1_dot_peer__pb2.ReadIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogEnd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Peer/LogEnd',
+            raftkv_dot_v1_dot_peer__pb2.PeerLogEndRequest.SerializeToString,
+            raftkv_dot_v1_dot_kv__pb2.LogEndResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,9 @@ class PeerStub:
     with where the next one goes, and the end of the stream with an empty answer once everything is verified and durable.
     """
     ForwardChangeMembers: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]
+    ReadIndex: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ReadIndexRequest, _peer_pb2.ReadIndexResponse]
+    """Asks the leader how far a state must have come to be read linearizably, now."""
+    LogEnd: _grpc.UnaryUnaryMultiCallable[_peer_pb2.PeerLogEndRequest, _kv_pb2.LogEndResponse]
 
 @_typing.type_check_only
 class PeerAsyncStub(PeerStub):
@@ -61,6 +64,9 @@ class PeerAsyncStub(PeerStub):
     with where the next one goes, and the end of the stream with an empty answer once everything is verified and durable.
     """
     ForwardChangeMembers: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardChangeMembersRequest, _cluster_pb2.ChangeMembersResponse]  # type: ignore[assignment]
+    ReadIndex: _aio.UnaryUnaryMultiCallable[_peer_pb2.ReadIndexRequest, _peer_pb2.ReadIndexResponse]  # type: ignore[assignment]
+    """Asks the leader how far a state must have come to be read linearizably, now."""
+    LogEnd: _aio.UnaryUnaryMultiCallable[_peer_pb2.PeerLogEndRequest, _kv_pb2.LogEndResponse]  # type: ignore[assignment]
 
 class PeerServicer(metaclass=_abc_1.ABCMeta):
     """Node to node. Served on the peer address only."""
@@ -104,5 +110,20 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         request: _peer_pb2.ForwardChangeMembersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ChangeMembersResponse, _abc.Awaitable[_cluster_pb2.ChangeMembersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReadIndex(
+        self,
+        request: _peer_pb2.ReadIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.ReadIndexResponse, _abc.Awaitable[_peer_pb2.ReadIndexResponse]]:
+        """Asks the leader how far a state must have come to be read linearizably, now."""
+
+    @_abc_1.abstractmethod
+    def LogEnd(
+        self,
+        request: _peer_pb2.PeerLogEndRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_pb2.LogEndResponse, _abc.Awaitable[_kv_pb2.LogEndResponse]]: ...
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

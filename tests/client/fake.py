@@ -102,7 +102,7 @@ class FakeStore:
             more=more,
             count=len(keys) if request.count_only else len(held),
             revision=request.revision or self.revision,
-            guarantee=kv_pb2.GUARANTEE_STALE_PREFIX if local else kv_pb2.GUARANTEE_LINEARIZABLE,
+            guarantee=common_pb2.GUARANTEE_STALE_PREFIX if local else common_pb2.GUARANTEE_LINEARIZABLE,
             cursor=b"%d" % (first + limit) if more else b"",
         )
 

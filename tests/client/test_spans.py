@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.client.results import Guarantee, KeyValue, RangeResult
+from raftkv.client.results import KeyValue, RangeResult
 from raftkv.client.spans import NO_UPPER_BOUND, Pages, Span, between, selected, to_bytes, under
 from raftkv.errors import InvalidArgument, RaftKVError
+from raftkv.quorum import Guarantee
 
 small_bytes = st.lists(st.sampled_from([0, 1, 0x61, 0xFE, 0xFF]), max_size=4).map(bytes)
 

@@ -10,7 +10,7 @@ import pytest
 from raftkv.client import AsyncClient, Guarantee, ReadLevel, Role
 from raftkv.errors import RaftKVError
 from raftkv.testing.cluster import LocalCluster
-from raftkv.v1 import kv_pb2
+from raftkv.v1 import common_pb2, kv_pb2
 from tests.integration.load import CounterLoad
 from tests.integration.stubs import stubs
 
@@ -62,7 +62,7 @@ async def test_a_woken_leader_serves_nothing_stale(cluster: LocalCluster, client
     for answer in served:
         assert answer.kvs[0].value == b"new"
         assert answer.kvs[0].mod_revision == newest.revision
-        assert answer.guarantee == kv_pb2.GUARANTEE_LINEARIZABLE
+        assert answer.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
 
     acknowledged = {key for key, outcome in outcomes.items() if isinstance(outcome, kv_pb2.PutResponse)}
     await cluster.converged()

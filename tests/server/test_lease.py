@@ -121,9 +121,9 @@ async def test_a_leader_answers_by_its_lease_without_asking_anybody() -> None:
         await cluster[1].put(b"key", b"value")
         leader = await holding(cluster)
         answer = (await lease_read(leader)).range
-        assert (answer.guarantee, answer.kvs[0].value) == (kv_pb2.GUARANTEE_LEASE, b"value")
+        assert (answer.guarantee, answer.kvs[0].value) == (common_pb2.GUARANTEE_LEASE, b"value")
         through_another = (await lease_read(cluster.follower(leader))).range
-        assert (through_another.guarantee, through_another.kvs[0].value) == (kv_pb2.GUARANTEE_LEASE, b"value")
+        assert (through_another.guarantee, through_another.kvs[0].value) == (common_pb2.GUARANTEE_LEASE, b"value")
 
 
 async def test_where_leases_are_off_a_lease_read_is_refused_and_its_neighbours_are_not() -> None:
@@ -137,7 +137,7 @@ async def test_where_leases_are_off_a_lease_read_is_refused_and_its_neighbours_a
         refused, served = sorted(response.results, key=lambda result: result.id)
         assert refused.error.code == common_pb2.FAILED_PRECONDITION
         assert "--lease-drift-ppm" in refused.error.message
-        assert served.range.guarantee == kv_pb2.GUARANTEE_LINEARIZABLE
+        assert served.range.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
 
 
 async def test_a_leader_without_a_lease_asks_the_others() -> None:
@@ -154,7 +154,7 @@ async def test_a_leader_without_a_lease_asks_the_others() -> None:
             ),
             forwarded=False,
         )
-        assert {answer.range.guarantee for answer in answers.results} == {kv_pb2.GUARANTEE_LINEARIZABLE}
+        assert {answer.range.guarantee for answer in answers.results} == {common_pb2.GUARANTEE_LINEARIZABLE}
 
 
 async def test_a_lease_that_is_over_is_over_although_the_node_still_takes_itself_for_the_leader() -> None:

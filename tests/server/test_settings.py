@@ -162,3 +162,24 @@ def test_limits_of_watches_that_make_no_sense(given: dict[str, Any], complaint: 
 def test_every_setting_is_a_flag_and_every_flag_a_setting() -> None:
     flags = set(inspect.signature(serve).parameters) - {"config"}
     assert flags == set(ServerSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "concern"), [(None, -1), ("majority", -1), ("all", -2), ("leader", 1), ("1", 1), ("3", 3), (2, 2)]
+)
+def test_the_default_write_concern(text: str | int | None, concern: int) -> None:
+    assert load_settings(FLAGS | {"write_concern": text}).default_write_concern == concern
+
+
+def test_the_default_write_concern_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "raftkv.toml"
+    file.write_text("write-concern = 2")
+    assert load_settings(FLAGS, file).default_write_concern == 2
+    monkeypatch.setenv("RAFTKV_WRITE_CONCERN", "all")
+    assert load_settings(FLAGS, file).default_write_concern == -2
+
+
+@pytest.mark.parametrize("text", ["most", "0", "-1", 0, -2, True, 1.5, "2147483648", ""])
+def test_a_write_concern_that_is_none(text: object) -> None:
+    with pytest.raises(ConfigurationError, match="write-concern"):
+        load_settings(FLAGS | {"write_concern": text})

@@ -92,9 +92,9 @@ class Habits:
 
 
 _PROMISED = {
-    kv_pb2.LOCAL: {kv_pb2.GUARANTEE_STALE_PREFIX},
-    kv_pb2.LINEARIZABLE: {kv_pb2.GUARANTEE_LINEARIZABLE},
-    kv_pb2.LEASE: {kv_pb2.GUARANTEE_LEASE, kv_pb2.GUARANTEE_LINEARIZABLE},
+    kv_pb2.LOCAL: {common_pb2.GUARANTEE_STALE_PREFIX},
+    kv_pb2.LINEARIZABLE: {common_pb2.GUARANTEE_LINEARIZABLE},
+    kv_pb2.LEASE: {common_pb2.GUARANTEE_LEASE, common_pb2.GUARANTEE_LINEARIZABLE},
 }
 
 
@@ -291,7 +291,7 @@ class Caller:
     def _take_page(self, read: Read, page: kv_pb2.RangeResponse) -> None:
         if page.guarantee not in _PROMISED[read.level] or page.more:
             self._world.violation(f"requests: {read} was answered {page}")
-        self.counts["reads by lease"] += page.guarantee == kv_pb2.GUARANTEE_LEASE
+        self.counts["reads by lease"] += page.guarantee == common_pb2.GUARANTEE_LEASE
         pairs = {pair.key: (pair.mod_revision, pair.value) for pair in page.kvs}
         if read.key == EVERYTHING:
             self._world.oracle.scanned(pairs, page.revision, read.floor)
