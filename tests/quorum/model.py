@@ -1,8 +1,8 @@
 """Raft as a model of a few hundred lines: random *legal* runs, in which quorum reads go on by single steps.
 
 Everything that a read can depend on happens in an order of its own: which entries are on which disk, who has heard of
-which term, who knows what is committed, who has applied how much of that. A message that is late or lost, a node that is
-down and a link that is cut are steps that do not happen, or between other nodes; a crash takes away what is not on disk.
+which term, who knows what is committed, who has applied how much of that. A message that is late or lost, a node that
+is down and a link that is cut are steps that do not happen; a crash takes away what is not on disk.
 Membership is fixed. What Raft promises is asserted on the way (`Cluster.commit`), so that a run that is not legal is a
 failure of the model, not of what it checks.
 

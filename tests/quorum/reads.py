@@ -23,10 +23,9 @@ Claim = Callable[[int, int], tuple[Guarantee, int]]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How reads are done and what they claim; the controls put something wrong in the place of one."""
+    """How reads are done; the controls put something wrong in the place of one."""
 
     is_rinsed: Callable[[LogEnd, int, int], bool] = is_rinsed
-    claim: Claim = of_quorum_read
     asks_anew: bool = True
     """Answers of step 1 are given after the read began; else they may be any that the voter gave before."""
 
@@ -40,8 +39,8 @@ class Read:
     """Step of the run."""
     committed: int
     """The newest entry that was committed when it began."""
-    seen: int
-    """What linearizable reads that were done by then have shown."""
+    done_before: int
+    """How many reads had been answered by then."""
     acknowledged: list[int]
     """By W: how many acknowledgements there had been."""
     answers: dict[int, Answer] = field(default_factory=dict)
@@ -61,7 +60,6 @@ class Reads:
         self._rules = rules
         self._membership = Membership(0, frozenset(range(cluster.voters)), frozenset(), joint=False)
         self._said: dict[int, Answer] = {}
-        self._seen = 0
 
     def begin(self, replicas: int, step: int) -> None:
         cluster = self._cluster
@@ -70,7 +68,7 @@ class Reads:
                 replicas,
                 step,
                 len(cluster.committed),
-                self._seen,
+                len(self.done),
                 [len(acknowledged) for acknowledged in cluster.acknowledged],
             )
         )
@@ -92,8 +90,6 @@ class Reads:
         if not self._rules.is_rinsed(read.target.end, node.applied_term, node.applied):
             return False
         read.by, read.shows = by, node.applied
-        if self._rules.claim(read.target.replicas, self._cluster.voters)[0] is Guarantee.LINEARIZABLE:
-            self._seen = max(self._seen, read.shows)
         self.under_way.remove(read)
         self.done.append(read)
         return True
@@ -102,18 +98,20 @@ class Reads:
         """Its time is over."""
         self.under_way.remove(read)
 
-    def violations(self) -> list[str]:
-        """Return which claims the run refutes."""
+    def violations(self, claim: Claim = of_quorum_read) -> list[str]:
+        """Return which claims the run refutes. `claim`: what a read of so many of so many voters says of itself."""
         cluster, found = self._cluster, []
         needs = [self._needs(concern) for concern in range(cluster.voters + 1)]
+        shown = [0]
         for read in self.done:
             assert read.target is not None
-            guarantee, sees = self._rules.claim(read.target.replicas, cluster.voters)
+            guarantee, sees = claim(read.target.replicas, cluster.voters)
+            shown.append(max(shown[-1], read.shows if guarantee is Guarantee.LINEARIZABLE else 0))
             what = f"QUORUM({read.target.replicas}) of {cluster.voters} begun at step {read.began} shows {read.shows}"
             if guarantee is Guarantee.LINEARIZABLE and read.shows < read.committed:
                 found.append(f"linearizable: {what}, entry {read.committed} was committed before")
-            if guarantee is Guarantee.LINEARIZABLE and read.shows < read.seen:
-                found.append(f"back in time: {what}, a read before it has shown {read.seen}")
+            if guarantee is Guarantee.LINEARIZABLE and read.shows < shown[read.done_before]:
+                found.append(f"back in time: {what}, a read before it has shown {shown[read.done_before]}")
             for concern in range(sees, cluster.voters + 1):
                 needed = needs[concern][read.acknowledged[concern]]
                 if read.shows < needed:

@@ -25,6 +25,7 @@ class Run:
     """One run."""
 
     def __init__(self, seed: int, rules: Rules, *, voters: int | None = None, trace: Trace | None = None) -> None:
+        self.seed = seed
         self.random = random = Random(f"raftkv-quorum/{seed}")
         self.voters = voters or random.choice([3, 5])
         self.cluster = Cluster(self.voters, random)
@@ -35,14 +36,13 @@ class Run:
         self._step = 0
         self.reads_without_leader = 0
 
-    def go(self) -> list[str]:
-        """Return what was violated."""
+    def go(self) -> Run:
         while self._step < STEPS:
             if not self._step or self.random.random() < 1 / MOOD:
                 self._draw_mood()
             self._step += 1
             self._do(self.random.choice(self._kinds), self.random.randrange(self.voters))
-        return self.reads.violations()
+        return self
 
     def _draw_mood(self) -> None:
         """Draw who can reach whom, what is likely, and perhaps a crash and an election to begin with."""
@@ -141,19 +141,7 @@ class Run:
         return f"n{number}{mark} t{node.term} {node.durable_end} {len(node.log)} c{node.commit} a{node.applied}"
 
 
-def check(seeds: Sequence[int], rules: Rules, *, voters: int | None = None) -> tuple[Counter[str], list[str]]:
-    """Run the seeds; return what happened, and all violations."""
-    counts: Counter[str] = Counter()
-    violations: list[str] = []
-    for seed in seeds:
-        run = Run(seed, rules, voters=voters)
-        found = run.go()
-        violations += [f"seed {seed}: {one}" for one in found]
-        counts += _counts(run)
-    return counts, violations
-
-
-def _counts(run: Run) -> Counter[str]:
+def count(run: Run) -> Counter[str]:
     counts = Counter[str]()
     done = run.reads.done
     counts["reads"] = len(done)
@@ -185,8 +173,8 @@ def run(seed: int, *, kept: Sequence[int] | None = None, trace: Trace | None = N
     """See `tests.sim.levels.Level`."""
     began = time.process_time()
     one = Run(seed, Rules(), trace=trace)
-    found = one.go()
-    counts = _counts(one)
+    found = one.go().reads.violations()
+    counts = count(one)
     faults = {kind: counts.pop(kind) for kind in ("crashes", "elections", "conflicts cut")}
     return Report(
         seed=seed,
