@@ -60,6 +60,13 @@ def serve(
     auto_compaction_retention: Annotated[
         str | None, typer.Option(help="History that is kept: by age 30m, 7d, ... [1h], or so many revisions [100000].")
     ] = None,
+    write_concern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="majority|all|leader|N",
+            help="Voters that have a write on disk before it is acknowledged, unless it says so itself [majority].",
+        ),
+    ] = None,
     checkpoint_log_bytes: Annotated[
         int | None, typer.Option(help="Log after which a checkpoint is made and the log compacted [64 MiB].")
     ] = None,

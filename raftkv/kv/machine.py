@@ -135,6 +135,12 @@ class StateMachine:
         """Sessions that are open, or have expired without anybody having looked since."""
         return len(self._sessions)
 
+    def admits(self, group: Group, time_ms: int) -> bool:
+        """Return whether the session of `group` would let its commands be applied, as far as this state knows."""
+        if group.session == 0:
+            return True
+        return self._sessions.admits(group.session, [command.sequence for command in group.commands], time_ms)
+
     @contextmanager
     def view(self) -> Iterator[View]:
         """Open a snapshot of the committed state for reading."""

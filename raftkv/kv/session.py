@@ -22,6 +22,7 @@ machine's write transaction, and when that fails the table is not to be used aga
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from raftkv.errors import ErrorCode
@@ -164,6 +165,16 @@ class SessionTable:
         self._result_bytes -= before - session.size_bytes
         self._dirty[session_id] = self._fresh[session_id] = session
         return session
+
+    def admits(self, session_id: int, sequences: Iterable[int], time_ms: int) -> bool:
+        """Return whether a write of now would find its session open, and each of its sequences new and in the window.
+
+        A guess about a later entry, so on the safe side: a session in the second half of its life is left out.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or time_ms - session.last_active_ms >= SESSION_TTL_MS // 2:
+            return False
+        return all(session.judge(sequence) is None for sequence in sequences)
 
     def end_entry(self, writer: Writer, index: int) -> None:
         """Write what entry `index` added to the sessions it named."""

@@ -63,7 +63,8 @@ def needed(concern: int, *, voters: int, keepers: int) -> Needed:
     Raises InvalidArgument for more voters than there are, and for what is no concern.
     """
     if concern == MAJORITY:
-        return Needed(majority(voters), early=False, waits=False)
+        # Witnesses may be part of the majority, and hold no data: so many others are at least.
+        return Needed(max(1, majority(voters) - (voters - keepers)), early=False, waits=False)
     if concern == ALL:
         return Needed(keepers, early=False, waits=True)
     if not 1 <= concern <= keepers:

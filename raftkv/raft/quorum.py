@@ -118,11 +118,21 @@ def vote_result(configuration: Configuration, votes: Mapping[NodeId, bool]) -> V
 def durable_on(configuration: Configuration, match: Mapping[NodeId, Index]) -> tuple[Index, ...]:
     """Return, for k = 1..N, the highest index that is durable on at least k voters (element k - 1).
 
-    The voters are those of the configuration to come, while a change is under way; witnesses do not count, because they
-    hold no payload.
+    While a change is under way both sets of voters count, and k voters means k of each, or all of the one that has
+    fewer: what is claimed holds whichever set stays. N is the size of the larger one then. Witnesses do not count,
+    because they hold no payload; learners are no voters.
     """
-    holders = configuration.voters - configuration.witnesses if configuration.witnesses else configuration.voters
-    return tuple(_descending(holders, match))
+    witnesses = configuration.witnesses
+    if not configuration.outgoing:
+        return tuple(_descending(configuration.voters - witnesses if witnesses else configuration.voters, match))
+    sets = [_descending(voters - witnesses, match) for voters in configuration.majorities]
+    most = max(len(values) for values in sets)
+    return tuple([min(_reached_by(values, count) for values in sets) for count in range(1, most + 1)])
+
+
+def _reached_by(descending: list[Index], count: int) -> Index:
+    """Return what `count` of these have reached, or all of them if there are fewer; nothing where there is none."""
+    return descending[min(count, len(descending)) - 1] if descending else Index(0)
 
 
 def committed_index(

@@ -223,7 +223,8 @@ def _build(
         limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
         auto_compaction=settings.auto_compaction,
     )
-    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, RequestLimits(quota_bytes=settings.quota))
+    limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
+    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, limits)
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)

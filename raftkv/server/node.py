@@ -44,6 +44,7 @@ from raftkv.server.barriers import Barrier, Barriers
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
+from raftkv.server.durability import Durability
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
@@ -110,6 +111,7 @@ class Node:
         self._proposals = Proposals(
             max_bytes=self._limits.max_proposal_bytes, max_commands=self._limits.max_proposal_commands
         )
+        self._durability = Durability(raft)
         self._checkpoints = Checkpoints(
             raft=raft,
             keeper=keeper,
@@ -196,20 +198,55 @@ class Node:
     # --- what services ask for ----------------------------------------------------------------------------------------
 
     def propose(
-        self, group: Group, size_bytes: int, deadline: float, *, weight: int = 0, alone: bool = False
+        self,
+        group: Group,
+        size_bytes: int,
+        deadline: float,
+        *,
+        weight: int = 0,
+        alone: bool = False,
+        early: int = 0,
     ) -> Outcome:
         """Replicate and apply a group of commands; the future gets their results once they are applied here.
 
         `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
-        `weight` is what they take to apply, in puts, or 0: they are. `alone` keeps other groups out of the entry.
+        `weight` is what they take to apply, in puts, or 0: they are. `alone` keeps other groups out of the entry. With
+        `early` the future is done, without results, as soon as this node and so many voters have them on disk, if that
+        comes first; for commands that nothing but a lost entry can keep from taking effect (`may_acknowledge_early`).
 
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.
         """
         self._require_leading()
-        outcome = self._proposals.add(group, size_bytes, deadline, weight=weight, alone=alone)
+        outcome = self._proposals.add(group, size_bytes, deadline, weight=weight, alone=alone, early=early)
         self.wake()
         return outcome
+
+    def may_acknowledge_early(self, group: Group) -> bool:
+        """Return whether `group` would be applied, as far as the state here knows, and not refused by its session.
+
+        Who acknowledges before the result is known must not do so for what the state machine will refuse: its place in
+        the log would be reached, and reads that wait for that would claim to see the write.
+        """
+        return self.machine.admits(group, self.cluster_time_ms())
+
+    def copies(self, index: int) -> int:
+        """Return how many voters are known to have the committed entry `index` on disk; 0: not known here."""
+        return self._durability.copies(index)
+
+    async def copied(self, index: int, voters: int, until: float) -> int:
+        """Wait until so many voters have the committed entry `index` on disk, or leadership is lost, or it is `until`.
+
+        Return how many have it; 0: not known here. `until` is of the event loop's time.
+        """
+        copies = self._durability.copies(index)
+        if copies >= voters or not self.is_leader or self._stopped is not None:
+            return copies
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._durability.reached(index, voters)
+        except TimeoutError:
+            return self._durability.copies(index)
 
     def read_barrier(self) -> Barrier:
         """Return a future that is done when a read of the local state is linearizable (ReadIndex).
@@ -383,6 +420,8 @@ class Node:
             self._note_leadership()
         if self.raft.configuration is not self._configuration:
             self._note_configuration()
+        if self._durability:
+            self._durability.check()
         self._propose_waiting()
         request = self._barriers.next_request()
         if request is not None:
@@ -409,6 +448,9 @@ class Node:
         if not isinstance(position, Position):
             raise InvariantViolation(f"a leader that transfers to nobody refused a proposal: {position}")
         self._proposals.placed(position.term, position.index, batch, proposals)
+        for proposal in proposals:
+            if proposal.early:
+                self._durability.acknowledge(proposal.outcome, position.term, position.index, proposal.early)
 
     def _act_on(self, ready: Ready) -> None:
         """Do what a Ready says, in the order that raftkv.raft prescribes."""
@@ -524,6 +566,7 @@ class Node:
         self._known = self._standing()
         if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
             log.info("no longer leading", term=old_term)
+            self._durability.leadership_lost()
             undecided = self._proposals.leadership_lost()
             if undecided:
                 wait_s = self._limits.undecided_s
@@ -570,5 +613,6 @@ class Node:
         self._proposals.fail_all(
             queued=ShuttingDown(f"{reason.message}: no effect"), placed=ShuttingDown(reason.message, ambiguous=True)
         )
+        self._durability.leadership_lost()
         self._barriers.fail_all(ShuttingDown(reason.message))
         self._announce_leadership()

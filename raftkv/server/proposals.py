@@ -5,6 +5,9 @@ What a waiter is told when its leader loses leadership depends on what can be kn
   - in the log, with a session: the outcome is open, but a retry is safe and fast, so it is told at once;
   - in the log, without a session: a retry would not be safe, so it waits a moment for the entry's place in the log to
     be decided, as it is at once after a transfer, and is told that the outcome is open if it is not.
+
+Who asked for fewer than a majority may have been told before that (`durability`); the group keeps its room here until
+it is decided all the same.
 """
 
 from __future__ import annotations
@@ -12,21 +15,37 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, RaftKVError
 from raftkv.kv.commands import Batch, Group, Result
 
-Outcome = asyncio.Future[list[Result]]
+
+@dataclass(slots=True)
+class Decided:
+    """What became of a group of commands."""
+
+    results: list[Result] | None
+    """One for each command, once they are applied. None: acknowledged before that, as its write concern allows; whether
+    the entry is ever committed is open."""
+    term: int
+    index: int
+    """Where the group stands in the log."""
+    copies: int = 0
+    """Without results: how many voters were known to have it on disk."""
+
+
+Outcome = asyncio.Future[Decided]
 
 
 class Proposal:
     """One group of commands and who waits for its results."""
 
-    __slots__ = ("alone", "deadline", "group", "outcome", "size_bytes", "weight")
+    __slots__ = ("alone", "deadline", "early", "group", "outcome", "size_bytes", "weight")
 
     def __init__(
-        self, group: Group, size_bytes: int, deadline: float, outcome: Outcome, *, weight: int, alone: bool
+        self, group: Group, size_bytes: int, deadline: float, outcome: Outcome, *, weight: int, alone: bool, early: int
     ) -> None:
         self.group = group
         self.size_bytes = size_bytes
@@ -34,6 +53,8 @@ class Proposal:
         self.outcome = outcome
         self.weight = weight
         self.alone = alone
+        self.early = early
+        """Acknowledged when so many voters have it on disk, without its results; 0: only with them."""
 
 
 class _Placed(NamedTuple):
@@ -64,10 +85,19 @@ class Proposals:
         """How many commands wait for an entry."""
         return self._queued_commands
 
-    def add(self, group: Group, size_bytes: int, deadline: float, *, weight: int = 0, alone: bool = False) -> Outcome:
+    def add(
+        self,
+        group: Group,
+        size_bytes: int,
+        deadline: float,
+        *,
+        weight: int = 0,
+        alone: bool = False,
+        early: int = 0,
+    ) -> Outcome:
         """Queue a group that takes as much work as `weight` puts (at least its number of commands).
 
-        `alone`: for an entry of its own. Raises Overloaded.
+        `alone`: for an entry of its own. `early`: see Proposal. Raises Overloaded.
         """
         weight = max(weight, len(group.commands))
         if self._bytes + size_bytes > self._max_bytes or self._commands + weight > self._max_commands:
@@ -76,7 +106,7 @@ class Proposals:
                 f"and {self._max_bytes} bytes may be: try again later"
             )
         outcome: Outcome = asyncio.get_running_loop().create_future()
-        proposal = Proposal(group, size_bytes, deadline, outcome, weight=weight, alone=alone)
+        proposal = Proposal(group, size_bytes, deadline, outcome, weight=weight, alone=alone, early=early)
         self._bytes += size_bytes
         self._commands += weight
         self._queue.append(proposal)
@@ -125,7 +155,7 @@ class Proposals:
                 for proposal, result in zip(proposals, results, strict=True):
                     self._release(proposal)
                     if not proposal.outcome.done():
-                        proposal.outcome.set_result(result)
+                        proposal.outcome.set_result(Decided(result, term, index))
             else:
                 for proposal in proposals:
                     self._fail(proposal, NotLeader("another leader's entry took its place: no effect"))

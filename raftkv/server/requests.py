@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 
@@ -32,11 +32,13 @@ from raftkv.kv.commands import Command, Result, Txn, TxnDone
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.txn import read_bytes
 from raftkv.kv.view import View
+from raftkv.quorum import MAJORITY, Needed
 from raftkv.raft import NodeId
 from raftkv.server import wire, wire_locks
 from raftkv.server.barriers import Barrier
+from raftkv.server.concerns import Concerns
 from raftkv.server.node import Node
-from raftkv.server.proposals import Outcome
+from raftkv.server.proposals import Decided, Outcome
 from raftkv.server.queries import LeaseListQuery, LeaseQuery, LockQuery, Query
 from raftkv.server.quota import Quota, grows
 from raftkv.v1 import common_pb2, kv_pb2
@@ -70,6 +72,21 @@ Reads = list[tuple[int, Query]]
 Passage = tuple[Barrier, Reads, common_pb2.Guarantee.ValueType]
 """When the barrier is down, the reads may be served from the local state, with this guarantee."""
 
+COPIES_MARGIN = 0.1
+"""Who waits for more copies than a majority is told how many there are this share of its time before it ends ..."""
+
+MAX_COPIES_MARGIN_S = 0.1
+"""... but not earlier than this: the answer has to reach the caller within the deadline, or it would know nothing."""
+
+
+class Proposed(NamedTuple):
+    """Commands under way, and when they are to be answered."""
+
+    commands: tuple[Command, ...]
+    needed: Needed | None
+    """None: a majority."""
+    outcome: Outcome
+
 
 class Forwarder(Protocol):
     """The way to the leader."""
@@ -98,16 +115,20 @@ class RequestLimits:
     """Reads of one batch whose answers exceed this together are asked to come again."""
     quota_bytes: int = 0
     """What makes the state grow is refused from this size on; 0: never."""
+    write_concern: int = MAJORITY
+    """Of writes that name none."""
 
 
 class Attempt:
     """A batch under way: what is answered, and what is still to be done."""
 
-    __slots__ = ("answered", "batch", "deadline", "response", "result_bytes", "uncertain", "work")
+    __slots__ = ("answered", "batch", "copies_until", "deadline", "response", "result_bytes", "uncertain", "work")
 
-    def __init__(self, batch: kv_pb2.BatchRequest, deadline: float) -> None:
+    def __init__(self, batch: kv_pb2.BatchRequest, now: float, timeout_s: float) -> None:
         self.batch = batch
-        self.deadline = deadline
+        self.deadline = now + timeout_s
+        self.copies_until = self.deadline - min(COPIES_MARGIN * timeout_s, MAX_COPIES_MARGIN_S)
+        """When a write that is committed waits no longer for further copies."""
         self.work = wire.decode(batch)
         self.response = kv_pb2.BatchResponse()
         self.result_bytes = 0
@@ -170,6 +191,48 @@ class Attempt:
             wire.add_result(self.response, command, result, plain=command.sequence in plain)
         self._close_commands(commands)
 
+    def take_early(self, commands: tuple[Command, ...]) -> None:
+        """Answer these commands: acknowledged, with results that nobody knows yet."""
+        for command in commands:
+            wire.add_early(self.response, command)
+        self._close_commands(commands)
+
+    def attach(self, receipt: common_pb2.WriteReceipt, first: int) -> None:
+        """`receipt` is of the writes that were answered by `response.results` from position `first` on."""
+        response = self.response
+        if not response.HasField("wrote"):
+            response.wrote.CopyFrom(receipt)  # of all that get none of their own
+        elif response.wrote != receipt:
+            for result in response.results[first:]:
+                if not result.HasField("error"):
+                    result.wrote.CopyFrom(receipt)
+
+    def take_receipts(self, answer: kv_pb2.BatchResponse, first: int) -> None:
+        """`answer` has the receipts of what `response.results` was given from position `first` on; the open operations
+        are still those that were asked for.
+        """
+        response = self.response
+        wrote = answer.HasField("wrote") and (not response.HasField("wrote") or response.wrote != answer.wrote)
+        read = answer.HasField("read") and (not response.HasField("read") or response.read != answer.read)
+        if wrote and not response.HasField("wrote"):
+            response.wrote.CopyFrom(answer.wrote)
+            wrote = False
+        if read and not response.HasField("read"):
+            response.read.CopyFrom(answer.read)
+            read = False
+        if not (wrote or read):
+            return
+        # What was answered elsewhere before has other receipts.
+        writes = {command.sequence for command in self.work.commands}
+        for result in response.results[first:]:
+            if result.HasField("error"):
+                continue
+            if result.id in writes:
+                if wrote and not result.HasField("wrote"):
+                    result.wrote.CopyFrom(answer.wrote)
+            elif read and not result.HasField("read"):
+                result.read.CopyFrom(answer.read)
+
     def reads_by_level(self) -> tuple[Reads, Reads]:
         """Return the open reads: those that a lease may answer, and the others."""
         by_lease = self.work.by_lease
@@ -213,6 +276,7 @@ class Requests:
         self._forwarder = forwarder
         self._cluster_id = cluster_id
         self._limits = limits
+        self._concerns = Concerns(node.raft, limits.write_concern)
         self._scans = asyncio.Semaphore(limits.max_scans)
         self.quota = Quota(limits.quota_bytes, node.used_bytes, asyncio.get_running_loop().time)
 
@@ -220,7 +284,7 @@ class Requests:
         """Run `batch` and answer each of its operations exactly once, errors included. Does not raise RaftKVError."""
         now = asyncio.get_running_loop().time()
         timeout_s = min(batch.timeout_ms / 1000 or self._limits.default_timeout_s, self._limits.max_timeout_s)
-        attempt = Attempt(batch, now + timeout_s)
+        attempt = Attempt(batch, now, timeout_s)
         if attempt.work.local_reads:
             await self._read_local(attempt)
         try:
@@ -293,8 +357,8 @@ class Requests:
         passages = self._begin_reads(attempt)
         try:
             async with asyncio.timeout_at(attempt.deadline):
-                for commands, outcome in outcomes:
-                    await self._settle(attempt, commands, outcome)
+                for proposed in outcomes:
+                    await self._settle(attempt, proposed)
                 for barrier, reads, guarantee in passages:
                     await barrier
                     await self._read(attempt, reads, guarantee)
@@ -331,26 +395,35 @@ class Requests:
             return []
         return passages
 
-    def _propose(self, attempt: Attempt) -> list[tuple[tuple[Command, ...], Outcome]]:
-        """Propose the open commands. Those that find no room are answered; the others' futures are returned."""
-        outcomes: list[tuple[tuple[Command, ...], Outcome]] = []
+    def _propose(self, attempt: Attempt) -> list[Proposed]:
+        """Propose the open commands. Those that find no room, or ask for what is not possible, are answered."""
+        outcomes: list[Proposed] = []
         if attempt.work.commands and self.quota.exceeded:
             attempt.fail_commands(self.quota.refusal(), tuple(filter(grows, attempt.work.commands)))
+        needs, refused = self._concerns.weigh(attempt.work)
+        for command, refusal in refused:
+            attempt.fail_commands(refusal, (command,))
         if not attempt.work.commands:
             return outcomes
-        for group, size_bytes, weight, alone in list(wire.portions(attempt.work, attempt.batch)):
+        for group, size_bytes, weight, alone, needed in list(wire.portions(attempt.work, attempt.batch, needs)):
+            early = 0
+            if needed is not None and needed.early and self._node.may_acknowledge_early(group):
+                early = needed.voters
             try:
-                outcome = self._node.propose(group, size_bytes, attempt.deadline, weight=weight, alone=alone)
+                outcome = self._node.propose(
+                    group, size_bytes, attempt.deadline, weight=weight, alone=alone, early=early
+                )
             except Overloaded as error:
                 attempt.fail_commands(self._explain(error), group.commands)
             else:
-                outcomes.append((group.commands, outcome))
+                outcomes.append(Proposed(group.commands, needed, outcome))
         return outcomes
 
-    async def _settle(self, attempt: Attempt, commands: tuple[Command, ...], outcome: Outcome) -> None:
-        """Answer `commands`, or leave them open for another leader."""
+    async def _settle(self, attempt: Attempt, proposed: Proposed) -> None:
+        """Answer the commands, or leave them open for another leader."""
+        commands, needed, outcome = proposed
         try:
-            results = await outcome
+            decided = await outcome
         except NotLeader:
             pass
         except LeaderChanged as error:
@@ -361,7 +434,31 @@ class Requests:
         except RaftKVError as error:
             attempt.fail_commands(self._explain(error), commands)
         else:
-            attempt.take_results(commands, results, self._limits.max_answer_bytes)
+            first = len(attempt.response.results)
+            if decided.results is None:
+                # For its session such a sequence is answered: the client acknowledges it in its next batch, and never
+                # sends it again. That mark cannot reach a state before the write does, and have it refused. The write
+                # was in the leader's log before this answer left, so the mark comes behind it there; and in a log that
+                # has lost the write there is nothing to refuse.
+                attempt.take_early(commands)
+                copies = decided.copies
+            else:
+                if needed is not None and needed.waits:
+                    copies = await self._node.copied(decided.index, needed.voters, attempt.copies_until)
+                else:
+                    copies = self._node.copies(decided.index)
+                attempt.take_results(commands, decided.results, self._limits.max_answer_bytes)
+            attempt.attach(self._receipt(decided, needed, copies), first)
+
+    def _receipt(self, decided: Decided, needed: Needed | None, copies: int) -> common_pb2.WriteReceipt:
+        return common_pb2.WriteReceipt(
+            term=decided.term,
+            index=decided.index,
+            committed=decided.results is not None,
+            durable_on=copies,
+            wanted=(needed or self._concerns.majority).voters,
+            configuration_index=self._node.raft.configuration_index,
+        )
 
     async def _read(self, attempt: Attempt, reads: Reads, guarantee: common_pb2.Guarantee.ValueType) -> None:
         """Answer `reads` from the local state, as it is now."""
@@ -473,6 +570,7 @@ class Requests:
 
     def _merge(self, attempt: Attempt, answer: kv_pb2.BatchResponse) -> None:
         """Take over the leader's answers, except for those that say it is not the leader: these stay open."""
+        first = len(attempt.response.results)
         for result in answer.results:
             if result.HasField("error") and result.error.code == common_pb2.NOT_LEADER:
                 # It may have led when it began, and not know what became of its first attempt.
@@ -480,6 +578,7 @@ class Requests:
                 continue
             attempt.response.results.append(result)
             attempt.answered.add(result.id)
+        attempt.take_receipts(answer, first)
         answered = attempt.answered
         attempt.work.commands = [command for command in attempt.work.commands if command.sequence not in answered]
         attempt.work.reads = [read for read in attempt.work.reads if read[0] not in answered]

@@ -18,7 +18,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from raftkv.errors import ConfigurationError
+from raftkv.errors import ConfigurationError, InvalidArgument
+from raftkv.quorum import concern_name, parse_concern
 from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
 
@@ -150,6 +151,12 @@ class ServerSettings(BaseSettings):
         description="How much history is kept for reads of the past and for watches that resume: by age 30m, 1h, 7d "
         f"({DEFAULT_AGE} unless set; of cluster time, since the node runs), by number {DEFAULT_REVISIONS} unless set.",
     )
+    write_concern: str = Field(
+        "majority",
+        description="How many voters must have a write on disk before it is acknowledged, unless it says so itself: "
+        "majority, all, leader, or a number. The leader's setting counts: give all nodes the same. Fewer than a "
+        "majority: acknowledged writes can be lost; only plain puts and deletes heed that, the others take a majority.",
+    )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
@@ -161,6 +168,16 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _addresses(cls, value: object) -> object:
         return parse_addresses(value)
+
+    @field_validator("write_concern", mode="before")
+    @classmethod
+    def _write_concern(cls, value: object) -> object:
+        if not isinstance(value, str | int):
+            return value
+        try:
+            return concern_name(parse_concern(value))
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
 
     @field_validator("join", mode="before")
     @classmethod
@@ -210,6 +227,11 @@ class ServerSettings(BaseSettings):
         if "quota_bytes" in self.model_fields_set:
             return self.quota_bytes
         return min(self.quota_bytes, self.store_map_size // 4 * 3)
+
+    @property
+    def default_write_concern(self) -> int:
+        """The write concern of writes that name none, as on the wire."""
+        return parse_concern(self.write_concern)
 
     @property
     def auto_compaction(self) -> AutoCompaction:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from raftkv.errors import RaftKVError
+from raftkv.invariant import InvariantViolation
 from raftkv.kv.commands import Command, Compact, Compacted, Expire, Expired, Group, Result, Sweep
 from raftkv.kv.machine import StateMachine
 from raftkv.server.proposals import Outcome
@@ -156,8 +157,10 @@ class Upkeep:
         """Have a command applied, alone in its entry; None: it was not, or nobody knows. It is of no session."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         try:
-            (result,) = await self._host.propose(Group(0, 0, (command,)), SIZE_BYTES, deadline, alone=True)
+            decided = await self._host.propose(Group(0, 0, (command,)), SIZE_BYTES, deadline, alone=True)
         except RaftKVError as error:
             log.debug("upkeep was put off", command=type(command).__name__, reason=error.message)
             return None
-        return result
+        if decided.results is None:
+            raise InvariantViolation("upkeep asks for no early acknowledgement")
+        return decided.results[0]

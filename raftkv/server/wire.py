@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, assert_never
 
 from raftkv.errors import ERROR_TYPES, ErrorCode, InvalidArgument, Overloaded, RaftKVError
@@ -43,6 +44,7 @@ from raftkv.kv.commands import (
 )
 from raftkv.kv.limits import SESSION_TTL_MS, SESSION_WINDOW, put_fault, range_fault
 from raftkv.kv.ranges import RangeResult
+from raftkv.quorum import Needed
 from raftkv.server import wire_locks
 from raftkv.server.queries import Query
 from raftkv.server.wire_range import decode_range, fill_key_value, fill_page
@@ -71,6 +73,7 @@ class Work:
     __slots__ = (
         "by_lease",
         "commands",
+        "concerns",
         "heavy",
         "local_reads",
         "mixed",
@@ -85,6 +88,8 @@ class Work:
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
+        self.concerns: dict[int, int] = {}
+        """By sequence, the write concern of a command, where it has one of its own."""
         self.size_bytes = 0
         """What the commands take in the log, roughly."""
         self.weight = 0
@@ -128,6 +133,9 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
                 commands.append(_new_tuple(Put, (operation.id, key, value)))  # as Put(...), at half its cost
                 size_bytes += len(key) + len(value) + COMMAND_OVERHEAD_BYTES
                 puts += 1
+                concern = put.write_concern
+                if concern:
+                    work.concerns[operation.id] = concern
             else:
                 work.refused.append((operation.id, InvalidArgument(fault)))
             continue
@@ -137,6 +145,10 @@ def decode(batch: kv_pb2.BatchRequest) -> Work:
             if decoder is None:
                 raise InvalidArgument("an operation of a kind that this node does not know")
             decoder(operation, work)
+            if kind in _WITH_CONCERN:
+                concern = getattr(operation, kind).write_concern
+                if concern:
+                    work.concerns[operation.id] = concern
         except (InvalidArgument, Overloaded) as error:
             work.refused.append((operation.id, error))
     # Where there is more than puts, the size on the wire is near enough.
@@ -242,6 +254,22 @@ def _decode_lock_proclaim(operation: kv_pb2.Operation, work: Work) -> None:
     _add(work, wire_locks.decode_proclaim(operation.id, operation.lock_proclaim), LOCK_WEIGHT)
 
 
+_WITH_CONCERN: Final = frozenset(
+    {
+        "put",
+        "delete",
+        "txn",
+        "compact",
+        "lease_grant",
+        "lease_revoke",
+        "lock_acquire",
+        "lock_release",
+        "lock_proclaim",
+    }
+)
+"""Operations that may name a write concern. Sessions and keepalives are acknowledged by a majority, always: while a
+voter is down, all clients would wait for nothing."""
+
 _DECODERS: Final[dict[str, Callable[[kv_pb2.Operation, Work], None]]] = {
     "put": _decode_put,
     "range": _decode_range,
@@ -301,23 +329,39 @@ class Portion(NamedTuple):
     weight: int
     alone: bool
     """They need an entry for themselves."""
+    needed: Needed | None = None
+    """What their write concern comes to; None: a majority."""
 
 
-def portions(work: Work, batch: kv_pb2.BatchRequest) -> Iterator[Portion]:
-    """Yield the commands of a batch as they are to be proposed.
+class _Light:
+    """Commands that are gathered into one portion."""
 
-    All together, but for three kinds. What may take tens of milliseconds to apply gets an entry of its own. A
-    registration is of no session: the one that the batch's writes are of may have expired. And what is too much for one
-    entry is spread over several.
+    __slots__ = ("commands", "size_bytes", "weight")
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.size_bytes = self.weight = 0
+
+
+def portions(
+    work: Work, batch: kv_pb2.BatchRequest, needs: Mapping[int, Needed] = MappingProxyType({})
+) -> Iterator[Portion]:
+    """Yield the commands of a batch as they are to be proposed. `needs`: by sequence, see `Portion.needed`.
+
+    All together, but for four kinds. What may take tens of milliseconds to apply gets an entry of its own. A
+    registration is of no session: the one that the batch's writes are of may have expired. What is too much for one
+    entry is spread over several. And what is acknowledged by other rules is a group of its own.
     """
     session, acknowledged_below = batch.session, batch.acknowledged_below
     if not work.mixed:
-        group = Group(session, acknowledged_below, tuple(work.commands))
-        yield Portion(group, work.size_bytes, work.weight, alone=False)
-        return
+        # Mostly none has needs, or all have the same.
+        kinds = set(needs.values())
+        if not kinds or (len(kinds) == 1 and len(needs) == len(work.commands)):
+            group = Group(session, acknowledged_below, tuple(work.commands))
+            yield Portion(group, work.size_bytes, work.weight, alone=False, needed=kinds.pop() if kinds else None)
+            return
     sizes = {operation.id: operation.ByteSize() + COMMAND_OVERHEAD_BYTES for operation in batch.operations}
-    light: list[Command] = []
-    size_bytes = light_weight = 0
+    light: dict[Needed | None, _Light] = {}
     registrations: list[Command] = []
     for command in work.commands:
         sequence = command.sequence
@@ -325,19 +369,29 @@ def portions(work: Work, batch: kv_pb2.BatchRequest) -> Iterator[Portion]:
         if isinstance(command, RegisterSession):
             registrations.append(command)
         elif sequence in work.heavy:
-            yield Portion(Group(session, acknowledged_below, (command,)), sizes[sequence], weight, alone=True)
+            group = Group(session, acknowledged_below, (command,))
+            yield Portion(group, sizes[sequence], weight, alone=True, needed=needs.get(sequence))
         else:
-            if light and light_weight + weight > MAX_PORTION_WEIGHT:
-                yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, light_weight, alone=False)
-                light, size_bytes, light_weight = [], 0, 0
-            light.append(command)
-            size_bytes += sizes[sequence]
-            light_weight += weight
-    if light:
-        yield Portion(Group(session, acknowledged_below, tuple(light)), size_bytes, light_weight, alone=False)
+            needed = needs.get(sequence)
+            gathered = light.get(needed)
+            if gathered is not None and gathered.weight + weight > MAX_PORTION_WEIGHT:
+                yield _portion(batch, gathered, needed)
+                gathered = None
+            if gathered is None:
+                gathered = light[needed] = _Light()
+            gathered.commands.append(command)
+            gathered.size_bytes += sizes[sequence]
+            gathered.weight += weight
+    for needed, gathered in light.items():
+        yield _portion(batch, gathered, needed)
     if registrations:
         size_bytes = COMMAND_OVERHEAD_BYTES * len(registrations)
         yield Portion(Group(0, 0, tuple(registrations)), size_bytes, len(registrations), alone=False)
+
+
+def _portion(batch: kv_pb2.BatchRequest, gathered: _Light, needed: Needed | None) -> Portion:
+    group = Group(batch.session, batch.acknowledged_below, tuple(gathered.commands))
+    return Portion(group, gathered.size_bytes, gathered.weight, alone=False, needed=needed)
 
 
 def remaining(batch: kv_pb2.BatchRequest, answered: set[int], timeout_ms: int) -> kv_pb2.BatchRequest:
@@ -396,6 +450,18 @@ def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result,
             raise InvariantViolation(f"no client can ask for what {type(result).__name__} answers")
         case _:
             assert_never(result)
+
+
+def add_early(response: kv_pb2.BatchResponse, command: Command) -> None:
+    """Append the answer to a command that is acknowledged before its result is known: no revision, nothing deleted."""
+    answer = response.results.add()
+    answer.id = command.sequence
+    if isinstance(command, Put):
+        answer.put.revision = 0
+    elif isinstance(command, Delete):
+        answer.delete.revision = 0
+    else:
+        raise InvariantViolation(f"{type(command).__name__} is never acknowledged before it is applied")
 
 
 def _add_plain(answer: kv_pb2.OperationResult, result: TxnDone) -> bool:

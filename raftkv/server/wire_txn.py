@@ -110,7 +110,7 @@ class TxnDecoder:
         key = put.key
         if key:  # most of them: a put without a key is refused further down
             self.writes = True
-            if put.fences or put.HasField("stamp"):
+            if put.fences or put.write_concern or put.HasField("stamp"):
                 _refuse_inside("put", put)
             return _new_tuple(TxnPut, (key, put.value, put.lease, put.prev_kv))
         kind = operation.WhichOneof("operation")
@@ -148,6 +148,10 @@ def _refuse_inside(what: str, write: kv_pb2.PutRequest | kv_pb2.DeleteRequest) -
         )
     if write.HasField("stamp"):
         raise InvalidArgument(f"a {what} in the transaction has a stamp: a transaction has one, its own")
+    if write.write_concern:
+        raise InvalidArgument(
+            f"a {what} in the transaction has a write concern: that of a transaction is TxnRequest.write_concern"
+        )
 
 
 def decode_fences(fences: Sequence[kv_pb2.Fence]) -> tuple[Fence, ...]:

@@ -6,7 +6,7 @@ import pytest
 
 from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, Overloaded, ShuttingDown
 from raftkv.kv.commands import Batch, Group, Put, Written
-from raftkv.server.proposals import Proposals
+from raftkv.server.proposals import Decided, Proposals
 
 GROUP = Group(0, 0, (Put(1, b"k", b"v"),))
 WITH_SESSION = Group(9, 0, (Put(1, b"k", b"v"),))
@@ -23,7 +23,7 @@ async def test_results_go_to_those_who_proposed_them() -> None:
     outcomes = [queue.add(GROUP, 10, FOREVER) for _ in range(2)]
     queue.placed(3, 7, BATCH, queue.take(1000, 100, 0.0))
     queue.applied(3, 7, [[Written(5)], [Written(6)]])
-    assert [await outcome for outcome in outcomes] == [[Written(5)], [Written(6)]]
+    assert [await outcome for outcome in outcomes] == [Decided([Written(5)], 3, 7), Decided([Written(6)], 3, 7)]
 
 
 async def test_an_entry_of_another_leader_in_its_place_means_no_effect() -> None:
@@ -46,7 +46,7 @@ async def test_an_entry_that_was_cut_off_here_may_still_be_applied() -> None:
         queue.applied(applied_term, 7, [[Written(9)]])
         for name, outcome in (("first", first), ("second", second)):
             if name == expected:
-                assert await outcome == [Written(9)]
+                assert await outcome == Decided([Written(9)], applied_term, 7)
             else:
                 with pytest.raises(NotLeader, match="no effect"):
                     await outcome
@@ -97,7 +97,7 @@ async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
     assert changed.value.ambiguous
     assert not without.done()
     queue.applied(3, 7, [[Written(5)], [Written(6)]])
-    assert await without == [Written(6)]
+    assert (await without).results == [Written(6)]
 
 
 async def test_a_write_whose_fate_stays_open_is_told_so() -> None:

@@ -13,7 +13,7 @@ from raftkv.kv.commands import Command, Compact, Expire, Expired, Group, Result,
 from raftkv.kv.limits import MAX_SWEPT_VERSIONS
 from raftkv.raft import NodeId
 from raftkv.server import upkeep
-from raftkv.server.proposals import Outcome
+from raftkv.server.proposals import Decided, Outcome
 from raftkv.server.upkeep import AutoCompaction, CompactionMode, Upkeep
 from raftkv.v1 import kv_pb2 as kv
 from raftkv.v1 import lease_pb2 as lease
@@ -144,7 +144,7 @@ async def test_an_expire_that_comes_too_early_does_nothing() -> None:
         leader = await cluster.leader()
         lease_id = await granted(leader)
         proposed = leader.node.propose(Group(0, 0, (Expire(0),)), 32, asyncio.get_running_loop().time() + 10)
-        assert await proposed == [Expired(0)]
+        assert (await proposed).results == [Expired(0)]
         assert lease_id in leader.node.machine.leases
 
 
@@ -236,7 +236,7 @@ class Host:
         elif isinstance(result := self.answer(command), RaftKVError):
             raise result
         else:
-            outcome.set_result([result])
+            outcome.set_result(Decided([result], 1, len(self.proposed)))
         return outcome
 
 

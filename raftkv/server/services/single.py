@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import grpc
 
@@ -14,6 +14,14 @@ from raftkv.server.services.status import abort
 from raftkv.v1 import common_pb2, kv_pb2
 
 NO_STAMP: Final = common_pb2.WriteStamp()
+
+_RECEIPTS: Final[dict[str, Literal["wrote", "read"]]] = {
+    "put": "wrote",
+    "delete": "wrote",
+    "txn": "wrote",
+    "range": "read",
+}
+"""Calls whose response has a receipt, and which."""
 
 
 class SingleCalls:
@@ -54,4 +62,10 @@ class SingleCalls:
             await abort(context, result.error)
         answer = getattr(result, kind)
         answer.header.CopyFrom(response.header)
+        receipt = _RECEIPTS.get(kind)
+        if receipt is not None:
+            # Of this one, or of all writes (reads) of the batch; a transaction that only reads has none of a write.
+            bearer = result if result.HasField(receipt) else response
+            if bearer.HasField(receipt):
+                answer.receipt.CopyFrom(getattr(bearer, receipt))
         return answer
