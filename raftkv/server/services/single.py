@@ -9,6 +9,7 @@ import grpc
 from raftkv.errors import InvalidArgument
 from raftkv.kv.limits import validate_request_bytes
 from raftkv.server import wire
+from raftkv.server.read_receipts import receipt_of
 from raftkv.server.requests import Requests
 from raftkv.server.services.status import abort
 from raftkv.v1 import common_pb2, kv_pb2
@@ -54,4 +55,6 @@ class SingleCalls:
             await abort(context, result.error)
         answer = getattr(result, kind)
         answer.header.CopyFrom(response.header)
+        if kind == "range":
+            answer.receipt.CopyFrom(receipt_of(response, result))
         return answer
