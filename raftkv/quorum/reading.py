@@ -76,6 +76,8 @@ def decide(membership: Membership, answers: Mapping[int, Answer], replicas: int)
     """Return what a coordinator that counts the voters of `membership` does with what it has heard so far.
 
     An answer counts when its log reaches its configuration: only then it has everything from before that configuration.
+    And only when that is the very configuration of `membership`: of two that stand at the same place in different logs
+    one is not committed and never will be, and their majorities need not intersect.
     Call it for a configuration that is not joint: a read cannot begin in a joint one (neither half alone decides).
     """
     newest = max((answer.membership for answer in answers.values()), key=_place, default=membership)
@@ -86,7 +88,7 @@ def decide(membership: Membership, answers: Mapping[int, Answer], replicas: int)
         for voter, answer in answers.items()
         if voter in membership.voters
         and answer.end.last_index >= answer.membership.configuration_index
-        and answer.membership.configuration_index == membership.configuration_index
+        and answer.membership == membership
     ]
     if len(ends) < replicas:
         return Wait(replicas - len(ends))
