@@ -298,12 +298,21 @@ class Node:
         """
         self._require_running()
         machine = self.machine
-        if machine.applied_index >= target.last_index:
-            return None
-        if or_later_term and is_rinsed(target, machine.applied_term, machine.applied_index):
+        if machine.applied_index >= target.last_index or (or_later_term and machine.applied_term > target.last_term):
             return None
         self._limit_reads()
         return self._applied_waits.add(target, or_later_term=or_later_term)
+
+    def rinsed(self, target: LogEnd) -> Reached | None:
+        """Return a future that is done once the state may answer a quorum read with this target; None: it may.
+
+        Raises Overloaded and ShuttingDown, which the future may get as well.
+        """
+        self._require_running()
+        if is_rinsed(target, self.machine.applied_term, self.machine.applied_index):
+            return None
+        self._limit_reads()
+        return self._applied_waits.add_rinse(target)
 
     def now_ms(self) -> float:
         """Return the time by this node's own clock, which never goes back."""

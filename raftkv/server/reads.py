@@ -207,7 +207,7 @@ class Reads:
                         f"node {self._id} has applied entry {machine.applied_index} (term {machine.applied_term}), and "
                         f"the read's token names entry {token.index} (term {token.term})"
                     )
-        if after is not None and not await _in_time(self._applied(after, or_later_term=True), until):
+        if after is not None and not await _in_time(self._node.rinsed(after), until):
             machine = self._node.machine
             raise TooStale(
                 f"node {self._id} has applied entry {machine.applied_index} (term {machine.applied_term}), and the "
@@ -218,7 +218,7 @@ class Reads:
 
     async def _quorum_read(self, group: _Group) -> None:
         found = await self._quorum.find(group.asked.replicas, group.until)
-        reached = self._applied(found.target, or_later_term=True)
+        reached = self._node.rinsed(found.target)
         if reached is not None:
             try:
                 for holder in found.holders:
@@ -283,8 +283,8 @@ class Reads:
         if self._node.was_removed:
             raise NoLeader(f"node {self._id} is not a member of the cluster any more")
 
-    def _applied(self, target: LogEnd, *, or_later_term: bool = False) -> asyncio.Future[None] | None:
-        return self._node.applied(target, or_later_term=or_later_term)
+    def _applied(self, target: LogEnd) -> asyncio.Future[None] | None:
+        return self._node.applied(target)
 
     def _basis(self, guarantee: Guarantee, replicas: int = 1, *, staleness_ms: int = 0) -> Basis:
         index = self._node.raft.configuration_index
