@@ -28,7 +28,8 @@ class Membership(NamedTuple):
     """Whom a quorum read counts."""
 
     configuration_index: int
-    """Where the configuration stands in the log: the greater one is newer."""
+    """Where the configuration stands in the log: the greater one is newer. Where a node has compacted that part of its
+    log, the index that this reaches up to: so nodes may give different ones for the same configuration."""
     voters: frozenset[int]
     witnesses: frozenset[int]
     """Voters without data: they know where the log ends and answer no reads."""
@@ -75,24 +76,30 @@ def required_replicas(replicas: int, voters: int) -> int:
 def decide(membership: Membership, answers: Mapping[int, Answer], replicas: int) -> Wait | Begin | Target:
     """Return what a coordinator that counts the voters of `membership` does with what it has heard so far.
 
-    An answer counts when its log reaches its configuration: only then it has everything from before that configuration.
-    And only when that is the very configuration of `membership`: of two that stand at the same place in different logs
-    one is not committed and never will be, and their majorities need not intersect.
     Call it for a configuration that is not joint: a read cannot begin in a joint one (neither half alone decides).
     """
     newest = max((answer.membership for answer in answers.values()), key=_place, default=membership)
-    if newest.configuration_index > membership.configuration_index:
+    if newest.configuration_index > membership.configuration_index and not _same_voters(newest, membership):
         return Begin(newest)
     ends = [
-        answer.end
-        for voter, answer in answers.items()
-        if voter in membership.voters
-        and answer.end.last_index >= answer.membership.configuration_index
-        and answer.membership == membership
+        answer.end for voter, answer in answers.items() if voter in membership.voters and counts(membership, answer)
     ]
     if len(ends) < replicas:
         return Wait(replicas - len(ends))
+    if max(end.last_index for end in ends) < membership.configuration_index:
+        return Wait(1)  # none of them has everything from before the configuration that the answer names
     return Target(target_of(ends), len(ends))
+
+
+def counts(membership: Membership, answer: Answer) -> bool:
+    """Return whether a voter's answer counts for `membership`.
+
+    Its log must reach its configuration: only then it has everything from before that. And that must have the very
+    voters of `membership`: of two that stand at the same place in different logs one is not committed and never will
+    be, and their majorities need not intersect.
+    """
+    reaches = answer.end.last_index >= answer.membership.configuration_index
+    return reaches and _same_voters(answer.membership, membership)
 
 
 def target_of(ends: Iterable[LogEnd]) -> LogEnd:
@@ -113,3 +120,8 @@ def is_rinsed(target: LogEnd, applied_term: int, applied_index: int) -> bool:
 
 def _place(membership: Membership) -> int:
     return membership.configuration_index
+
+
+def _same_voters(one: Membership, other: Membership) -> bool:
+    """Whether they are the same configuration, wherever they are said to stand."""
+    return (one.voters, one.witnesses, one.joint) == (other.voters, other.witnesses, other.joint)

@@ -13,7 +13,18 @@ from typing import NamedTuple
 import grpc
 
 from raftkv.errors import QuorumUnavailable, RaftKVError
-from raftkv.quorum import Answer, Begin, LogEnd, Membership, Target, decide, is_rinsed, majority, required_replicas
+from raftkv.quorum import (
+    Answer,
+    Begin,
+    LogEnd,
+    Membership,
+    Target,
+    counts,
+    decide,
+    is_rinsed,
+    majority,
+    required_replicas,
+)
 from raftkv.raft import NodeId
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.log_end import answer_of, membership_of, own_answer, voters_of
@@ -169,15 +180,11 @@ class _Round:
         """Return why the round came to nothing: who did not answer, or not so that it counts."""
         voters = sorted(self.membership.voters)
         replicas = replicas or majority(len(voters))
-        counted = [voter for voter in voters if voter in self.answers and self._counts(self.answers[voter])]
+        counted = [voter for voter in voters if voter in self.answers and counts(self.membership, self.answers[voter])]
         reasons = [f"node {voter} ({self._why_not(voter)})" for voter in voters if voter not in counted]
         return QuorumUnavailable(
             f"QUORUM({replicas}) of {len(voters)} voters: {len(counted)} answered, and not {', '.join(reasons)}"
         )
-
-    def _counts(self, answer: Answer) -> bool:
-        reaches = answer.end.last_index >= answer.membership.configuration_index
-        return reaches and answer.membership == self.membership
 
     def _why_not(self, voter: int) -> str:
         if voter in self.answers:

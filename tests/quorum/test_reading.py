@@ -80,9 +80,27 @@ def test_a_newer_configuration_begins_anew() -> None:
 
 
 def test_who_has_not_heard_of_the_configuration_does_not_count() -> None:
-    newer = membership(1, 2, 3, index=6)
+    newer = membership(1, 2, 4, index=6)
     answers = {1: Answer(LogEnd(2, 7), newer), 2: Answer(LogEnd(2, 5), THREE)}
     assert decide(newer, answers, 2) == Wait(1)
+
+
+def test_another_configuration_at_the_same_place_does_not_count() -> None:
+    """One of the two is in a log that will be cut."""
+    other = membership(1, 2, 4)
+    answers = {1: Answer(LogEnd(2, 7), THREE), 2: Answer(LogEnd(3, 7), other)}
+    assert decide(THREE, answers, 2) == Wait(1)
+
+
+def test_nodes_that_have_compacted_their_logs_count() -> None:
+    """They know of the same configuration that it is in force from a later place on."""
+    compacted = membership(1, 2, 3, index=20)
+    answers = {1: Answer(LogEnd(2, 25), compacted), 2: Answer(LogEnd(2, 24), THREE)}
+    assert decide(THREE, answers, 2) == Target(LogEnd(2, 25), 2)
+    assert decide(compacted, answers, 2) == Target(LogEnd(2, 25), 2)
+    del answers[1]
+    assert decide(compacted, {**answers, 3: Answer(LogEnd(2, 19), THREE)}, 2) == Target(LogEnd(2, 24), 2)
+    assert decide(compacted, {3: Answer(LogEnd(2, 19), THREE)}, 1) == Wait(1), "it may lack what was before"
 
 
 def test_a_disk_that_ends_before_its_configuration_does_not_count() -> None:
@@ -94,7 +112,7 @@ def test_a_disk_that_ends_before_its_configuration_does_not_count() -> None:
 
 @given(st.integers(1, 7), st.data())
 def test_the_target_is_made_of_voters_of_one_configuration(size: int, data: st.DataObject) -> None:
-    own = membership(*range(size), index=data.draw(st.integers(0, 5)))
+    own = membership(*range(size), index=data.draw(st.integers(0, 2)))
     replicas = data.draw(st.integers(1, size))
     answers = data.draw(
         st.dictionaries(
@@ -102,28 +120,36 @@ def test_the_target_is_made_of_voters_of_one_configuration(size: int, data: st.D
             st.builds(
                 Answer,
                 st.builds(LogEnd, st.integers(1, 4), st.integers(0, 9)),
-                st.builds(lambda index: membership(*range(size), index=index), st.integers(0, 6)),
+                st.builds(lambda index: membership(*range(size + index // 3), index=index), st.integers(0, 6)),
             ),
         )
     )
     counted = [
         answer.end
         for voter, answer in answers.items()
-        if voter < size and answer.membership == own and answer.end.last_index >= own.configuration_index
+        if voter < size
+        and answer.membership.voters == own.voters
+        and answer.end.last_index >= answer.membership.configuration_index
     ]
     decision = decide(own, answers, replicas)
-    newest = max([own.configuration_index, *(answer.membership.configuration_index for answer in answers.values())])
+    newer_ones = [answer.membership for answer in answers.values() if answer.membership.voters != own.voters]
     match decision:
         case Begin(newer):
-            assert newer.configuration_index == newest > own.configuration_index
+            assert newer in newer_ones
+            assert newer.configuration_index == max(one.configuration_index for one in newer_ones)
         case Wait(missing):
-            assert newest == own.configuration_index
-            assert missing == replicas - len(counted) > 0
+            assert not newer_ones
+            assert missing == max(replicas - len(counted), 1)
+            assert len(counted) < replicas or max(counted, key=_index).last_index < own.configuration_index
         case Target(end, made_of):
-            assert newest == own.configuration_index
+            assert not newer_ones
             assert made_of == len(counted) >= replicas
             assert end in counted
             assert all(end >= other for other in counted)
+
+
+def _index(end: LogEnd) -> int:
+    return end.last_index
 
 
 @given(st.lists(ENDS, min_size=1))

@@ -53,6 +53,7 @@ from raftkv.storage.recovery import recover_node
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.transport import grpc_peer
 from raftkv.v1 import common_pb2, kv_pb2, peer_pb2
+from tests.sim.l1.claims import CLUSTER_ID
 from tests.sim.l1.disk import CrashableEngine, CrashableStore, NodeDisk, SimRunner
 from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import CHECKPOINT_PIECE, Network, Server, SimTransport
@@ -62,7 +63,6 @@ from tests.sim.l1.watch_streams import WATCH_POLL, WatchStreams
 from tests.storage.simdisk import PowerLoss
 
 DATA = Path("/data")
-CLUSTER_ID = 7
 FIRST_CLIENT = 101
 """Numbers below are nodes, from here on clients."""
 
@@ -386,6 +386,7 @@ class NodeProcess(Server):
             else:
                 forwarded = peer_pb2.ForwardRequest.FromString(request)
                 answer = await self._parts[1].run(forwarded.batch, forwarded=True)
+            self.world.oracle.claims.answered(self.number, answer)
             return answer.SerializeToString()
         except Exception as error:
             self.world.violation(f"requests: node {self.number} answers a batch with {error!r}")
