@@ -112,6 +112,8 @@ class QuorumReads:
             raise QuorumUnavailable(
                 "the voters are being changed, and neither the old nor the new ones decide alone: ask again"
             )
+        if not membership.voters:
+            raise QuorumUnavailable(f"node {own} joins the cluster, and does not know its voters yet: ask again")
         needed = required_replicas(replicas, len(membership.voters))
         open_: set[asyncio.Future[kv_pb2.LogEndResponse]] = set()
         asked: dict[asyncio.Future[kv_pb2.LogEndResponse], NodeId] = {}
