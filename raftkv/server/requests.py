@@ -348,7 +348,7 @@ class Requests:
                     attempt.close_reads(reads)
         except TimeoutError:
             attempt.fail_commands(
-                DeadlineExceeded("no majority confirmed the write in time; it may still take effect", ambiguous=True)
+                DeadlineExceeded("too few voters confirmed the write in time; it may still take effect", ambiguous=True)
             )
             attempt.fail_reads(DeadlineExceeded("no majority confirmed the read in time"))
         except NotLeader:

@@ -88,6 +88,35 @@ def test_durable_on_k_is_what_k_voters_hold(size: int) -> None:
             assert sum(h > index for h in held) < k, "k voters hold even more"
 
 
+SOME = [frozenset(map(NodeId, nodes)) for nodes in ((1,), (1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (1, 2, 3, 4, 5))]
+
+
+@pytest.mark.parametrize(("new", "old"), list(itertools.permutations(SOME, 2)))
+def test_in_a_joint_configuration_durable_on_k_is_what_k_of_either_set_hold(
+    new: frozenset[NodeId], old: frozenset[NodeId]
+) -> None:
+    """Or all of the smaller one; whichever set stays, nothing was claimed that it does not hold."""
+    nodes = sorted(new | old)
+    witnesses = frozenset(nodes[1:2]) if min(len(new), len(old)) > 1 else frozenset()
+    learner = NodeId(9)
+    configuration = Configuration(new, outgoing=old, learners=frozenset({learner}), witnesses=witnesses)
+    keepers = [voters - witnesses for voters in (new, old)]
+    for held in itertools.product(range(3), repeat=len(nodes)):
+        match = {node: Index(index) for node, index in zip(nodes, held, strict=True)} | {learner: Index(7)}
+        durable = durable_on(configuration, match)
+        assert len(durable) == max(map(len, keepers))
+        for k, index in enumerate(durable, start=1):
+            for enough in (index, index + 1):
+                holders = [sum(match[node] >= enough for node in voters) for voters in keepers]
+                reached = all(count >= min(k, len(voters)) for count, voters in zip(holders, keepers, strict=True))
+                assert reached == (enough == index), (match, k)
+
+
+def test_a_learner_never_counts_as_a_copy() -> None:
+    configuration = Configuration(voters_of(2), learners=frozenset({NodeId(3)}))
+    assert durable_on(configuration, {NodeId(1): Index(4), NodeId(2): Index(1), NodeId(3): Index(9)}) == (4, 1)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_committed_index_is_the_highest_that_a_quorum_holds(size: int) -> None:
     configuration = Configuration(voters_of(size))

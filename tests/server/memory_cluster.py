@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 import grpc
 
 from raftkv.kv.machine import StateMachine
+from raftkv.quorum import MAJORITY
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
 from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.node import Node, NodeLimits
@@ -116,7 +117,12 @@ class MemoryNode:
             self.node,
             self.cluster.forwarder(self.id),
             CLUSTER_ID,
-            RequestLimits(default_timeout_s=2.0, leader_wait_s=0.5, quota_bytes=self.cluster.quota_bytes),
+            RequestLimits(
+                default_timeout_s=2.0,
+                leader_wait_s=0.5,
+                quota_bytes=self.cluster.quota_bytes,
+                write_concern=self.cluster.write_concern,
+            ),
         )
         self.node.recover()
         await self.node.start()
@@ -175,6 +181,7 @@ class MemoryCluster:
         clocks: Mapping[NodeId, Clock] | None = None,
         quota_bytes: int = 0,
         compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
+        write_concern: int = MAJORITY,
     ) -> None:
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
@@ -182,6 +189,7 @@ class MemoryCluster:
         self.clocks = clocks or {}
         self.quota_bytes = quota_bytes
         self.compaction = compaction
+        self.write_concern = write_concern
         self.hub = MemoryHub()
         self.nodes = {node_id: MemoryNode(self, node_id) for node_id in self.ids}
         self.forwarded = 0

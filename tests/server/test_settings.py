@@ -129,3 +129,24 @@ def test_the_quota_leaves_room_in_the_store() -> None:
         load_settings(FLAGS | {"store_map_size": 4 << 20, "quota_bytes": 5 << 20})
     with pytest.raises(ConfigurationError, match="quota-bytes"):
         load_settings(FLAGS | {"quota_bytes": -1})
+
+
+@pytest.mark.parametrize(
+    ("text", "concern"), [(None, -1), ("majority", -1), ("all", -2), ("leader", 1), ("1", 1), ("3", 3), (2, 2)]
+)
+def test_the_default_write_concern(text: str | int | None, concern: int) -> None:
+    assert load_settings(FLAGS | {"write_concern": text}).default_write_concern == concern
+
+
+def test_the_default_write_concern_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "raftkv.toml"
+    file.write_text("write-concern = 2")
+    assert load_settings(FLAGS, file).default_write_concern == 2
+    monkeypatch.setenv("RAFTKV_WRITE_CONCERN", "all")
+    assert load_settings(FLAGS, file).default_write_concern == -2
+
+
+@pytest.mark.parametrize("text", ["most", "0", "-1", 0, -2, True, 1.5, "2147483648", ""])
+def test_a_write_concern_that_is_none(text: object) -> None:
+    with pytest.raises(ConfigurationError, match="write-concern"):
+        load_settings(FLAGS | {"write_concern": text})

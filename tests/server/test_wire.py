@@ -50,6 +50,7 @@ from raftkv.kv.limits import (
     MIN_LEASE_TTL_MS,
 )
 from raftkv.kv.ranges import RangeQuery
+from raftkv.quorum import Needed
 from raftkv.server import wire
 from raftkv.server.quota import grows
 from raftkv.server.services.status import _STATUS
@@ -418,6 +419,35 @@ def test_what_is_light_shares_one() -> None:
     assert not portion.alone
     assert portion.weight > len(others)
     assert portion.size_bytes > sum(operation.ByteSize() for operation in others)
+
+
+def test_what_is_acknowledged_by_other_rules_is_a_group_of_its_own() -> None:
+    all_of_them, two = Needed(3, early=False, waits=True), Needed(2, early=False, waits=True)
+    batch = numbered(*[put() for _ in range(5)], HEAVY[0])
+    found = list(wire.portions(wire.decode(batch), batch, {1: all_of_them, 3: two, 5: all_of_them, 6: two}))
+    assert [([one.sequence for one in portion.group.commands], portion.alone, portion.needed) for portion in found] == [
+        ([6], True, two),
+        ([1, 5], False, all_of_them),
+        ([2, 4], False, None),
+        ([3], False, two),
+    ]
+    assert {(portion.group.session, portion.group.acknowledged_below) for portion in found} == {(3, 1)}
+    assert [portion.weight for portion in found[1:]] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("needed", [None, Needed(1, early=True, waits=False)])
+def test_puts_with_one_write_concern_are_one_group(needed: Needed | None) -> None:
+    batch = numbered(*[put() for _ in range(5)])
+    work = wire.decode(batch)
+    (portion,) = wire.portions(work, batch, {} if needed is None else dict.fromkeys(range(1, 6), needed))
+    assert (portion.group.commands, portion.needed) == (tuple(work.commands), needed)
+
+
+def test_a_write_inside_a_transaction_has_no_write_concern() -> None:
+    for inside in (put_in(write_concern=2), delete_in(write_concern=2)):
+        work = wire.decode(numbered(txn(inside)))
+        ((_, error),) = work.refused
+        assert "TxnRequest.write_concern" in error.message
 
 
 def test_large_transactions_are_spread_over_entries() -> None:
