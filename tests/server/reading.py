@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from raftkv.kv.commands import Group, Put
+from raftkv.quorum import Guarantee
 from raftkv.raft import NodeId
 from raftkv.server.clock import MonotonicClock
+from raftkv.server.proposals import Outcome
 from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import CLUSTER_ID, MemoryCluster, MemoryNode, until
 
@@ -16,10 +19,14 @@ class Answer(NamedTuple):
     receipt: common_pb2.ReadReceipt
     error: common_pb2.Error
 
+    @property
+    def guarantee(self) -> Guarantee:
+        return Guarantee(self.receipt.guarantee)
 
-async def read(member: MemoryNode, level: kv_pb2.ReadLevel.ValueType, timeout_ms: int = 0, **fields: object) -> Answer:
+
+async def read(member: MemoryNode, level: kv_pb2.ReadLevel.ValueType, timeout_ms: int = 0, **fields: Any) -> Answer:
     """Read the key `k` at a level."""
-    request = kv_pb2.RangeRequest(key=b"k", level=level, **fields)  # type: ignore[arg-type]
+    request = kv_pb2.RangeRequest(key=b"k", level=level, **fields)
     batch = kv_pb2.BatchRequest(timeout_ms=timeout_ms, operations=[kv_pb2.Operation(id=1, range=request)])
     response = await member.requests.run(batch, forwarded=False)
     (result,) = response.results
@@ -78,13 +85,22 @@ def others(cluster: MemoryCluster, *members: MemoryNode) -> list[MemoryNode]:
 
 
 async def written_behind(cluster: MemoryCluster, leader: MemoryNode, behind: MemoryNode, value: bytes) -> None:
-    """Commit a write at `leader` and apply it everywhere but on one node, which does not hear of it. Calls still pass."""
+    """Commit a write at `leader` and apply it everywhere but on one, which does not hear of it; calls still pass."""
     cluster.hub.cut(leader.id, behind.id)
     written = await leader.put(b"k", value)
     assert written.put.revision
     revision = leader.node.machine.revision
     await until(lambda: all(other.node.machine.revision == revision for other in others(cluster, behind)))
     assert behind.node.machine.revision < revision
+
+
+async def appended(leader: MemoryNode, value: bytes) -> Outcome:
+    """Have `leader` append a write, and wait until it is on its disk; return what comes of it."""
+    log = leader.node.raft.log
+    before = log.last_index
+    outcome = leader.node.propose(Group(0, 0, (Put(1, b"k", value),)), 100, asyncio.get_running_loop().time() + 10)
+    await until(lambda: log.durable == log.last_index > before)
+    return outcome
 
 
 def own_clocks(size: int = 3) -> dict[NodeId, OwnClock]:
