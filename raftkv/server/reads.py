@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -101,9 +101,7 @@ class Reads:
             async with asyncio.timeout_at(group.deadline):
                 await self._serve(group)
         except TimeoutError:
-            group.fail(
-                DeadlineExceeded("the read was not confirmed, or there was no time to read, within the deadline")
-            )
+            group.fail(group.late() if group.late is not None else DeadlineExceeded("no time to read in the deadline"))
         except RaftKVError as error:
             group.fail(error)
 
@@ -115,10 +113,10 @@ class Reads:
             case kv_pb2.LINEARIZABLE:
                 await self._linearizable(group)
             case kv_pb2.AT_LEAST:
-                await self._come_to(asked, group.until)
+                await self._come_to(group)
                 await self._read(group, self._basis(Guarantee.AT_LEAST))
             case kv_pb2.BOUNDED:
-                await self._come_to(asked, group.until)
+                await self._come_to(group)
                 await self._bounded(group)
             case kv_pb2.QUORUM:
                 await self._quorum_read(group)
@@ -128,13 +126,17 @@ class Reads:
     # --- LINEARIZABLE -------------------------------------------------------------------------------------------------
 
     async def _linearizable(self, group: _Group) -> None:
+        group.late = _unconfirmed
         point = await self._point()
-        if not await _in_time(self._applied(LogEnd(0, point.index)), group.until):
-            raise TooStale(
-                f"node {self._id} has applied entry {self._node.machine.applied_index}, and a linearizable read needs "
-                f"entry {point.index}: it lags too much for the deadline"
-            )
+        group.late = None
+        await self._wait(group, self._applied(LogEnd(0, point.index)), partial(self._lags, point.index))
         await self._read(group, self._basis(Guarantee.LINEARIZABLE, point.replicas))
+
+    def _lags(self, index: int) -> TooStale:
+        return TooStale(
+            f"node {self._id} has applied entry {self._node.machine.applied_index}, and the read needs entry {index}: "
+            "the node lags too much for the deadline"
+        )
 
     async def _point(self) -> ReadPoint:
         """Have the leader confirm a read point, whoever that is. Raises NoLeader."""
@@ -168,12 +170,19 @@ class Reads:
                 except TooStale:
                     continue  # it took too long to begin
                 return
-            if _now() >= until or not await _in_time(self._fresher(), until):
-                age = "no leader has told it how old" if point is None else f"it is {math.ceil(age_ms)} ms old"
-                raise TooStale(
-                    f"BOUNDED({bound_ms} ms) is not possible at node {self._id}: of its state, {age}, and no leader "
-                    f"confirmed a newer one in time"
-                )
+            late = partial(self._too_old, bound_ms, point)
+            if _now() >= until:
+                raise late()
+            await self._wait(group, self._fresher(), late, until)
+
+    def _too_old(self, bound_ms: int, point: ReadPoint | None) -> TooStale:
+        age = "no leader has told how old it is"
+        if point is not None:
+            age = f"it is {math.ceil(self._node.now_ms() - point.asked_ms)} ms old"
+        return TooStale(
+            f"BOUNDED({bound_ms} ms) is not possible at node {self._id}: of its state, {age}, and no leader confirmed "
+            "a newer one in time"
+        )
 
     def _not_older(self, point: ReadPoint, bound_ms: int) -> Basis:
         """Return what a state that has just been opened is, by a read point. Raises TooStale."""
@@ -191,28 +200,26 @@ class Reads:
 
     # --- AT_LEAST -----------------------------------------------------------------------------------------------------
 
-    async def _come_to(self, asked: Asked, until: float) -> None:
+    async def _come_to(self, group: _Group) -> None:
         """Wait for the state to have what a token names, and a place in the log.
 
         Raises TooStale, and what is wrong with the token.
         """
-        token, after, machine = asked.at_least, asked.after, self._node.machine
+        token, after = group.asked.at_least, group.asked.after
         if token is not None:
             self._tokens.check(token)
+            seen = LogEnd(token.term, token.index)
             while not self._tokens.reached(token):
-                reached = self._node.applied(LogEnd(token.term, token.index), or_later_term=True)
-                if not await _in_time(reached, until):
-                    machine = self._node.machine
-                    raise TooStale(
-                        f"node {self._id} has applied entry {machine.applied_index} (term {machine.applied_term}), and "
-                        f"the read's token names entry {token.index} (term {token.term})"
-                    )
-        if after is not None and not await _in_time(self._node.rinsed(after), until):
-            machine = self._node.machine
-            raise TooStale(
-                f"node {self._id} has applied entry {machine.applied_index} (term {machine.applied_term}), and the "
-                f"read asks for entry {after.last_index} (term {after.last_term}), or one of a later term"
-            )
+                await self._wait(group, self._node.applied(seen, or_later_term=True), partial(self._behind, seen))
+        if after is not None:
+            await self._wait(group, self._node.rinsed(after), partial(self._behind, after))
+
+    def _behind(self, asked: LogEnd) -> TooStale:
+        machine = self._node.machine
+        return TooStale(
+            f"node {self._id} has applied entry {machine.applied_index} (term {machine.applied_term}), and the read "
+            f"asks for entry {asked.last_index} (term {asked.last_term})"
+        )
 
     # --- QUORUM -------------------------------------------------------------------------------------------------------
 
@@ -225,17 +232,17 @@ class Reads:
                     await self._hand_over(group, found, holder)
                     if not group.reads:
                         return
-                rinsed = await _in_time(reached, group.until)
+                await self._wait(group, reached, partial(self._not_rinsed, found.target))
             finally:
                 reached.cancel()
-            if not rinsed:
-                end, machine = found.target, self._node.machine
-                raise QuorumUnavailable(
-                    f"the voters' logs end with entry {end.last_index} (term {end.last_term}), and it is not known to "
-                    f"be committed: that needs a leader. Node {self._id} has applied entry {machine.applied_index}"
-                )
-        await self._come_to(group.asked, group.until)
+        await self._come_to(group)
         await self._read(group, _quorum_basis(found))
+
+    def _not_rinsed(self, end: LogEnd) -> QuorumUnavailable:
+        return QuorumUnavailable(
+            f"the voters' logs end with entry {end.last_index} (term {end.last_term}), and it is not known to be "
+            f"committed: that needs a leader. Node {self._id} has applied entry {self._node.machine.applied_index}"
+        )
 
     async def _hand_over(self, group: _Group, found: Found, holder: NodeId) -> None:
         """Have a voter answer that said to have come so far. What it does not answer stays in the group."""
@@ -283,6 +290,24 @@ class Reads:
         if self._node.was_removed:
             raise NoLeader(f"node {self._id} is not a member of the cluster any more")
 
+    async def _wait(
+        self,
+        group: _Group,
+        wait: Awaitable[None] | None,
+        late: Callable[[], RaftKVError],
+        until: float | None = None,
+    ) -> None:
+        """Wait (None: there is nothing to wait for). Raises what `late` returns when there is no time for that."""
+        if wait is None:
+            return
+        group.late = late
+        try:
+            async with asyncio.timeout_at(group.until if until is None else until):
+                await wait
+        except TimeoutError:
+            raise late() from None
+        group.late = None
+
     def _applied(self, target: LogEnd) -> asyncio.Future[None] | None:
         return self._node.applied(target)
 
@@ -307,6 +332,8 @@ class _Group:
     deadline: float
     until: float
     """Until when to wait for something: a little time is left to say so."""
+    late: Callable[[], RaftKVError] | None = None
+    """What to answer if the deadline passes now."""
 
     def request(self, timeout_ms: int) -> kv_pb2.BatchRequest:
         """Return a batch of those that are open."""
@@ -335,16 +362,8 @@ def _quorum_basis(found: Found) -> Basis:
     return Basis(guarantee, found.membership.configuration_index, found.replicas, sees_writes_at)
 
 
-async def _in_time(wait: Awaitable[None] | None, until: float) -> bool:
-    """Wait (None: there is nothing to wait for). Return False when it is `until` (event loop time) before that."""
-    if wait is None:
-        return True
-    try:
-        async with asyncio.timeout_at(until):
-            await wait
-    except TimeoutError:
-        return False
-    return True
+def _unconfirmed() -> RaftKVError:
+    return DeadlineExceeded("no majority confirmed the read in time")
 
 
 def _now() -> float:

@@ -54,8 +54,8 @@ class StateReader:
             try:
                 await self._read(response, answered, reads, view, common_pb2.Guarantee.ValueType(why.guarantee))
             finally:
-                receipt = read_receipts.receipt_for(why, self._node.raft.node_id, view.meta)
-                read_receipts.attach(response, receipt, (operation_id for operation_id, _ in reads))
+                node = self._node.raft.node_id
+                read_receipts.put_down(response, why, node, view.meta, (operation_id for operation_id, _ in reads))
 
     async def _read(
         self,

@@ -47,8 +47,8 @@ from raftkv.kv.ranges import RangeQuery, RangeResult
 from raftkv.quorum import Needed
 from raftkv.server import wire_locks
 from raftkv.server.queries import Query
-from raftkv.server.wire_range import decode_range, fill_key_value, fill_page, is_plain
-from raftkv.server.wire_read import Asked, decode_asked
+from raftkv.server.wire_range import SHORT_KEY_BYTES, decode_range, fill_key_value, fill_page
+from raftkv.server.wire_read import LOCAL, Asked, decode_asked
 from raftkv.server.wire_txn import TxnDecoder, decode_fences, fill_delete, fill_put, fill_txn
 from raftkv.v1 import common_pb2, kv_pb2
 
@@ -190,9 +190,16 @@ def _decode_delete(operation: kv_pb2.Operation, work: Work) -> None:
 
 def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
     request = operation.range
-    if is_plain(request):
-        work.reads.append((operation.id, RangeQuery(request.key)))
-        return
+    key = request.key
+    if 0 < len(key) <= SHORT_KEY_BYTES:
+        # Most reads have nothing in them but the key, or the key and the level: no need to look at twenty fields.
+        others = request.ByteSize() - len(key) - 2
+        if not others:
+            work.reads.append((operation.id, RangeQuery(key)))
+            return
+        if others == 2 and request.level == kv_pb2.LOCAL:
+            work.here.setdefault(LOCAL, []).append((operation.id, RangeQuery(key)))
+            return
     asked = decode_asked(request)
     query = decode_range(request)
     if asked is not None:

@@ -15,17 +15,11 @@ SHORT_KEY_BYTES: Final = 127
 """Up to here the length of a key is one byte on the wire, behind another one for the field."""
 
 
-def is_plain(request: kv_pb2.RangeRequest) -> bool:
-    """Return whether there is nothing in a range but a key: no need to look at twenty fields."""
-    length = len(request.key)
-    return 0 < length <= SHORT_KEY_BYTES and request.ByteSize() == length + 2
-
-
 def decode_range(request: kv_pb2.RangeRequest) -> RangeQuery:
     """Return what a range asks for, but for its level. Raises InvalidArgument."""
     key = request.key
-    if 0 < len(key) <= SHORT_KEY_BYTES and request.level and request.ByteSize() == len(key) + 4:
-        return RangeQuery(key)  # there is nothing in it but the key and a level
+    if 0 < len(key) <= SHORT_KEY_BYTES and request.ByteSize() == len(key) + (4 if request.level else 2):
+        return RangeQuery(key)  # there is nothing in it but the key, and perhaps a level
     if sorts_or_filters(request):
         return _decode_unusual(request)
     fault = range_fault(key, request.range_end)

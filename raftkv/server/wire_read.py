@@ -36,13 +36,14 @@ class Asked(NamedTuple):
 LOCAL: Final = Asked(kv_pb2.LOCAL)
 HERE: Final = Asked(kv_pb2.LINEARIZABLE)
 
+_LEVELS: Final = frozenset(kv_pb2.ReadLevel.values())
 _WITH_TOKEN: Final = frozenset({kv_pb2.AT_LEAST, kv_pb2.BOUNDED, kv_pb2.QUORUM})
 
 
 def decode_asked(request: kv_pb2.RangeRequest) -> Asked | None:
     """Return what is asked of a read; None: to be answered by the leader. Raises InvalidArgument."""
     level = request.level
-    if level not in kv_pb2.ReadLevel.values():
+    if level not in _LEVELS:
         raise InvalidArgument(f"read level {level} is unknown")
     at_least = _token(request) if request.HasField("at_least") else None
     after = LogEnd(request.after.term, request.after.index) if request.HasField("after") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -96,7 +96,7 @@ class MemoryNode:
         raft = Raft(
             RaftConfig(
                 node_id=self.id,
-                configuration=Configuration(frozenset(self.cluster.ids)),
+                configuration=Configuration(frozenset(self.cluster.ids), witnesses=self.cluster.witnesses),
                 lease_ms=self.cluster.lease_ms,
             ),
             hard_state=recovered.hard_state,
@@ -182,7 +182,9 @@ class MemoryCluster:
         quota_bytes: int = 0,
         compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
         write_concern: int = MAJORITY,
+        witnesses: Collection[int] = (),
     ) -> None:
+        self.witnesses = frozenset(NodeId(witness) for witness in witnesses)
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
         self.lease_ms = lease_ms
@@ -254,6 +256,13 @@ class MemoryCluster:
             if other != node_id:
                 self.hub.cut(NodeId(node_id), other)
                 self.hub.cut(other, NodeId(node_id))
+
+    def silence(self) -> None:
+        """Lose every message of consensus, between all: nobody leads for long. Calls still get through."""
+        for sender in self.ids:
+            for receiver in self.ids:
+                if sender != receiver:
+                    self.hub.cut(sender, receiver)
 
     def heal(self) -> None:
         self.cut_off.clear()
