@@ -2,7 +2,7 @@
 
     1. ask R voters what their durable logs end with;
     2. the target is the greatest (term, index) of them, terms first;
-    3. *rinse*: any replica answers as soon as it has applied the target's index, or an entry of a later term.
+    3. *rinse*: any replica answers as soon as what it has applied last is not before the target, in the same order.
 
 Step 3 is what makes it a read of committed state: a log's end may never be committed, and if it is not, an entry of a
 later term will be. Step 1 counts voters of one configuration: an answer that knows a newer one begins the read anew.
@@ -28,7 +28,8 @@ class Membership(NamedTuple):
     """Whom a quorum read counts."""
 
     configuration_index: int
-    """Where the configuration stands in the log: the greater one is newer."""
+    """Where the configuration stands in the log: the greater one is newer. Where a node has compacted that part of its
+    log, the index that this reaches up to: so nodes may give different ones for the same configuration."""
     voters: frozenset[int]
     witnesses: frozenset[int]
     """Voters without data: they know where the log ends and answer no reads."""
@@ -75,22 +76,30 @@ def required_replicas(replicas: int, voters: int) -> int:
 def decide(membership: Membership, answers: Mapping[int, Answer], replicas: int) -> Wait | Begin | Target:
     """Return what a coordinator that counts the voters of `membership` does with what it has heard so far.
 
-    An answer counts when its log reaches its configuration: only then it has everything from before that configuration.
     Call it for a configuration that is not joint: a read cannot begin in a joint one (neither half alone decides).
     """
     newest = max((answer.membership for answer in answers.values()), key=_place, default=membership)
-    if newest.configuration_index > membership.configuration_index:
+    if newest.configuration_index > membership.configuration_index and not _same_voters(newest, membership):
         return Begin(newest)
     ends = [
-        answer.end
-        for voter, answer in answers.items()
-        if voter in membership.voters
-        and answer.end.last_index >= answer.membership.configuration_index
-        and answer.membership.configuration_index == membership.configuration_index
+        answer.end for voter, answer in answers.items() if voter in membership.voters and counts(membership, answer)
     ]
     if len(ends) < replicas:
         return Wait(replicas - len(ends))
+    if max(end.last_index for end in ends) < membership.configuration_index:
+        return Wait(1)  # none of them has everything from before the configuration that the answer names
     return Target(target_of(ends), len(ends))
+
+
+def counts(membership: Membership, answer: Answer) -> bool:
+    """Return whether a voter's answer counts for `membership`.
+
+    Its log must reach its configuration: only then it has everything from before that. And that must have the very
+    voters of `membership`: of two that stand at the same place in different logs one is not committed and never will
+    be, and their majorities need not intersect.
+    """
+    reaches = answer.end.last_index >= answer.membership.configuration_index
+    return reaches and _same_voters(answer.membership, membership)
 
 
 def target_of(ends: Iterable[LogEnd]) -> LogEnd:
@@ -99,12 +108,20 @@ def target_of(ends: Iterable[LogEnd]) -> LogEnd:
 
 
 def is_rinsed(target: LogEnd, applied_term: int, applied_index: int) -> bool:
-    """Return whether a state may answer: it has applied the target's index, or an entry of a later term.
+    """Return whether a state may answer: the entry that it has applied last is not before the target, terms first.
 
-    A later term's leader was elected by a majority, and had every entry that was ever committed below its own.
+    The committed log rises in this order, so the state has every committed entry that is not above the target in it.
+    The index alone is not enough: entries of a term before the target's can be committed at the target's index and
+    above by a leader of a later term, and a state that has come to the index has not come to what is above. With it,
+    reads of fewer than a majority could miss what they claim to see (tests/quorum/test_scenarios.py).
     """
-    return applied_index >= target.last_index or applied_term > target.last_term
+    return (applied_term, applied_index) >= target
 
 
 def _place(membership: Membership) -> int:
     return membership.configuration_index
+
+
+def _same_voters(one: Membership, other: Membership) -> bool:
+    """Whether they are the same configuration, wherever they are said to stand."""
+    return (one.voters, one.witnesses, one.joint) == (other.voters, other.witnesses, other.joint)

@@ -1,17 +1,21 @@
 """Linearizable reads on their way: waiting for a ReadIndex round, then for the state to have applied its index.
 
-Everything that asks within one turn of the event loop shares one request to the core.
+Everything that asks within one turn of the event loop shares one request to the core. Who means to read elsewhere, or
+later, asks for the index alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Iterable
 from itertools import count
+from typing import Any
 
 from raftkv.errors import RaftKVError
 
 Barrier = asyncio.Future[None]
+ReadIndex = asyncio.Future[int]
 
 
 class Barriers:
@@ -21,6 +25,8 @@ class Barriers:
         self._next_request = count(1)
         self._open: list[Barrier] = []
         self._asked: dict[int, list[Barrier]] = {}
+        self._open_indexes: list[ReadIndex] = []
+        self._asked_indexes: dict[int, list[ReadIndex]] = {}
         self._confirmed: list[tuple[int, int, list[Barrier]]] = []
         """(index, request, barriers), a heap: confirmed, and waiting for the state to reach the index."""
 
@@ -36,16 +42,25 @@ class Barriers:
         self._open.append(barrier)
         return barrier
 
+    def add_index(self) -> ReadIndex:
+        """Join the next request, and be told the index as soon as it is confirmed."""
+        index: ReadIndex = asyncio.get_running_loop().create_future()
+        self._open_indexes.append(index)
+        return index
+
     def next_request(self) -> int | None:
         """Return the number of a new request for the core, for all who joined since the last one; None for nobody.
 
         A number is never used twice: a retry is a new request (raft-bugs 41).
         """
-        if not self._open:
+        if not self._open and not self._open_indexes:
             return None
         request = next(self._next_request)
         self._asked[request] = self._open
         self._open = []
+        if self._open_indexes:
+            self._asked_indexes[request] = self._open_indexes
+            self._open_indexes = []
         return request
 
     def add_confirmed(self, index: int) -> Barrier:
@@ -56,7 +71,12 @@ class Barriers:
 
     def confirmed(self, request: int, index: int) -> None:
         """The read may be served from any state that has applied `index`."""
-        heapq.heappush(self._confirmed, (index, request, self._asked.pop(request)))
+        barriers = self._asked.pop(request)
+        if barriers:
+            heapq.heappush(self._confirmed, (index, request, barriers))
+        for waiting in self._asked_indexes.pop(request, ()):
+            if not waiting.done():
+                waiting.set_result(index)
 
     def applied(self, index: int) -> None:
         """The state has applied `index`: let go whoever waited for no more than that."""
@@ -68,6 +88,7 @@ class Barriers:
     def dropped(self, request: int, error: RaftKVError) -> None:
         """The core could not confirm the request."""
         _refuse(self._asked.pop(request), error)
+        _refuse(self._asked_indexes.pop(request, ()), error)
 
     def _new(self) -> Barrier:
         barrier: Barrier = asyncio.get_running_loop().create_future()
@@ -81,14 +102,18 @@ class Barriers:
     def fail_all(self, error: RaftKVError) -> None:
         """The node stops."""
         _refuse(self._open, error)
+        _refuse(self._open_indexes, error)
         for barriers in self._asked.values():
             _refuse(barriers, error)
+        for indexes in self._asked_indexes.values():
+            _refuse(indexes, error)
         for _, _, barriers in self._confirmed:
             _refuse(barriers, error)
         self._open, self._asked, self._confirmed = [], {}, []
+        self._open_indexes, self._asked_indexes = [], {}
 
 
-def _refuse(barriers: list[Barrier], error: RaftKVError) -> None:
+def _refuse(barriers: Iterable[asyncio.Future[Any]], error: RaftKVError) -> None:
     for barrier in barriers:
         if not barrier.done():
             barrier.set_exception(error)

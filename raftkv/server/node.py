@@ -26,6 +26,7 @@ from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
 from raftkv.kv.machine import AppliedEntry, StateMachine
+from raftkv.quorum import LogEnd, is_rinsed
 from raftkv.raft import (
     Entry,
     EntryKind,
@@ -40,7 +41,8 @@ from raftkv.raft import (
     Term,
 )
 from raftkv.raft.messages import InstallSnapshot
-from raftkv.server.barriers import Barrier, Barriers
+from raftkv.server.applied_waits import AppliedWaits, Reached
+from raftkv.server.barriers import Barrier, Barriers, ReadIndex
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
@@ -133,6 +135,7 @@ class Node:
         )
         self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()
+        self._applied_waits = AppliedWaits()
         self.hub = WatchHub(self.machine.revision, watch_limits)
         """What watches read from."""
         self._unapplied: deque[Entry] = deque()
@@ -285,6 +288,44 @@ class Node:
         self._barriers.applied(self.machine.applied_index)
         return barrier
 
+    def read_index(self) -> ReadIndex:
+        """Return a future that gets the index which a state must have applied to be read linearizably, wherever it is.
+
+        It is the commit index of a moment after this call. Raises NotLeader, ShuttingDown, which the future may get as
+        well.
+        """
+        self._require_leading()
+        index = self._barriers.add_index()
+        self.wake()
+        return index
+
+    def applied(self, target: LogEnd, *, or_later_term: bool = False) -> Reached | None:
+        """Return a future that is done once the state has applied `target`; None: it has.
+
+        See `AppliedWaits.add`. Raises Overloaded and ShuttingDown, which the future may get as well.
+        """
+        self._require_running()
+        machine = self.machine
+        if machine.applied_index >= target.last_index or (or_later_term and machine.applied_term > target.last_term):
+            return None
+        self._limit_reads()
+        return self._applied_waits.add(target, or_later_term=or_later_term)
+
+    def rinsed(self, target: LogEnd) -> Reached | None:
+        """Return a future that is done once the state may answer a quorum read with this target; None: it may.
+
+        Raises Overloaded and ShuttingDown, which the future may get as well.
+        """
+        self._require_running()
+        if is_rinsed(target, self.machine.applied_term, self.machine.applied_index):
+            return None
+        self._limit_reads()
+        return self._applied_waits.add_rinse(target)
+
+    def now_ms(self) -> float:
+        """Return the time by this node's own clock, which never goes back."""
+        return self._clock.now_ms()
+
     def _require_running(self) -> None:
         if self._stopped is not None:
             raise ShuttingDown(self._stopped.message)
@@ -295,7 +336,7 @@ class Node:
             raise NotLeader(f"node {self.raft.node_id} is not the leader")
 
     def _limit_reads(self) -> None:
-        if len(self._barriers) >= self._limits.max_reads:
+        if len(self._barriers) + len(self._applied_waits) >= self._limits.max_reads:
             raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
 
     def cluster_time_ms(self) -> int:
@@ -500,6 +541,7 @@ class Node:
             self._proposals.applied(entry.term, entry.index, results)
             self.raft.applied(entry.index)
             self._barriers.applied(entry.index)
+            self._applied_waits.applied(entry.term, entry.index)
             if asyncio.get_running_loop().time() >= until:
                 self.wake()
                 break
@@ -519,6 +561,7 @@ class Node:
                 await self._checkpoints.restore(writes[0], writes[0].restore)
                 self.hub.reset(self.machine.revision)
                 self._proposals.overtaken(writes[0].restore.index)
+                self._applied_waits.applied(self.machine.applied_term, self.machine.applied_index)
             elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
                 await self._log_store.append(writes[-1].hard_state, entries)
@@ -627,4 +670,5 @@ class Node:
         )
         self._durability.leadership_lost()
         self._barriers.fail_all(ShuttingDown(reason.message))
+        self._applied_waits.fail_all(ShuttingDown(reason.message))
         self._announce_leadership()

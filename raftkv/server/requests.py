@@ -11,14 +11,14 @@ Everything ends at the caller's deadline.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import grpc
 
 from raftkv.errors import (
+    ClusterMismatch,
     DeadlineExceeded,
     FailedPrecondition,
     LeaderChanged,
@@ -28,27 +28,23 @@ from raftkv.errors import (
     RaftKVError,
     ShuttingDown,
 )
-from raftkv.kv.commands import Command, Result, Txn, TxnDone
-from raftkv.kv.ranges import RangeQuery
+from raftkv.kv.commands import Command, Result, TxnDone
 from raftkv.kv.txn import read_bytes
-from raftkv.kv.view import View
-from raftkv.quorum import MAJORITY, Needed
+from raftkv.quorum import MAJORITY, Guarantee, Needed, majority
 from raftkv.raft import NodeId
-from raftkv.server import wire, wire_locks
+from raftkv.server import wire
 from raftkv.server.barriers import Barrier
 from raftkv.server.concerns import Concerns
+from raftkv.server.forwarding import Forwarder
+from raftkv.server.leadership import another_leader, unless_replaced
 from raftkv.server.node import Node
 from raftkv.server.proposals import Decided, Outcome
-from raftkv.server.queries import LeaseListQuery, LeaseQuery, LockQuery, Query
+from raftkv.server.queries import Query
 from raftkv.server.quota import Quota, grows
+from raftkv.server.read_receipts import Basis
+from raftkv.server.reads import Reads
+from raftkv.server.state_reader import StateReader
 from raftkv.v1 import common_pb2, kv_pb2
-
-SCAN_ROWS = 500
-"""Rows of a range that are read in one go, a millisecond or so: then everybody else gets a turn."""
-
-
-PAIR_OVERHEAD_BYTES = 64
-"""What a pair takes in an answer beside its key and value, roughly."""
 
 _VERDICTS = frozenset(
     {
@@ -66,11 +62,11 @@ _VERDICTS = frozenset(
 """What a write is refused with by the state machine itself: had an earlier attempt been applied, its session would have
 answered with the result of that."""
 
-Reads = list[tuple[int, Query]]
+OpenReads = list[tuple[int, Query]]
 """(operation id, query)."""
 
-Passage = tuple[Barrier, Reads, common_pb2.Guarantee.ValueType]
-"""When the barrier is down, the reads may be served from the local state, with this guarantee."""
+Passage = tuple[Barrier, OpenReads, Basis]
+"""When the barrier is down, the reads may be served from the local state, and this is why."""
 
 COPIES_MARGIN = 0.1
 """Who waits for more copies than a majority is told how many there are this share of its time before it ends ..."""
@@ -86,18 +82,6 @@ class Proposed(NamedTuple):
     needed: Needed | None
     """None: a majority."""
     outcome: Outcome
-
-
-class Forwarder(Protocol):
-    """The way to the leader."""
-
-    async def forward(self, leader: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
-        """Run `batch` on `leader`. Raises grpc.aio.AioRpcError."""
-        ...
-
-    def client_address(self, node: NodeId) -> str:
-        """Return where clients reach `node`; empty when unknown."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +217,7 @@ class Attempt:
             elif read and not result.HasField("read"):
                 result.read.CopyFrom(answer.read)
 
-    def reads_by_level(self) -> tuple[Reads, Reads]:
+    def reads_by_level(self) -> tuple[OpenReads, OpenReads]:
         """Return the open reads: those that a lease may answer, and the others."""
         by_lease = self.work.by_lease
         if not by_lease:
@@ -241,7 +225,7 @@ class Attempt:
         reads = self.work.reads
         return [read for read in reads if read[0] in by_lease], [read for read in reads if read[0] not in by_lease]
 
-    def fail_reads(self, error: RaftKVError, reads: Reads | None = None) -> None:
+    def fail_reads(self, error: RaftKVError, reads: OpenReads | None = None) -> None:
         """Answer these reads (None: all that are open) with `error`."""
         reads = self.work.reads if reads is None else reads
         if error.ambiguous:  # a read has no effect that could be in doubt
@@ -251,7 +235,7 @@ class Attempt:
                 wire.add_error(self.response, operation_id, error)
         self.close_reads(reads)
 
-    def close_reads(self, reads: Reads) -> None:
+    def close_reads(self, reads: OpenReads) -> None:
         """These reads are answered."""
         self.answered.update([operation_id for operation_id, _ in reads])
         if len(reads) == len(self.work.reads):
@@ -277,7 +261,8 @@ class Requests:
         self._cluster_id = cluster_id
         self._limits = limits
         self._concerns = Concerns(node.raft, limits.write_concern)
-        self._scans = asyncio.Semaphore(limits.max_scans)
+        self.reader = StateReader(node, max_scans=limits.max_scans, max_answer_bytes=limits.max_answer_bytes)
+        self.reads = Reads(node, forwarder, self.reader, cluster_id=cluster_id, leader_wait_s=limits.leader_wait_s)
         self.quota = Quota(limits.quota_bytes, node.used_bytes, asyncio.get_running_loop().time)
 
     async def run(self, batch: kv_pb2.BatchRequest, *, forwarded: bool) -> kv_pb2.BatchResponse:
@@ -285,37 +270,25 @@ class Requests:
         now = asyncio.get_running_loop().time()
         timeout_s = min(batch.timeout_ms / 1000 or self._limits.default_timeout_s, self._limits.max_timeout_s)
         attempt = Attempt(batch, now, timeout_s)
-        if attempt.work.local_reads:
-            await self._read_local(attempt)
-        try:
-            await self._run_on_leader(attempt, forwarded=forwarded)
-        except ShuttingDown as error:
-            attempt.fail(self._explain(ShuttingDown(error.message, ambiguous=True)))
+        if not attempt.work.here:
+            await self._run_elsewhere(attempt, forwarded=forwarded)
+        elif not attempt.open:
+            await self._read_here(attempt, timeout_s)
+        else:
+            await asyncio.gather(self._read_here(attempt, timeout_s), self._run_elsewhere(attempt, forwarded=forwarded))
         attempt.admit_uncertainty()
         self._fill_header(attempt.response)
         return attempt.response
 
-    async def _read_local(self, attempt: Attempt) -> None:
-        reads, node = attempt.work.local_reads, self._node
-        refusal: RaftKVError | None = None
-        if node.raft.is_witness:
-            refusal = FailedPrecondition(f"node {node.raft.node_id} is a witness: it holds no data to read")
-        elif node.was_removed:
-            refusal = self._no_member_any_more()
-        if refusal is not None:
-            for operation_id, _ in reads:
-                wire.add_error(attempt.response, operation_id, refusal)
-                attempt.answered.add(operation_id)
-            return
+    async def _read_here(self, attempt: Attempt, timeout_s: float) -> None:
+        await self.reads.answer(attempt.batch, attempt.work.here, attempt.response, attempt.answered, timeout_s)
+
+    async def _run_elsewhere(self, attempt: Attempt, *, forwarded: bool) -> None:
+        """See to what the leader answers, be it this node or another one."""
         try:
-            async with asyncio.timeout_at(attempt.deadline):
-                await self._read(attempt, reads, common_pb2.GUARANTEE_STALE_PREFIX)
-        except TimeoutError:
-            for operation_id, _ in reads:
-                if operation_id not in attempt.answered:
-                    late = DeadlineExceeded("the node had no time to read within the deadline")
-                    wire.add_error(attempt.response, operation_id, late)
-                    attempt.answered.add(operation_id)
+            await self._run_on_leader(attempt, forwarded=forwarded)
+        except ShuttingDown as error:
+            attempt.fail(self._explain(ShuttingDown(error.message, ambiguous=True)))
 
     async def _run_on_leader(self, attempt: Attempt, *, forwarded: bool) -> None:
         while attempt.open:
@@ -330,8 +303,10 @@ class Requests:
                 attempt.fail(self._explain(NotLeader(f"node {self._node.raft.node_id} is not the leader")))
             elif leader is not None:
                 await self._forward(attempt, leader)
-            if attempt.open and not await self._wait_for_change(leader, term, attempt.deadline):
-                attempt.fail(self._explain(self._give_up(attempt, leader)))
+            if attempt.open:
+                until = min(asyncio.get_running_loop().time() + self._limits.leader_wait_s, attempt.deadline)
+                if not await another_leader(self._node, leader, term, until):
+                    attempt.fail(self._explain(self._give_up(attempt, leader)))
 
     def _no_member_any_more(self) -> NoLeader:
         return NoLeader(f"node {self._node.raft.node_id} is not a member of the cluster any more")
@@ -349,6 +324,14 @@ class Requests:
             configuration_index=self._node.raft.configuration_index,
         )
 
+    def log_end(self, request: kv_pb2.LogEndRequest) -> kv_pb2.LogEndResponse:
+        """Tell a client what this node's log ends with. Raises ClusterMismatch and QuorumUnavailable."""
+        if request.cluster_id not in (0, self._cluster_id):
+            raise ClusterMismatch(f"this is cluster {self._cluster_id:016x}, not {request.cluster_id:016x}")
+        answer = self.reads.log_end()
+        answer.header.CopyFrom(self.header())
+        return answer
+
     # --- on the leader ------------------------------------------------------------------------------------------------
 
     async def _lead(self, attempt: Attempt) -> None:
@@ -359,9 +342,9 @@ class Requests:
             async with asyncio.timeout_at(attempt.deadline):
                 for proposed in outcomes:
                     await self._settle(attempt, proposed)
-                for barrier, reads, guarantee in passages:
+                for barrier, reads, basis in passages:
                     await barrier
-                    await self._read(attempt, reads, guarantee)
+                    await self.reader.read(attempt.response, attempt.answered, reads, basis)
                     attempt.close_reads(reads)
         except TimeoutError:
             attempt.fail_commands(
@@ -373,6 +356,7 @@ class Requests:
 
     def _begin_reads(self, attempt: Attempt) -> list[Passage]:
         """Ask that the open reads may be served. Those that cannot be are answered, or stay open for another leader."""
+        raft = self._node.raft
         by_lease, others = attempt.reads_by_level()
         passages: list[Passage] = []
         try:
@@ -385,9 +369,11 @@ class Requests:
                     if leased is None:
                         others = attempt.work.reads
                     else:
-                        passages.append((leased, by_lease, common_pb2.GUARANTEE_LEASE))
+                        passages.append((leased, by_lease, Basis(Guarantee.LEASE, raft.configuration_index)))
             if others:
-                passages.append((self._node.read_barrier(), others, common_pb2.GUARANTEE_LINEARIZABLE))
+                confirmed = majority(len(raft.voters))
+                basis = Basis(Guarantee.LINEARIZABLE, raft.configuration_index, confirmed)
+                passages.append((self._node.read_barrier(), others, basis))
         except NotLeader:
             pass  # they stay open
         except Overloaded as error:
@@ -434,12 +420,12 @@ class Requests:
         except RaftKVError as error:
             attempt.fail_commands(self._explain(error), commands)
         else:
-            first = len(attempt.response.results)
             if decided.results is None:
                 # For its session such a sequence is answered: the client acknowledges it in its next batch, and never
                 # sends it again. That mark cannot reach a state before the write does, and have it refused. The write
                 # was in the leader's log before this answer left, so the mark comes behind it there; and in a log that
                 # has lost the write there is nothing to refuse.
+                first = len(attempt.response.results)
                 attempt.take_early(commands)
                 copies = decided.copies
             else:
@@ -447,6 +433,7 @@ class Requests:
                     copies = await self._node.copied(decided.index, needed.voters, attempt.copies_until)
                 else:
                     copies = self._node.copies(decided.index)
+                first = len(attempt.response.results)  # not before: reads are answered meanwhile
                 attempt.take_results(commands, decided.results, self._limits.max_answer_bytes)
             attempt.attach(self._receipt(decided, needed, copies), first)
 
@@ -460,69 +447,6 @@ class Requests:
             configuration_index=self._node.raft.configuration_index,
         )
 
-    async def _read(self, attempt: Attempt, reads: Reads, guarantee: common_pb2.Guarantee.ValueType) -> None:
-        """Answer `reads` from the local state, as it is now."""
-        response = attempt.response
-        async with contextlib.AsyncExitStack() as stack:
-            if any(not _is_get(query) for _, query in reads):
-                await stack.enter_async_context(self._scans)
-            view = stack.enter_context(self._node.machine.view())
-            size = 0
-            for operation_id, query in reads:
-                if size > self._limits.max_answer_bytes:
-                    wire.add_error(
-                        response,
-                        operation_id,
-                        Overloaded(f"the answers of the batch exceed {self._limits.max_answer_bytes} bytes: ask again"),
-                    )
-                    attempt.answered.add(operation_id)
-                    continue
-                try:
-                    if not isinstance(query, RangeQuery):
-                        await asyncio.sleep(0)  # before it: what is answered is marked so without a break
-                        size += self._answer(response, view, operation_id, query)
-                    elif _is_get(query):
-                        pair = view.get(query.key, query.revision)
-                        revision = query.revision or view.meta.revision
-                        wire.add_get(response, operation_id, pair, revision, guarantee)
-                        size += PAIR_OVERHEAD_BYTES + (len(pair.value) if pair is not None else 0)
-                    else:
-                        size += await self._scan(response, view, operation_id, query, guarantee)
-                except RaftKVError as error:
-                    wire.add_error(response, operation_id, error)
-                attempt.answered.add(operation_id)
-
-    async def _scan(
-        self,
-        response: kv_pb2.BatchResponse,
-        view: View,
-        operation_id: int,
-        query: RangeQuery,
-        guarantee: common_pb2.Guarantee.ValueType,
-    ) -> int:
-        scan = view.scan(query)
-        while not scan.step(SCAN_ROWS):  # noqa: ASYNC110 - gives way to others, waits for nothing
-            await asyncio.sleep(0)
-        result = scan.result()
-        wire.add_range(response, operation_id, result, guarantee)
-        return sum(PAIR_OVERHEAD_BYTES + len(pair.key) + len(pair.value) for pair in result.pairs)
-
-    def _answer(
-        self,
-        response: kv_pb2.BatchResponse,
-        view: View,
-        operation_id: int,
-        query: Txn | LeaseQuery | LeaseListQuery | LockQuery,
-    ) -> int:
-        """Answer what is bounded by itself; return the size of the answer."""
-        if isinstance(query, Txn):
-            wire.add_result(response, query, view.txn(query))
-            return response.results[-1].ByteSize()
-        answer = wire_locks.answer(view, query, max(self._node.cluster_time_ms(), view.meta.time_ms))
-        answer.id = operation_id
-        response.results.append(answer)
-        return answer.ByteSize()
-
     # --- elsewhere ----------------------------------------------------------------------------------------------------
 
     async def _forward(self, attempt: Attempt, leader: NodeId) -> None:
@@ -531,9 +455,11 @@ class Requests:
         if left_s <= 0:
             attempt.fail(DeadlineExceeded("the deadline passed before the request reached the leader: no effect"))
             return
-        batch = wire.remaining(attempt.batch, attempt.answered, max(1, int(left_s * 1000)))
+        here = {operation_id for reads in attempt.work.here.values() for operation_id, _ in reads}
+        batch = wire.remaining(attempt.batch, attempt.answered | here, max(1, int(left_s * 1000)))
         try:
-            answer = await self._call(leader, batch, left_s, watch=attempt.repeatable)
+            forwarding = self._forwarder.forward(leader, batch, left_s)
+            answer = await unless_replaced(self._node, leader, forwarding, watch=attempt.repeatable)
         except grpc.aio.AioRpcError as error:
             if attempt.repeatable:
                 attempt.uncertain = True
@@ -551,23 +477,6 @@ class Requests:
         else:
             self._merge(attempt, answer)
 
-    async def _call(
-        self, leader: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float, *, watch: bool
-    ) -> kv_pb2.BatchResponse | None:
-        """Forward; where a second attempt is safe, stop waiting for a leader that has been replaced (None)."""
-        call = asyncio.ensure_future(self._forwarder.forward(leader, batch, timeout_s))
-        try:
-            while watch and not call.done() and self._node.leader == leader:
-                changed = self._node.leadership_changed()
-                either: set[asyncio.Future[Any]] = {call, changed}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-            if watch and not call.done():
-                return None
-            return await call
-        finally:
-            call.cancel()
-
     def _merge(self, attempt: Attempt, answer: kv_pb2.BatchResponse) -> None:
         """Take over the leader's answers, except for those that say it is not the leader: these stay open."""
         first = len(attempt.response.results)
@@ -584,16 +493,6 @@ class Requests:
         attempt.work.reads = [read for read in attempt.work.reads if read[0] not in answered]
         if answer.header.leader_id == answer.header.member_id:
             attempt.response.header.CopyFrom(answer.header)
-
-    async def _wait_for_change(self, leader: NodeId | None, term: int, deadline: float) -> bool:
-        """Wait until there is a leader, and not the one of before. Return False when that takes too long."""
-        until = min(asyncio.get_running_loop().time() + self._limits.leader_wait_s, deadline)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                while self._node.leader is None or (self._node.leader, self._node.raft.term) == (leader, term):
-                    await self._node.leadership_changed()
-                return True
-        return False
 
     def _give_up(self, attempt: Attempt, leader: NodeId | None) -> RaftKVError:
         tried = leader is not None
@@ -613,11 +512,3 @@ class Requests:
     def _fill_header(self, response: kv_pb2.BatchResponse) -> None:
         if not response.HasField("header"):
             response.header.CopyFrom(self.header())
-
-
-_PLAIN = RangeQuery(b"key")[4:]
-
-
-def _is_get(query: Query) -> bool:
-    """Return whether a query is for one pair as it is, or its absence."""
-    return isinstance(query, RangeQuery) and not query.range_end and query[4:] == _PLAIN

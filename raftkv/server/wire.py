@@ -43,11 +43,12 @@ from raftkv.kv.commands import (
     Written,
 )
 from raftkv.kv.limits import SESSION_TTL_MS, SESSION_WINDOW, put_fault, range_fault
-from raftkv.kv.ranges import RangeResult
+from raftkv.kv.ranges import RangeQuery, RangeResult
 from raftkv.quorum import Needed
 from raftkv.server import wire_locks
 from raftkv.server.queries import Query
-from raftkv.server.wire_range import decode_range, fill_key_value, fill_page
+from raftkv.server.wire_range import SHORT_KEY_BYTES, decode_range, fill_key_value, fill_page
+from raftkv.server.wire_read import LOCAL, Asked, decode_asked
 from raftkv.server.wire_txn import TxnDecoder, decode_fences, fill_delete, fill_put, fill_txn
 from raftkv.v1 import common_pb2, kv_pb2
 
@@ -75,7 +76,7 @@ class Work:
         "commands",
         "concerns",
         "heavy",
-        "local_reads",
+        "here",
         "mixed",
         "parts",
         "plain",
@@ -108,7 +109,8 @@ class Work:
         """(operation id, query): to be answered by the leader, linearizably."""
         self.by_lease: set[int] = set()
         """Which of them may be answered by its lease."""
-        self.local_reads: list[tuple[int, Query]] = []
+        self.here: dict[Asked, list[tuple[int, Query]]] = {}
+        """Reads that the node asked sees to, whether or not it leads, by what is asked of them."""
         self.refused: list[tuple[int, RaftKVError]] = []
 
 
@@ -189,16 +191,24 @@ def _decode_delete(operation: kv_pb2.Operation, work: Work) -> None:
 
 def _decode_range(operation: kv_pb2.Operation, work: Work) -> None:
     request = operation.range
+    key = request.key
+    if 0 < len(key) <= SHORT_KEY_BYTES:
+        # Most reads have nothing in them but the key, or the key and the level: no need to look at twenty fields.
+        others = request.ByteSize() - len(key) - 2
+        if not others:
+            work.reads.append((operation.id, RangeQuery(key)))
+            return
+        if others == 2 and request.level == kv_pb2.LOCAL:
+            work.here.setdefault(LOCAL, []).append((operation.id, RangeQuery(key)))
+            return
+    asked = decode_asked(request)
     query = decode_range(request)
-    if request.level == kv_pb2.LINEARIZABLE:
-        work.reads.append((operation.id, query))
-    elif request.level == kv_pb2.LEASE:
-        work.reads.append((operation.id, query))
+    if asked is not None:
+        work.here.setdefault(asked, []).append((operation.id, query))
+        return
+    work.reads.append((operation.id, query))
+    if request.level == kv_pb2.LEASE:
         work.by_lease.add(operation.id)
-    elif request.level == kv_pb2.LOCAL:
-        work.local_reads.append((operation.id, query))
-    else:
-        raise InvalidArgument(f"read level {request.level} is unknown")
 
 
 def _decode_register_session(operation: kv_pb2.Operation, work: Work) -> None:

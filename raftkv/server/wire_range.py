@@ -18,8 +18,8 @@ SHORT_KEY_BYTES: Final = 127
 def decode_range(request: kv_pb2.RangeRequest) -> RangeQuery:
     """Return what a range asks for, but for its level. Raises InvalidArgument."""
     key = request.key
-    if 0 < len(key) <= SHORT_KEY_BYTES and request.ByteSize() == len(key) + 2:
-        return RangeQuery(key)  # there is nothing in it but the key: no need to look at fifteen fields
+    if 0 < len(key) <= SHORT_KEY_BYTES and request.ByteSize() == len(key) + (4 if request.level else 2):
+        return RangeQuery(key)  # there is nothing in it but the key, and perhaps a level
     if sorts_or_filters(request):
         return _decode_unusual(request)
     fault = range_fault(key, request.range_end)

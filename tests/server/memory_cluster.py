@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -20,8 +22,9 @@ from raftkv.server.upkeep import AutoCompaction
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
 from raftkv.storage.checkpoint_store import Receiving, Sending
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
+from raftkv.transport.calls import unavailable
 from raftkv.transport.memory import MemoryHub
-from raftkv.v1 import kv_pb2
+from raftkv.v1 import kv_pb2, peer_pb2
 
 T = TypeVar("T")
 
@@ -93,7 +96,7 @@ class MemoryNode:
         raft = Raft(
             RaftConfig(
                 node_id=self.id,
-                configuration=Configuration(frozenset(self.cluster.ids)),
+                configuration=Configuration(frozenset(self.cluster.ids), witnesses=self.cluster.witnesses),
                 lease_ms=self.cluster.lease_ms,
             ),
             hard_state=recovered.hard_state,
@@ -112,7 +115,7 @@ class MemoryNode:
         )
         self.requests = Requests(
             self.node,
-            self.cluster,
+            self.cluster.forwarder(self.id),
             CLUSTER_ID,
             RequestLimits(
                 default_timeout_s=2.0,
@@ -144,8 +147,30 @@ class MemoryNode:
         return result.register_session.session
 
 
+class MemoryForwarder:
+    """One node's way to the others (the `Forwarder`): through the cluster, where a test may stand in."""
+
+    def __init__(self, cluster: MemoryCluster, sender: NodeId) -> None:
+        self._cluster = cluster
+        self._sender = sender
+
+    async def forward(self, node: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
+        return await self._cluster.forward(node, batch, timeout_s)
+
+    async def read_index(self, leader: NodeId, timeout_s: float) -> peer_pb2.ReadIndexResponse:
+        async with self._cluster.call(self._sender, leader, timeout_s) as requests:
+            return await requests.reads.read_index()
+
+    async def log_end(self, voter: NodeId, timeout_s: float) -> kv_pb2.LogEndResponse:
+        async with self._cluster.call(self._sender, voter, timeout_s) as requests:
+            return requests.reads.log_end()
+
+    def client_address(self, node: NodeId) -> str:
+        return self._cluster.client_address(node)
+
+
 class MemoryCluster:
-    """Some nodes, their links, and the way from one to another for forwarded requests (the `Forwarder`)."""
+    """Some nodes, their links, and the way from one to another for forwarded requests and other calls."""
 
     def __init__(
         self,
@@ -157,7 +182,9 @@ class MemoryCluster:
         quota_bytes: int = 0,
         compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
         write_concern: int = MAJORITY,
+        witnesses: Collection[int] = (),
     ) -> None:
+        self.witnesses = frozenset(NodeId(witness) for witness in witnesses)
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
         self.lease_ms = lease_ms
@@ -169,6 +196,12 @@ class MemoryCluster:
         self.nodes = {node_id: MemoryNode(self, node_id) for node_id in self.ids}
         self.forwarded = 0
         self.cut_off: set[int] = set()
+        self.calls: Counter[tuple[int, int]] = Counter()
+        """Calls about reads, by who asks and who is asked."""
+        self.before_call: Callable[[int, int], Awaitable[None]] = _at_once
+        """What a call about reads waits for on its way, given who asks and who is asked."""
+        self.before_answer: Callable[[int, int], Awaitable[None]] = _at_once
+        """The same of its answer, on the way back."""
 
     def __getitem__(self, node_id: int) -> MemoryNode:
         return self.nodes[NodeId(node_id)]
@@ -192,8 +225,30 @@ class MemoryCluster:
             )
         return await self[leader].requests.run(batch, forwarded=True)
 
+    @asynccontextmanager
+    async def call(self, sender: NodeId, receiver: NodeId, timeout_s: float) -> AsyncIterator[Requests]:
+        self.calls[sender, receiver] += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.before_call(sender, receiver)
+                self._require_link(sender, receiver)
+                yield self[receiver].requests
+                await self.before_answer(sender, receiver)
+                self._require_link(receiver, sender)
+        except TimeoutError:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), details="too late"
+            ) from None
+
+    def _require_link(self, sender: NodeId, receiver: NodeId) -> None:
+        if {sender, receiver} & self.cut_off:
+            raise unavailable("cut off")
+
     def client_address(self, node: NodeId) -> str:
         return f"node-{node}:1"
+
+    def forwarder(self, sender: NodeId) -> MemoryForwarder:
+        return MemoryForwarder(self, sender)
 
     def isolate(self, node_id: int) -> None:
         self.cut_off.add(node_id)
@@ -201,6 +256,13 @@ class MemoryCluster:
             if other != node_id:
                 self.hub.cut(NodeId(node_id), other)
                 self.hub.cut(other, NodeId(node_id))
+
+    def silence(self) -> None:
+        """Lose every message of consensus, between all: nobody leads for long. Calls still get through."""
+        for sender in self.ids:
+            for receiver in self.ids:
+                if sender != receiver:
+                    self.hub.cut(sender, receiver)
 
     def heal(self) -> None:
         self.cut_off.clear()
@@ -224,6 +286,10 @@ class MemoryCluster:
 
     def follower(self, leader: MemoryNode) -> MemoryNode:
         return next(member for member in self.nodes.values() if member is not leader)
+
+
+async def _at_once(sender: int, receiver: int) -> None:
+    pass
 
 
 async def until(probe: Callable[[], T | None], timeout_s: float = 10.0) -> T:

@@ -54,6 +54,7 @@ from raftkv.quorum import Needed
 from raftkv.server import wire
 from raftkv.server.quota import grows
 from raftkv.server.services.status import _STATUS
+from raftkv.server.wire_read import LOCAL
 from raftkv.v1 import common_pb2 as common
 from raftkv.v1 import kv_pb2 as kv
 from raftkv.v1 import lease_pb2 as lease
@@ -377,7 +378,7 @@ def test_no_field_of_a_range_gets_lost(fields: dict[str, Any]) -> None:
     work = decode(kv.Operation(range=kv.RangeRequest(**asked)))
     assert work.reads == [(1, RangeQuery(**asked))]
     local = decode(kv.Operation(range=kv.RangeRequest(level=kv.LOCAL, **asked)))
-    assert local.local_reads == [(1, RangeQuery(**asked))]
+    assert local.here == {LOCAL: [(1, RangeQuery(**asked))]}
 
 
 # --- what shares an entry ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import InvalidArgument
+from raftkv.errors import InvalidArgument, RaftKVError
 from raftkv.kv.limits import validate_request_bytes
 from raftkv.server import wire
 from raftkv.server.requests import Requests
@@ -92,6 +92,16 @@ class KvService(KVServicer):
     ) -> kv_pb2.RegisterSessionResponse:
         answer: kv_pb2.RegisterSessionResponse = await self._calls.run("register_session", request, context)
         return answer
+
+    async def LogEnd(  # noqa: N802
+        self,
+        request: kv_pb2.LogEndRequest,
+        context: grpc.aio.ServicerContext[kv_pb2.LogEndRequest, kv_pb2.LogEndResponse],
+    ) -> kv_pb2.LogEndResponse:
+        try:
+            return self._requests.log_end(request)
+        except RaftKVError as error:
+            await abort(context, wire.to_error(error))
 
     async def Pipeline(  # noqa: N802
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from raftkv.errors import ClusterMismatch
+from raftkv.errors import ClusterMismatch, RaftKVError
 from raftkv.server import wire
 from raftkv.server.requests import Requests
 from raftkv.server.services.cluster import LeadershipTransfers
@@ -20,7 +20,7 @@ from raftkv.v1.peer_pb2_grpc import PeerServicer
 
 
 class PeerService(PeerServicer):
-    """Raft messages, and what followers forward."""
+    """Raft messages, what followers forward, and what nodes ask each other for reads."""
 
     def __init__(
         self,
@@ -59,6 +59,25 @@ class PeerService(PeerServicer):
         await self._check(request, context)
         return await self._requests.run(request.batch, forwarded=True)
 
+    async def ReadIndex(  # noqa: N802
+        self,
+        request: peer_pb2.ReadIndexRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.ReadIndexRequest, peer_pb2.ReadIndexResponse],
+    ) -> peer_pb2.ReadIndexResponse:
+        await self._check(request, context)
+        return await answered(context, self._requests.reads.read_index())
+
+    async def LogEnd(  # noqa: N802
+        self,
+        request: peer_pb2.PeerLogEndRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.PeerLogEndRequest, kv_pb2.LogEndResponse],
+    ) -> kv_pb2.LogEndResponse:
+        await self._check(request, context)
+        try:
+            return self._requests.reads.log_end()
+        except RaftKVError as error:
+            await abort(context, wire.to_error(error))
+
     async def ForwardTransferLeader(  # noqa: N802
         self,
         request: peer_pb2.ForwardTransferLeaderRequest,
@@ -77,7 +96,11 @@ class PeerService(PeerServicer):
 
     async def _check(
         self,
-        request: peer_pb2.ForwardRequest | peer_pb2.ForwardTransferLeaderRequest | peer_pb2.ForwardChangeMembersRequest,
+        request: peer_pb2.ForwardRequest
+        | peer_pb2.ReadIndexRequest
+        | peer_pb2.PeerLogEndRequest
+        | peer_pb2.ForwardTransferLeaderRequest
+        | peer_pb2.ForwardChangeMembersRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         identity = self._transport.identity

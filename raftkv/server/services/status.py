@@ -38,6 +38,10 @@ _STATUS = {
     ErrorCode.STALE_FENCE: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.SPACE_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorCode.LOCK_BUSY: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.TOO_STALE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.WRITE_LOST: grpc.StatusCode.DATA_LOSS,
+    ErrorCode.TOKEN_OUT_OF_RANGE: grpc.StatusCode.OUT_OF_RANGE,
+    ErrorCode.QUORUM_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 
 

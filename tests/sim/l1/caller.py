@@ -12,6 +12,7 @@ from typing import Protocol
 import grpc
 
 from raftkv.v1 import common_pb2, kv_pb2
+from tests.sim.l1.claims import CLUSTER_ID, Asked, Floor
 from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import Network
 from tests.sim.l1.oracle import Call, Oracle, Write
@@ -31,6 +32,15 @@ _EXPECTED_OF_WRITES = frozenset(
     }
 )
 _EXPECTED_OF_READS = _EXPECTED_OF_WRITES - {common_pb2.SESSION_EXPIRED}
+_OF_TOKENS = frozenset({common_pb2.TOO_STALE, common_pb2.WRITE_LOST, common_pb2.TOKEN_OUT_OF_RANGE})
+_EXPECTED_OF_LEVELS: dict[int, frozenset[int]] = {
+    kv_pb2.LINEARIZABLE: frozenset({common_pb2.TOO_STALE}),
+    kv_pb2.AT_LEAST: _OF_TOKENS,
+    kv_pb2.BOUNDED: _OF_TOKENS,
+    kv_pb2.QUORUM: _OF_TOKENS | {common_pb2.QUORUM_UNAVAILABLE},
+}
+_LINEARIZABLE = frozenset({kv_pb2.LINEARIZABLE, kv_pb2.LEASE})
+
 _VERDICTS = frozenset({common_pb2.COMPACTED, common_pb2.LEASE_NOT_FOUND, common_pb2.STALE_FENCE, common_pb2.LOCK_BUSY})
 """What the state machine refuses calls of clients with that make sense."""
 
@@ -91,22 +101,19 @@ class Habits:
     """How often it does something else than to put, delete and read."""
 
 
-_PROMISED = {
-    kv_pb2.LOCAL: {common_pb2.GUARANTEE_STALE_PREFIX},
-    kv_pb2.LINEARIZABLE: {common_pb2.GUARANTEE_LINEARIZABLE},
-    kv_pb2.LEASE: {common_pb2.GUARANTEE_LEASE, common_pb2.GUARANTEE_LINEARIZABLE},
-}
-
-
 @dataclass(slots=True, eq=False)
 class Read:
     """A read of one key, or of all of them."""
 
     key: bytes
-    level: kv_pb2.ReadLevel.ValueType
+    asked: Asked
     revision: int = 0
     """In the past; 0: as it is now."""
     floor: int = 0
+    """The least revision that it may show."""
+    began: Floor | None = None
+    """What there was when it was last sent."""
+    done: bool = False
     sequence: int = 0
 
 
@@ -193,13 +200,16 @@ class Caller:
         deadline = self._now() + self._habits.patience_s * self._random.uniform(0.5, 1.5)
         for operation in operations:
             if isinstance(operation, Look) or (
-                isinstance(operation, Read) and operation.level != kv_pb2.LOCAL and not operation.revision
+                isinstance(operation, Read) and operation.asked.level in _LINEARIZABLE and not operation.revision
             ):
                 operation.floor = self._world.oracle.revision
         waiting = {operation.sequence: operation for operation in operations}
         while waiting and self._now() < deadline:
+            began = self._world.oracle.claims.floor()
             for operation in waiting.values():
-                if isinstance(operation, Write):
+                if isinstance(operation, Read):
+                    operation.began = began
+                elif isinstance(operation, Write):
                     self._world.oracle.sends(operation)
                 elif isinstance(operation, Call):
                     self._world.oracle.asks(operation)
@@ -250,15 +260,14 @@ class Caller:
             self.counts["reads of what is compacted"] += 1
             return True
         elif result.HasField("error"):
-            self._take_error(operation, result.error)
-            return False
+            return self._take_error(operation, result.error)
         match operation, result.WhichOneof("result"):
             case Write(), "put":
-                oracle.acknowledged(operation, result.put.revision)
+                self._take_receipt(operation, result.wrote, result.put.revision, 0)
             case Write(), "delete":
-                oracle.acknowledged(operation, result.delete.revision, result.delete.deleted)
+                self._take_receipt(operation, result.wrote, result.delete.revision, result.delete.deleted)
             case Read(), "range":
-                self._take_page(operation, result.range)
+                self._take_page(operation, result.range, result.read)
             case Look(), _:
                 operation.judge(result, operation.floor)
             case Call(), _:
@@ -272,26 +281,68 @@ class Caller:
     def _answered(self, call: Call, result: kv_pb2.OperationResult) -> None:
         """A call was done, or refused by the state machine."""
 
-    def _take_error(self, operation: Operation, error: common_pb2.Error) -> None:
+    def _take_receipt(self, write: Write, receipt: common_pb2.WriteReceipt, revision: int, deleted: int) -> None:
+        oracle = self._world.oracle
+        content = write.key if write.value is None else write.value
+        write.token = oracle.claims.wrote(str(write), write.concern, receipt, revision, content)
+        self.counts["copies not reached"] += receipt.committed and receipt.durable_on < receipt.wanted
+        if receipt.committed:
+            oracle.acknowledged(write, revision, deleted)
+        else:
+            self.counts["acknowledged early"] += 1
+            oracle.left_open(write)
+
+    def _take_error(self, operation: Operation, error: common_pb2.Error) -> bool:
+        """Return whether there is no use in asking again."""
         self.counts[common_pb2.ErrorCode.Name(error.code)] += 1
-        expected = _EXPECTED_OF_WRITES if isinstance(operation, Write | Call) else _EXPECTED_OF_READS
-        at_a_witness = (
-            isinstance(operation, Read)
-            and operation.level == kv_pb2.LOCAL
-            and error.code == common_pb2.FAILED_PRECONDITION
-            and bool(self._world.oracle.witnesses)
-        )
-        if error.code not in expected and not at_a_witness:
-            self._world.violation(f"requests: {operation} was answered {error}")
+        oracle = self._world.oracle
+        final = False
+        if isinstance(operation, Read) and error.code in _EXPECTED_OF_LEVELS.get(operation.asked.level, ()):
+            token = operation.asked.token
+            if error.code == common_pb2.WRITE_LOST and token is not None:
+                oracle.claims.lost(token)
+                final = True
+            elif error.code == common_pb2.TOKEN_OUT_OF_RANGE and token is not None:
+                oracle.claims.out_of_range(token, error.message)
+                final = True
+        elif self._is_too_many(operation, error):
+            final = True
+        elif not self._is_at_a_witness(operation, error):
+            expected = _EXPECTED_OF_WRITES if isinstance(operation, Write | Call) else _EXPECTED_OF_READS
+            if error.code not in expected:
+                self._world.violation(f"requests: {operation} was answered {error}")
         if isinstance(operation, Write | Call):
             operation.doubtful = operation.doubtful or error.ambiguous
             if not operation.doubtful:
-                self._world.oracle.had_no_effect(operation)
+                oracle.had_no_effect(operation)
+            elif final:
+                oracle.left_open(operation)
+        return final
 
-    def _take_page(self, read: Read, page: kv_pb2.RangeResponse) -> None:
-        if page.guarantee not in _PROMISED[read.level] or page.more:
+    def _is_too_many(self, operation: Operation, error: common_pb2.Error) -> bool:
+        """Whether more voters are asked for than there are, since the members have changed."""
+        return (
+            error.code == common_pb2.INVALID_ARGUMENT
+            and "is not possible" in error.message
+            and self._world.oracle.changed
+            and (isinstance(operation, Write) or (isinstance(operation, Read) and operation.asked.replicas > 1))
+        )
+
+    def _is_at_a_witness(self, operation: Operation, error: common_pb2.Error) -> bool:
+        return (
+            isinstance(operation, Read)
+            and (operation.asked.level not in _LINEARIZABLE or operation.asked.here)
+            and error.code == common_pb2.FAILED_PRECONDITION
+            and bool(self._world.oracle.witnesses)
+        )
+
+    def _take_page(self, read: Read, page: kv_pb2.RangeResponse, receipt: common_pb2.ReadReceipt) -> None:
+        if page.more:
             self._world.violation(f"requests: {read} was answered {page}")
-        self.counts["reads by lease"] += page.guarantee == common_pb2.GUARANTEE_LEASE
+        self.counts["reads by lease"] += receipt.guarantee == common_pb2.GUARANTEE_LEASE
+        read.done = True
+        if not read.revision and read.began is not None:
+            self._world.oracle.claims.read(read.asked, receipt, page.revision, read.began)
         pairs = {pair.key: (pair.mod_revision, pair.value) for pair in page.kvs}
         if read.key == EVERYTHING:
             self._world.oracle.scanned(pairs, page.revision, read.floor)
@@ -325,6 +376,7 @@ class Caller:
             self._node = self._random.choice(self._world.nodes)
             return None
         answer = kv_pb2.BatchResponse.FromString(raw)
+        _hand_out_receipts(answer)
         trace.note(f"c{self.number}", f"<- n{node} {_outcome(answer)}")
         self._revision = max(self._revision, answer.header.revision)
         leader = answer.header.leader_id
@@ -348,18 +400,44 @@ class Caller:
 def encode(operation: Operation) -> kv_pb2.Operation:
     if isinstance(operation, Read):
         end = EVERYTHING if operation.key == EVERYTHING else b""
+        asked = operation.asked
         query = kv_pb2.RangeRequest(
-            key=operation.key, range_end=end, level=operation.level, revision=operation.revision
+            key=operation.key,
+            range_end=end,
+            level=asked.level,
+            revision=operation.revision,
+            here=asked.here,
+            replicas=asked.replicas,
+            max_staleness_ms=asked.bound_ms,
         )
+        if asked.token is not None:
+            token = common_pb2.ReadToken(
+                cluster_id=CLUSTER_ID,
+                term=asked.token.term,
+                index=asked.token.index,
+                committed=asked.token.committed,
+            )
+            query.at_least.CopyFrom(token)
         return kv_pb2.Operation(id=operation.sequence, range=query)
     if isinstance(operation, Look | Call):
         request = kv_pb2.Operation(id=operation.sequence)
         request.MergeFrom(operation.operation)
         return request
     if operation.value is None:
-        return kv_pb2.Operation(id=operation.sequence, delete=kv_pb2.DeleteRequest(key=operation.key))
-    put = kv_pb2.PutRequest(key=operation.key, value=operation.value)
+        delete = kv_pb2.DeleteRequest(key=operation.key, write_concern=operation.concern)
+        return kv_pb2.Operation(id=operation.sequence, delete=delete)
+    put = kv_pb2.PutRequest(key=operation.key, value=operation.value, write_concern=operation.concern)
     return kv_pb2.Operation(id=operation.sequence, put=put)
+
+
+def _hand_out_receipts(answer: kv_pb2.BatchResponse) -> None:
+    """Give each result the receipt that counts for it."""
+    for result in answer.results:
+        kind = result.WhichOneof("result")
+        if kind == "range" and not result.HasField("read"):
+            result.read.CopyFrom(answer.read)
+        elif kind in ("put", "delete") and not result.HasField("wrote"):
+            result.wrote.CopyFrom(answer.wrote)
 
 
 def _summary(batch: kv_pb2.BatchRequest) -> str:

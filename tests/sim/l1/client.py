@@ -6,6 +6,7 @@ import asyncio
 
 from raftkv.v1 import kv_pb2
 from tests.sim.l1.caller import EVERYTHING, Caller, Habits, Look, Operation, Read, Session, World, encode
+from tests.sim.l1.claims import Asked
 from tests.sim.l1.oracle import Call, Write
 from tests.sim.l1.state import ACCOUNT, ACCOUNTS, COUNTER, TOTAL
 
@@ -50,7 +51,7 @@ class Client(Caller):
             level = kv_pb2.LOCAL if self._random.random() < habits.local else kv_pb2.LINEARIZABLE
             if level == kv_pb2.LINEARIZABLE and self._world.has_leases and self._random.random() < 0.5:
                 level = kv_pb2.LEASE
-            return Read(EVERYTHING if self._random.random() < habits.scans else self._key(), level)
+            return Read(EVERYTHING if self._random.random() < habits.scans else self._key(), Asked(level))
         return Write(self._key(), None if self._random.random() < habits.deletes else self._value())
 
     def _draw_other(self, session: Session) -> Call | Read | Look:
@@ -66,7 +67,7 @@ class Client(Caller):
             return Call(kv_pb2.Operation(compact=kv_pb2.CompactRequest(revision=past)))
         if chance < 0.93:
             key = EVERYTHING if self._random.random() < 0.5 else self._key()
-            return Read(key, kv_pb2.LINEARIZABLE, past)
+            return Read(key, Asked(kv_pb2.LINEARIZABLE), past)
         return Look(_txn([], [_accounts()], []), self._take_accounts)
 
     def _key(self) -> bytes:

@@ -68,6 +68,9 @@ class Nemesis:
         self._supervisor: asyncio.TimerHandle | None = None
         self._ambushes: deque[tuple[Fault, int]] = deque()
         """Faults that wait for an installation, and which of its moments they wait for."""
+        self._going_on: Counter[str] = Counter()
+        """What clients may feel (`chooser.FELT`)."""
+        self._ended_at: dict[str, float] = {}
         self.operators = Operators(world, self.fired, self._cut_off)
         self._acts: dict[str, Callable[[Fault], None]] = {
             "partition": self._partition,
@@ -112,6 +115,21 @@ class Nemesis:
         for machine in self._world.machines.values():
             machine.disk.faults.clear()
             machine.slow_disk = 1.0  # also where it is the machine's own: the limits of the liveness phase are absolute
+
+    def felt(self, since: float) -> set[str]:
+        """Return what went on at some time since: see `chooser.FELT`."""
+        ended = {what for what, at in self._ended_at.items() if at >= since}
+        return ended | set(+self._going_on)
+
+    def _feel(self, what: str) -> Callable[[], None]:
+        """Something begins that clients may feel; the returned function ends it."""
+        self._going_on[what] += 1
+
+        def end() -> None:
+            self._going_on[what] -= 1
+            self._ended_at[what] = self._world.loop.time()
+
+        return end
 
     def _act(self, fault: Fault) -> None:
         self._world.trace.note("----", str(fault))
@@ -169,6 +187,7 @@ class Nemesis:
         network = self._world.network
         before = network.counts["held"] + network.counts["reset"]
         network.block(pairs)
+        end = self._feel("partition")
         if reset:
             for a, b in pairs:
                 if a < b:
@@ -177,6 +196,7 @@ class Nemesis:
         def undo() -> None:
             self.fired[fault.kind] += network.counts["held"] + network.counts["reset"] > before
             network.unblock(pairs)
+            end()
 
         self._later(fault, undo)
 
@@ -287,6 +307,7 @@ class Nemesis:
         )
         crash_after = random.randint(1, 12) if fault.kind == "crash in recovery" else None
         down = []
+        ends = [self._feel("leader crash")] if self._leader() in victims else []
         for number in victims:
             machine = self._world.machines[number]
             if machine.process is None and not power:
@@ -301,8 +322,16 @@ class Nemesis:
         def undo() -> None:
             for machine in down:
                 machine.start(crash_after=crash_after)
+            for end in ends:
+                end()
+            if down:
+                self._restarted()
 
         self._later(fault, undo)
+
+    def _restarted(self) -> None:
+        """A node begins to run again: it may be felt for as long as it has to catch up."""
+        self._world.loop.call_later(RESTART_S, self._feel("restart"), context=self._world.network.context)
 
     def _lie_in_wait(self, fault: Fault) -> None:
         """End the next process that installs a snapshot: before, between or behind the steps."""
@@ -332,6 +361,7 @@ class Nemesis:
             else:
                 self.fired[fault.kind] += 1
             machine.start()
+            self._restarted()
 
         self._later(fault, again)
 

@@ -18,6 +18,8 @@ The properties, by the names used in the reports:
     real time           a write or a linearizable read reflects everything that was committed before it began
     read                what was read is what the log says stood there at the revision of the answer
 
+And of receipts, what answers claim of themselves: see `claims`.
+
 And of what came with transactions, leases, locks and watches (numbers: docs/invariants.md):
     C14 mutual exclusion    a lock has no more holders than its kind admits, at any point of the log
     C15 tokens              a grant's token is greater than all before it, over all locks, restarts and snapshots
@@ -52,6 +54,7 @@ from raftkv.raft.messages import AppendResponse, VoteRequest, VoteResponse
 from raftkv.storage.protocols import RecoveredLog
 from raftkv.v1 import kv_pb2, lock_pb2
 from tests.sim.l1.answers import said_by_the_log, said_to_the_client
+from tests.sim.l1.claims import Claims, Token
 from tests.sim.l1.cluster_time import ClusterTimes
 from tests.sim.l1.state import Stamp, State
 from tests.sim.l1.watching import Watched, Wish
@@ -78,6 +81,10 @@ class Write:
     """None: a delete."""
     session: int = 0
     sequence: int = 0
+    concern: int = 0
+    """As on the wire."""
+    token: Token | None = None
+    """Where it stands in the log, as its client was told."""
     floor: int = 0
     """The truth's revision when it was first sent."""
     fate: Fate = Fate.UNDER_WAY
@@ -136,12 +143,15 @@ class Oracle:
         self._drift = drift
         self.state = State(report, now)
         self.times = ClusterTimes(report, now, drift)
+        self.claims = Claims(self, report, now, drift)
         founders = frozenset(map(NodeId, nodes))
         ids = sorted(founders | set(map(NodeId, spares)))
         # Of the members.
         self.configuration_index = 0
         """Of the newest configuration that is committed."""
         self.configuration = Configuration(founders)
+        self._configured: dict[int, Configuration] = {0: self.configuration}
+        """By index: all that were ever committed."""
         self._proposed: dict[tuple[int, int], Configuration] = {}
         """By index and term: configurations that somebody has appended."""
         self.witnesses: set[int] = set()
@@ -156,6 +166,10 @@ class Oracle:
         self._disks: dict[int, dict[int, int]] = {node: {} for node in ids}
         """Per node: the term of the entry at each index that its log store has confirmed."""
         self._last: dict[int, int] = dict.fromkeys(ids, 0)
+        self._held: dict[tuple[int, int], set[int]] = {}
+        """By (index, term): on whose disks an entry has been."""
+        self._installed: dict[int, int] = dict.fromkeys(ids, 0)
+        """Per node: the newest entry that a snapshot on its disk covers."""
         self._appending: dict[int, tuple[Entry, ...]] = {}
         """Per node: what its log store was asked to append and has not confirmed."""
         self._restarting: dict[int, int] = {}
@@ -175,6 +189,11 @@ class Oracle:
         self._calls: dict[Stamp, Call] = {}
 
     @property
+    def changed(self) -> bool:
+        """Whether anybody has tried to change the members."""
+        return bool(self._proposed)
+
+    @property
     def revision(self) -> int:
         """The store's revision after everything that anybody has applied."""
         return self.state.revision
@@ -190,6 +209,7 @@ class Oracle:
         if restarted or (node in self._restarting and recovered.first_index == self._restarting[node] + 1):
             # A snapshot was installed: all that was in the log before has gone.
             self._disks[node], self._last[node] = {}, recovered.first_index - 1
+            self._installed[node] = max(self._installed[node], recovered.first_index - 1)
         self._restarting.pop(node, None)
         replacing = self._appending.pop(node, ())
         if replacing and found.get(replacing[0].index) == replacing[0].term:
@@ -203,6 +223,8 @@ class Oracle:
                 self._report(f"durability: node {node} restarts with entry {index} of {found[index]}, not of {term}")
                 break
         self._disks[node] = found
+        for place in found.items():
+            self._held.setdefault(place, set()).add(node)
         self._last[node] = max(found, default=recovered.first_index - 1)
         self._hard[node] = after
 
@@ -221,6 +243,7 @@ class Oracle:
         """It has done so."""
         self._restarting.pop(node, None)
         self._disks[node], self._last[node], self._hard[node] = {}, index, hard_state
+        self._installed[node] = index
 
     def appending(self, node: int, entries: Sequence[Entry]) -> None:
         """A node's log store has been asked to append."""
@@ -235,6 +258,7 @@ class Oracle:
         disk = self._disks[node]
         self._cut(node, entries[0].index)
         for entry in entries:
+            self._held.setdefault((entry.index, entry.term), set()).add(node)
             if self._is_bare(node, entry.kind, entry.data):
                 disk[entry.index] = entry.term
                 continue
@@ -282,6 +306,7 @@ class Oracle:
         holders = {other for other, disk in disks if disk.get(entry.index) == entry.term}
         if entry.kind is EntryKind.CONFIGURATION:
             self.configuration_index, self.configuration = entry.index, decode_configuration(entry.data)
+            self._configured[entry.index] = self.configuration
             possible = [self.configuration]
         else:
             possible = [self.configuration]
@@ -329,6 +354,7 @@ class Oracle:
             if entry.payload is not None:
                 self._take(entry.payload, results, changes)
                 self.times.applied(entry.term, entry.index, self.state.time_ms)
+            self.claims.applied(entry.index, entry.term, self.revision)
         elif (known.term, known.payload) != (now.term, now.payload):
             self._report(f"commit: node {node} applies another entry {entry.index}: of term {now.term}, {known.term}")
         elif (known.results, known.changes) != (results, changes):
@@ -369,6 +395,30 @@ class Oracle:
             self._report(f"exactly once: nobody asked for the write of revision {revision}")
         elif write.fate is Fate.NO_EFFECT:
             self._report(f"no effect: {write} was answered so, and took effect at revision {revision}")
+
+    # --- what claims are compared with --------------------------------------------------------------------------------
+
+    def term_at(self, index: int) -> int | None:
+        entry = self._entries.get(index)
+        return entry.term if entry is not None else None
+
+    def holds(self, index: int, term: int, content: bytes) -> bool:
+        _, data = self._created.get((index, term), (EntryKind.NOOP, b""))
+        return content in data
+
+    def holders(self, index: int, term: int) -> set[int]:
+        found = set(self._held.get((index, term), ()))
+        if self.term_at(index) == term:
+            found |= {node for node, installed in self._installed.items() if installed >= index}
+        return found
+
+    def configurations(self, index: int) -> list[Configuration]:
+        in_force = max(at for at in self._configured if at <= index)
+        found = [self._configured[in_force]]
+        return found + [configuration for (at, _), configuration in self._proposed.items() if at == index]
+
+    def configuration_before(self, index: int) -> int:
+        return max(at for at in self._configured if at <= index)
 
     # --- clients ------------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,8 @@ class Plan:
     seed: int
     settings: Settings
     clients: tuple[Habits, ...]
+    choosers: tuple[Habits, ...]
+    """Clients that ask for all concerns and levels."""
     owners: tuple[Habits, ...]
     locks: tuple[bytes, ...]
     """What the owners contend for."""
@@ -107,6 +109,10 @@ class Plan:
 
 LEASES = 10
 """Every so many seeds leaders may hold leases; the others elect faster, and are wrong more often."""
+
+
+CHOOSERS = 5
+"""Every so many seeds there are clients that choose concerns and levels."""
 
 
 def make_plan(seed: int) -> Plan:
@@ -133,6 +139,7 @@ def make_plan(seed: int) -> Plan:
         seed=seed,
         settings=replace(settings, auto_compaction=_compaction(others), watch_limits=_watch_limits(others)),
         clients=tuple(_habits(random, others) for _ in range(random.randint(1, 3))),
+        choosers=_choosers(Random(f"raftkv-l1/{seed}/choosers")) if seed % CHOOSERS == CHOOSERS - 1 else (),
         owners=_owners(others),
         locks=tuple(others.sample(list(KINDS), others.choice([1, 1, 2]))),
         watchers=tuple(others.randint(1, 3) for _ in range(others.randint(1, 2))),
@@ -246,6 +253,28 @@ def _habits(random: Random, others: Random) -> Habits:
         scans=random.choice([0.0, 0.1, 0.3]),
         deletes=random.choice([0.0, 0.2, 0.4]),
         txns=others.choice([0.2, 0.5]),
+    )
+
+
+def _choosers(random: Random) -> tuple[Habits, ...]:
+    return tuple(
+        Habits(
+            width=random.randint(2, 4),
+            batch=1,
+            keys=random.choice([1, 3, 8]),
+            value_bytes=random.choice([8, 200]),
+            think_s=random.choice([0.01, 0.05]),
+            patience_s=random.choice([0.3, 1.0]),
+            attempt_s=random.choice([0.1, 0.3, 1.0]),
+            follows=random.choice([0.0, 0.3, 1.0]),
+            sessionless=0.0,
+            reads=0.0,
+            local=0.0,
+            scans=random.choice([0.0, 0.3]),
+            deletes=random.choice([0.0, 0.2]),
+            txns=0.0,
+        )
+        for _ in range(2)
     )
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
 
-from raftkv.errors import DataDirectoryMismatch, StorageError
+from google.protobuf.message import Message
+
+from raftkv.errors import DataDirectoryMismatch, RaftKVError, StorageError
 from raftkv.kv.codec import decode_batch
 from raftkv.kv.limits import SESSION_TTL_MS
 from raftkv.kv.machine import Applied, AppliedEntry, StateMachine
@@ -33,6 +35,7 @@ from raftkv.raft import (
     Snapshot,
     Term,
 )
+from raftkv.server import wire
 from raftkv.server.disk import Disk, inspect_state
 from raftkv.server.disk_kind import DiskKind
 from raftkv.server.lease import quarantine_ticks
@@ -49,7 +52,8 @@ from raftkv.storage.protocols import WalPosition
 from raftkv.storage.recovery import recover_node
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.transport import grpc_peer
-from raftkv.v1 import kv_pb2, peer_pb2
+from raftkv.v1 import common_pb2, kv_pb2, peer_pb2
+from tests.sim.l1.claims import CLUSTER_ID
 from tests.sim.l1.disk import CrashableEngine, CrashableStore, NodeDisk, SimRunner
 from tests.sim.l1.loop import VirtualTimeLoop
 from tests.sim.l1.network import CHECKPOINT_PIECE, Network, Server, SimTransport
@@ -59,9 +63,15 @@ from tests.sim.l1.watch_streams import WATCH_POLL, WatchStreams
 from tests.storage.simdisk import PowerLoss
 
 DATA = Path("/data")
-CLUSTER_ID = 7
 FIRST_CLIENT = 101
 """Numbers below are nodes, from here on clients."""
+
+READ_INDEX = b"R"
+LOG_END = b"L"
+"""First bytes of calls that nodes, and of the second kind clients, make in order to read; no batch begins so."""
+ANSWER = b"A"
+REFUSAL = b"E"
+"""First bytes of what is answered to them."""
 
 DRAIN_S = 1.0
 """A clean shutdown gives open requests this long."""
@@ -369,17 +379,31 @@ class NodeProcess(Server):
                 return await self.endpoint.take_piece(caller, request[1:])
             if request[:1] == WATCH_POLL and caller >= FIRST_CLIENT:
                 return await self.streams.poll(request[1:])
+            if request[:1] in (READ_INDEX, LOG_END):
+                return await self._about_reads(request)
             if caller >= FIRST_CLIENT:
                 answer = await self._parts[1].run(kv_pb2.BatchRequest.FromString(request), forwarded=False)
             else:
                 forwarded = peer_pb2.ForwardRequest.FromString(request)
                 answer = await self._parts[1].run(forwarded.batch, forwarded=True)
+            self.world.oracle.claims.answered(self.number, answer)
             return answer.SerializeToString()
         except Exception as error:
             self.world.violation(f"requests: node {self.number} answers a batch with {error!r}")
             raise
         finally:
             self.serving -= 1
+
+    async def _about_reads(self, request: bytes) -> bytes:
+        """Answer what nodes, and clients, ask in order to read."""
+        requests = self._parts[1]
+        try:
+            if request[:1] == LOG_END:
+                answer = requests.log_end(kv_pb2.LogEndRequest.FromString(request[1:]))
+                return ANSWER + answer.SerializeToString()
+            return ANSWER + (await requests.reads.read_index()).SerializeToString()
+        except RaftKVError as error:
+            return REFUSAL + wire.to_error(error).SerializeToString()
 
     async def shut_down(self) -> None:
         """Hand over leadership, answer what was asked, and leave a clean disk. Raises StorageError for a failed one."""
@@ -417,8 +441,28 @@ class _Forwarder:
         answer = await self._network.call(self._number, leader, request.SerializeToString(), timeout_s)
         return kv_pb2.BatchResponse.FromString(answer)
 
+    async def read_index(self, leader: NodeId, timeout_s: float) -> peer_pb2.ReadIndexResponse:
+        request = peer_pb2.ReadIndexRequest(cluster_id=CLUSTER_ID)
+        setattr(request, "from", self._number)
+        return peer_pb2.ReadIndexResponse.FromString(await self._ask(leader, READ_INDEX, request, timeout_s))
+
+    async def log_end(self, voter: NodeId, timeout_s: float) -> kv_pb2.LogEndResponse:
+        request = kv_pb2.LogEndRequest(cluster_id=CLUSTER_ID)
+        return kv_pb2.LogEndResponse.FromString(await self._ask(voter, LOG_END, request, timeout_s))
+
+    async def _ask(self, node: NodeId, kind: bytes, request: Message, timeout_s: float) -> bytes:
+        answer = await self._network.call(self._number, node, kind + request.SerializeToString(), timeout_s)
+        return answer_about_reads(answer)
+
     def client_address(self, node: NodeId) -> str:
         return address_of(node)
+
+
+def answer_about_reads(answer: bytes) -> bytes:
+    """Return what a node answered to READ_INDEX or LOG_END. Raises RaftKVError, if that is what it answered."""
+    if answer[:1] == REFUSAL:
+        raise wire.from_error(common_pb2.Error.FromString(answer[1:]))
+    return answer[1:]
 
 
 def address_of(node: int) -> str:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import google_crc32c
 import pytest
 
+from raftkv.errors import RaftKVError
 from raftkv.kv import compaction, fence, line, lock, txn
 from raftkv.kv.commands import Branch, BranchDone, Fence, FenceMode, Place, Rejected, Result, Swept
 from raftkv.kv.keys import LEASES, LOCKS, META, RESULTS, SESSIONS, lock_key, version_suffix
@@ -24,14 +26,19 @@ from raftkv.kv.line import Granting, fits
 from raftkv.kv.records import LockHead, PlaceRecord, encode_lock_head, encode_meta, read_meta
 from raftkv.kv.session import Session
 from raftkv.kv.store import Reader, Writer
-from raftkv.raft import Entry, HardState, Index, LogWrite, NodeId, Snapshot
+from raftkv.raft import Configuration, Entry, HardState, Index, LogWrite, NodeId, Role, Snapshot, core, quorum
 from raftkv.raft.log import Log
-from raftkv.server import wire
+from raftkv.server import node, wire
 from raftkv.server.barriers import Barriers
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.cluster_time import ClusterTime
+from raftkv.server.durability import Durability
 from raftkv.server.peer_book import PeerBook
+from raftkv.server.quorum_reads import QuorumReads
+from raftkv.server.read_points import ReadPoint, ReadPoints
+from raftkv.server.reads import Reads
 from raftkv.server.requests import Attempt
+from raftkv.server.tokens import Tokens
 from raftkv.server.upkeep import Upkeep
 from raftkv.server.watch_hub import WatchHub
 from raftkv.server.watch_sender import WatchSender
@@ -516,6 +523,90 @@ def compares_see_what_the_transaction_wrote(patch: Patch) -> None:
 def conditions_are_not_looked_at(patch: Patch) -> None:
     """Kv/txn: whoever compares and sets, sets."""
     patch.setattr(txn._Run, "_holds", lambda run, compare: True)
+
+
+# --- concerns and levels ----------------------------------------------------------------------------------------------
+
+
+def quorum_reads_are_not_rinsed(patch: Patch) -> None:
+    """Quorum/reading, step 3: whoever coordinates answers from what it has applied."""
+    patch.setattr(node, "is_rinsed", lambda target, applied_term, applied_index: True)
+
+
+def quorum_reads_join_the_round_under_way(patch: Patch) -> None:
+    """Quorum/reading, step 1: answers that voters gave before the read began count."""
+
+    async def shared(reads: QuorumReads, replicas: int) -> None:
+        try:
+            while (waiting := reads._next.get(replicas)) is not None:
+                try:
+                    waiting.set_result(await reads._find(replicas))
+                except RaftKVError as error:
+                    waiting.set_exception(error)
+                del reads._next[replicas]
+        finally:
+            del reads._running[replicas]
+
+    patch.setattr(QuorumReads, "_run", shared)
+
+
+def read_points_are_stamped_at_receipt(patch: Patch) -> None:
+    """Server/read_points: what the leader said is taken to be as young as its answer."""
+    ask = ReadPoints._ask
+
+    async def late(points: ReadPoints) -> ReadPoint:
+        point = await ask(points)
+        return replace(point, asked_ms=points._node.now_ms())
+
+    patch.setattr(ReadPoints, "_ask", late)
+
+
+def a_leader_counts_before_it_has_synced(patch: Patch) -> None:
+    """Raft/quorum, server/durability: the leader counts as if its disk had all of its log."""
+    check = Durability.check
+
+    def hasty(durability: Durability) -> None:
+        raft = durability._raft
+        state, last = raft._state, raft.log.last_index
+        if state.role is not Role.LEADER:
+            return
+        durable = quorum.durable_on(state.configuration, {**state.durable_match(), state.id: last})
+        stand_in: Any = SimpleNamespace(durable_on=lambda: durable, log=SimpleNamespace(durable=last))
+        durability._raft = stand_in
+        try:
+            check(durability)
+        finally:
+            durability._raft = raft
+
+    patch.setattr(Durability, "check", hasty)
+
+
+def witnesses_and_learners_count_as_copies(patch: Patch) -> None:
+    """Raft/quorum: whoever acknowledges entries is taken for a voter that holds them."""
+
+    def generous(configuration: Configuration, match: Mapping[NodeId, Index]) -> tuple[Index, ...]:
+        return tuple(sorted([match.get(member, Index(0)) for member in configuration.members], reverse=True))
+
+    patch.setattr(core, "durable_on", generous)
+
+
+def tokens_are_ignored(patch: Patch) -> None:
+    """Server/reads: what a client has seen is not waited for."""
+
+    async def careless(reads: Reads, group: Any) -> None:
+        pass
+
+    patch.setattr(Reads, "_come_to", careless)
+
+
+def a_lost_write_is_taken_for_a_late_one(patch: Patch) -> None:
+    """Server/tokens: that another entry stands at the index is not noticed."""
+    patch.setattr(Tokens, "reached", lambda tokens, token: tokens._node.machine.applied_index >= token.index)
+
+
+def lost_leaders_go_on_acknowledging(patch: Patch) -> None:
+    """Server/durability: copies of an entry count whatever entry stands at its index by now."""
+    patch.setattr(Durability, "leadership_lost", lambda durability: None)
 
 
 def _copies_have(patch: Patch, change: Callable[[bytes, bytes], bytes | None]) -> None:

@@ -16,6 +16,7 @@ import structlog
 
 from raftkv.kv import session
 from tests.sim.l1.caller import Caller
+from tests.sim.l1.chooser import Chooser
 from tests.sim.l1.client import Client
 from tests.sim.l1.loop import PROCESS, Deadlock, VirtualTimeLoop
 from tests.sim.l1.nemesis import Nemesis
@@ -117,7 +118,8 @@ class Simulation:
             for number in (*plan.settings.nodes, *plan.settings.spares)
         }
         owners, watchers = FIRST_CLIENT + len(plan.clients), FIRST_CLIENT + len(plan.clients) + len(plan.owners)
-        self.client_numbers: Sequence[int] = range(FIRST_CLIENT, watchers + len(plan.watchers))
+        choosers = watchers + len(plan.watchers)
+        self.client_numbers: Sequence[int] = range(FIRST_CLIENT, choosers + len(plan.choosers))
         self.clients: list[Caller] = [
             Client(self, number, habits, plan.stream(f"client {number}"))
             for number, habits in enumerate(plan.clients, FIRST_CLIENT)
@@ -126,12 +128,23 @@ class Simulation:
             Owner(self, number, habits, plan.stream(f"owner {number}"), plan.locks)
             for number, habits in enumerate(plan.owners, owners)
         ]
+        self.clients += [
+            Chooser(self, number, habits, plan.stream(f"chooser {number}"))
+            for number, habits in enumerate(plan.choosers, choosers)
+        ]
         self.watchers = [
             Watcher(self, number, plan.stream(f"watcher {number}"), watches)
             for number, watches in enumerate(plan.watchers, watchers)
         ]
         self.nemesis = Nemesis(self)
         self._main: asyncio.Task[None] | None = None
+
+    @property
+    def founders(self) -> int:
+        return len(self.plan.settings.nodes)
+
+    def felt(self, since: float) -> set[str]:
+        return self.nemesis.felt(since)
 
     @property
     def settings(self) -> Settings:

@@ -11,6 +11,7 @@ import pytest
 from tests.raft.sabotage import without_the_cores_own_checks
 from tests.sim.l0 import sabotage as core
 from tests.sim.l1 import run_seed, sabotage
+from tests.sim.l1.plan import CHOOSERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,16 @@ class Control:
     """Most take one or two; the rarest needs the right tear of a record, or a crash between two steps."""
     first: int = 0
     """Where to begin. The seeds before it were found to show nothing: they cost time and prove nothing."""
+    step: int = 1
+    """From one seed to the next."""
 
     def __str__(self) -> str:
         return self.rule.__name__
+
+
+def _of_choosers(rule: Callable[[pytest.MonkeyPatch], None], finding: str, first: int = 4) -> Control:
+    """Return a control that only clients which choose concerns and levels can notice."""
+    return Control(rule, finding, seeds=20, first=first, step=CHOOSERS)
 
 
 CONTROLS = [
@@ -74,6 +82,14 @@ CONTROLS = [
     Control(sabotage.one_node_sweeps_less_than_the_others, "determinism", seeds=5),
     Control(sabotage.compares_see_what_the_transaction_wrote, "transaction", seeds=20, first=1),
     Control(sabotage.conditions_are_not_looked_at, "transaction", seeds=5),
+    _of_choosers(sabotage.quorum_reads_are_not_rinsed, "linearizable|sees writes at"),
+    _of_choosers(sabotage.quorum_reads_join_the_round_under_way, "linearizable|sees writes at"),
+    _of_choosers(sabotage.read_points_are_stamped_at_receipt, "bounded", first=34),
+    _of_choosers(sabotage.a_leader_counts_before_it_has_synced, "durable_on"),
+    _of_choosers(sabotage.witnesses_and_learners_count_as_copies, "durable_on", first=29),
+    _of_choosers(sabotage.tokens_are_ignored, "at least"),
+    _of_choosers(sabotage.a_lost_write_is_taken_for_a_late_one, "at least"),
+    _of_choosers(sabotage.lost_leaders_go_on_acknowledging, "durable_on|receipt"),
     Control(core.a_joint_change_needs_one_majority, "commit", first=5),
     Control(core.learners_count, "commit", first=2),
     Control(core.a_restart_forgets_the_configurations_of_the_log, "commit", first=3),
@@ -86,7 +102,7 @@ def test_a_missing_safeguard_is_found(control: Control, monkeypatch: pytest.Monk
     control.rule(monkeypatch)
     if control.rule.__module__ == core.__name__:
         without_the_cores_own_checks(monkeypatch)
-    for seed in range(control.first, control.first + control.seeds):
+    for seed in range(control.first, control.first + control.seeds * control.step, control.step):
         violation = run_seed(seed).violation
         if violation is not None and not violation.startswith("harness"):
             assert re.search(control.finding, violation), f"seed {seed} finds something else: {violation}"

@@ -1,0 +1,233 @@
+"""Quorum reads as a node coordinates them: which state may answer, found out without a leader (rules: raftkv.quorum).
+
+All reads of one R that come while a round is under way share the next one: the ends of the logs must be asked for after
+a read began. A voter is asked one question at a time as well, so that one which does not answer costs no more than
+that; a round that finds a question under way waits for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import grpc
+
+from raftkv.errors import QuorumUnavailable, RaftKVError
+from raftkv.quorum import (
+    Answer,
+    Begin,
+    LogEnd,
+    Membership,
+    Target,
+    counts,
+    decide,
+    is_rinsed,
+    majority,
+    required_replicas,
+)
+from raftkv.raft import NodeId
+from raftkv.server.forwarding import Forwarder
+from raftkv.server.log_end import answer_of, membership_of, own_answer, voters_of
+from raftkv.server.node import Node
+from raftkv.v1 import kv_pb2
+
+ROUND_TIMEOUT_S = 1.0
+"""What a round waits for its voters."""
+
+
+class Found(NamedTuple):
+    """What a round came to: a state that has this may answer."""
+
+    target: LogEnd
+    replicas: int
+    """R: how many voters it may claim to have asked."""
+    membership: Membership
+    holders: tuple[NodeId, ...]
+    """Voters that said to have applied it already, and hold data."""
+
+
+class QuorumReads:
+    """Rounds under way, and those to come."""
+
+    def __init__(self, node: Node, forwarder: Forwarder, timeout_s: float = ROUND_TIMEOUT_S) -> None:
+        self._node = node
+        self._forwarder = forwarder
+        self._timeout_s = timeout_s
+        self._next: dict[int, asyncio.Future[Found]] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._rounds: dict[int, _Round] = {}
+        """The newest of each R."""
+        self._voters: dict[NodeId, _Voter] = {}
+
+    async def find(self, replicas: int, until: float) -> Found:
+        """Return what a round that begins from now on finds for R = `replicas`, 0 for a majority.
+
+        Raises QuorumUnavailable when that takes too long, or it is `until` (event loop time), and InvalidArgument.
+        """
+        now = asyncio.get_running_loop().time()
+        until = min(until, now + self._timeout_s)
+        joined = self._next.get(replicas)
+        if joined is None:
+            joined = self._next[replicas] = asyncio.get_running_loop().create_future()
+            joined.add_done_callback(_look_at)
+        if replicas not in self._running:
+            task = asyncio.create_task(self._run(replicas), name=f"raftkv-quorum-{replicas}")
+            self._running[replicas] = task
+        try:
+            async with asyncio.timeout_at(until):
+                return await asyncio.shield(joined)
+        except TimeoutError:
+            raise self._rounds[replicas].unavailable(replicas) from None
+
+    async def _run(self, replicas: int) -> None:
+        try:
+            while (waiting := self._next.pop(replicas, None)) is not None:
+                try:
+                    found = await self._find(replicas)
+                except RaftKVError as error:
+                    waiting.set_exception(error)
+                else:
+                    waiting.set_result(found)
+        finally:
+            del self._running[replicas]
+
+    async def _find(self, replicas: int) -> Found:
+        raft = self._node.raft
+        membership = membership_of(raft.configuration, raft.configuration_index)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    round_ = self._rounds[replicas] = _Round(membership)
+                    found = await self._ask(round_, replicas)
+                    if isinstance(found, Found):
+                        return found
+                    membership = found.membership
+        except TimeoutError:
+            raise self._rounds[replicas].unavailable(replicas) from None
+
+    async def _ask(self, round_: _Round, replicas: int) -> Found | Begin:
+        """Ask the voters of one configuration, once."""
+        membership, own = round_.membership, self._node.raft.node_id
+        if membership.joint:
+            raise QuorumUnavailable(
+                "the voters are being changed, and neither the old nor the new ones decide alone: ask again"
+            )
+        if not membership.voters:
+            raise QuorumUnavailable(f"node {own} joins the cluster, and does not know its voters yet: ask again")
+        needed = required_replicas(replicas, len(membership.voters))
+        open_: set[asyncio.Future[kv_pb2.LogEndResponse]] = set()
+        asked: dict[asyncio.Future[kv_pb2.LogEndResponse], NodeId] = {}
+        for voter in voters_of(membership):
+            if voter == own:
+                round_.take_own(self._node)
+            else:
+                question = self._voter(voter).ask()
+                open_.add(question)
+                asked[question] = voter
+        while True:
+            decision = decide(membership, round_.answers, needed)
+            if isinstance(decision, Target):
+                return Found(decision.end, needed, membership, round_.holders(decision.end))
+            if isinstance(decision, Begin):
+                return decision
+            if not open_:
+                raise round_.unavailable(replicas)
+            done, open_ = await asyncio.wait(open_, return_when=asyncio.FIRST_COMPLETED)
+            for question in done:
+                round_.take(asked[question], question)
+
+    def _voter(self, voter: NodeId) -> _Voter:
+        known = self._voters.get(voter)
+        if known is None:
+            known = self._voters[voter] = _Voter(voter, self._forwarder, self._timeout_s)
+        return known
+
+
+class _Round:
+    """What the voters of one configuration have said."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self.answers: dict[int, Answer] = {}
+        self._applied: dict[NodeId, tuple[int, int]] = {}
+        self._failures: dict[int, str] = {}
+
+    def take_own(self, node: Node) -> None:
+        try:
+            self.answers[node.raft.node_id] = own_answer(node)
+        except QuorumUnavailable as error:
+            self._failures[node.raft.node_id] = error.message
+
+    def take(self, voter: NodeId, question: asyncio.Future[kv_pb2.LogEndResponse]) -> None:
+        error = question.exception()
+        if error is None:
+            response = question.result()
+            self.answers[voter] = answer_of(response)
+            self._applied[voter] = response.applied_term, response.applied_index
+        elif isinstance(error, grpc.aio.AioRpcError):
+            self._failures[voter] = error.code().name
+        elif isinstance(error, RaftKVError):
+            self._failures[voter] = error.message
+        else:
+            raise error
+
+    def holders(self, target: LogEnd) -> tuple[NodeId, ...]:
+        """Return who may answer at once."""
+        witnesses = self.membership.witnesses
+        return tuple(
+            [voter for voter, at in self._applied.items() if voter not in witnesses and is_rinsed(target, *at)]
+        )
+
+    def unavailable(self, replicas: int) -> QuorumUnavailable:
+        """Return why the round came to nothing: who did not answer, or not so that it counts."""
+        voters = sorted(self.membership.voters)
+        replicas = replicas or majority(len(voters))
+        counted = [voter for voter in voters if voter in self.answers and counts(self.membership, self.answers[voter])]
+        reasons = [f"node {voter} ({self._why_not(voter)})" for voter in voters if voter not in counted]
+        return QuorumUnavailable(
+            f"QUORUM({replicas}) of {len(voters)} voters: {len(counted)} answered, and not {', '.join(reasons)}"
+        )
+
+    def _why_not(self, voter: int) -> str:
+        if voter in self.answers:
+            return "its log has come to other members, or not to these yet"
+        return self._failures.get(voter, "no answer in time")
+
+
+class _Voter:
+    """One question at a time, shared by all that were waiting when it was sent."""
+
+    def __init__(self, voter: NodeId, forwarder: Forwarder, timeout_s: float) -> None:
+        self._voter = voter
+        self._forwarder = forwarder
+        self._timeout_s = timeout_s
+        self._next: asyncio.Future[kv_pb2.LogEndResponse] | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    def ask(self) -> asyncio.Future[kv_pb2.LogEndResponse]:
+        """Return the answer to a question that is sent from now on."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+            self._next.add_done_callback(_look_at)
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name=f"raftkv-log-end-{self._voter}")
+        return self._next
+
+    async def _run(self) -> None:
+        try:
+            while self._next is not None:
+                waiting, self._next = self._next, None
+                try:
+                    answer = await self._forwarder.log_end(self._voter, self._timeout_s)
+                except (RaftKVError, grpc.aio.AioRpcError) as error:
+                    waiting.set_exception(error)
+                else:
+                    waiting.set_result(answer)
+        finally:
+            self._running = None
+
+
+def _look_at(future: asyncio.Future[Found] | asyncio.Future[kv_pb2.LogEndResponse]) -> None:
+    """Nobody may wait for it any more, and asyncio need not complain of that."""
+    if not future.cancelled():
+        future.exception()
