@@ -147,6 +147,30 @@ async def test_a_read_joins_the_next_round_not_the_one_under_way() -> None:
         assert (await late).value == b"new"
 
 
+async def test_what_a_slow_voter_was_asked_for_an_earlier_round_is_no_answer_to_a_later_one() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        await leader.put(b"k", b"old")
+        await settled(cluster)
+        behind = cluster.follower(leader)
+        (other,) = others(cluster, leader, behind)
+        held = Held(behind.id)
+
+        async def slow(sender: int, receiver: int) -> None:
+            if receiver == leader.id:
+                await held(sender, receiver)
+
+        cluster.before_answer = slow
+        assert (await quorum(behind)).value == b"old"  # the other one has answered
+        await held.held.wait()
+        await written_behind(cluster, leader, behind, b"new")
+        cluster.cut_off.add(other.id)
+        late = asyncio.create_task(quorum(behind))
+        await asyncio.sleep(0)
+        held.let_go()
+        assert (await late).value == b"new"
+
+
 async def test_reads_of_one_turn_share_a_round() -> None:
     async with MemoryCluster() as cluster:
         leader = await settled(cluster)
