@@ -224,7 +224,9 @@ class Reads:
     # --- QUORUM -------------------------------------------------------------------------------------------------------
 
     async def _quorum_read(self, group: _Group) -> None:
+        group.late = partial(self._quorum.unavailable, group.asked.replicas)
         found = await self._quorum.find(group.asked.replicas, group.until)
+        group.late = None
         reached = self._applied(found.target, or_later_term=True)
         if reached is not None:
             try:

@@ -119,7 +119,9 @@ async def test_reads_at_every_level_have_a_receipt(asked: Stubs, prefix: str) ->
 async def test_the_end_of_a_log_is_told_to_nobody_of_another_cluster(asked: Stubs) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await asked.kv.LogEnd(kv_pb2.LogEndRequest(cluster_id=1), timeout=PATIENCE_S)
-    assert detail_of(refused.value).code == common_pb2.CLUSTER_MISMATCH
+    detail = detail_of(refused.value)
+    assert detail is not None
+    assert detail.code == common_pb2.CLUSTER_MISMATCH
 
 
 @ON_BOTH
