@@ -77,7 +77,13 @@ class QuorumReads:
             async with asyncio.timeout_at(until):
                 return await asyncio.shield(joined)
         except TimeoutError:
-            raise self._rounds[replicas].unavailable(replicas) from None
+            raise self.unavailable(replicas) from None
+
+    def unavailable(self, replicas: int) -> QuorumUnavailable:
+        """Return what keeps the newest round for R = `replicas` from its end."""
+        raft = self._node.raft
+        newest = self._rounds.get(replicas)
+        return (newest or _Round(membership_of(raft.configuration, raft.configuration_index))).unavailable(replicas)
 
     async def _run(self, replicas: int) -> None:
         try:
@@ -103,7 +109,7 @@ class QuorumReads:
                         return found
                     membership = found.membership
         except TimeoutError:
-            raise self._rounds[replicas].unavailable(replicas) from None
+            raise self.unavailable(replicas) from None
 
     async def _ask(self, round_: _Round, replicas: int) -> Found | Begin:
         """Ask the voters of one configuration, once."""

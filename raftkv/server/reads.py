@@ -224,7 +224,9 @@ class Reads:
     # --- QUORUM -------------------------------------------------------------------------------------------------------
 
     async def _quorum_read(self, group: _Group) -> None:
+        group.late = partial(self._quorum.unavailable, group.asked.replicas)
         found = await self._quorum.find(group.asked.replicas, group.until)
+        group.late = None
         reached = self._node.rinsed(found.target)
         if reached is not None:
             try:

@@ -87,6 +87,44 @@ async def test_single_calls_work_on_any_node(asked: Stubs, leader: NodeProcess, 
 
 
 @ON_BOTH
+async def test_reads_at_every_level_have_a_receipt(asked: Stubs, prefix: str) -> None:
+    key = f"{prefix}key".encode()
+    await asked.kv.Put(kv_pb2.PutRequest(key=key, value=b"1"), timeout=PATIENCE_S)
+    end = await asked.kv.LogEnd(kv_pb2.LogEndRequest(), timeout=PATIENCE_S)
+    assert len(end.voters) == 3
+    assert 0 < end.applied_index <= end.last_index
+    seen = common_pb2.ReadToken(
+        cluster_id=end.header.cluster_id, term=end.applied_term, index=end.applied_index, committed=True
+    )
+    after = kv_pb2.Position(term=end.last_term, index=end.last_index)
+    reads: list[tuple[kv_pb2.RangeRequest, common_pb2.Guarantee.ValueType]] = [
+        (kv_pb2.RangeRequest(), common_pb2.GUARANTEE_LINEARIZABLE),
+        (kv_pb2.RangeRequest(here=True), common_pb2.GUARANTEE_LINEARIZABLE),
+        (kv_pb2.RangeRequest(level=kv_pb2.LOCAL), common_pb2.GUARANTEE_STALE_PREFIX),
+        (kv_pb2.RangeRequest(level=kv_pb2.AT_LEAST, at_least=seen), common_pb2.GUARANTEE_AT_LEAST),
+        (kv_pb2.RangeRequest(level=kv_pb2.AT_LEAST, after=after), common_pb2.GUARANTEE_AT_LEAST),
+        (kv_pb2.RangeRequest(level=kv_pb2.BOUNDED, max_staleness_ms=60_000), common_pb2.GUARANTEE_BOUNDED),
+        (kv_pb2.RangeRequest(level=kv_pb2.QUORUM), common_pb2.GUARANTEE_LINEARIZABLE),
+        (kv_pb2.RangeRequest(level=kv_pb2.QUORUM, replicas=1), common_pb2.GUARANTEE_SEES_WRITES_AT_W_GE),
+    ]
+    for request, guarantee in reads:
+        request.key = key
+        answer = await asked.kv.Range(request, timeout=PATIENCE_S)
+        assert answer.receipt.guarantee == guarantee
+        assert answer.receipt.applied_index > 0
+        if guarantee == common_pb2.GUARANTEE_LINEARIZABLE:
+            assert answer.kvs[0].value == b"1"
+
+
+async def test_the_end_of_a_log_is_told_to_nobody_of_another_cluster(asked: Stubs) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await asked.kv.LogEnd(kv_pb2.LogEndRequest(cluster_id=1), timeout=PATIENCE_S)
+    detail = detail_of(refused.value)
+    assert detail is not None
+    assert detail.code == common_pb2.CLUSTER_MISMATCH
+
+
+@ON_BOTH
 async def test_a_repeated_call_of_a_session_is_applied_once(asked: Stubs, prefix: str) -> None:
     session = await asked.kv.RegisterSession(kv_pb2.RegisterSessionRequest(), timeout=PATIENCE_S)
     stamp = common_pb2.WriteStamp(session=session.session, sequence=1)

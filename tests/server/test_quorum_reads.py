@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from raftkv.errors import QuorumUnavailable
 from raftkv.kv.commands import Group, Put
 from raftkv.quorum import Guarantee, LogEnd
-from raftkv.raft import NodeId
+from raftkv.raft import Configuration, Entry, Index, NodeId, Term
+from raftkv.raft.log import Log
+from raftkv.server.log_end import own_answer
 from raftkv.server.quorum_reads import QuorumReads
 from raftkv.transport.calls import unavailable
 from raftkv.v1 import common_pb2, kv_pb2, peer_pb2
@@ -147,6 +151,30 @@ async def test_a_read_joins_the_next_round_not_the_one_under_way() -> None:
         assert (await late).value == b"new"
 
 
+async def test_what_a_slow_voter_was_asked_for_an_earlier_round_is_no_answer_to_a_later_one() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        await leader.put(b"k", b"old")
+        await settled(cluster)
+        behind = cluster.follower(leader)
+        (other,) = others(cluster, leader, behind)
+        held = Held(behind.id)
+
+        async def slow(sender: int, receiver: int) -> None:
+            if receiver == leader.id:
+                await held(sender, receiver)
+
+        cluster.before_answer = slow
+        assert (await quorum(behind)).value == b"old"  # the other one has answered
+        await held.held.wait()
+        await written_behind(cluster, leader, behind, b"new")
+        cluster.cut_off.add(other.id)
+        late = asyncio.create_task(quorum(behind))
+        await asyncio.sleep(0)
+        held.let_go()
+        assert (await late).value == b"new"
+
+
 async def test_reads_of_one_turn_share_a_round() -> None:
     async with MemoryCluster() as cluster:
         leader = await settled(cluster)
@@ -184,14 +212,28 @@ async def test_only_what_is_on_disk_is_told() -> None:
         assert leader.requests.reads.log_end().last_index == before
 
 
-async def test_while_a_snapshot_takes_the_logs_place_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with MemoryCluster() as cluster:
-        leader = await settled(cluster)
-        log = leader.node.raft.log
-        monkeypatch.setattr(type(log), "term", lambda self, index: None if index <= log.durable else 1)
-        with pytest.raises(QuorumUnavailable, match="snapshot") as refused:
-            leader.requests.reads.log_end()
-        assert refused.value.retryable
+def own_end(log: Log) -> LogEnd:
+    configuration = Configuration(frozenset({NodeId(1)}))
+    raft = SimpleNamespace(node_id=NodeId(1), log=log, configuration=configuration, configuration_index=0)
+    return own_answer(cast(Any, SimpleNamespace(raft=raft))).end
+
+
+def test_the_term_told_is_that_of_the_entry_on_disk() -> None:
+    log = Log([Entry(Term(1), Index(1))], commit=Index(0), applied=Index(0))
+    log.append([Entry(Term(2), Index(2))])
+    assert own_end(log) == LogEnd(1, 1)
+    log.durable = Index(2)
+    assert own_end(log) == LogEnd(2, 2)
+
+
+def test_while_a_snapshot_takes_the_logs_place_nothing_is_told() -> None:
+    log = Log([Entry(Term(1), Index(1))], commit=Index(1), applied=Index(1))
+    log.restore(Index(10), Term(3))
+    with pytest.raises(QuorumUnavailable, match="snapshot") as refused:
+        own_end(log)
+    assert refused.value.retryable
+    log.restored()
+    assert own_end(log) == LogEnd(3, 10)
 
 
 # --- other configurations, told by voters that only exist as answers --------------------------------------------------
@@ -258,14 +300,16 @@ async def test_while_members_change_it_is_refused_and_may_be_tried_again() -> No
         assert refused.value.retryable
 
 
-async def test_a_learner_does_not_count() -> None:
-    """Node 1 is none of the voters; and it counts no answer of one that is not a voter."""
+async def test_a_learner_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     async with MemoryCluster() as cluster:
         await settled(cluster)
-        script = Script({2: says((9, 90), 80, (2, 3))})
+        raft = cluster[1].node.raft
+        learns = Configuration(frozenset({NodeId(2), NodeId(3)}), learners=frozenset({NodeId(1)}))
+        monkeypatch.setattr(type(raft), "configuration", property(lambda self: learns))
+        script = Script({2: says((9, 90), 0, (2, 3))})
         with pytest.raises(QuorumUnavailable, match=r"QUORUM\(2\) of 2 voters: 1 answered, and not node 3"):
             await find(cluster, script)
-        script.answers[3] = says((9, 95), 80, (2, 3))
+        script.answers[3] = says((9, 95), 0, (2, 3))
         assert await find(cluster, script) == (LogEnd(9, 95), frozenset({2, 3}))
 
 

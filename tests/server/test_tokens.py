@@ -26,6 +26,8 @@ async def test_a_write_that_another_leader_has_replaced_is_lost_on_every_node() 
     async with MemoryCluster() as cluster:
         old = await settled(cluster)
         cluster.isolate(old.id)
+        await appended(old, b"lost")
+        await appended(old, b"lost")
         doomed = await appended(old, b"lost")
         seen = token(old.node.raft.term, old.node.raft.log.last_index, committed=False)
         new = await cluster.leader(other_than=old.id)
@@ -35,7 +37,8 @@ async def test_a_write_that_another_leader_has_replaced_is_lost_on_every_node() 
             for member in cluster.nodes.values():
                 error = await asked(member, seen, 5_000)
                 assert (error.code, error.retryable) == (common_pb2.WRITE_LOST, False)
-            await new.put(b"k", b"v")
+            for _ in range(3):
+                await new.put(b"k", b"v")
             await settled(cluster)
         # Had it said that it is committed, the histories would not be the same.
         error = await asked(new, token(seen.term, seen.index))
