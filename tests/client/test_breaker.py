@@ -18,14 +18,13 @@ def opened() -> Breaker:
 
 
 def test_it_opens_after_failures_in_a_row_and_not_before() -> None:
-    breaker = Breaker()
-    for _ in range(FAILURES_TO_OPEN - 1):
+    breaker, states = Breaker(), []
+    for _ in range(FAILURES_TO_OPEN):
         breaker.failed(1.0, RANDOM)
-    assert breaker.state is BreakerState.CLOSED
-    assert breaker.allows(1.0)
-    breaker.failed(1.0, RANDOM)
-    assert breaker.state is BreakerState.OPEN
-    assert not breaker.allows(1.0)
+        states.append((breaker.state, breaker.allows(1.0)))
+    *before, last = states
+    assert before == [(BreakerState.CLOSED, True)] * (FAILURES_TO_OPEN - 1)
+    assert last == (BreakerState.OPEN, False)
 
 
 def test_a_success_in_between_begins_the_row_anew() -> None:

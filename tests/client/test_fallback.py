@@ -88,7 +88,7 @@ async def test_an_answer_in_time_is_not_weakened(cluster: FakeCluster) -> None:
     def at_last(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
         nonlocal asked
         asked += operation.HasField("range")
-        return (execute if asked > 8 else refusal(ErrorCode.NO_LEADER))(node, batch, operation)  # type: ignore[no-any-return]
+        return (execute if asked > 8 else refusal(ErrorCode.NO_LEADER))(node, batch, operation)
 
     async with AsyncClient(cluster.addresses) as client:
         await client.put("k", "v")

@@ -185,7 +185,7 @@ async def test_a_client_of_one_node_that_comes_to_no_answer_waits_for_it(single:
         async def late(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
             begun.set()
             await release.wait()
-            return execute(node, batch, operation)  # type: ignore[return-value]
+            return execute(node, batch, operation)
 
         single[1].script = late
         reading = asyncio.ensure_future(client.get("k", level=Quorum(), timeout=30))
