@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum, auto
 from typing import Final
 
-from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
+from raftkv.client.receipts import ReadReceipt, WriteReceipt
 from raftkv.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -57,6 +57,11 @@ class Call:
         "wrote",
     )
 
+    wrote: WriteReceipt
+    """What the answer to a write says of itself; set with it, and not before."""
+    read: ReadReceipt
+    """What the answer to anything else says of itself; set with it, and not before."""
+
     def __init__(
         self,
         kind: Kind,
@@ -87,10 +92,6 @@ class Call:
         self.tried: tuple[str, ...] = ()
         """Endpoints that refused it since it was last parked."""
         self.last_error: RaftKVError | None = None
-        self.wrote: WriteReceipt = UNTOLD_WRITE
-        """What the answer to a write says of itself."""
-        self.read: ReadReceipt = UNTOLD_READ
-        """What the answer to a read says of itself."""
 
     @property
     def is_write(self) -> bool:

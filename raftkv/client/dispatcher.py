@@ -251,14 +251,16 @@ class Dispatcher:
                 self._refused(call, stream, result.error, header.raft_term)
             else:
                 live.discard(call)
-                if call.kind is Kind.LOCAL_READ:
-                    near = True
-                else:
+                kind = call.kind
+                if kind is Kind.WRITE:
                     led = True
-                if call.kind is Kind.WRITE:
                     self._sequences.done(call.id)
                     call.wrote = wrote if not result.HasField("wrote") else self._wrote(result.wrote, header)
                 else:
+                    if kind is Kind.LOCAL_READ:
+                        near = True
+                    else:
+                        led = True
                     call.read = read if not result.HasField("read") else self._read(result.read, header)
                 if not call.future.done():
                     call.future.set_result(result)

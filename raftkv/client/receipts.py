@@ -81,7 +81,7 @@ class WriteReceipt:
         if not self.index:
             return "committed"
         if not self.committed:
-            return f"not committed yet, {known}: a change of leaders may lose it"
+            return f"not known to be committed, {known}: a change of leaders may lose it"
         missed = "" if self.reached else f", {self.wanted} were asked for and not reached in time"
         return f"committed, {known}{missed}"
 

@@ -129,7 +129,7 @@ def test_a_local_read_is_called_no_more_than_it_is() -> None:
 
 def test_receipts_in_words() -> None:
     early = WriteReceipt(7, 1, 6, committed=False, durable_on=1, wanted=1)
-    assert early.words == "not committed yet, on the disks of 1: a change of leaders may lose it"
+    assert early.words == "not known to be committed, on the disks of 1: a change of leaders may lose it"
     assert early.token == ReadToken(7, 1, 6, committed=False)
     missed = WriteReceipt(7, 1, 6, committed=True, durable_on=2, wanted=3)
     assert missed.words == "committed, on the disks of 2, 3 were asked for and not reached in time"
