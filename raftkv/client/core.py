@@ -145,10 +145,11 @@ class ClientCore:
         dispatcher = self._dispatcher
         return () if dispatcher is None else dispatcher.router.states(dispatcher.loop.time())
 
-    def seen(self, token: ReadToken) -> None:
+    def seen(self, token: ReadToken | None) -> None:
         """Take over what another client has seen (`token`): from now on this one shows nothing earlier either.
 
-        Raises ClusterMismatch for the token of another cluster than this client talks to.
+        None, the token of a client that has seen nothing, changes nothing. Raises ClusterMismatch for the token of
+        another cluster than this client talks to.
 
         Example::
 
@@ -157,7 +158,8 @@ class ClientCore:
                 client.seen(other.token)
             await client.get("color", level=ReadLevel.LOCAL)
         """
-        self._seen.take_over(token)
+        if token is not None:
+            self._seen.take_over(token)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({','.join(self._endpoints)!r})"

@@ -106,11 +106,11 @@ class SyncCore:
     async def _states(self) -> tuple[EndpointState, ...]:
         return self._async.endpoint_states()
 
-    def seen(self, token: ReadToken) -> None:
+    def seen(self, token: ReadToken | None) -> None:
         """See AsyncClient.seen."""
         self._run(self._take_over(token))
 
-    async def _take_over(self, token: ReadToken) -> None:
+    async def _take_over(self, token: ReadToken | None) -> None:
         self._async.seen(token)  # on the loop, where answers are heard as well
 
     def __repr__(self) -> str:
