@@ -175,6 +175,7 @@ async def test_a_node_that_comes_to_no_answer_is_not_waited_for(cluster: FakeClu
         cluster[1].script = stuck
         found = await client.read("k", level=Quorum())
         assert found.receipt.served_by != 1
+        assert len(cluster[1].ids("range")) == 1, "it was asked first"
 
 
 async def test_a_client_of_one_node_that_comes_to_no_answer_waits_for_it(single: FakeCluster) -> None:
