@@ -71,15 +71,19 @@ async def quorum_read(
 async def _agree(dispatcher: Dispatcher, replicas: int, deadline: float) -> _Agreed:
     """Steps 1 and 2: ask until enough voters of one configuration have answered. Again and again until the deadline."""
     rounds = 0
+    why: QuorumUnavailable | None = None
     while True:
         found = await _ask_once(dispatcher, replicas, deadline)
         if isinstance(found, _Agreed):
             return found
         rounds += 1
-        await _pause(dispatcher, rounds, deadline, found)
+        # The last round may have no time for an answer: what an earlier one met with tells more.
+        why = found or why or QuorumUnavailable("no node has told the end of its log")
+        await _pause(dispatcher, rounds, deadline, why)
 
 
-async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _Agreed | QuorumUnavailable:
+async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _Agreed | QuorumUnavailable | None:
+    """One round. None: nobody answered."""
     await dispatcher.wait_ready(deadline)  # who the members are is learned from whoever is reached first
     heard: dict[int, _Heard] = {}
     membership: Membership | None = None
@@ -107,7 +111,7 @@ async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _
             break
         membership, answers = begin, {}
     if membership is None:
-        return QuorumUnavailable("no node has told the end of its log")
+        return None
     needed = required_replicas(replicas, len(membership.voters))
     silent = sorted(membership.voters - answers.keys())
     if heard:
