@@ -32,13 +32,14 @@ class InstantNode(kv_pb2_grpc.KVServicer):
     async def Put(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    Range = Delete = Txn = Compact = RegisterSession = Put
+    Range = Delete = Txn = Compact = RegisterSession = LogEnd = Put
 
     async def Pipeline(self, request_iterator: Any, context: Any) -> AsyncIterator[kv_pb2.BatchResponse]:
         await context.send_initial_metadata((("raftkv-member-id", "1"),))
         header = common_pb2.ResponseHeader(member_id=1, leader_id=1, raft_term=1)
+        wrote = common_pb2.WriteReceipt(term=1, index=1, committed=True, durable_on=2, wanted=2)
         async for batch in request_iterator:
-            response = kv_pb2.BatchResponse(header=header)
+            response = kv_pb2.BatchResponse(header=header, wrote=wrote)
             for operation in batch.operations:
                 result = response.results.add(id=operation.id)
                 if operation.HasField("register_session"):

@@ -35,7 +35,8 @@ def documented(kind: type) -> dict[str, Any]:
     return methods if kind.__name__ in SHOWN_ELSEWHERE else {kind.__name__: kind, **methods}
 
 
-GROUPS = {**{kind.__name__: documented(kind) for kind in CLASSES}, "txn": FUNCTIONS}
+VALUES = {kind.__name__: kind for kind in (package.AtLeast, package.Bounded, package.Quorum, package.ReadToken)}
+GROUPS = {**{kind.__name__: documented(kind) for kind in CLASSES}, "txn": FUNCTIONS, "values": VALUES}
 
 
 def test_all_is_found() -> None:
