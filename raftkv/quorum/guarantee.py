@@ -21,20 +21,23 @@ class Guarantee(IntEnum):
     AT_LEAST = 4
     """A state not older than what the client has seen before: its own writes, and what it read."""
     BOUNDED = 5
-    """Sees every write that was acknowledged longer ago than the measured bound."""
+    """Sees every write that was acknowledged, at a majority or more, longer ago than the measured bound."""
     SEES_WRITES_AT_W_GE = 6
     """Sees every write that at least so many voters had when it was acknowledged, under the configuration of the
     answer or one before it. Two such reads may contradict each other."""
 
 
 def of_quorum_read(replicas: int, voters: int) -> tuple[Guarantee, int]:
-    """Return what a rinsed read of `replicas` of `voters` is, and at which W it sees writes (W + R > N).
+    """Return what a rinsed read of `replicas` of `voters` is, and from which W on it sees acknowledged writes.
 
     From a majority on it is linearizable over everything committed; below, only *regular*, and only for writes that
     waited for N - R + 1 voters (notes of Paxos Quorum Reads, HotStorage 2019; proof in docs/guarantees.md).
+    W + R > N is not enough where W is below a majority: such a write may be missed by a read of *all* voters, and be
+    committed later (docs/guarantees.md tells how).
     """
-    sees = voters - replicas + 1
-    return (Guarantee.LINEARIZABLE if replicas >= majority(voters) else Guarantee.SEES_WRITES_AT_W_GE), sees
+    least = majority(voters)
+    sees = max(voters - replicas + 1, least)
+    return (Guarantee.LINEARIZABLE if replicas >= least else Guarantee.SEES_WRITES_AT_W_GE), sees
 
 
 def in_words(guarantee: Guarantee, *, sees_writes_at: int = 0, staleness_ms: int = 0) -> str:
@@ -47,7 +50,7 @@ def in_words(guarantee: Guarantee, *, sees_writes_at: int = 0, staleness_ms: int
         case Guarantee.AT_LEAST:
             return "not older than what this client has seen"
         case Guarantee.BOUNDED:
-            return f"sees every write acknowledged more than {staleness_ms} ms before"
+            return f"sees every write acknowledged at a majority more than {staleness_ms} ms before"
         case Guarantee.SEES_WRITES_AT_W_GE:
             return f"sees every write acknowledged at W >= {sees_writes_at}"
         case Guarantee.STALE_PREFIX:

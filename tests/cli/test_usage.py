@@ -46,12 +46,13 @@ def test_version(cli: Cli) -> None:
             (one,)
             for one in (
                 "serve", "put", "get", "del", "ls", "txn", "watch", "lock", "elect", "compact", "lease", "endpoint",
-                "leader", "demo", "bench",
+                "leader", "quorum", "demo", "bench",
             )
         ),
         *(("endpoint", one) for one in ("status", "health", "hash")),
         *(("lease", one) for one in ("grant", "list", "ttl", "keepalive", "revoke")),
         ("leader", "transfer"),
+        ("quorum", "explain"),
         *(("bench", one) for one in ("put", "get", "txn", "lock", "watch", "failover")),
     ],
     ids=" ".join,
@@ -175,7 +176,7 @@ def test_bad_command_lines(cli: Cli, arguments: list[str], said: str) -> None:
     assert result.code == 2
 
 
-@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("lease",), ("bench",)])
+@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("lease",), ("quorum",), ("bench",)])
 def test_a_command_without_its_subcommand_shows_help(cli: Cli, arguments: tuple[str, ...]) -> None:
     result = cli(*arguments)
     assert result.code == 2
