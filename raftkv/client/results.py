@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Self
 
+from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
 from raftkv.errors import RaftKVError
 from raftkv.quorum import Guarantee
 
@@ -58,26 +60,47 @@ class KeyValue:
     """The key is deleted with this lease; 0: it belongs to none."""
 
 
+class _Acknowledged:
+    """What a write's receipt says, at hand."""
+
+    __slots__ = ()
+    receipt: WriteReceipt
+
+    @property
+    def committed(self) -> bool:
+        """Whether it is there for ever. Else fewer than a majority had it when it was acknowledged (`concern=`)."""
+        return self.receipt.committed
+
+    @property
+    def durable_on(self) -> int:
+        """How many voters were known to have it on disk; 0: not known."""
+        return self.receipt.durable_on
+
+
 @dataclass(frozen=True, slots=True)
-class PutResult:
-    """A write that is committed."""
+class PutResult(_Acknowledged):
+    """A write that was acknowledged: committed, unless its `concern` asked for less than a majority."""
 
     revision: int
-    """The revision that the write made: the key's mod_revision."""
+    """The revision that the write made: the key's mod_revision. 0: it is not committed yet, and has none."""
     previous: KeyValue | None = None
     """The pair before it, where that was asked for (`previous=True`) and there was one."""
+    receipt: WriteReceipt = field(default=UNTOLD_WRITE, compare=False)
+    """How it was acknowledged. Does not take part in comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteResult:
-    """A delete that is committed."""
+class DeleteResult(_Acknowledged):
+    """A delete that was acknowledged: committed, unless its `concern` asked for less than a majority."""
 
     revision: int
-    """The store's revision after it; a delete that found nothing makes no revision."""
-    deleted: int
-    """Number of keys removed."""
+    """The store's revision after it; a delete that found nothing makes no revision. 0: it is not committed yet."""
+    deleted: int | None
+    """Number of keys removed. None: it is not committed yet, and nobody knows."""
     previous: tuple[KeyValue, ...] = ()
     """The pairs removed, where that was asked for (`previous=True`)."""
+    receipt: WriteReceipt = field(default=UNTOLD_WRITE, compare=False)
+    """How it was acknowledged. Does not take part in comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +117,46 @@ class RangeResult:
     guarantee: Guarantee
     cursor: bytes = b""
     """Where the next page begins: hand it to the same call. Empty unless `more`."""
+    receipt: ReadReceipt = field(default=UNTOLD_READ, compare=False)
+    """What the read was. Within a transaction: see the receipt of that. Does not take part in comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
-class TxnResult:
+class ReadResult:
+    """A read of one key, told in full."""
+
+    pair: KeyValue | None
+    """None: the key does not exist."""
+    revision: int
+    """The store's revision that the answer shows."""
+    receipt: ReadReceipt
+    """What the read was."""
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the answer really is."""
+        return self.receipt.guarantee
+
+
+class Count(int):
+    """A number of keys, with the receipt of the read that counted them."""
+
+    receipt: ReadReceipt
+
+    def __new__(cls, number: int, receipt: ReadReceipt = UNTOLD_READ) -> Self:
+        """Return `number`, with a receipt."""
+        made = super().__new__(cls, number)
+        made.receipt = receipt
+        return made
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the answer really is."""
+        return self.receipt.guarantee
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult(_Acknowledged):
     """A transaction that is committed, or one branch within it."""
 
     revision: int
@@ -107,6 +166,9 @@ class TxnResult:
     results: tuple[TxnOutcome, ...]
     """One for each operation, in their order: PutResult of a put, DeleteResult of a delete, KeyValue or None of a get
     of one key, RangeResult of a get of many, int of a count, TxnResult of a nested `when`."""
+    receipt: WriteReceipt = field(default=UNTOLD_WRITE, compare=False)
+    """How it was acknowledged. One that only reads is in no log: its receipt has index 0. Does not take part in
+    comparisons."""
 
 
 TxnOutcome = PutResult | DeleteResult | KeyValue | RangeResult | int | TxnResult | None
