@@ -15,6 +15,7 @@ from raftkv.cli.levels import (
     Verbose,
     WriteOption,
     concern_of,
+    fallback_of,
     level_of,
 )
 from raftkv.cli.options import (
@@ -121,7 +122,7 @@ def get(
     found = run_with_client(
         endpoints,
         timeout,
-        lambda client: client.read(key_bytes, revision=revision, level=level, fallback=fallback and fallback.value),
+        lambda client: client.read(key_bytes, revision=revision, level=level, fallback=fallback_of(fallback)),
     )
     pair, receipt = found.pair, found.receipt
     if pair is None:

@@ -13,7 +13,8 @@ from typing import Annotated, Final
 
 import typer
 
-from raftkv.client import AtLeast, Bounded, Level, Quorum, ReadLevel, ReadToken
+from raftkv.client import AtLeast, Bounded, Fallback, Level, Quorum, ReadLevel, ReadToken
+from raftkv.client.levels import MAX_REPLICAS, MAX_STALENESS_S
 from raftkv.errors import InvalidArgument
 from raftkv.quorum import parse_concern
 
@@ -97,7 +98,7 @@ def level_of(text: str) -> Level:
         try:
             match kind:
                 case "quorum":
-                    return Quorum(int(rest) if rest.isascii() and rest.isdigit() else -1)
+                    return Quorum(_voters(rest))
                 case "bounded":
                     return Bounded(_seconds(rest))
                 case "at-least":
@@ -107,6 +108,11 @@ def level_of(text: str) -> Level:
     raise _bad(
         "--read", text, "linearizable, lease, local, quorum, quorum:R, bounded:TIME and at-least:TOKEN are known"
     )
+
+
+def fallback_of(fallback: FallbackTo | None) -> Fallback:
+    """Return the client's name of what --fallback says."""
+    return None if fallback is None else "stale"
 
 
 def concern_of(text: str | None) -> int | None:
@@ -127,11 +133,19 @@ def several(text: str, option: str) -> tuple[str, ...]:
     return names
 
 
+def _voters(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_REPLICAS):
+        raise InvalidArgument("R is a number of voters, 1 to N")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     found = _TIME.fullmatch(text)
-    if found is None:
-        raise InvalidArgument("TIME is a number of ms, s, m or h, from 1ms on: bounded:500ms, bounded:1.5s")
-    return float(found[1]) * _UNITS_S[found[2]]
+    seconds = 0.0 if found is None else float(found[1]) * _UNITS_S[found[2]]
+    if not 0.001 <= seconds <= MAX_STALENESS_S:
+        longest_h = int(MAX_STALENESS_S // 3600)
+        raise InvalidArgument(f"TIME is from 1ms to {longest_h}h, in ms, s, m or h: bounded:500ms, bounded:1.5s")
+    return seconds
 
 
 def _bad(option: str, text: str, message: str) -> typer.BadParameter:

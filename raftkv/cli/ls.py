@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from raftkv.cli.exits import Exit, fail, say
-from raftkv.cli.levels import LINEARIZABLE, FallbackOption, ReadOption, Verbose, level_of
+from raftkv.cli.levels import LINEARIZABLE, FallbackOption, ReadOption, Verbose, fallback_of, level_of
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
@@ -79,7 +79,7 @@ def ls(
     The five that were written last: raftkv ls --order modified --descending --limit 5
     """
     prefix_bytes = to_bytes(prefix, hexadecimal=hexadecimal)
-    level, weaker = level_of(read), fallback and fallback.value
+    level, weaker = level_of(read), fallback_of(fallback)
     if count:
         if min_mod_revision or max_mod_revision or min_create_revision or max_create_revision:
             fail("--count counts all keys under PREFIX: it takes no bounds of revisions", Exit.USAGE)

@@ -51,8 +51,8 @@ def txn(
 
     The exit code says whether the conditions held: 0 for `then`, 4 for `otherwise`. Both are committed.
     """
-    branch = txn_document.parse(read_stdin() if file == "-" else Path(file).read_bytes())
     fences, concern = fences_of(fence), concern_of(write)
+    branch = txn_document.parse(read_stdin() if file == "-" else Path(file).read_bytes())
 
     async def commit(client: AsyncClient) -> TxnResult:
         return (
