@@ -10,27 +10,35 @@ Inside, decisions are pure and I/O is thin:
       keeper         keeps the leases of one client alive; tenure: how long one may be relied on
       turn           waiting in line
       guard          cancels the body of an `async with`
+    reading        one read of whatever level: its token, its fallback
+      coordinator    a quorum read that the client coordinates; freshest: the fallback
+      levels, receipts, seen   what may be asked, what is answered, what this client has seen so far
     tokens, fence  fencing tokens; the fence of a resource outside the store
     dispatcher     moves calls between streams, retries and their callers, as these decide:
       routing        which endpoint next; who leads
+      breaker        which endpoint is not asked for a while; nearness: which one answers soonest
       calls          what a refusal or a deadline means for an operation
       session        which writes are open; what the store may forget
       backoff        how long to wait
     pipeline       one stream to one endpoint: batches out, answers in
     watch          what a caller reads events from; sync_watch its twin
       watch_mux      all watches of a client on one stream, over the loss of nodes
-    wire, spans    messages; which keys a request covers
+    wire, wire_quorum, spans   messages; which keys a request covers
 """
 
 from raftkv.client.aio import AsyncClient
+from raftkv.client.breaker import BreakerState
 from raftkv.client.committing import AsyncTxn, Txn
 from raftkv.client.election import AsyncElection
 from raftkv.client.fence import Fence
 from raftkv.client.lease import AsyncLease
+from raftkv.client.levels import AtLeast, Bounded, Concern, Fallback, Level, Quorum, ReadFrom
 from raftkv.client.lock import AsyncHeld, AsyncLock, AsyncReadWriteLock
+from raftkv.client.receipts import ReadReceipt, ReadToken, WriteReceipt
 from raftkv.client.results import (
     Alarm,
     Contender,
+    Count,
     DeleteResult,
     EndpointFailure,
     Instance,
@@ -49,11 +57,13 @@ from raftkv.client.results import (
     PutResult,
     RangeResult,
     ReadLevel,
+    ReadResult,
     Role,
     StateHash,
     Status,
     TxnResult,
 )
+from raftkv.client.routing import EndpointState
 from raftkv.client.service import AsyncRegistration, AsyncService
 from raftkv.client.sync import Client
 from raftkv.client.sync_lease import Lease
@@ -95,15 +105,22 @@ __all__ = [
     "AsyncService",
     "AsyncTxn",
     "AsyncWatch",
+    "AtLeast",
+    "Bounded",
     "Branch",
+    "BreakerState",
     "Client",
+    "Concern",
     "Condition",
     "Contender",
+    "Count",
     "DeleteResult",
     "Election",
     "EndpointFailure",
+    "EndpointState",
     "Event",
     "EventKind",
+    "Fallback",
     "Fence",
     "FenceMode",
     "FencingToken",
@@ -117,6 +134,7 @@ __all__ = [
     "Lease",
     "LeaseGrant",
     "LeaseStatus",
+    "Level",
     "Lock",
     "LockKind",
     "LockState",
@@ -126,8 +144,13 @@ __all__ = [
     "Order",
     "PeerProgress",
     "PutResult",
+    "Quorum",
     "RangeResult",
+    "ReadFrom",
     "ReadLevel",
+    "ReadReceipt",
+    "ReadResult",
+    "ReadToken",
     "ReadWriteLock",
     "Registration",
     "Role",
@@ -137,6 +160,7 @@ __all__ = [
     "Txn",
     "TxnResult",
     "Watch",
+    "WriteReceipt",
     "count",
     "create_revision",
     "delete",

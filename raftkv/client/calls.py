@@ -6,13 +6,17 @@ import asyncio
 from enum import Enum, auto
 from typing import Final
 
+from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
 from raftkv.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     ErrorCode,
+    FailedPrecondition,
     NoLeader,
     Overloaded,
+    QuorumUnavailable,
     RaftKVError,
+    TooStale,
 )
 from raftkv.v1 import kv_pb2
 
@@ -25,7 +29,7 @@ class Kind(Enum):
     READ = auto()
     """Sent again under a new id: an answer to an earlier attempt may be older than the retry (raft-bugs 41)."""
     LOCAL_READ = auto()
-    """A read that its node answers alone, so it says nothing about the leader."""
+    """A read that the asked node answers from its own state, so it says nothing about who leads."""
     REGISTER = auto()
     """Opens a session. Repeated freely: a session that nobody uses expires."""
     PROBE = auto()
@@ -45,10 +49,12 @@ class Call:
         "kind",
         "last_error",
         "operation",
+        "read",
         "session",
         "size_bytes",
         "timeout",
         "tried",
+        "wrote",
     )
 
     def __init__(
@@ -81,6 +87,10 @@ class Call:
         self.tried: tuple[str, ...] = ()
         """Endpoints that refused it since it was last parked."""
         self.last_error: RaftKVError | None = None
+        self.wrote: WriteReceipt = UNTOLD_WRITE
+        """What the answer to a write says of itself."""
+        self.read: ReadReceipt = UNTOLD_READ
+        """What the answer to a read says of itself."""
 
     @property
     def is_write(self) -> bool:
@@ -104,6 +114,8 @@ class Verdict(Enum):
 
     ELSEWHERE = auto()
     """Try another node at once; when all have refused, poll."""
+    ANOTHER = auto()
+    """This node cannot answer such a read now, which says nothing about who leads: try another one."""
     LATER = auto()
     """Try again after a growing wait."""
     NEW_SESSION = auto()
@@ -118,6 +130,8 @@ LAST_ATTEMPT_S: Final = 0.050
 _ELSEWHERE: Final = frozenset(
     {ErrorCode.NOT_LEADER, ErrorCode.NO_LEADER, ErrorCode.LEADER_CHANGED, ErrorCode.SHUTTING_DOWN}
 )
+# FAILED_PRECONDITION: a witness, or a node that was removed, has nothing to answer from.
+_ANOTHER: Final = frozenset({ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE, ErrorCode.FAILED_PRECONDITION})
 # DEADLINE_EXCEEDED: the node was less patient than the caller, who has time left or would not be asking.
 _LATER: Final = frozenset({ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED})
 
@@ -139,6 +153,8 @@ _CONCLUSIVE: Final = frozenset(
 def judge(call: Call, error: RaftKVError) -> Verdict:
     """Decide about a node's refusal. `call.doubtful` already includes `error.ambiguous`."""
     code = error.code
+    if call.kind is Kind.LOCAL_READ and (code in _ELSEWHERE or code in _ANOTHER):
+        return Verdict.ANOTHER
     if code is ErrorCode.SESSION_EXPIRED and call.is_write:
         # Without its session the store cannot tell a repeat from a new write. Only a write of which every attempt was
         # answered "no effect" may go on under another session.
@@ -171,6 +187,8 @@ def out_of_time(call: Call, unreachable: str) -> RaftKVError:
     last = call.last_error
     after = f"no result after {call.timeout:g} s"
     because = f"; last error: {last.message}" if last is not None else ""
+    if isinstance(last, TooStale | QuorumUnavailable):
+        return type(last)(f"{after}: {last.message}")
     if call.in_flight or call.ambiguous:
         fate = "; the write may have taken effect, or may yet" if call.is_write else ""
         return DeadlineExceeded(f"{after}{fate}{because}", ambiguous=call.is_write)
@@ -180,6 +198,8 @@ def out_of_time(call: Call, unreachable: str) -> RaftKVError:
             return Overloaded(f"{after}{effect}: {last.message}")
         case DeadlineExceeded():
             return DeadlineExceeded(f"{after}{effect}{because}")
+        case FailedPrecondition():
+            return FailedPrecondition(f"{after}: {last.message}")
         case None | ConnectionFailed():
             if unreachable:
                 return ConnectionFailed(f"{after}{effect}: no endpoint can be reached: {unreachable}")

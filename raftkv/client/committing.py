@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, Self, TypeVar
 
+from raftkv.client.levels import Concern
 from raftkv.client.results import TxnResult
 from raftkv.client.tokens import Fences
 from raftkv.client.txn import Branch, Condition, Operation
@@ -17,7 +18,9 @@ class _Sentence(Generic[R]):
 
     __slots__ = ("_branch", "_commit")
 
-    def __init__(self, commit: Callable[[Branch, Fences, float | None], R], branch: Branch | None = None) -> None:
+    def __init__(
+        self, commit: Callable[[Branch, Fences, Concern, float | None], R], branch: Branch | None = None
+    ) -> None:
         self._commit = commit
         self._branch = Branch() if branch is None else branch
 
@@ -59,10 +62,12 @@ class AsyncTxn(_Sentence[Awaitable[TxnResult]]):
 
     __slots__ = ()
 
-    async def commit(self, *, fence: Fences = None, timeout: float | None = None) -> TxnResult:
+    async def commit(self, *, fence: Fences = None, concern: Concern = None, timeout: float | None = None) -> TxnResult:
         """Do it: all at one revision, or nothing. Applied once, as any write; may be committed again, as another one.
 
         `fence`: refuse it with StaleFence, without effect, unless all of these tokens are good.
+        `concern`: how many voters must have it on disk, a majority or more: "majority", "all", or a number. Where that
+        many are not to be had in time, the result says so: `receipt.reached` is False, and it is committed.
 
         Raises InvalidArgument for more than 128 operations or conditions in all, for branches more than 8 deep, and for
         a key that is put twice, or put and deleted, on one way through it. LeaseNotFound, LimitExceeded and StaleFence:
@@ -73,7 +78,7 @@ class AsyncTxn(_Sentence[Awaitable[TxnResult]]):
             result = await client.txn().when(version("a") == 0).then(put("a", "1")).commit()
             print(result.succeeded, result.revision)
         """
-        return await self._commit(self._branch, fence, timeout)
+        return await self._commit(self._branch, fence, concern, timeout)
 
 
 class Txn(_Sentence[TxnResult]):
@@ -81,6 +86,6 @@ class Txn(_Sentence[TxnResult]):
 
     __slots__ = ()
 
-    def commit(self, *, fence: Fences = None, timeout: float | None = None) -> TxnResult:
+    def commit(self, *, fence: Fences = None, concern: Concern = None, timeout: float | None = None) -> TxnResult:
         """See AsyncTxn.commit."""
-        return self._commit(self._branch, fence, timeout)
+        return self._commit(self._branch, fence, concern, timeout)

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from raftkv.client.calls import Kind
+from raftkv.client.calls import Call, Kind
 from raftkv.client.dispatcher import Dispatcher
 from raftkv.client.keeper import Keeper
+from raftkv.client.levels import ReadFrom
+from raftkv.client.receipts import ReadToken
+from raftkv.client.routing import EndpointState
+from raftkv.client.seen import Seen
 from raftkv.client.urls import endpoints_from_environment, parse_endpoints
 from raftkv.errors import ConnectionFailed, InvalidArgument
 from raftkv.v1 import kv_pb2
@@ -31,11 +35,16 @@ class ClientCore:
         timeout: float = DEFAULT_TIMEOUT_S,
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
+        read_from: ReadFrom = ReadFrom.LEADER,
+        monotonic: bool = True,
     ) -> None:
         """`endpoints`: "raftkv://h1:7001,h2:7001", "h1:7001,h2:7001" or a list of "host:port".
 
         `attempt_timeout`: seconds of silence after which a node counts as gone and its calls move to another.
         `dial_learned`: connect to a leader that is not among `endpoints` under the address it announces.
+        `read_from`: NEAREST sends reads to the endpoint that answers soonest.
+        `monotonic`: reads of whatever level see this client's own writes and never go back in time, on any node: those
+        that allow an earlier state wait until it has what the client has seen (`token`).
         Raises ConfigurationError when `endpoints` is malformed, InvalidArgument for a timeout out of range.
         """
         self._dispatcher: Dispatcher | None = None
@@ -43,6 +52,11 @@ class ClientCore:
         self._timeout = checked_timeout(timeout)
         self._attempt_timeout = checked_timeout(attempt_timeout)
         self._dial_learned = dial_learned
+        if not isinstance(read_from, ReadFrom):
+            raise InvalidArgument(f"read_from is {read_from!r}, not one of ReadFrom (LEADER, NEAREST)")
+        self._read_from = read_from
+        self._monotonic = monotonic
+        self._seen = Seen()
         self._closing = self._closed = False
         self._keeper: Keeper | None = None
 
@@ -54,6 +68,8 @@ class ClientCore:
         timeout: float = DEFAULT_TIMEOUT_S,
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
+        read_from: ReadFrom = ReadFrom.LEADER,
+        monotonic: bool = True,
     ) -> Self:
         """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError.
 
@@ -62,7 +78,14 @@ class ClientCore:
             async with AsyncClient.from_url("raftkv://10.0.0.1:7001,10.0.0.2:7001") as client:
                 await client.put("color", "red")
         """
-        return cls(url, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
+        return cls(
+            url,
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
+            dial_learned=dial_learned,
+            read_from=read_from,
+            monotonic=monotonic,
+        )
 
     @classmethod
     def from_env(
@@ -71,6 +94,8 @@ class ClientCore:
         timeout: float = DEFAULT_TIMEOUT_S,
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
+        read_from: ReadFrom = ReadFrom.LEADER,
+        monotonic: bool = True,
     ) -> Self:
         """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError.
 
@@ -80,7 +105,14 @@ class ClientCore:
                 await client.put("color", "red")
         """
         found = endpoints_from_environment(os.environ)
-        return cls(found, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
+        return cls(
+            found,
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
+            dial_learned=dial_learned,
+            read_from=read_from,
+            monotonic=monotonic,
+        )
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -91,6 +123,41 @@ class ClientCore:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closing
+
+    @property
+    def token(self) -> ReadToken | None:
+        """What this client has seen so far, its own writes included; None: nothing yet.
+
+        A read that carries it (`AtLeast(token)`), of this client or another, shows no earlier state.
+        """
+        return self._seen.newest
+
+    def endpoint_states(self) -> tuple[EndpointState, ...]:
+        """Return what this client knows of its endpoints: the circuit breaker of each, failures, latency.
+
+        Asks nobody. Empty before the first call.
+
+        Example::
+
+            for one in client.endpoint_states():
+                print(one.endpoint, one.breaker.value, one.failures, one.last_error)
+        """
+        dispatcher = self._dispatcher
+        return () if dispatcher is None else dispatcher.router.states(dispatcher.loop.time())
+
+    def seen(self, token: ReadToken) -> None:
+        """Take over what another client has seen (`token`): from now on this one shows nothing earlier either.
+
+        Raises ClusterMismatch for the token of another cluster than this client talks to.
+
+        Example::
+
+            async with AsyncClient(client.endpoints) as other:
+                await other.put("color", "red")
+                client.seen(other.token)
+            await client.get("color", level=ReadLevel.LOCAL)
+        """
+        self._seen.take_over(token)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({','.join(self._endpoints)!r})"
@@ -133,13 +200,18 @@ class ClientCore:
     async def _perform(
         self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float | None
     ) -> kv_pb2.OperationResult:
+        return (await self._call(kind, operation, size_bytes, timeout)).future.result()
+
+    async def _call(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float | None) -> Call:
+        """Return the operation when it is answered, with its receipt. Raises what its future has."""
         dispatcher = self._open()
         call = dispatcher.start(kind, operation, size_bytes, self._seconds(timeout))
         try:
-            return await call.future
+            await call.future
         except asyncio.CancelledError:
             dispatcher.abandon(call)
             raise
+        return call
 
     def _kept_leases(self) -> Keeper:
         if self._closing:
@@ -162,6 +234,8 @@ class ClientCore:
                 timeout=self._timeout,
                 attempt_timeout=self._attempt_timeout,
                 dial_learned=self._dial_learned,
+                seen=self._seen,
+                nearest=self._read_from is ReadFrom.NEAREST,
             )
             dispatcher.open()
         return dispatcher

@@ -23,11 +23,14 @@ from raftkv.client.backoff import backoff_s, poll_s
 from raftkv.client.calls import Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
 from raftkv.client.channels import Connections
 from raftkv.client.pipeline import Pipeline
+from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
 from raftkv.client.routing import Leader, Router
+from raftkv.client.seen import Seen
 from raftkv.client.session import Sequences, Session
 from raftkv.client.unary import answer_of
 from raftkv.client.watch_mux import WatchMux
 from raftkv.client.wire import size_estimate, to_error
+from raftkv.client.wire_quorum import to_read_receipt, to_write_receipt
 from raftkv.errors import ConnectionFailed, DeadlineExceeded, RaftKVError
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 
@@ -39,6 +42,10 @@ LEARN_S: Final = 30.0
 """How often a node is asked who the members are."""
 POLL_CALLS: Final = 64
 """How many parked calls ask for a leader at a time: an election must not be held up by the clients that wait for it."""
+MEASURE_S: Final = 5.0
+"""How often the latencies of endpoints are measured, where that is of use."""
+READ_BACKOFFS: Final = 4
+"""How far the wait grows between attempts at a read that no node could answer: to 160 ms. The nodes wait, too."""
 _NEVER: Final = float("inf")
 
 
@@ -53,8 +60,13 @@ class Dispatcher:
         timeout: float,
         attempt_timeout: float,
         dial_learned: bool,
+        seen: Seen,
+        nearest: bool,
     ) -> None:
+        """`nearest`: reads that any node answers go to the one that answers soonest."""
         self.loop = loop
+        self.seen = seen
+        """What the answers so far have shown of the log."""
         self.pid = os.getpid()
         self.connections = Connections()
         self.router = Router(addresses, Random(), dial_learned=dial_learned)
@@ -63,7 +75,8 @@ class Dispatcher:
         """The highest revision of the store that an answer named."""
         self.watches = WatchMux(self, attempt_timeout)
         self._timeout = timeout
-        self._attempt_timeout = attempt_timeout
+        self.attempt_timeout = attempt_timeout
+        """Seconds after which a node that has not answered is given up for the moment."""
         self._sequences = Sequences()
         self._session = Session()
         self._registration: Call | None = None
@@ -72,6 +85,9 @@ class Dispatcher:
         self._live: set[Call] = set()
         self._waiting: deque[Call] = deque()
         self._parked: deque[Call] = deque()
+        self._nearest = nearest
+        self._hedges: deque[tuple[float, int, Call, Pipeline]] = deque()  # when another node is asked as well
+        self._measure_timer: asyncio.TimerHandle | None = None
         self._target: Pipeline | None = None  # where `choose` points while nothing changes
         self._next_deadline = _NEVER
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -82,6 +98,11 @@ class Dispatcher:
         self._learning: asyncio.Task[None] | None = None
         self._learn_timer: asyncio.TimerHandle | None = None
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._closed
 
     def open(self) -> None:
         """Connect to all endpoints; does not wait."""
@@ -101,19 +122,24 @@ class Dispatcher:
         self._learning = self.loop.create_task(self._ask_members(address))
 
     async def _ask_members(self, address: str) -> None:
+        await self.learn_members_from(address)
+        if not self._closed:
+            self._learn_timer = self.loop.call_later(LEARN_S, self._learn_members)
+
+    async def learn_members_from(self, address: str) -> None:
+        """Ask the node at `address` who the members are, and where."""
         request = cluster_pb2.StatusRequest()
         try:
             status = await answer_of(
-                address, self.connections.get(address).cluster.Status(request, timeout=self._attempt_timeout)
+                address, self.connections.get(address).cluster.Status(request, timeout=self.attempt_timeout)
             )
         except RaftKVError:
             pass  # of use only later, and asked again until then
         else:
             self.router.heard_members(
-                {member.id: member.client_address for member in status.members if member.client_address}
+                {member.id: member.client_address for member in status.members if member.client_address},
+                witnesses=frozenset(one.id for one in status.members if one.kind == cluster_pb2.WITNESS),
             )
-        if not self._closed:
-            self._learn_timer = self.loop.call_later(LEARN_S, self._learn_members)
 
     def start(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float) -> Call:
         """Set an operation on its way. Its future gets the answer, or an error of `raftkv.errors`.
@@ -166,7 +192,7 @@ class Dispatcher:
         if self._learning is not None:
             self._learning.cancel()
             await asyncio.gather(self._learning, return_exceptions=True)
-        for timer in (self._poll_timer, self._tick_timer, self._learn_timer):
+        for timer in (self._poll_timer, self._tick_timer, self._learn_timer, self._measure_timer):
             if timer is not None:
                 timer.cancel()
         self._wake_ready_waiters()
@@ -190,6 +216,10 @@ class Dispatcher:
     def ready(self, stream: Pipeline, member_id: int) -> None:
         """An endpoint takes operations."""
         self.router.ready(stream.address, member_id)
+        if self._nearest:
+            stream.probe()
+            if self._measure_timer is None:
+                self._measure_timer = self.loop.call_later(MEASURE_S, self._measure)
         self._learn_members()
         self._target = None
         self._wake_ready_waiters()
@@ -206,7 +236,8 @@ class Dispatcher:
         self._heard(leader)
         outstanding = stream.outstanding
         live = self._live
-        led = False
+        led = near = False
+        wrote, read = self._receipts(response)
         for result in response.results:
             call = outstanding.pop(result.id, None)
             if call is None:
@@ -214,16 +245,25 @@ class Dispatcher:
             call.in_flight = False
             if call not in live:
                 if call.kind is Kind.PROBE:
+                    self.router.measured(stream.address, self.loop.time() - call.deadline)
                     call.future.cancel()
             elif result.HasField("error"):
                 self._refused(call, stream, result.error, header.raft_term)
             else:
-                led = led or call.kind is not Kind.LOCAL_READ
                 live.discard(call)
+                if call.kind is Kind.LOCAL_READ:
+                    near = True
+                else:
+                    led = True
                 if call.kind is Kind.WRITE:
                     self._sequences.done(call.id)
+                    call.wrote = wrote if not result.HasField("wrote") else self._wrote(result.wrote, header)
+                else:
+                    call.read = read if not result.HasField("read") else self._read(result.read, header)
                 if not call.future.done():
                     call.future.set_result(result)
+        if near:
+            self.router.read_answered(stream.address)
         self._fill_window()
         # What a leader answered shows that there is one. That a node names one shows nothing: a dead leader that all
         # still name would send the parked calls on their way again and again.
@@ -231,6 +271,24 @@ class Dispatcher:
             self.router.found_leader()
             if self._parked:
                 self._release()
+
+    def _receipts(self, response: kv_pb2.BatchResponse) -> tuple[WriteReceipt, ReadReceipt]:
+        """Return what all answers of a message share."""
+        header = response.header
+        return (
+            self._wrote(response.wrote, header) if response.HasField("wrote") else UNTOLD_WRITE,
+            self._read(response.read, header) if response.HasField("read") else UNTOLD_READ,
+        )
+
+    def _wrote(self, receipt: common_pb2.WriteReceipt, header: common_pb2.ResponseHeader) -> WriteReceipt:
+        found = to_write_receipt(receipt, header.cluster_id)
+        self.seen.heard(found.cluster_id, found.term, found.index, committed=found.committed)
+        return found
+
+    def _read(self, receipt: common_pb2.ReadReceipt, header: common_pb2.ResponseHeader) -> ReadReceipt:
+        found = to_read_receipt(receipt, header.cluster_id)
+        self.seen.heard(found.cluster_id, found.applied_term, found.applied_index, committed=True)
+        return found
 
     def ended(self, stream: Pipeline, reason: str) -> None:
         """A stream broke: its calls go elsewhere at once."""
@@ -274,6 +332,9 @@ class Dispatcher:
         self._dispatch(call)
 
     def _dispatch(self, call: Call) -> None:
+        if call.kind is Kind.LOCAL_READ:
+            self._dispatch_reader(call)
+            return
         if call.tried or self._target is None:
             address = self.router.choose(call.tried)
             if address is None:
@@ -287,6 +348,47 @@ class Dispatcher:
         if call.kind is not Kind.WRITE:
             call.id = call.operation.id = self._sequences.next_id()
         stream.submit(call)
+
+    def _dispatch_reader(self, call: Call) -> None:
+        """Send a read to a node that answers it from its own state."""
+        now = self.loop.time()
+        address = self.router.choose_reader(call.tried, now, nearest=self._nearest)
+        if address is None:
+            if call.tried:
+                self._later(call)
+            else:
+                self._park(call)
+            return
+        call.id = call.operation.id = self._sequences.next_id()
+        stream = self._streams[address]
+        stream.submit(call)
+        # Due in the order in which they are sent.
+        self._hedges.append((now + self.attempt_timeout, call.id, call, stream))
+
+    def _later(self, call: Call) -> None:
+        """Every node has refused it: ask them all again after a while."""
+        call.tried = ()
+        call.attempts += 1
+        self.loop.call_later(backoff_s(min(call.attempts, READ_BACKOFFS), self.random), self._again, call)
+
+    def _hedge(self, now: float) -> None:
+        """Ask another node where one is reachable, and does not come to an answer: it may be cut off from the rest."""
+        hedges = self._hedges
+        while hedges and (hedges[0][0] <= now or hedges[0][2] not in self._live):
+            _, call_id, call, stream = hedges.popleft()
+            if call not in self._live or stream.outstanding.get(call_id) is not call:
+                continue
+            reason = f"{stream.address}: no answer to a read within {self.attempt_timeout:g} s"
+            tried = (*call.tried, stream.address)
+            if not self.router.has_reader(tried):
+                hedges.append((now + self.attempt_timeout, call_id, call, stream))  # there is nobody else to ask
+                continue
+            self.router.read_failed(stream.address, now, reason)
+            del stream.outstanding[call_id]
+            call.in_flight = False
+            call.tried = tried
+            call.last_error = DeadlineExceeded(reason)
+            self._dispatch(call)
 
     def _park(self, call: Call) -> None:
         call.tried = ()
@@ -323,6 +425,11 @@ class Dispatcher:
         elif verdict is Verdict.LATER:
             call.attempts += 1
             self.loop.call_later(backoff_s(call.attempts, self.random), self._again, call)
+        elif verdict is Verdict.ANOTHER:
+            self.router.read_failed(stream.address, self.loop.time(), failure.message)
+            call.tried = (*call.tried, stream.address)
+            if worth_retrying(call, self.loop.time()):
+                self._dispatch(call)
         else:
             self.router.not_leader(stream.address)
             self._heard(Leader(term, error.leader_id, error.leader_address))
@@ -344,6 +451,12 @@ class Dispatcher:
         self._live.discard(call)
         if call.kind is Kind.WRITE and call.id:
             self._sequences.done(call.id)
+
+    def _measure(self) -> None:
+        self._measure_timer = None if self._closed else self.loop.call_later(MEASURE_S, self._measure)
+        for stream in self._streams.values():
+            if stream.is_ready:
+                stream.probe()
 
     # The session.
 
@@ -374,7 +487,7 @@ class Dispatcher:
 
     def _keep_open(self, now: float) -> None:
         for address in self.router.to_open(now):
-            self.router.opening(address)
+            self.router.opening(address, now)
             self._streams[address] = Pipeline(address, self.connections.get(address), self, self.loop)
 
     def _lose(self, stream: Pipeline, reason: str) -> None:
@@ -419,6 +532,8 @@ class Dispatcher:
         now = self.loop.time()
         if now >= self._next_deadline:
             self._expire(now)
+        if self._hedges:
+            self._hedge(now)
         self._watch_silence(now)
         self._keep_open(now)
         self._keep_ticking()
@@ -438,10 +553,10 @@ class Dispatcher:
     def _watch_silence(self, now: float) -> None:
         for stream in tuple(self._streams.values()):
             silent_s = now - stream.silent_since()
-            if silent_s > self._attempt_timeout:
+            if silent_s > self.attempt_timeout:
                 self.connections.discard(stream.address)
-                self._lose(stream, f"{stream.address}: connected, but no answer for {self._attempt_timeout:g} s")
-            elif silent_s > self._attempt_timeout / 2 and stream.is_ready:
+                self._lose(stream, f"{stream.address}: connected, but no answer for {self.attempt_timeout:g} s")
+            elif silent_s > self.attempt_timeout / 2 and stream.is_ready:
                 stream.probe()
 
     def _wake_ready_waiters(self) -> None:

@@ -8,19 +8,29 @@ from raftkv.client import txn as txns
 from raftkv.client import wire
 from raftkv.client.calls import Kind
 from raftkv.client.committing import AsyncTxn
-from raftkv.client.core import ClientCore
-from raftkv.client.results import DeleteResult, KeyValue, Order, PutResult, RangeResult, ReadLevel, TxnResult
+from raftkv.client.levels import Concern, Fallback, Level
+from raftkv.client.reading import ReadCore
+from raftkv.client.results import (
+    Count,
+    DeleteResult,
+    KeyValue,
+    Order,
+    PutResult,
+    RangeResult,
+    ReadLevel,
+    ReadResult,
+    TxnResult,
+)
 from raftkv.client.spans import Pages, Span, between, one_key, to_bytes, under
 from raftkv.client.tokens import Fences, fences_of
 from raftkv.client.txn import Branch
-from raftkv.client.unary import answer_of
-from raftkv.client.urls import parse_endpoint
 from raftkv.client.wire_lease import LeaseLike, lease_id
 from raftkv.errors import InvalidArgument, KeyExists, RaftKVError, RevisionMismatch
+from raftkv.quorum import parse_concern
 from raftkv.v1 import kv_pb2
 
 
-class KeyValueCalls(ClientCore):
+class KeyValueCalls(ReadCore):
     """Reads, writes and transactions.
 
     Every write takes `fence`: tokens of locks (`held.fence()`), all of which must be good where the write is applied,
@@ -35,18 +45,27 @@ class KeyValueCalls(ClientCore):
         lease: LeaseLike = None,
         fence: Fences = None,
         previous: bool = False,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> PutResult:
-        """Set a key. Returns once the write is committed.
+        """Set a key. Returns once the write is committed, or as `concern` says.
 
         `lease`: a lease or its id; the key is deleted with it. A put without one detaches the key from the lease that
         it had.
-        `previous`: return the pair before, too. Raises LeaseNotFound, StaleFence, SpaceExceeded, without effect.
+        `previous`: return the pair before, too.
+        `concern`: how many voters must have it on disk before it is acknowledged: "leader", "majority", "all", or a
+        number. Below a majority the result comes early: it is not committed, has no revision, and a change of leaders
+        may lose the write (WriteLost at a later read of this client); refused with `lease`, `fence` and `previous`.
+        Above, a result that comes without so many of them says so: `receipt.reached` is False, and it is committed.
+
+        Raises LeaseNotFound, StaleFence, SpaceExceeded, without effect.
 
         Example::
 
             written = await client.put("color", "red")
-            print(written.revision)
+            print(written.revision, written.durable_on)
+            logged = await client.put("log/1", "started", concern="leader")
+            print(logged.committed, logged.receipt.words)
         """
         key_bytes, value_bytes = to_bytes(key), to_bytes(value)
         operation = kv_pb2.Operation()
@@ -63,8 +82,10 @@ class KeyValueCalls(ClientCore):
                 fences=fences_of(fence),
             )
             size_bytes = wire.size_estimate() + operation.ByteSize()
-        answer = await self._perform(Kind.WRITE, operation, size_bytes, timeout)
-        return wire.to_put_result(answer.put)
+        if concern is not None:
+            operation.put.write_concern = parse_concern(concern)
+        call = await self._call(Kind.WRITE, operation, size_bytes, timeout)
+        return wire.to_put_result(call.future.result().put, call.wrote)
 
     async def create(
         self,
@@ -73,11 +94,12 @@ class KeyValueCalls(ClientCore):
         *,
         lease: LeaseLike = None,
         fence: Fences = None,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> PutResult:
         """Set a key that must not exist. Raises KeyExists, with the pair that is there; else as `put`.
 
-        It is a transaction of one condition: the key has version 0.
+        It is a transaction of one condition: the key has version 0. `concern`: a majority or more.
 
         Example::
 
@@ -87,7 +109,7 @@ class KeyValueCalls(ClientCore):
                 print("taken by", conflict.pair.value)
         """
         branch = txns.when(txns.version(key) == 0).then(txns.put(key, value, lease=lease)).otherwise(txns.get(key))
-        result = await self._commit(branch, fence, timeout)
+        result = await self._commit(branch, fence, concern, timeout)
         found = result.results[0]
         if isinstance(found, PutResult):
             return found
@@ -103,11 +125,12 @@ class KeyValueCalls(ClientCore):
         if_revision: int,
         lease: LeaseLike = None,
         fence: Fences = None,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> PutResult:
         """Set a key that was last written at `if_revision` (its mod_revision, 1 or more; `create` is for new keys).
 
-        Raises RevisionMismatch, with the pair that is there, or None; else as `put`.
+        Raises RevisionMismatch, with the pair that is there, or None; else as `put`. `concern`: a majority or more.
 
         Example::
 
@@ -116,7 +139,7 @@ class KeyValueCalls(ClientCore):
                 await client.update("color", pair.value.upper(), if_revision=pair.mod_revision)
         """
         branch = _if_unchanged(key, if_revision).then(txns.put(key, value, lease=lease)).otherwise(txns.get(key))
-        result = await self._commit(branch, fence, timeout)
+        result = await self._commit(branch, fence, concern, timeout)
         found = result.results[0]
         if isinstance(found, PutResult):
             return found
@@ -129,12 +152,14 @@ class KeyValueCalls(ClientCore):
         if_revision: int | None = None,
         fence: Fences = None,
         previous: bool = False,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> DeleteResult:
-        """Remove a key. Returns once the delete is committed; `deleted` is 0 or 1.
+        """Remove a key. Returns once the delete is committed, or as `concern` says; `deleted` is 0 or 1.
 
         `if_revision`: only if it was last written then (1 or more), else RevisionMismatch is raised, without effect.
-        `previous`: return the pair removed, too. Raises StaleFence, without effect.
+        `previous`: return the pair removed, too. `concern` as in `put`; with `if_revision`, a majority or more. Raises
+        StaleFence, without effect.
 
         Example::
 
@@ -142,9 +167,9 @@ class KeyValueCalls(ClientCore):
             print(gone.deleted, gone.previous)
         """
         if if_revision is None:
-            return await self._delete(one_key(key), fence, previous, timeout)
+            return await self._delete(one_key(key), fence, previous, concern, timeout)
         branch = _if_unchanged(key, if_revision).then(txns.delete(key, previous=previous)).otherwise(txns.get(key))
-        result = await self._commit(branch, fence, timeout)
+        result = await self._commit(branch, fence, concern, timeout)
         found = result.results[0]
         if isinstance(found, DeleteResult):
             return found
@@ -157,21 +182,28 @@ class KeyValueCalls(ClientCore):
         *,
         fence: Fences = None,
         previous: bool = False,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> DeleteResult:
         """Remove the keys in [start, end), in one revision; `end` None: all from `start` on.
 
-        `previous`: return the pairs removed, too. Raises LimitExceeded, without effect, for more keys than one command
-        may remove (5,000), or more than 1 MiB of pairs to return.
+        `previous`: return the pairs removed, too. `concern` as in `put`. Raises LimitExceeded, without effect, for more
+        keys than one command may remove (5,000), or more than 1 MiB of pairs to return.
 
         Example::
 
             await client.delete_range("logs/2025", "logs/2026")
         """
-        return await self._delete(between(start, end), fence, previous, timeout)
+        return await self._delete(between(start, end), fence, previous, concern, timeout)
 
     async def delete_prefix(
-        self, prefix: bytes | str, *, fence: Fences = None, previous: bool = False, timeout: float | None = None
+        self,
+        prefix: bytes | str,
+        *,
+        fence: Fences = None,
+        previous: bool = False,
+        concern: Concern = None,
+        timeout: float | None = None,
     ) -> DeleteResult:
         """Remove the keys that begin with `prefix` (empty: all), in one revision. As `delete_range`.
 
@@ -179,7 +211,7 @@ class KeyValueCalls(ClientCore):
 
             print((await client.delete_prefix("tmp/")).deleted)
         """
-        return await self._delete(under(prefix), fence, previous, timeout)
+        return await self._delete(under(prefix), fence, previous, concern, timeout)
 
     def txn(self) -> AsyncTxn:
         """Begin a transaction: operations that take effect together, at one revision, or not at all.
@@ -222,23 +254,55 @@ class KeyValueCalls(ClientCore):
         key: bytes | str,
         *,
         revision: int = 0,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> KeyValue | None:
         """Return a key's pair as it was at `revision` (0: now), or None.
 
-        With `endpoint`, that node is asked and no other, in one attempt: with LOCAL, what it holds itself.
-        Raises Compacted, FutureRevision.
+        `level`: how fresh it must be; `pair.guarantee` says what it is, and `read` tells more.
+        `fallback`: with "stale", a weaker answer, labelled as what it is, when none of that level comes in time: the
+        last quarter of the timeout, at most a second, is kept for that, and asks every node for what it holds itself.
+        With `endpoint`, that node is asked and no other, in one attempt: with LOCAL, what it holds itself, whatever
+        this client has seen.
+
+        Raises Compacted, FutureRevision, ClusterMismatch; the levels below LINEARIZABLE: WriteLost once, where a write
+        of this client, acknowledged by fewer than a majority, is lost; TokenOutOfRange; TooStale, QuorumUnavailable.
 
         Example::
 
             pair = await client.get("color")
             print(None if pair is None else pair.value)
+            pair = await client.get("color", level=Bounded(0.5), fallback="stale")
+            print(None if pair is None else pair.guarantee)
         """
         operation = kv_pb2.Operation()
-        wire.fill_range(operation.range, one_key(key), revision=revision, level=level)
-        return wire.to_pair(await self._read(operation, level, endpoint, timeout))
+        wire.fill_range(operation.range, one_key(key), revision=revision)
+        answer, receipt = await self._read(operation, level, fallback, endpoint, timeout)
+        return wire.to_pair(answer, receipt)
+
+    async def read(
+        self,
+        key: bytes | str,
+        *,
+        revision: int = 0,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
+        endpoint: str | None = None,
+        timeout: float | None = None,
+    ) -> ReadResult:
+        """Read a key as `get` does, and tell all about the answer, also where there is no such key.
+
+        Example::
+
+            found = await client.read("color", level=Quorum(2))
+            print(found.pair, found.receipt.words, found.receipt.served_by)
+        """
+        operation = kv_pb2.Operation()
+        wire.fill_range(operation.range, one_key(key), revision=revision)
+        answer, receipt = await self._read(operation, level, fallback, endpoint, timeout)
+        return ReadResult(wire.to_pair(answer, receipt), answer.revision, receipt)
 
     async def range(
         self,
@@ -255,7 +319,8 @@ class KeyValueCalls(ClientCore):
         min_create_revision: int = 0,
         max_create_revision: int = 0,
         cursor: bytes = b"",
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> RangeResult:
@@ -264,7 +329,7 @@ class KeyValueCalls(ClientCore):
         One page: at most `limit` pairs (0: no limit), 2,000 and 1 MiB; `more` says whether keys are left. The next page
         is had by the same call with `cursor` and `revision` of the page before (`scan` goes on by itself). Other orders
         than that of the keys, ascending, read the whole range for every page. The bounds of revisions are both
-        included; 0: none. `endpoint` as in `get`. Raises Compacted, FutureRevision.
+        included; 0: none. `level`, `fallback`, `endpoint` and errors as in `get`.
 
         Example::
 
@@ -285,6 +350,7 @@ class KeyValueCalls(ClientCore):
             max_create_revision=max_create_revision,
             cursor=cursor,
             level=level,
+            fallback=fallback,
             endpoint=endpoint,
             timeout=timeout,
         )
@@ -303,7 +369,8 @@ class KeyValueCalls(ClientCore):
         min_create_revision: int = 0,
         max_create_revision: int = 0,
         cursor: bytes = b"",
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> RangeResult:
@@ -326,6 +393,7 @@ class KeyValueCalls(ClientCore):
             max_create_revision=max_create_revision,
             cursor=cursor,
             level=level,
+            fallback=fallback,
             endpoint=endpoint,
             timeout=timeout,
         )
@@ -335,19 +403,24 @@ class KeyValueCalls(ClientCore):
         prefix: bytes | str = b"",
         *,
         revision: int = 0,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
-    ) -> int:
-        """Return how many keys begin with `prefix` (empty: all). `revision`, `endpoint` and errors as in `get`.
+    ) -> Count:
+        """Return how many keys begin with `prefix` (empty: all). Options and errors as in `get`.
+
+        The number has the receipt of the read.
 
         Example::
 
-            print(await client.count("users/"))
+            number = await client.count("users/", level=ReadLevel.LOCAL)
+            print(number, number.receipt.words)
         """
         operation = kv_pb2.Operation()
-        wire.fill_range(operation.range, under(prefix), revision=revision, count_only=True, level=level)
-        return (await self._read(operation, level, endpoint, timeout)).count
+        wire.fill_range(operation.range, under(prefix), revision=revision, count_only=True)
+        answer, receipt = await self._read(operation, level, fallback, endpoint, timeout)
+        return Count(answer.count, receipt)
 
     async def scan(
         self,
@@ -362,7 +435,7 @@ class KeyValueCalls(ClientCore):
         max_mod_revision: int = 0,
         min_create_revision: int = 0,
         max_create_revision: int = 0,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
         timeout: float | None = None,
     ) -> AsyncIterator[KeyValue]:
         """Yield all pairs whose keys begin with `prefix` (empty: all), as they were at one revision.
@@ -396,18 +469,23 @@ class KeyValueCalls(ClientCore):
             for pair in pages.take(found):
                 yield pair
 
-    async def _commit(self, branch: Branch, fence: Fences, timeout: float | None) -> TxnResult:
-        operation, size_bytes, writes = txns.to_request(branch, fence)
+    async def _commit(self, branch: Branch, fence: Fences, concern: Concern, timeout: float | None) -> TxnResult:
+        operation, size_bytes, writes = txns.to_request(branch, fence, concern)
         # What writes nothing is asked anew at every attempt, and is never in doubt.
         kind = Kind.WRITE if writes else Kind.READ
-        answer = await self._perform(kind, operation, wire.size_estimate() + size_bytes, timeout)
-        return txns.to_result(branch, answer.txn)
+        call = await self._call(kind, operation, wire.size_estimate() + size_bytes, timeout)
+        return txns.to_result(branch, call.future.result().txn, call.wrote)
 
-    async def _delete(self, span: Span, fence: Fences, previous: bool, timeout: float | None) -> DeleteResult:
+    async def _delete(
+        self, span: Span, fence: Fences, previous: bool, concern: Concern, timeout: float | None
+    ) -> DeleteResult:
         operation = kv_pb2.Operation()
         wire.fill_delete(operation.delete, span, previous=previous, fences=fences_of(fence))
+        if concern is not None:
+            operation.delete.write_concern = parse_concern(concern)
         size_bytes = wire.size_estimate() + operation.ByteSize()
-        return wire.to_delete_result((await self._perform(Kind.WRITE, operation, size_bytes, timeout)).delete)
+        call = await self._call(Kind.WRITE, operation, size_bytes, timeout)
+        return wire.to_delete_result(call.future.result().delete, call.wrote)
 
     async def _page(
         self,
@@ -423,7 +501,8 @@ class KeyValueCalls(ClientCore):
         min_create_revision: int,
         max_create_revision: int,
         cursor: bytes,
-        level: ReadLevel,
+        level: Level,
+        fallback: Fallback,
         endpoint: str | None,
         timeout: float | None,
     ) -> RangeResult:
@@ -434,7 +513,6 @@ class KeyValueCalls(ClientCore):
             limit=limit,
             revision=revision,
             keys_only=keys_only,
-            level=level,
             order=order,
             descending=descending,
             min_mod_revision=min_mod_revision,
@@ -443,19 +521,7 @@ class KeyValueCalls(ClientCore):
             max_create_revision=max_create_revision,
             cursor=cursor,
         )
-        return wire.to_range_result(await self._read(operation, level, endpoint, timeout))
-
-    async def _read(
-        self, operation: kv_pb2.Operation, level: ReadLevel, endpoint: str | None, timeout: float | None
-    ) -> kv_pb2.RangeResponse:
-        if endpoint is not None:
-            address = parse_endpoint(endpoint)
-            rpc = self._open().connections.get(address).kv.Range(operation.range, timeout=self._seconds(timeout))
-            return await answer_of(address, rpc)
-        kind = Kind.LOCAL_READ if level == ReadLevel.LOCAL else Kind.READ
-        request = operation.range
-        size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
-        return (await self._perform(kind, operation, size_bytes, timeout)).range
+        return wire.to_range_result(*await self._read(operation, level, fallback, endpoint, timeout))
 
 
 def _if_unchanged(key: bytes | str, revision: int) -> Branch:

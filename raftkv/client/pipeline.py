@@ -17,7 +17,6 @@ from grpc.aio import AioRpcError, StreamStreamCall
 from raftkv.client.batches import cut_batch
 from raftkv.client.calls import Call, Kind
 from raftkv.client.channels import Connection
-from raftkv.client.results import ReadLevel
 from raftkv.client.spans import FIRST_KEY, Span
 from raftkv.client.wire import describe, fill_range, member_id, size_estimate
 from raftkv.v1 import kv_pb2
@@ -101,7 +100,8 @@ class Pipeline:
         """
         if self._probe is None or self._probe.future.done():
             operation = kv_pb2.Operation()
-            fill_range(operation.range, Span(FIRST_KEY), keys_only=True, level=ReadLevel.LOCAL)
+            fill_range(operation.range, Span(FIRST_KEY), keys_only=True)
+            operation.range.level = kv_pb2.ReadLevel.LOCAL
             operation.id = self._host.next_id()
             future: asyncio.Future[kv_pb2.OperationResult] = self._loop.create_future()
             call = Call(

@@ -2,7 +2,7 @@
 
     IDLE ---opening--> CONNECTING ---ready--> READY
       ^                    |                    |
-      +---- `retry_at` ----+------ failed ------+        (DOWN until then)
+      +---- `breaker` -----+------ failed ------+        (DOWN until it allows a try)
 
 Operations go to READY endpoints only: nodes that have themselves answered since the stream was opened. So an operation
 that was never sent provably had no effect, and an endpoint that is dead or hangs is tried again without risking one.
@@ -11,17 +11,22 @@ All configured endpoints are kept open. The others are what a failover goes to w
 answers tell which node each one is: a leader named by id is reached through the endpoint that the user configured
 (a proxy, a NAT'd address), and by the address it announces only when no configured endpoint can be it. The other
 members are connected to only when the endpoints at hand cannot serve: those may have left the cluster, one and all.
+
+Writes, and reads that the leader answers, go where `choose` says. What a node answers from its own state goes where
+`choose_reader` says: it may be any node but a witness, and the breaker of one that is reachable, but could not answer
+such reads lately (it is cut off, or far behind), keeps them away from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
 from typing import Final
 
-from raftkv.client.backoff import backoff_s
+from raftkv.client.breaker import Breaker, BreakerState
+from raftkv.client.nearness import Nearness
 from raftkv.client.urls import parse_endpoint
 from raftkv.errors import ConfigurationError
 
@@ -45,10 +50,30 @@ class Endpoint:
     health: Health = Health.IDLE
     member_id: int = 0
     """Which node answers there; 0 until it has said so. Kept while the endpoint is down."""
-    failures: int = 0
-    """In a row."""
-    retry_at: float = 0.0
+    breaker: Breaker = field(default_factory=Breaker)
     last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """What a client knows of an endpoint."""
+
+    endpoint: str
+    member_id: int
+    """Which node answers there; 0: it has not said so yet."""
+    breaker: BreakerState
+    connected: bool
+    """A stream to it is open, and it has answered on it."""
+    leads: bool
+    """The client believes that this is the leader."""
+    failures: int
+    """In a row."""
+    retry_in: float
+    """Seconds until an open breaker lets a try through."""
+    latency: float | None
+    """Seconds from a question to its answer; None: not measured, as only clients with ReadFrom.NEAREST do it."""
+    last_error: str
+    """What the last failure was; empty: there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +91,17 @@ NO_LEADER: Final = Leader(0, 0, "")
 class Router:
     """Endpoint states and the leader cache."""
 
-    __slots__ = ("_dial_learned", "_endpoints", "_members", "_random", "_searching", "_turn", "leader")
+    __slots__ = (
+        "_dial_learned",
+        "_endpoints",
+        "_members",
+        "_nearness",
+        "_random",
+        "_searching",
+        "_turn",
+        "_witnesses",
+        "leader",
+    )
 
     def __init__(self, addresses: Sequence[str], random: Random, *, dial_learned: bool = True) -> None:
         """`dial_learned` False: only configured endpoints are ever connected to."""
@@ -76,6 +111,9 @@ class Router:
         self._endpoints = {address: Endpoint(address, configured=True) for address in addresses}
         self._members: dict[int, str] = {}
         """Where the members are that some node has named, by id."""
+        self._witnesses: frozenset[int] = frozenset()
+        """Which of them answer no reads."""
+        self._nearness = Nearness()
         self._searching = False
         """No leader was found among the endpoints at hand."""
         self._turn = 0
@@ -109,32 +147,34 @@ class Router:
         return tuple(
             endpoint.address
             for endpoint in self._endpoints.values()
-            if endpoint.health is Health.IDLE or (endpoint.health is Health.DOWN and endpoint.retry_at <= now)
+            if endpoint.health is Health.IDLE or (endpoint.health is Health.DOWN and endpoint.breaker.allows(now))
         )
 
-    def opening(self, address: str) -> None:
+    def opening(self, address: str, now: float) -> None:
         """A stream to it is being opened."""
-        self._endpoints[address].health = Health.CONNECTING
+        endpoint = self._endpoints[address]
+        endpoint.health = Health.CONNECTING
+        endpoint.breaker.trying(now, self._random)
 
     def ready(self, address: str, member_id: int) -> None:
         """The node at the other end has answered; `member_id` 0: it did not say who it is."""
         endpoint = self._endpoints[address]
         endpoint.health = Health.READY
-        endpoint.failures = 0
+        endpoint.breaker.succeeded()
         endpoint.member_id = member_id
 
     def failed(self, address: str, now: float, error: str) -> None:
         """The stream broke, could not be opened, or was given up. A learned endpoint that fails is forgotten."""
         endpoint = self._endpoints[address]
         endpoint.last_error = error
+        self._nearness.forget(address)
         if not endpoint.configured and self.leader.address != address and not self._is_member(address):
             # It comes back when a leader announces it again. That of the leader believed in stays, with its back-off:
             # every answer names it, and forgetting it would dial it anew each time.
             del self._endpoints[address]
             return
-        endpoint.failures += 1
         endpoint.health = Health.DOWN
-        endpoint.retry_at = now + backoff_s(endpoint.failures, self._random)
+        endpoint.breaker.broke(now, self._random)
 
     def heard_leader(self, leader: Leader) -> bool:
         """Take a node's word on who leads; return True when that changes what this client believes.
@@ -146,8 +186,9 @@ class Router:
         self.leader = leader
         return True
 
-    def heard_members(self, addresses: Mapping[int, str]) -> None:
+    def heard_members(self, addresses: Mapping[int, str], witnesses: frozenset[int] = frozenset()) -> None:
         """A node has named the members of the cluster, as far as it knows where they are."""
+        self._witnesses = witnesses
         if self._dial_learned and addresses:
             parsed = {member: _parsed(address) for member, address in addresses.items()}
             self._members = {member: address for member, address in parsed.items() if address is not None}
@@ -184,6 +225,80 @@ class Router:
             if endpoint.health is Health.READY and address not in avoid
         ]
         return ready[self._turn % len(ready)] if ready else None
+
+    def choose_reader(self, avoid: Collection[str], now: float, *, nearest: bool) -> str | None:
+        """Return where to send a read that its node answers from its own state; None: there is nobody but `avoid`.
+
+        `nearest`: the endpoint that answers soonest, else the leader, as for everything. Endpoints whose breakers are
+        not closed are taken when they are due for a try, or when there are no others.
+        """
+        able = self._readers(avoid)
+        if not able:
+            return None
+        for endpoint in able:
+            if endpoint.breaker.state is not BreakerState.CLOSED and endpoint.breaker.allows(now):
+                endpoint.breaker.trying(now, self._random)
+                return endpoint.address
+        trusted = [endpoint.address for endpoint in able if endpoint.breaker.state is BreakerState.CLOSED]
+        addresses = trusted or [endpoint.address for endpoint in able]
+        if nearest:
+            return self._nearness.nearest(addresses)
+        leader = self._leader_endpoint()
+        if leader is not None and leader.address in addresses:
+            return leader.address
+        return addresses[self._turn % len(addresses)]
+
+    def has_reader(self, avoid: Collection[str]) -> bool:
+        """Whether `choose_reader` would find one."""
+        return bool(self._readers(avoid))
+
+    def _readers(self, avoid: Collection[str]) -> list[Endpoint]:
+        return [
+            endpoint
+            for address, endpoint in self._endpoints.items()
+            if endpoint.health is Health.READY and address not in avoid and endpoint.member_id not in self._witnesses
+        ]
+
+    def measured(self, address: str, seconds: float) -> None:
+        """An endpoint took so long from a question to its answer."""
+        self._nearness.measured(address, seconds)
+
+    def read_answered(self, address: str) -> None:
+        """A node has answered from its own state."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is not None and endpoint.health is Health.READY:
+            endpoint.breaker.succeeded()
+
+    def read_failed(self, address: str, now: float, error: str) -> None:
+        """A node that is reachable could not answer from its own state, as well as was asked."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is not None and endpoint.health is Health.READY:
+            endpoint.last_error = error
+            endpoint.breaker.failed(now, self._random)
+
+    def known_addresses(self) -> tuple[str, ...]:
+        """Return every address at which a member may be reached, each member once."""
+        at_hand = {endpoint.member_id for endpoint in self._endpoints.values()}
+        others = (address for member, address in self._members.items() if member not in at_hand)
+        return tuple(dict.fromkeys((*self._endpoints, *others)))
+
+    def states(self, now: float) -> tuple[EndpointState, ...]:
+        """Return what is known of every endpoint, configured ones first."""
+        leader = self._leader_endpoint()
+        return tuple(
+            EndpointState(
+                address,
+                endpoint.member_id,
+                endpoint.breaker.state,
+                endpoint.health is Health.READY,
+                endpoint is leader,
+                endpoint.breaker.failures,
+                max(0.0, endpoint.breaker.retry_at - now) if endpoint.breaker.state is BreakerState.OPEN else 0.0,
+                self._nearness.latency_s(address),
+                endpoint.last_error,
+            )
+            for address, endpoint in self._endpoints.items()
+        )
 
     def turn(self) -> None:
         """Let the next choice without a leader begin at another endpoint."""

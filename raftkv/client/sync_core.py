@@ -9,7 +9,10 @@ from typing import Any, Self, TypeVar
 
 from raftkv.client.aio import AsyncClient
 from raftkv.client.core import DEFAULT_ATTEMPT_TIMEOUT_S, DEFAULT_TIMEOUT_S
+from raftkv.client.levels import ReadFrom
 from raftkv.client.loop_thread import FORKED, LoopThread, shared
+from raftkv.client.receipts import ReadToken
+from raftkv.client.routing import EndpointState
 from raftkv.client.urls import endpoints_from_environment
 from raftkv.errors import ConfigurationError
 
@@ -26,9 +29,16 @@ class SyncCore:
         timeout: float = DEFAULT_TIMEOUT_S,
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
+        read_from: ReadFrom = ReadFrom.LEADER,
+        monotonic: bool = True,
     ) -> None:
         self._async = AsyncClient(
-            endpoints, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned
+            endpoints,
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
+            dial_learned=dial_learned,
+            read_from=read_from,
+            monotonic=monotonic,
         )
         self._thread: LoopThread = shared(self._async)
 
@@ -40,9 +50,18 @@ class SyncCore:
         timeout: float = DEFAULT_TIMEOUT_S,
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
+        read_from: ReadFrom = ReadFrom.LEADER,
+        monotonic: bool = True,
     ) -> Self:
         """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError."""
-        return cls(url, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
+        return cls(
+            url,
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
+            dial_learned=dial_learned,
+            read_from=read_from,
+            monotonic=monotonic,
+        )
 
     @classmethod
     def from_env(
@@ -51,10 +70,19 @@ class SyncCore:
         timeout: float = DEFAULT_TIMEOUT_S,
         attempt_timeout: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         dial_learned: bool = True,
+        read_from: ReadFrom = ReadFrom.LEADER,
+        monotonic: bool = True,
     ) -> Self:
         """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError."""
         found = endpoints_from_environment(os.environ)
-        return cls(found, timeout=timeout, attempt_timeout=attempt_timeout, dial_learned=dial_learned)
+        return cls(
+            found,
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
+            dial_learned=dial_learned,
+            read_from=read_from,
+            monotonic=monotonic,
+        )
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -65,6 +93,25 @@ class SyncCore:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._async.closed
+
+    @property
+    def token(self) -> ReadToken | None:
+        """See AsyncClient.token."""
+        return self._async.token
+
+    def endpoint_states(self) -> tuple[EndpointState, ...]:
+        """See AsyncClient.endpoint_states."""
+        return self._run(self._states())
+
+    async def _states(self) -> tuple[EndpointState, ...]:
+        return self._async.endpoint_states()
+
+    def seen(self, token: ReadToken) -> None:
+        """See AsyncClient.seen."""
+        self._run(self._take_over(token))
+
+    async def _take_over(self, token: ReadToken) -> None:
+        self._async.seen(token)  # on the loop, where answers are heard as well
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({','.join(self.endpoints)!r})"

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raftkv.client.committing import AsyncTxn, Txn
-from raftkv.client.results import DeleteResult, KeyValue, Order, PutResult, RangeResult, ReadLevel, TxnResult
+from raftkv.client.levels import Concern, Fallback, Level
+from raftkv.client.results import (
+    Count,
+    DeleteResult,
+    KeyValue,
+    Order,
+    PutResult,
+    RangeResult,
+    ReadLevel,
+    ReadResult,
+    TxnResult,
+)
 from raftkv.client.spans import Pages
 from raftkv.client.sync_core import SyncCore
 from raftkv.client.tokens import Fences
@@ -24,10 +35,13 @@ class SyncKeyValueCalls(SyncCore):
         lease: LeaseLike = None,
         fence: Fences = None,
         previous: bool = False,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> PutResult:
         """See AsyncClient.put."""
-        return self._run(self._async.put(key, value, lease=lease, fence=fence, previous=previous, timeout=timeout))
+        return self._run(
+            self._async.put(key, value, lease=lease, fence=fence, previous=previous, concern=concern, timeout=timeout)
+        )
 
     def create(
         self,
@@ -36,10 +50,11 @@ class SyncKeyValueCalls(SyncCore):
         *,
         lease: LeaseLike = None,
         fence: Fences = None,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> PutResult:
         """See AsyncClient.create."""
-        return self._run(self._async.create(key, value, lease=lease, fence=fence, timeout=timeout))
+        return self._run(self._async.create(key, value, lease=lease, fence=fence, concern=concern, timeout=timeout))
 
     def update(
         self,
@@ -49,11 +64,14 @@ class SyncKeyValueCalls(SyncCore):
         if_revision: int,
         lease: LeaseLike = None,
         fence: Fences = None,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> PutResult:
         """See AsyncClient.update."""
         return self._run(
-            self._async.update(key, value, if_revision=if_revision, lease=lease, fence=fence, timeout=timeout)
+            self._async.update(
+                key, value, if_revision=if_revision, lease=lease, fence=fence, concern=concern, timeout=timeout
+            )
         )
 
     def delete(
@@ -63,11 +81,14 @@ class SyncKeyValueCalls(SyncCore):
         if_revision: int | None = None,
         fence: Fences = None,
         previous: bool = False,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> DeleteResult:
         """See AsyncClient.delete."""
         return self._run(
-            self._async.delete(key, if_revision=if_revision, fence=fence, previous=previous, timeout=timeout)
+            self._async.delete(
+                key, if_revision=if_revision, fence=fence, previous=previous, concern=concern, timeout=timeout
+            )
         )
 
     def delete_range(
@@ -77,16 +98,27 @@ class SyncKeyValueCalls(SyncCore):
         *,
         fence: Fences = None,
         previous: bool = False,
+        concern: Concern = None,
         timeout: float | None = None,
     ) -> DeleteResult:
         """See AsyncClient.delete_range."""
-        return self._run(self._async.delete_range(start, end, fence=fence, previous=previous, timeout=timeout))
+        return self._run(
+            self._async.delete_range(start, end, fence=fence, previous=previous, concern=concern, timeout=timeout)
+        )
 
     def delete_prefix(
-        self, prefix: bytes | str, *, fence: Fences = None, previous: bool = False, timeout: float | None = None
+        self,
+        prefix: bytes | str,
+        *,
+        fence: Fences = None,
+        previous: bool = False,
+        concern: Concern = None,
+        timeout: float | None = None,
     ) -> DeleteResult:
         """See AsyncClient.delete_prefix."""
-        return self._run(self._async.delete_prefix(prefix, fence=fence, previous=previous, timeout=timeout))
+        return self._run(
+            self._async.delete_prefix(prefix, fence=fence, previous=previous, concern=concern, timeout=timeout)
+        )
 
     def compact(self, revision: int, *, timeout: float | None = None) -> int:
         """See AsyncClient.compact."""
@@ -97,12 +129,30 @@ class SyncKeyValueCalls(SyncCore):
         key: bytes | str,
         *,
         revision: int = 0,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> KeyValue | None:
         """See AsyncClient.get."""
-        return self._run(self._async.get(key, revision=revision, level=level, endpoint=endpoint, timeout=timeout))
+        return self._run(
+            self._async.get(key, revision=revision, level=level, fallback=fallback, endpoint=endpoint, timeout=timeout)
+        )
+
+    def read(
+        self,
+        key: bytes | str,
+        *,
+        revision: int = 0,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
+        endpoint: str | None = None,
+        timeout: float | None = None,
+    ) -> ReadResult:
+        """See AsyncClient.read."""
+        return self._run(
+            self._async.read(key, revision=revision, level=level, fallback=fallback, endpoint=endpoint, timeout=timeout)
+        )
 
     def range(
         self,
@@ -119,7 +169,8 @@ class SyncKeyValueCalls(SyncCore):
         min_create_revision: int = 0,
         max_create_revision: int = 0,
         cursor: bytes = b"",
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> RangeResult:
@@ -139,6 +190,7 @@ class SyncKeyValueCalls(SyncCore):
                 max_create_revision=max_create_revision,
                 cursor=cursor,
                 level=level,
+                fallback=fallback,
                 endpoint=endpoint,
                 timeout=timeout,
             )
@@ -158,7 +210,8 @@ class SyncKeyValueCalls(SyncCore):
         min_create_revision: int = 0,
         max_create_revision: int = 0,
         cursor: bytes = b"",
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
     ) -> RangeResult:
@@ -177,6 +230,7 @@ class SyncKeyValueCalls(SyncCore):
                 max_create_revision=max_create_revision,
                 cursor=cursor,
                 level=level,
+                fallback=fallback,
                 endpoint=endpoint,
                 timeout=timeout,
             )
@@ -187,12 +241,17 @@ class SyncKeyValueCalls(SyncCore):
         prefix: bytes | str = b"",
         *,
         revision: int = 0,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
+        fallback: Fallback = None,
         endpoint: str | None = None,
         timeout: float | None = None,
-    ) -> int:
+    ) -> Count:
         """See AsyncClient.count."""
-        return self._run(self._async.count(prefix, revision=revision, level=level, endpoint=endpoint, timeout=timeout))
+        return self._run(
+            self._async.count(
+                prefix, revision=revision, level=level, fallback=fallback, endpoint=endpoint, timeout=timeout
+            )
+        )
 
     def scan(
         self,
@@ -207,7 +266,7 @@ class SyncKeyValueCalls(SyncCore):
         max_mod_revision: int = 0,
         min_create_revision: int = 0,
         max_create_revision: int = 0,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        level: Level = ReadLevel.LINEARIZABLE,
         timeout: float | None = None,
     ) -> Iterator[KeyValue]:
         """See AsyncClient.scan."""
@@ -235,5 +294,5 @@ class SyncKeyValueCalls(SyncCore):
         """See AsyncClient.txn."""
         return Txn(self._commit)
 
-    def _commit(self, branch: Branch, fence: Fences, timeout: float | None) -> TxnResult:
-        return self._run(AsyncTxn(self._async._commit, branch).commit(fence=fence, timeout=timeout))
+    def _commit(self, branch: Branch, fence: Fences, concern: Concern, timeout: float | None) -> TxnResult:
+        return self._run(AsyncTxn(self._async._commit, branch).commit(fence=fence, concern=concern, timeout=timeout))

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn, Self
 
 from raftkv.client import wire
+from raftkv.client.levels import Concern
+from raftkv.client.receipts import UNTOLD_WRITE, WriteReceipt
 from raftkv.client.results import DeleteResult, KeyValue, PutResult, RangeResult, TxnOutcome, TxnResult
 from raftkv.client.spans import Span, between, one_key, selected, to_bytes, under
 from raftkv.client.tokens import Fences, fences_of
 from raftkv.client.wire_lease import LeaseLike, lease_id
 from raftkv.errors import InvalidArgument, RaftKVError
-from raftkv.quorum import Guarantee
+from raftkv.quorum import Guarantee, parse_concern
 from raftkv.v1 import kv_pb2
 
 MAX_OPERATIONS: Final = 128
@@ -212,8 +214,8 @@ class Operation(NamedTuple):
     """One operation of a transaction."""
 
     request: kv_pb2.TxnOperation
-    to_outcome: Callable[[kv_pb2.TxnOperationResult, int], TxnOutcome]
-    """Decodes the answer to it, given the revision of the transaction."""
+    to_outcome: Callable[[kv_pb2.TxnOperationResult, int, WriteReceipt], TxnOutcome]
+    """Decodes the answer to it, given the revision and the receipt of the transaction."""
     writes: bool
 
 
@@ -354,7 +356,7 @@ class Request(NamedTuple):
     """It has fences, or an operation that writes, on whichever way through it. Else it is a read."""
 
 
-def to_request(branch: Branch, fence: Fences = None) -> Request:
+def to_request(branch: Branch, fence: Fences = None, concern: Concern = None) -> Request:
     """Encode a transaction. Raises InvalidArgument where a limit is broken."""
     operation = kv_pb2.Operation()
     txn = operation.txn
@@ -364,14 +366,16 @@ def to_request(branch: Branch, fence: Fences = None) -> Request:
     fences = fences_of(fence)
     if fences:
         txn.fences.extend(wire.to_fences(fences))
+    if concern is not None:
+        txn.write_concern = parse_concern(concern)
     size_bytes = operation.ByteSize()
     wire.check_size(size_bytes)
     return Request(operation, size_bytes, encoder.writes or bool(fences))
 
 
-def to_result(branch: Branch, answer: kv_pb2.TxnResponse) -> TxnResult:
+def to_result(branch: Branch, answer: kv_pb2.TxnResponse, receipt: WriteReceipt = UNTOLD_WRITE) -> TxnResult:
     """Decode the answer to a transaction."""
-    return _to_branch_result(branch, answer.branch, answer.revision)
+    return _to_branch_result(branch, answer.branch, answer.revision, receipt)
 
 
 def _check_operations(name: str, operations: tuple[Operation | Branch, ...]) -> None:
@@ -466,36 +470,40 @@ def _fill_compare(compare: kv_pb2.Compare, condition: Condition) -> None:
         compare.number = operand
 
 
-def _to_branch_result(branch: Branch, answer: kv_pb2.TxnBranchResult, revision: int) -> TxnResult:
+def _to_branch_result(
+    branch: Branch, answer: kv_pb2.TxnBranchResult, revision: int, receipt: WriteReceipt
+) -> TxnResult:
     succeeded, answers = answer.succeeded, answer.results
     asked = branch.success if succeeded else branch.failure
     if len(asked) != len(answers):
         raise RaftKVError(f"{len(asked)} operations were asked for, and {len(answers)} are answered")
     outcomes = [
-        _to_branch_result(one, answer.branch, revision) if isinstance(one, Branch) else one.to_outcome(answer, revision)
+        _to_branch_result(one, answer.branch, revision, receipt)
+        if isinstance(one, Branch)
+        else one.to_outcome(answer, revision, receipt)
         for one, answer in zip(asked, answers, strict=True)
     ]
-    return TxnResult(revision, succeeded, tuple(outcomes))
+    return TxnResult(revision, succeeded, tuple(outcomes), receipt)
 
 
-def _put_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> PutResult:
-    return wire.to_put_result(answer.put, revision)
+def _put_outcome(answer: kv_pb2.TxnOperationResult, revision: int, receipt: WriteReceipt) -> PutResult:
+    return wire.to_put_result(answer.put, receipt, revision)
 
 
-def _delete_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> DeleteResult:
-    return wire.to_delete_result(answer.delete, revision)
+def _delete_outcome(answer: kv_pb2.TxnOperationResult, revision: int, receipt: WriteReceipt) -> DeleteResult:
+    return wire.to_delete_result(answer.delete, receipt, revision)
 
 
-def _count_outcome(answer: kv_pb2.TxnOperationResult, _: int) -> int:
+def _count_outcome(answer: kv_pb2.TxnOperationResult, _: int, __: WriteReceipt) -> int:
     return answer.range.count
 
 
-def _pair_outcome(answer: kv_pb2.TxnOperationResult, _: int) -> KeyValue | None:
+def _pair_outcome(answer: kv_pb2.TxnOperationResult, _: int, __: WriteReceipt) -> KeyValue | None:
     found = answer.range.kvs
     return wire.to_key_value(found[0], Guarantee.LINEARIZABLE) if found else None
 
 
-def _page_outcome(answer: kv_pb2.TxnOperationResult, revision: int) -> RangeResult:
+def _page_outcome(answer: kv_pb2.TxnOperationResult, revision: int, _: WriteReceipt) -> RangeResult:
     page = answer.range
     pairs = tuple(wire.to_key_value(pair, Guarantee.LINEARIZABLE) for pair in page.kvs)
     return RangeResult(pairs, page.more, page.count, page.revision or revision, Guarantee.LINEARIZABLE)

@@ -9,6 +9,7 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
+from raftkv.client.receipts import ReadReceipt, WriteReceipt
 from raftkv.client.results import (
     Alarm,
     DeleteResult,
@@ -19,7 +20,6 @@ from raftkv.client.results import (
     PeerProgress,
     PutResult,
     RangeResult,
-    ReadLevel,
     Role,
     StateHash,
     Status,
@@ -40,7 +40,6 @@ which would break the stream for every other call on it."""
 _STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 _OPERATION_OVERHEAD_BYTES: Final = 32
 _MAX_U64: Final = 2**64 - 1
-_GUARANTEES: Final = {int(guarantee): guarantee for guarantee in Guarantee}
 _MEMBER_KINDS: Final = {int(kind): kind for kind in MemberKind}
 _ALARMS: Final = {int(alarm): alarm for alarm in Alarm}
 _ORDERS: Final = {
@@ -51,11 +50,6 @@ _ORDERS: Final = {
     Order.VALUE: kv_pb2.RangeRequest.VALUE,
 }
 _FENCE_MODES: Final = {FenceMode.HOLDER: kv_pb2.FenceMode.HOLDER, FenceMode.MAX_SEEN: kv_pb2.FenceMode.MAX_SEEN}
-_READ_LEVELS: Final = {
-    ReadLevel.LINEARIZABLE: kv_pb2.ReadLevel.LINEARIZABLE,
-    ReadLevel.LOCAL: kv_pb2.ReadLevel.LOCAL,
-    ReadLevel.LEASE: kv_pb2.ReadLevel.LEASE,
-}
 
 
 def fill_put(
@@ -107,7 +101,6 @@ def fill_range(
     revision: int = 0,
     keys_only: bool = False,
     count_only: bool = False,
-    level: ReadLevel = ReadLevel.LINEARIZABLE,
     order: Order = Order.KEY,
     descending: bool = False,
     min_mod_revision: int = 0,
@@ -116,12 +109,10 @@ def fill_range(
     max_create_revision: int = 0,
     cursor: bytes = b"",
 ) -> None:
-    """Write a read into its message. Raises InvalidArgument where it could never be sent."""
+    """Write a read into its message, without its level. Raises InvalidArgument where it could never be sent."""
     check_size(len(span.key) + len(span.range_end))
     check_u64("limit", limit)
     check_u64("revision", revision)
-    if level not in _READ_LEVELS:
-        raise InvalidArgument(f"level is {level!r}, not one of ReadLevel")
     request.key = span.key
     # Most reads are of one key, here and now: what is not said need not be set.
     if span.range_end:
@@ -134,8 +125,6 @@ def fill_range(
         request.keys_only = True
     if count_only:
         request.count_only = True
-    if level != ReadLevel.LINEARIZABLE:
-        request.level = _READ_LEVELS[level]
     if order != Order.KEY:
         if order not in _ORDERS:
             raise InvalidArgument(f"order is {order!r}, not one of Order")
@@ -183,28 +172,28 @@ def size_estimate(*parts: bytes) -> int:
     return size_bytes
 
 
-def to_put_result(answer: kv_pb2.PutResponse, revision: int = 0) -> PutResult:
+def to_put_result(answer: kv_pb2.PutResponse, receipt: WriteReceipt, revision: int = 0) -> PutResult:
     """Decode the answer to a put; one within a transaction is of the transaction's `revision`."""
-    if answer.HasField("prev_kv"):
-        return PutResult(revision or answer.revision, to_key_value(answer.prev_kv, Guarantee.LINEARIZABLE))
-    return PutResult(revision or answer.revision)
+    previous = to_key_value(answer.prev_kv, Guarantee.LINEARIZABLE) if answer.HasField("prev_kv") else None
+    return PutResult(revision or answer.revision, previous, receipt)
 
 
-def to_delete_result(answer: kv_pb2.DeleteResponse, revision: int = 0) -> DeleteResult:
+def to_delete_result(answer: kv_pb2.DeleteResponse, receipt: WriteReceipt, revision: int = 0) -> DeleteResult:
     """Decode the answer to a delete; one within a transaction is of the transaction's `revision`."""
     previous = tuple(to_key_value(pair, Guarantee.LINEARIZABLE) for pair in answer.prev_kvs)
-    return DeleteResult(revision or answer.revision, answer.deleted, previous)
+    deleted = answer.deleted if receipt.committed else None
+    return DeleteResult(revision or answer.revision, deleted, previous, receipt)
 
 
-def to_pair(answer: kv_pb2.RangeResponse) -> KeyValue | None:
+def to_pair(answer: kv_pb2.RangeResponse, receipt: ReadReceipt) -> KeyValue | None:
     """Decode the answer to a read of one key."""
     kvs = answer.kvs
-    return to_key_value(kvs[0], to_guarantee(answer.guarantee)) if kvs else None
+    return to_key_value(kvs[0], receipt.guarantee) if kvs else None
 
 
-def to_range_result(answer: kv_pb2.RangeResponse) -> RangeResult:
+def to_range_result(answer: kv_pb2.RangeResponse, receipt: ReadReceipt) -> RangeResult:
     """Decode the answer to a read."""
-    guarantee = to_guarantee(answer.guarantee)
+    guarantee = receipt.guarantee
     return RangeResult(
         tuple(to_key_value(pair, guarantee) for pair in answer.kvs),
         answer.more,
@@ -212,12 +201,8 @@ def to_range_result(answer: kv_pb2.RangeResponse) -> RangeResult:
         answer.revision,
         guarantee,
         answer.cursor,
+        receipt,
     )
-
-
-def to_guarantee(number: int) -> Guarantee:
-    """Decode a guarantee; one that this client does not know is UNSPECIFIED: it promises nothing."""
-    return _GUARANTEES.get(number, Guarantee.UNSPECIFIED)
 
 
 def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:

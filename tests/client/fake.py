@@ -12,8 +12,20 @@ import grpc
 
 from raftkv.client.session import FIRST_READ_ID
 from raftkv.errors import ErrorCode
+from raftkv.quorum import DEFAULT, MAJORITY, LogEnd, Membership
 from raftkv.v1 import cluster_pb2, cluster_pb2_grpc, common_pb2, kv_pb2, kv_pb2_grpc
 from tests.client.fake_locks import FakeLocks, Refused
+from tests.client.fake_quorum import (
+    CLUSTER_ID,
+    FakeLog,
+    State,
+    Unable,
+    is_early,
+    log_end,
+    own_read,
+    refuse_concern,
+    wrote,
+)
 from tests.client.fake_txn import FakeTxn, covered
 
 Reply = kv_pb2.OperationResult | None
@@ -51,7 +63,17 @@ class FakeStore:
         self.low: dict[int, int] = {}
         self.window = 16_384
         self.locks = FakeLocks()
+        self.log = FakeLog()
         self.registered = 0
+        self.term = 1
+
+    def append_early(self, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> kv_pb2.OperationResult:
+        """Take a write into the log, and not into the state."""
+        self.log.append(self.term)
+        result = kv_pb2.OperationResult(id=operation.id)
+        getattr(result, str(operation.WhichOneof("operation"))).SetInParent()
+        self.sessions[batch.session][operation.id] = result
+        return result
 
     def register(self) -> kv_pb2.RegisterSessionResponse:
         self.registered += 1
@@ -84,25 +106,28 @@ class FakeStore:
         if sequence not in results:
             self.applied.append((session, sequence))
             results[sequence] = self._apply(operation)
+            self.log.append(self.term)
+            self.log.applied = self.log.end.last_index
         return results[sequence]
 
-    def range(self, request: kv_pb2.RangeRequest) -> kv_pb2.RangeResponse:
-        keys = covered(self.pairs, request.key, request.range_end)
+    def range(
+        self, request: kv_pb2.RangeRequest, pairs: dict[bytes, kv_pb2.KeyValue] | None = None, revision: int = 0
+    ) -> kv_pb2.RangeResponse:
+        pairs = self.pairs if pairs is None else pairs
+        keys = covered(pairs, request.key, request.range_end)
         if request.order == kv_pb2.RangeRequest.VALUE:
-            keys.sort(key=lambda key: self.pairs[key].value)
+            keys.sort(key=lambda key: pairs[key].value)
         if request.descending:
             keys.reverse()
         first = int(request.cursor or b"0")
         limit = request.limit or len(keys)
         held = keys[first : first + limit]
         more = not request.count_only and first + limit < len(keys)
-        local = request.level == kv_pb2.ReadLevel.LOCAL
         return kv_pb2.RangeResponse(
-            kvs=[] if request.count_only else [self.pairs[key] for key in held],
+            kvs=[] if request.count_only else [pairs[key] for key in held],
             more=more,
             count=len(keys) if request.count_only else len(held),
-            revision=request.revision or self.revision,
-            guarantee=common_pb2.GUARANTEE_STALE_PREFIX if local else common_pb2.GUARANTEE_LINEARIZABLE,
+            revision=request.revision or revision or self.revision,
             cursor=b"%d" % (first + limit) if more else b"",
         )
 
@@ -146,6 +171,17 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.batches: list[kv_pb2.BatchRequest] = []
         """Every message that came."""
         self.script: Callable[[FakeNode, kv_pb2.BatchRequest, kv_pb2.Operation], Reply | Awaitable[Reply]] = execute
+        self.frozen: State | None = None
+        self.staleness_ms: int | None = 0
+        """How long ago the node last heard of a leader; None: never."""
+        self.witness = False
+        self.membership: Membership | None = None
+        """What its log says of the members, where that is not what the cluster's does."""
+        self.log_end: LogEnd | None = None
+        self.log_ends = 0
+        """How often it was asked for it."""
+        self.ranges: list[kv_pb2.RangeRequest] = []
+        """Every read that came as a single call."""
         self.silent = False
         """Takes everything and answers nothing, not even to who opens a stream."""
         self.break_code = grpc.StatusCode.UNAVAILABLE
@@ -168,6 +204,16 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.add_to(self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         await self._server.start()
+
+    def own_state(self) -> State:
+        store = self.cluster.store
+        return self.frozen or State(store.pairs, store.revision, store.log.applied)
+
+    def freeze(self) -> None:
+        """From now on it applies nothing, and hears of no leader."""
+        now = self.own_state()
+        self.frozen = State(dict(now.pairs), now.revision, now.index)
+        self.staleness_ms = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
         kv_pb2_grpc.add_KVServicer_to_server(self, server)
@@ -196,7 +242,7 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         cluster = self.cluster
         leader = cluster.nodes.get(cluster.leader_id)
         return common_pb2.ResponseHeader(
-            cluster_id=7,
+            cluster_id=CLUSTER_ID,
             member_id=self.id,
             revision=cluster.store.revision,
             raft_term=cluster.term,
@@ -238,14 +284,38 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         for operation in batch.operations:
             reply = self.script(self, batch, operation)
             result = await reply if isinstance(reply, Awaitable) else reply
+            if result is not None and operation.id < FIRST_READ_ID:
+                shared = wrote(self, MAJORITY)
+                if shared.index:
+                    response.wrote.CopyFrom(shared)
+            elif result is not None and not response.HasField("read"):
+                log = self.cluster.store.log
+                response.read.guarantee = common_pb2.GUARANTEE_LINEARIZABLE
+                response.read.served_by = self.cluster.leader_id
+                response.read.applied_term, response.read.applied_index = log.terms[log.applied], log.applied
             if result is not None and not self.silent:
                 response.results.append(result)
         return response
 
     async def Range(self, request: kv_pb2.RangeRequest, context: Any) -> kv_pb2.RangeResponse:
-        response = self.cluster.store.range(request)
+        self.ranges.append(request)
+        if self.silent:
+            await asyncio.Event().wait()
+        try:
+            state, receipt = own_read(self, request)
+        except Unable as unable:
+            await abort(context, unable.code, unable.message)
+            raise
+        response = self.cluster.store.range(request, state.pairs, state.revision)
         response.header.CopyFrom(self.header())
+        response.receipt.CopyFrom(receipt)
         return response
+
+    async def LogEnd(self, request: kv_pb2.LogEndRequest, context: Any) -> kv_pb2.LogEndResponse:
+        self.log_ends += 1
+        if self.silent:
+            await asyncio.Event().wait()
+        return log_end(self)
 
     async def Put(self, request: kv_pb2.PutRequest, context: Any) -> kv_pb2.PutResponse:
         raise NotImplementedError
@@ -293,7 +363,40 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
 
 def execute(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
     """Answer as a healthy node does (which forwards to the leader where it must)."""
-    return node.cluster.store.execute(batch, operation)
+    store, voters = node.cluster.store, len(node.cluster.nodes)
+    if operation.HasField("range"):
+        request = operation.range
+        if request.level in (kv_pb2.ReadLevel.LINEARIZABLE, kv_pb2.ReadLevel.LEASE) and not request.here:
+            return store.execute(batch, operation)
+        return _own(node, operation)
+    refused = refuse_concern(operation, voters)
+    if refused is not None:
+        return _refused(operation, ErrorCode.INVALID_ARGUMENT, refused)
+    concern = getattr(getattr(operation, str(operation.WhichOneof("operation"))), "write_concern", DEFAULT)
+    if is_early(operation, voters):
+        result = store.append_early(batch, operation)
+        result.wrote.CopyFrom(wrote(node, concern, early=True))
+        return result
+    result = store.execute(batch, operation)
+    if concern != DEFAULT and not result.HasField("error"):
+        result.wrote.CopyFrom(wrote(node, concern))
+    return result
+
+
+def _own(node: FakeNode, operation: kv_pb2.Operation) -> kv_pb2.OperationResult:
+    try:
+        state, receipt = own_read(node, operation.range)
+    except Unable as unable:
+        return _refused(operation, unable.code, unable.message)
+    result = kv_pb2.OperationResult(id=operation.id, read=receipt)
+    result.range.CopyFrom(node.cluster.store.range(operation.range, state.pairs, state.revision))
+    return result
+
+
+def _refused(operation: kv_pb2.Operation, code: ErrorCode, message: str) -> kv_pb2.OperationResult:
+    retryable = code in {ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE}
+    error = common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=message, retryable=retryable)
+    return kv_pb2.OperationResult(id=operation.id, error=error)
 
 
 def ignore(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
@@ -317,7 +420,8 @@ async def abort(context: Any, code: ErrorCode, message: str) -> None:
     from grpc_status import rpc_status
 
     detail = any_pb2.Any()
-    detail.Pack(common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=message))
+    retryable = code in {ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE}
+    detail.Pack(common_pb2.Error(code=common_pb2.ErrorCode.ValueType(code), message=message, retryable=retryable))
     status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message=message, details=[detail])
     await context.abort_with_status(rpc_status.to_status(status))
 
@@ -333,6 +437,7 @@ class FakeCluster:
         """Every change of the members that was asked for."""
         self.announced: dict[int, str] = {}
         """What the headers say of a member's address, where that is not its real one."""
+        self.membership = Membership(1, frozenset(range(1, size + 1)), frozenset(), joint=False)
         self.nodes = {node_id: FakeNode(self, node_id) for node_id in range(1, size + 1)}
 
     def __getitem__(self, node_id: int) -> FakeNode:
@@ -344,6 +449,7 @@ class FakeCluster:
 
     def elect(self, leader_id: int) -> None:
         self.term += 1
+        self.store.term = self.term
         self.leader_id = leader_id
 
 

@@ -12,7 +12,7 @@ def make_router(*addresses: str, ready: bool = True, dial_learned: bool = True) 
     """Return a router whose endpoints a:1, b:1, ... are members 1, 2, ..."""
     router = Router(addresses, Random(1), dial_learned=dial_learned)
     for member_id, address in enumerate(router.to_open(0.0), start=1):
-        router.opening(address)
+        router.opening(address, 0.0)
         if ready:
             router.ready(address, member_id)
     return router
@@ -21,7 +21,7 @@ def make_router(*addresses: str, ready: bool = True, dial_learned: bool = True) 
 def test_every_configured_endpoint_is_opened_once() -> None:
     router = Router(["a:1", "b:1"], Random(1))
     assert router.to_open(0.0) == ("a:1", "b:1")
-    router.opening("a:1")
+    router.opening("a:1", 0.0)
     assert router.to_open(0.0) == ("b:1",)
 
 
@@ -61,7 +61,7 @@ def test_an_announced_address_is_dialled_only_once_no_configured_endpoint_can_be
     assert "h3:7001" not in router.to_open(0.0), "proxy:2 may still turn out to be member 3"
     router.ready("proxy:2", 2)
     assert router.to_open(0.0) == ("h3:7001",)
-    router.opening("h3:7001")
+    router.opening("h3:7001", 0.0)
     assert router.choose() == "proxy:1"
     router.ready("h3:7001", 3)
     assert router.choose() == "h3:7001"
@@ -71,7 +71,7 @@ def test_an_announced_address_at_which_another_node_answers_is_not_the_leader() 
     router = make_router("a:1")
     router.heard_leader(Leader(3, 3, "nat:7001"))
     router.to_open(0.0)
-    router.opening("nat:7001")
+    router.opening("nat:7001", 0.0)
     router.ready("nat:7001", 1)
     assert router.choose() == "a:1"
 
@@ -89,12 +89,12 @@ def test_a_learned_endpoint_that_fails_is_forgotten_once_it_no_longer_leads() ->
     router = make_router("a:1")
     router.heard_leader(Leader(3, 3, "h3:7001"))
     router.to_open(0.0)
-    router.opening("h3:7001")
+    router.opening("h3:7001", 0.0)
     router.failed("h3:7001", 0.0, "refused")
     assert router.health("h3:7001") is Health.DOWN
     assert router.to_open(0.0) == (), "it must wait, though every answer still names it"
     router.heard_leader(Leader(4, 1, "a:1"))
-    router.opening("h3:7001")
+    router.opening("h3:7001", 0.0)
     router.failed("h3:7001", 1.0, "refused")
     assert [endpoint.address for endpoint in router.endpoints] == ["a:1"]
 
@@ -105,7 +105,7 @@ def test_a_failed_endpoint_waits_before_it_is_opened_again_and_a_success_forgive
         router.failed("a:1", 10.0, "refused")
     assert router.to_open(10.0) == ()
     assert router.to_open(10.0 + BACKOFF_MAX_S) == ("a:1",)
-    router.opening("a:1")
+    router.opening("a:1", 0.0)
     router.ready("a:1", 1)
     router.failed("a:1", 20.0, "refused")
     assert router.to_open(20.0 + 2 * BACKOFF_MIN_S) == ("a:1",)
@@ -138,7 +138,7 @@ def test_a_leader_whose_endpoint_is_down_is_reached_through_another_node() -> No
     router.failed("b:1", 0.0, "b:1: reset")
     assert router.choose() == "a:1"
     assert "b:1: reset" in router.why_unreachable()
-    router.opening("b:1")
+    router.opening("b:1", 0.0)
     router.ready("b:1", 2)
     assert router.choose() == "b:1"
 
@@ -165,7 +165,7 @@ def test_members_are_dialled_only_when_the_endpoints_at_hand_cannot_serve() -> N
     router.found_no_leader()
     assert router.to_open(0.0) == ("b:1", "c:1"), "node 1 is at hand, under another address"
     router.found_leader()
-    router.opening("b:1")
+    router.opening("b:1", 0.0)
     router.failed("b:1", 0.0, "gone")
     assert router.to_open(0.0) == ("c:1",), "it has a back-off, and is not dialled again at once"
 

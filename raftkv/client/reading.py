@@ -1,0 +1,151 @@
+"""One read of whatever level: which token it carries, who coordinates it, and what is done when no answer comes."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from raftkv.client import coordinator, freshest, wire
+from raftkv.client.calls import Kind
+from raftkv.client.core import ClientCore
+from raftkv.client.levels import AtLeast, Fallback, Level, Quorum, ReadFrom, check_fallback, check_level
+from raftkv.client.receipts import ReadReceipt, ReadToken
+from raftkv.client.results import ReadLevel
+from raftkv.client.unary import answer_of
+from raftkv.client.urls import parse_endpoint
+from raftkv.client.wire_quorum import fill_level, receipt_of
+from raftkv.errors import DeadlineExceeded, InvalidArgument, RaftKVError, TokenOutOfRange, WriteLost
+from raftkv.v1 import kv_pb2
+
+FALLBACK_SHARE: Final = 0.25
+MAX_FALLBACK_S: Final = 1.0
+"""What is kept of a read's time for its fallback: a quarter, at most a second."""
+
+_LEADS: Final = (ReadLevel.LINEARIZABLE, ReadLevel.LEASE)
+
+Answered = tuple[kv_pb2.RangeResponse, ReadReceipt]
+
+
+class _Carried(NamedTuple):
+    """What a read must not fall behind."""
+
+    token: ReadToken | None
+    floor: ReadToken | None
+    """Another place, of the client's own, which the token need not imply."""
+
+
+class ReadCore(ClientCore):
+    """A client that can read."""
+
+    async def _read(
+        self,
+        operation: kv_pb2.Operation,
+        level: Level,
+        fallback: Fallback,
+        endpoint: str | None,
+        timeout: float | None,
+    ) -> Answered:
+        request = operation.range
+        if (
+            level is ReadLevel.LINEARIZABLE
+            and fallback is None
+            and endpoint is None
+            and self._read_from is ReadFrom.LEADER
+        ):  # most of them
+            size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
+            call = await self._call(Kind.READ, operation, size_bytes, timeout)
+            return call.future.result().range, call.read
+        check_level(level)
+        check_fallback(fallback)
+        if endpoint is not None:
+            if fallback is not None:
+                raise InvalidArgument("fallback= asks every node, and endpoint= says to ask one: give one of them")
+            return await self._read_of_one(request, level, endpoint, timeout)
+        seconds = self._seconds(timeout)
+        if fallback is None:
+            return await self._read_level(request, level, self._open().loop.time() + seconds)
+        return await self._read_or_stale(request, level, seconds)
+
+    async def _read_level(self, request: kv_pb2.RangeRequest, level: Level, deadline: float) -> Answered:
+        """Read at a level, over the loss of nodes and leaders, with what the client has seen."""
+        while True:
+            token, floor = self._carried(level)
+            try:
+                answer, receipt = await self._attempt(request, level, token, deadline)
+            except (WriteLost, TokenOutOfRange):
+                if token is None or token.committed or self._seen.settle(token) or _is_given(level):
+                    raise
+                continue  # of several reads that carried it, one tells its caller
+            if token is not None and not token.committed:
+                self._seen.heard(token.cluster_id, token.term, token.index, committed=True)
+            if floor is not None and receipt.applied_index < floor.index:
+                return await self._attempt(request, level, floor, deadline)
+            return answer, receipt
+
+    async def _attempt(
+        self, request: kv_pb2.RangeRequest, level: Level, token: ReadToken | None, deadline: float
+    ) -> Answered:
+        dispatcher = self._open()
+        if isinstance(level, Quorum) and level.coordinator == "client":
+            answered = await coordinator.quorum_read(dispatcher, request, level.replicas or 0, token, deadline)
+            self._heard(answered[1])
+            return answered
+        operation = kv_pb2.Operation(range=request)
+        near = self._read_from is ReadFrom.NEAREST
+        fill_level(operation.range, level, token, here=near)
+        leads = level in _LEADS and not (near and level is ReadLevel.LINEARIZABLE)
+        size_bytes = wire.size_estimate() + operation.ByteSize()
+        left_s = max(deadline - dispatcher.loop.time(), 0.001)
+        call = await self._call(Kind.READ if leads else Kind.LOCAL_READ, operation, size_bytes, left_s)
+        return call.future.result().range, call.read
+
+    async def _read_of_one(
+        self, request: kv_pb2.RangeRequest, level: Level, endpoint: str, timeout: float | None
+    ) -> Answered:
+        if isinstance(level, Quorum) and level.coordinator == "client":
+            raise InvalidArgument('coordinator="client" asks the voters itself, and endpoint= says to ask one node')
+        address = parse_endpoint(endpoint)
+        # What a node holds is asked for to look at that node: LOCAL is left as it is.
+        token = None if level is ReadLevel.LOCAL else self._carried(level).token
+        fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
+        rpc = self._open().connections.get(address).kv.Range(request, timeout=self._seconds(timeout))
+        try:
+            answer = await answer_of(address, rpc)
+        except (WriteLost, TokenOutOfRange):
+            if token is not None:
+                self._seen.settle(token)
+            raise
+        return answer, self._heard(receipt_of(answer))
+
+    async def _read_or_stale(self, request: kv_pb2.RangeRequest, level: Level, seconds: float) -> Answered:
+        dispatcher = self._open()
+        deadline = dispatcher.loop.time() + seconds
+        kept_s = min(seconds * FALLBACK_SHARE, MAX_FALLBACK_S)
+        try:
+            return await self._read_level(request, level, deadline - kept_s)
+        except RaftKVError as error:
+            if not (error.retryable or isinstance(error, DeadlineExceeded)):
+                raise
+            answer = await freshest.local_read(dispatcher, request, deadline)
+            if answer is None:
+                raise
+        receipt = self._seen.labelled(receipt_of(answer))
+        return answer, self._heard(receipt)
+
+    def _carried(self, level: Level) -> _Carried:
+        if level in _LEADS:
+            return _Carried(None, None)
+        given = level.token if isinstance(level, AtLeast) else None
+        if given is not None:
+            self._seen.check(given)
+            return _Carried(given, self._seen.committed if self._monotonic else None)
+        if not self._monotonic and not isinstance(level, AtLeast):
+            return _Carried(None, None)
+        return _Carried(self._seen.to_carry(), self._seen.committed)
+
+    def _heard(self, receipt: ReadReceipt) -> ReadReceipt:
+        self._seen.heard(receipt.cluster_id, receipt.applied_term, receipt.applied_index, committed=True)
+        return receipt
+
+
+def _is_given(level: Level) -> bool:
+    return isinstance(level, AtLeast) and level.token is not None

@@ -1,0 +1,108 @@
+"""What a client has seen of the log: the token that its reads carry. Pure.
+
+Two places are kept. The *committed* one is the highest index that any answer named: all committed entries are on one
+log, so the index alone orders them. The *open* one is the client's newest write that fewer than a majority had when it
+was acknowledged. It is settled by what is heard later of the committed log:
+
+    of the same term, at its index or above    it is committed: one leader wrote that term's log in order
+    of a later term, below its index           it is lost: terms never fall along a log, so no log has both
+    of a later term, at its index or above     nobody can tell: a read that carries it asks a node
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raftkv.client.receipts import ReadReceipt, ReadToken
+from raftkv.errors import ClusterMismatch, WriteLost
+from raftkv.quorum import Guarantee
+
+
+class Seen:
+    """The places of one client."""
+
+    __slots__ = ("_open", "cluster_id", "index", "term")
+
+    def __init__(self) -> None:
+        self.cluster_id = 0
+        """The first cluster that was heard of; what others say is not taken in."""
+        self.term = 0
+        self.index = 0
+        """With `term`: the highest committed place; 0: none."""
+        self._open: ReadToken | None = None
+
+    def heard(self, cluster_id: int, term: int, index: int, *, committed: bool) -> None:
+        """An answer, or another client, names a place; index 0: none."""
+        if not index:
+            return
+        if not self.cluster_id:
+            self.cluster_id = cluster_id
+        elif cluster_id != self.cluster_id:
+            return
+        if committed:
+            if index > self.index:
+                self.term, self.index = term, index
+            # An older answer may be the one that settles it.
+            if self._open is not None and term == self._open.term and index >= self._open.index:
+                self._open = None
+        elif self._open is not None and (term, index) <= (self._open.term, self._open.index):
+            return
+        elif term != self.term or index > self.index:
+            self._open = ReadToken(cluster_id, term, index, committed=False)
+
+    def take_over(self, token: ReadToken) -> None:
+        """Another client has seen this. Raises ClusterMismatch for a token of another cluster."""
+        self.check(token)
+        self.heard(token.cluster_id, token.term, token.index, committed=token.committed)
+
+    def check(self, token: ReadToken) -> None:
+        """Raise ClusterMismatch for a token of another cluster than this client talks to, as far as it knows."""
+        if self.cluster_id not in (0, token.cluster_id):
+            raise ClusterMismatch(
+                f"token {token} is of cluster {token.cluster_id:016x}; this client talks to {self.cluster_id:016x}"
+            )
+
+    def labelled(self, receipt: ReadReceipt) -> ReadReceipt:
+        """Return the receipt of a LOCAL read, called AT_LEAST where it is not older than anything seen so far."""
+        if (
+            receipt.guarantee is Guarantee.STALE_PREFIX
+            and receipt.cluster_id == self.cluster_id
+            and 0 < self.index <= receipt.applied_index
+            and self._open is None
+        ):
+            return replace(receipt, guarantee=Guarantee.AT_LEAST)
+        return receipt
+
+    @property
+    def committed(self) -> ReadToken | None:
+        """The highest committed place; None: there is none yet."""
+        return ReadToken(self.cluster_id, self.term, self.index) if self.index else None
+
+    @property
+    def newest(self) -> ReadToken | None:
+        """The place that is farthest on, committed or not."""
+        open_one = self._open
+        return open_one if open_one is not None and open_one.index > self.index else self.committed
+
+    def to_carry(self) -> ReadToken | None:
+        """Return what the next read carries: the open place while there is one, so that its fate comes to light.
+
+        Raises WriteLost, once, when it is clear already that the open write is lost.
+        """
+        open_one = self._open
+        if open_one is None:
+            return self.committed
+        if self.term > open_one.term and self.index < open_one.index:
+            self._open = None
+            raise WriteLost(
+                f"the write at {open_one} was acknowledged by fewer than a majority, and is lost: "
+                f"index {self.index} is committed in term {self.term}"
+            )
+        return open_one
+
+    def settle(self, token: ReadToken) -> bool:
+        """A node has told the fate of an open place: forget it. False: it was not, or no longer, the open one."""
+        if token.committed or token != self._open:
+            return False
+        self._open = None
+        return True
