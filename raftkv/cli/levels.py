@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from raftkv.client import AtLeast, Bounded, Fallback, Level, Quorum, ReadLevel, ReadToken
+from raftkv.client import AtLeast, Bounded, Concern, Fallback, Level, Quorum, ReadLevel, ReadToken
 from raftkv.client.levels import MAX_REPLICAS, MAX_STALENESS_S
 from raftkv.errors import InvalidArgument
 from raftkv.quorum import parse_concern
@@ -35,6 +35,7 @@ WRITES: Final[Mapping[str, str]] = {
     "all": "committed, and every voter has it on disk",
 }
 _SIMPLE: Final = {"linearizable": ReadLevel.LINEARIZABLE, "lease": ReadLevel.LEASE, "local": ReadLevel.LOCAL}
+_NAMED: Final[Mapping[str, Concern]] = {"leader": "leader", "majority": "majority", "all": "all"}
 _UNITS_S: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 _TIME: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", re.ASCII)
 
@@ -115,10 +116,12 @@ def fallback_of(fallback: FallbackTo | None) -> Fallback:
     return None if fallback is None else "stale"
 
 
-def concern_of(text: str | None) -> int | None:
-    """Return the write concern that is written so; None: the cluster's. Raises typer.BadParameter."""
+def concern_of(text: str | None) -> Concern:
+    """Return the client's name of the concern that is written so; None: the cluster's. Raises typer.BadParameter."""
     if text is None:
         return None
+    if text in _NAMED:
+        return _NAMED[text]
     try:
         return parse_concern(text)
     except InvalidArgument:

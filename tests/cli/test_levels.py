@@ -35,7 +35,8 @@ def test_levels(text: str, level: Level) -> None:
 
 
 def test_concerns() -> None:
-    assert [concern_of(text) for text in (None, "leader", "majority", "all", "1", "3")] == [None, 1, -1, -2, 1, 3]
+    written = (None, "leader", "majority", "all", "1", "3")
+    assert [concern_of(text) for text in written] == [None, "leader", "majority", "all", 1, 3]
 
 
 def test_fallback() -> None:

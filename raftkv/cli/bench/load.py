@@ -112,8 +112,10 @@ async def measure(
     """
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(target)
+        # Not monotonic: a read of a node's own state would be one of what the client has seen (AT_LEAST).
         opened = [
-            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout)) for _ in range(clients)
+            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout, monotonic=False))
+            for _ in range(clients)
         ]
         await asyncio.gather(*(client.get(b"bench") for client in opened))  # connected, and there is a leader
         seeds = _Run(operations[0].seeds)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final, Protocol
 
-from raftkv.client import AsyncClient, Level, mod_revision
+from raftkv.client import AsyncClient, Concern, Level, mod_revision
 from raftkv.client import put as txn_put
 from raftkv.errors import ConfigurationError, RaftKVError
 
@@ -69,7 +69,7 @@ class Puts:
         *,
         key_size: int,
         value_size: int,
-        concern: int | None = None,
+        concern: Concern = None,
         variant: str | None = None,
         place: int = 0,
         places: int = 1,
