@@ -185,7 +185,7 @@ def final_error(call: Call, error: RaftKVError) -> RaftKVError:
 def out_of_time(call: Call, unreachable: str) -> RaftKVError:
     """Return what to raise at the deadline. `unreachable`: why no endpoint takes operations; empty: some do."""
     last = call.last_error
-    after = f"no result after {call.timeout:g} s"
+    after = f"no result after {call.timeout:.4g} s"
     because = f"; last error: {last.message}" if last is not None else ""
     if isinstance(last, TooStale | QuorumUnavailable):
         return type(last)(f"{after}: {last.message}")

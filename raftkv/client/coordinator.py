@@ -29,6 +29,7 @@ from raftkv.quorum import (
     LogEnd,
     Membership,
     Target,
+    Wait,
     decide,
     is_rinsed,
     of_quorum_read,
@@ -52,7 +53,7 @@ class _Agreed(NamedTuple):
     target: Target
     membership: Membership
     addresses: tuple[str, ...]
-    """Who may answer, the most promising first."""
+    """Who may answer, the most promising first. Any other replica may as well."""
 
 
 async def quorum_read(
@@ -83,6 +84,7 @@ async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _
     heard: dict[int, _Heard] = {}
     membership: Membership | None = None
     answers: dict[int, Answer] = {}
+    missing = 0
     while True:
         begin: Membership | None = None
         async with aclosing(_log_ends(dispatcher, dispatcher.router.known_addresses(), deadline)) as ends:
@@ -97,20 +99,23 @@ async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _
                     break
                 if membership.joint:
                     return QuorumUnavailable("a change of the members is under way: no quorum read until it is over")
-                if isinstance(decision, Target):
+                if isinstance(decision, Wait):
+                    missing = decision.missing
+                else:
                     return _Agreed(decision, membership, _by_promise(heard.values(), membership))
         if begin is None:
             break
         membership, answers = begin, {}
     if membership is None:
         return QuorumUnavailable("no node has told the end of its log")
+    needed = required_replicas(replicas, len(membership.voters))
     silent = sorted(membership.voters - answers.keys())
     if heard:
         # Some of them may be at addresses that this client has never heard of.
         await dispatcher.learn_members_from(next(iter(heard.values())).address)
     return QuorumUnavailable(
-        f"{len(answers)} of {len(membership.voters)} voters told the end of their logs, "
-        f"{required_replicas(replicas, len(membership.voters))} are needed; no answer from {silent}"
+        f"{needed - missing} of {len(membership.voters)} voters told the end of their logs, {needed} are needed; "
+        f"no answer from {silent}"
     )
 
 
@@ -163,8 +168,9 @@ async def _rinsed(
         asked.at_least.CopyFrom(to_token(token))
     rounds = 0
     why: RaftKVError | None = None
+    addresses = agreed.addresses
     while True:
-        for address in agreed.addresses:
+        for address in addresses:
             left_s = deadline - dispatcher.loop.time()
             if left_s <= 0:
                 break
@@ -189,6 +195,7 @@ async def _rinsed(
                     configuration_index=agreed.membership.configuration_index,
                 )
         rounds += 1
+        addresses = tuple(dict.fromkeys((*agreed.addresses, *dispatcher.router.known_addresses())))
         because = "" if why is None else f"; last error: {why.message}"
         await _pause(
             dispatcher,

@@ -32,7 +32,7 @@ class InstantNode(kv_pb2_grpc.KVServicer):
     async def Put(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    Range = Delete = Txn = Compact = RegisterSession = Put
+    Range = Delete = Txn = Compact = RegisterSession = LogEnd = Put
 
     async def Pipeline(self, request_iterator: Any, context: Any) -> AsyncIterator[kv_pb2.BatchResponse]:
         await context.send_initial_metadata((("raftkv-member-id", "1"),))

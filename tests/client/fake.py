@@ -284,11 +284,13 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         for operation in batch.operations:
             reply = self.script(self, batch, operation)
             result = await reply if isinstance(reply, Awaitable) else reply
-            if result is not None and operation.id < FIRST_READ_ID:
+            if result is None or result.HasField("error"):
+                pass
+            elif operation.id < FIRST_READ_ID:
                 shared = wrote(self, MAJORITY)
                 if shared.index:
                     response.wrote.CopyFrom(shared)
-            elif result is not None and not response.HasField("read"):
+            elif not response.HasField("read"):
                 log = self.cluster.store.log
                 response.read.guarantee = common_pb2.GUARANTEE_LINEARIZABLE
                 response.read.served_by = self.cluster.leader_id
@@ -437,7 +439,7 @@ class FakeCluster:
         """Every change of the members that was asked for."""
         self.announced: dict[int, str] = {}
         """What the headers say of a member's address, where that is not its real one."""
-        self.membership = Membership(1, frozenset(range(1, size + 1)), frozenset(), joint=False)
+        self.membership = Membership(0, frozenset(range(1, size + 1)), frozenset(), joint=False)
         self.nodes = {node_id: FakeNode(self, node_id) for node_id in range(1, size + 1)}
 
     def __getitem__(self, node_id: int) -> FakeNode:
