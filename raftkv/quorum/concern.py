@@ -44,7 +44,7 @@ def parse_concern(text: str | int) -> int:
     if isinstance(text, str):
         if text in _NAMES:
             return _NAMES[text]
-        if text.isascii() and text.isdigit():
+        if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VOTERS)):
             text = int(text)
     if isinstance(text, int) and not isinstance(text, bool) and 1 <= text <= MAX_VOTERS:
         return text

@@ -28,16 +28,15 @@ class Guarantee(IntEnum):
 
 
 def of_quorum_read(replicas: int, voters: int) -> tuple[Guarantee, int]:
-    """Return what a rinsed read of `replicas` of `voters` is, and from which W on it sees acknowledged writes.
+    """Return what a rinsed read of `replicas` of `voters` is, and at which W it sees writes: W + R > N, W a majority.
 
     From a majority on it is linearizable over everything committed; below, only *regular*, and only for writes that
     waited for N - R + 1 voters (notes of Paxos Quorum Reads, HotStorage 2019; proof in docs/guarantees.md).
-    W + R > N is not enough where W is below a majority: such a write may be missed by a read of *all* voters, and be
-    committed later (docs/guarantees.md tells how).
+    No read sees for certain what was acknowledged below a majority, whatever W + R: such a write can be lost, and one
+    that is given up by a voter that is asked can come back through one that is not.
     """
-    least = majority(voters)
-    sees = max(voters - replicas + 1, least)
-    return (Guarantee.LINEARIZABLE if replicas >= least else Guarantee.SEES_WRITES_AT_W_GE), sees
+    sees = max(voters - replicas + 1, majority(voters))
+    return (Guarantee.LINEARIZABLE if replicas >= majority(voters) else Guarantee.SEES_WRITES_AT_W_GE), sees
 
 
 def in_words(guarantee: Guarantee, *, sees_writes_at: int = 0, staleness_ms: int = 0) -> str:

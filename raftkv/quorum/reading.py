@@ -2,7 +2,7 @@
 
     1. ask R voters what their durable logs end with;
     2. the target is the greatest (term, index) of them, terms first;
-    3. *rinse*: any replica answers as soon as it has applied the target's index, or an entry of a later term.
+    3. *rinse*: any replica answers as soon as what it has applied last is not before the target, in the same order.
 
 Step 3 is what makes it a read of committed state: a log's end may never be committed, and if it is not, an entry of a
 later term will be. Step 1 counts voters of one configuration: an answer that knows a newer one begins the read anew.
@@ -99,11 +99,14 @@ def target_of(ends: Iterable[LogEnd]) -> LogEnd:
 
 
 def is_rinsed(target: LogEnd, applied_term: int, applied_index: int) -> bool:
-    """Return whether a state may answer: it has applied the target's index, or an entry of a later term.
+    """Return whether a state may answer: the entry that it has applied last is not before the target, terms first.
 
-    A later term's leader was elected by a majority, and had every entry that was ever committed below its own.
+    The committed log rises in this order, so the state has every committed entry that is not above the target in it.
+    The index alone is not enough: entries of a term before the target's can be committed at the target's index and
+    above by a leader of a later term, and a state that has come to the index has not come to what is above. With it,
+    reads of fewer than a majority could miss what they claim to see (tests/quorum/test_scenarios.py).
     """
-    return applied_index >= target.last_index or applied_term > target.last_term
+    return (applied_term, applied_index) >= target
 
 
 def _place(membership: Membership) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.errors import InvalidArgument
-from raftkv.quorum import ALL, LEADER, MAJORITY, Guarantee, LogEnd, in_words, is_rinsed, of_quorum_read, target_of
+from raftkv.quorum import ALL, LEADER, MAJORITY, Guarantee, in_words, of_quorum_read
 from raftkv.quorum.explain import Level, Row, Sees, explain, load
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text()
@@ -122,33 +122,6 @@ def test_concerns_have_names(concern: int, write: int) -> None:
 def test_what_is_out_of_range_is_refused_with_the_range(voters: int, write: int, replicas: int, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         explain(voters, write, replicas)
-
-
-def test_w_plus_r_above_n_does_not_show_a_write_that_is_acknowledged_early() -> None:
-    """Why `sees_writes_at` never goes below a majority: N = 3, W = 1, R = 3, and the write is not even lost.
-
-    A, the leader of term 1, acknowledges (1, 7) with only its own copy. C, elected in term 2, writes (2, 5). A read
-    asks all three. Then A, elected in term 3, commits 5 to 8 with C; B is sent 5 and 6 so far, and the commit index.
-    """
-    a, b, c = LogEnd(1, 7), LogEnd(1, 4), LogEnd(2, 5)
-    target = target_of([a, b, c])
-    assert target == c
-    assert is_rinsed(target, applied_term=1, applied_index=6)  # B answers, without the write at 7
-    assert of_quorum_read(3, 3) == (Guarantee.LINEARIZABLE, 2)
-
-
-def test_only_the_copies_that_the_leader_of_its_own_term_counts_make_a_write_visible_below_a_majority() -> None:
-    """Why docs/guarantees.md says who acknowledges: N = 5, W = 4, R = 2.
-
-    The same entry (1, 7), left by a leader of term 1 and committed by that of term 3, is on four disks; E, one of them,
-    has nothing of term 3 yet. A read of C, which has a (2, 5) of its own, and E is rinsed at 6. So a leader must not
-    acknowledge an entry of an earlier term by its copies; a retry is an entry of its own term, which E would have.
-    """
-    c, e = LogEnd(2, 5), LogEnd(1, 7)
-    assert is_rinsed(target_of([c, e]), applied_term=1, applied_index=6)
-    retried = LogEnd(3, 9)
-    assert not is_rinsed(target_of([c, retried]), applied_term=1, applied_index=6)
-    assert of_quorum_read(2, 5) == (Guarantee.SEES_WRITES_AT_W_GE, 4)
 
 
 def quorum_words(row: Row) -> str:

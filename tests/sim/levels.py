@@ -13,6 +13,7 @@ from typing import Protocol, cast
 MODULES = {
     "l0": "tests.sim.l0",
     "l1": "tests.sim.l1",
+    "quorum": "tests.quorum.runs",
 }
 
 
