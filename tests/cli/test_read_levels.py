@@ -99,15 +99,15 @@ def test_without_a_majority(cli: Cli) -> None:
         token = cli("get", "left", "-o", "json", *one).json["receipt"]["token"]
         assert cli("get", "left", "--read", f"at-least:{token}", *one).out == b"value"
         with stopped(cluster, 2, 3):
-            for level in ("linearizable", "quorum", "quorum:3", "bounded:1ms"):
-                refused = cli("get", "left", "--read", level, "--timeout", "0.5", *one)
+            for level in ("linearizable", "quorum", "bounded:1ms"):
+                refused = cli("get", "left", "--read", level, "--timeout", "0.4", *one)
                 assert refused.code == 5, level
                 assert refused.error
             for level in ("local", f"at-least:{token}"):
-                assert cli("get", "left", "--read", level, "--timeout", "0.8", *one).out == b"value"
-            stale = cli("get", "left", "--fallback", "stale", "--timeout", "0.8", *one)
+                assert cli("get", "left", "--read", level, "--timeout", "0.6", *one).out == b"value"
+            stale = cli("get", "left", "--fallback", "stale", "--timeout", "0.6", *one)
             assert (stale.code, stale.out) == (0, b"value")
             assert stale.err in (f"raftkv: {in_words(weaker)}\n" for weaker in WEAKER)
-            counted = cli("ls", "--count", "--fallback", "stale", "--timeout", "0.8", "-o", "json", *one).json
+            counted = cli("ls", "--count", "--fallback", "stale", "--timeout", "0.6", "-o", "json", *one).json
             assert counted["count"] == 1
             assert counted["receipt"]["guarantee"] in [weaker.name.lower() for weaker in WEAKER]

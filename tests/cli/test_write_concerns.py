@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cli.cluster_process import running_cluster
+from tests.cli.cluster_process import RunningCluster
 from tests.cli.conftest import Cli
 from tests.cli.test_read_levels import stopped
 
@@ -47,7 +47,7 @@ def test_less_than_a_majority(cli: Cli) -> None:
         assert receipt["committed"] is (told.json["revision"] is not None)
         assert receipt["committed"] is not receipt["token"].endswith("?")
         line = cli("put", "w/b", "x", "--write", "1").text
-        assert ("not committed yet, " in line and "; token " in line) or line.startswith("revision ")
+        assert ("not " in line and "; token " in line) or line.startswith("revision ")
 
 
 @pytest.mark.usefixtures("cluster")
@@ -72,18 +72,17 @@ def test_what_cannot_be_is_refused_with_the_range(cli: Cli, arguments: tuple[str
     assert said in refused.error
 
 
-def test_a_concern_that_is_not_reached_is_no_failure(cli: Cli) -> None:
-    with running_cluster() as cluster:
-        members = cli("endpoint", "status", "-o", "json", "--endpoints", cluster.url).json["members"]
-        follower = next(one["id"] for one in members if one["role"] == "follower")
-        where = ("--endpoints", next(one["endpoint"] for one in members if one["role"] == "leader"))
-        with stopped(cluster, follower):
-            put = cli("put", "k", "v", "--write", "all", "--timeout", "0.6", *where)
-            assert put.code == 0
-            assert ", committed, on the disks of 2, 3 were asked for" in put.text
-            assert "3 were asked for" in put.err
-            receipt = cli("put", "k", "v", "--write", "all", "--timeout", "0.6", "-o", "json", *where).json["receipt"]
-            assert (receipt["committed"], receipt["reached"], receipt["durable_on"], receipt["wanted"]) == (
-                True, False, 2, 3,
-            )  # fmt: skip
-            assert cli("get", "k", *where).out == b"v"
+def test_a_concern_that_is_not_reached_is_no_failure(cli: Cli, cluster: RunningCluster) -> None:
+    members = cli("endpoint", "status", "-o", "json").json["members"]
+    follower = next(one["id"] for one in members if one["role"] == "follower")
+    where = ("--endpoints", next(one["endpoint"] for one in members if one["role"] == "leader"), "--timeout", "0.6")
+    with stopped(cluster, follower):
+        put = cli("put", "w/c", "v", "--write", "all", *where)
+        assert put.code == 0
+        assert ", committed, on the disks of 2, 3 were asked for" in put.text
+        assert "3 were asked for" in put.err
+        receipt = cli("put", "w/c", "v", "--write", "all", "-o", "json", *where).json["receipt"]
+        assert {name: receipt[name] for name in ("committed", "reached", "durable_on", "wanted")} == {
+            "committed": True, "reached": False, "durable_on": 2, "wanted": 3,
+        }  # fmt: skip
+        assert cli("get", "w/c", *where).out == b"v"
