@@ -5,7 +5,7 @@
     options    the flags that every client command has
     output     tables for people, JSON for programs
     session    runs a coroutine with a client; Ctrl-C
-    serve, kv, ls, txn, watch, lease, lock, elect, endpoint, leader, member, demo, bench   the commands
+    serve, kv, ls, txn, watch, lease, lock, elect, endpoint, leader, member, quorum, demo, bench   the commands
     hold, child                 a lock that is held for a command, and that command
     txn_document, fences        transactions and fencing tokens as they are written
 

@@ -24,8 +24,10 @@ from raftkv.errors import (
     LockBusy,
     LockLost,
     NoLeader,
+    QuorumUnavailable,
     RaftKVError,
     StaleFence,
+    TooStale,
 )
 
 
@@ -40,7 +42,8 @@ class Exit(IntEnum):
     """Somebody else was first: the key is not as expected, the fence is stale, the lock is busy, lost, or in
     use as another kind of lock."""
     UNREACHABLE = 5
-    """No endpoint answered in time, or there is no leader: nothing has happened."""
+    """No endpoint answered in time, there is no leader, or no state that is as fresh as was asked for: nothing has
+    happened."""
     UNKNOWN_OUTCOME = 6
     """The time ran out; a write may have taken effect."""
 
@@ -59,7 +62,7 @@ def exit_code(error: RaftKVError, *, writes: bool) -> Exit:
         return Exit.NOT_FOUND
     if writes and error.ambiguous:
         return Exit.UNKNOWN_OUTCOME
-    if isinstance(error, ConnectionFailed | NoLeader | DeadlineExceeded):
+    if isinstance(error, ConnectionFailed | NoLeader | DeadlineExceeded | TooStale | QuorumUnavailable):
         return Exit.UNREACHABLE
     return Exit.ERROR
 

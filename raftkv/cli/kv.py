@@ -8,6 +8,16 @@ import typer
 
 from raftkv.cli.exits import Exit, fail
 from raftkv.cli.fences import fences_of
+from raftkv.cli.levels import (
+    LINEARIZABLE,
+    FallbackOption,
+    ReadOption,
+    Verbose,
+    WriteOption,
+    concern_of,
+    fallback_of,
+    level_of,
+)
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
@@ -16,18 +26,16 @@ from raftkv.cli.options import (
     Format,
     Hex,
     Output,
-    Read,
-    ReadOption,
     Revision,
     Timeout,
-    level_of,
     read_stdin,
     to_bytes,
 )
 from raftkv.cli.output import json_bytes, print_bytes, print_json, print_line, printable
 from raftkv.cli.pairs import described
+from raftkv.cli.receipts import described_read, described_write, say_read, say_write, weaker
 from raftkv.cli.session import run_with_client
-from raftkv.client import AsyncClient, DeleteResult, KeyValue, PutResult
+from raftkv.client import AsyncClient, DeleteResult, KeyValue, PutResult, WriteReceipt
 
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
 IfRevision = Annotated[
@@ -53,12 +61,14 @@ def put(
     if_revision: IfRevision = None,
     fence: Fence = None,
     previous: Previous = False,
+    write: WriteOption = None,
+    verbose: Verbose = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Set KEY to VALUE. Returns once the write is committed.
+    """Set KEY to VALUE. Returns once the write is committed, or as --write says.
 
     A VALUE that begins with a dash goes after two dashes: raftkv put -- KEY -5
 
@@ -67,46 +77,61 @@ def put(
     if create + previous + (if_revision is not None) > 1:
         fail("--create, --if-revision and --previous exclude each other", Exit.USAGE)
     key_bytes = to_bytes(key, hexadecimal=hexadecimal)
-    fences = fences_of(fence)
+    fences, concern = fences_of(fence), concern_of(write)
     value_bytes = read_stdin() if value == "-" else to_bytes(value, hexadecimal=hexadecimal)
 
-    async def write(client: AsyncClient) -> PutResult:
+    async def perform(client: AsyncClient) -> PutResult:
         if create:
-            return await client.create(key_bytes, value_bytes, lease=lease, fence=fences)
+            return await client.create(key_bytes, value_bytes, lease=lease, fence=fences, concern=concern)
         if if_revision is not None:
-            return await client.update(key_bytes, value_bytes, if_revision=if_revision, lease=lease, fence=fences)
-        return await client.put(key_bytes, value_bytes, lease=lease, fence=fences, previous=previous)
+            return await client.update(
+                key_bytes, value_bytes, if_revision=if_revision, lease=lease, fence=fences, concern=concern
+            )
+        return await client.put(key_bytes, value_bytes, lease=lease, fence=fences, previous=previous, concern=concern)
 
-    done = run_with_client(endpoints, timeout, write, writes=True)
+    done = run_with_client(endpoints, timeout, perform, writes=True)
     if output is Output.JSON:
         before = {"previous": described(done.previous) if done.previous else None} if previous else {}
-        print_json({"key": json_bytes(key_bytes), "revision": done.revision, **before})
+        receipt = {"receipt": described_write(done.receipt)}
+        print_json({"key": json_bytes(key_bytes), "revision": done.revision or None, **before, **receipt})
     else:
-        print_line(f"revision {done.revision}")
+        _print_write(f"revision {done.revision}", done.receipt, asked=write is not None)
         if done.previous is not None:
             _print_previous(done.previous, hexadecimal=hexadecimal)
+    say_write(done.receipt, verbose=verbose)
 
 
 def get(
     key: Key,
     *,
     revision: Revision = 0,
-    read: ReadOption = Read.LINEARIZABLE,
+    read: ReadOption = LINEARIZABLE,
+    fallback: FallbackOption = None,
+    verbose: Verbose = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Write the value of KEY to stdout, byte for byte. Exit code 3 when there is no such key."""
+    """Write the value of KEY to stdout, byte for byte. Exit code 3 when there is no such key.
+
+    What the answer is worth goes to stderr, unless it is linearizable; -o json has all of it.
+    """
     key_bytes = to_bytes(key, hexadecimal=hexadecimal)
-    pair = run_with_client(
-        endpoints, timeout, lambda client: client.get(key_bytes, revision=revision, level=level_of(read))
+    level = level_of(read)
+    found = run_with_client(
+        endpoints,
+        timeout,
+        lambda client: client.read(key_bytes, revision=revision, level=level, fallback=fallback_of(fallback)),
     )
+    pair, receipt = found.pair, found.receipt
     if pair is None:
-        fail(f"key {printable(key_bytes)!r} not found", Exit.NOT_FOUND)
+        fail(f"key {printable(key_bytes)!r} not found{weaker(receipt)}", Exit.NOT_FOUND)
     if output is Output.JSON:
-        print_json(described(pair))
-    elif hexadecimal:
+        print_json(described(pair) | {"receipt": described_read(receipt)})
+        return
+    say_read(receipt, verbose=verbose)
+    if hexadecimal:
         print_line(pair.value.hex())
     else:
         print_bytes(pair.value)
@@ -122,6 +147,8 @@ def delete(
     if_revision: IfRevision = None,
     fence: Fence = None,
     previous: Previous = False,
+    write: WriteOption = None,
+    verbose: Verbose = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
@@ -132,7 +159,7 @@ def delete(
     Only if nobody has changed it meanwhile: raftkv del KEY --if-revision 42
     """
     key_bytes = to_bytes(key, hexadecimal=hexadecimal)
-    fences = fences_of(fence)
+    fences, concern = fences_of(fence), concern_of(write)
     if prefix and not key_bytes and not force:
         fail("an empty prefix would remove every key; --force does it", Exit.USAGE)
     if prefix and if_revision is not None:
@@ -140,18 +167,21 @@ def delete(
 
     async def remove(client: AsyncClient) -> DeleteResult:
         if prefix:
-            return await client.delete_prefix(key_bytes, fence=fences, previous=previous)
-        return await client.delete(key_bytes, if_revision=if_revision, fence=fences, previous=previous)
+            return await client.delete_prefix(key_bytes, fence=fences, previous=previous, concern=concern)
+        return await client.delete(key_bytes, if_revision=if_revision, fence=fences, previous=previous, concern=concern)
 
     done = run_with_client(endpoints, timeout, remove, writes=True)
     if output is Output.JSON:
         before = {"previous": [described(pair) for pair in done.previous]} if previous else {}
-        print_json({"deleted": done.deleted, "revision": done.revision, **before})
-    elif done.deleted:
-        print_line(f"deleted {done.deleted} key{'s' if done.deleted > 1 else ''}, revision {done.revision}")
+        receipt = {"receipt": described_write(done.receipt)}
+        print_json({"deleted": done.deleted, "revision": done.revision or None, **before, **receipt})
+    elif done.deleted != 0:
+        number = f"{done.deleted} key{'s' if done.deleted != 1 else ''}"
+        _print_write(f"deleted {number}, revision {done.revision}", done.receipt, asked=write is not None)
         for pair in done.previous:
             _print_previous(pair, hexadecimal=hexadecimal)
-    if not done.deleted:
+    say_write(done.receipt, verbose=verbose)
+    if done.deleted == 0:
         what = "no key begins with" if prefix else "no key"
         fail(f"{what} {printable(key_bytes)!r}", Exit.NOT_FOUND)
 
@@ -172,6 +202,14 @@ def compact(
         print_json({"compacted_revision": begins})
     else:
         print_line(f"history begins at revision {begins}")
+
+
+def _print_write(done: str, receipt: WriteReceipt, *, asked: bool) -> None:
+    """Write what a write did, if that is known yet, and how it was acknowledged where somebody asked or must know."""
+    if not receipt.committed:
+        print_line(f"{receipt.words}; token {receipt.token}")
+    else:
+        print_line(f"{done}, {receipt.words}" if asked else done)
 
 
 def _print_previous(pair: KeyValue, *, hexadecimal: bool) -> None:

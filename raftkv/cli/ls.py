@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from raftkv.cli.exits import Exit, fail, say
+from raftkv.cli.levels import LINEARIZABLE, FallbackOption, ReadOption, Verbose, fallback_of, level_of
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
@@ -15,17 +16,16 @@ from raftkv.cli.options import (
     Format,
     Hex,
     Output,
-    Read,
-    ReadOption,
     Revision,
     Timeout,
-    level_of,
     to_bytes,
 )
 from raftkv.cli.output import print_json, print_line, printable
 from raftkv.cli.pairs import described, print_pairs
+from raftkv.cli.receipts import described_read, say_read
 from raftkv.cli.session import run_with_client
-from raftkv.client import AsyncClient, KeyValue, Order
+from raftkv.client import AsyncClient, KeyValue, Order, ReadReceipt
+from raftkv.client.spans import Pages
 
 PAGE: Final = 1000
 SORTED_PAGE: Final = 2000
@@ -66,7 +66,9 @@ def ls(
     min_create_revision: Bound = 0,
     max_create_revision: Bound = 0,
     revision: Revision = 0,
-    read: ReadOption = Read.LINEARIZABLE,
+    read: ReadOption = LINEARIZABLE,
+    fallback: FallbackOption = None,
+    verbose: Verbose = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
@@ -77,41 +79,54 @@ def ls(
     The five that were written last: raftkv ls --order modified --descending --limit 5
     """
     prefix_bytes = to_bytes(prefix, hexadecimal=hexadecimal)
-    level = level_of(read)
+    level, weaker = level_of(read), fallback_of(fallback)
     if count:
         if min_mod_revision or max_mod_revision or min_create_revision or max_create_revision:
             fail("--count counts all keys under PREFIX: it takes no bounds of revisions", Exit.USAGE)
         found = run_with_client(
-            endpoints, timeout, lambda client: client.count(prefix_bytes, revision=revision, level=level)
+            endpoints,
+            timeout,
+            lambda client: client.count(prefix_bytes, revision=revision, level=level, fallback=weaker),
         )
         if output is Output.JSON:
-            print_json({"count": found})
-        else:
-            print_line(str(found))
+            print_json({"count": found, "receipt": described_read(found.receipt)})
+            return
+        say_read(found.receipt, verbose=verbose)
+        print_line(str(found))
         return
     most = PAGE if order is OrderBy.KEY and not descending else SORTED_PAGE
 
-    async def scan(client: AsyncClient) -> tuple[list[KeyValue], bool]:
+    async def scan(client: AsyncClient) -> tuple[list[KeyValue], ReadReceipt, bool]:
+        pages = Pages(prefix_bytes, min(limit + 1, most) if limit else most, revision)
         pairs: list[KeyValue] = []
-        async for pair in client.scan(
-            prefix_bytes,
-            page=min(limit + 1, most) if limit else most,
-            revision=revision,
-            keys_only=keys_only,
-            order=_ORDERS[order],
-            descending=descending,
-            min_mod_revision=min_mod_revision,
-            max_mod_revision=max_mod_revision,
-            min_create_revision=min_create_revision,
-            max_create_revision=max_create_revision,
-            level=level,
-        ):
-            if limit and len(pairs) == limit:
-                return pairs, True
-            pairs.append(pair)
-        return pairs, False
+        receipt: ReadReceipt | None = None
+        while True:
+            page = await client.range(
+                pages.start,
+                pages.end,
+                limit=pages.size,
+                revision=pages.revision,
+                keys_only=keys_only,
+                order=_ORDERS[order],
+                descending=descending,
+                min_mod_revision=min_mod_revision,
+                max_mod_revision=max_mod_revision,
+                min_create_revision=min_create_revision,
+                max_create_revision=max_create_revision,
+                cursor=pages.cursor,
+                level=level,
+                fallback=weaker,
+            )
+            # The first page settles the revision; the others show that, whoever answers them.
+            receipt = receipt or page.receipt
+            pairs += pages.take(page)
+            if limit and len(pairs) > limit:
+                return pairs[:limit], receipt, True
+            if pages.done:
+                return pairs, receipt, False
 
-    pairs, more = run_with_client(endpoints, timeout, scan)
+    pairs, receipt, more = run_with_client(endpoints, timeout, scan)
+    say_read(receipt, verbose=verbose)
     if output is Output.JSON:
         print_json([described(pair, with_value=not keys_only) for pair in pairs])
     elif keys_only:

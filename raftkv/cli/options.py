@@ -10,8 +10,6 @@ from typing import Annotated, Final
 
 import typer
 
-from raftkv.client import ReadLevel
-
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:7001"
 DEFAULT_TIMEOUT_S: Final = 5.0
 
@@ -23,22 +21,6 @@ class Output(StrEnum):
     JSON = "json"
 
 
-class Read(StrEnum):
-    """How fresh a read must be."""
-
-    LINEARIZABLE = "linearizable"
-    LEASE = "lease"
-    LOCAL = "local"
-
-
-ReadOption = Annotated[
-    Read,
-    typer.Option(
-        "--read",
-        help="linearizable: sees every acknowledged write. lease: the same as long as clocks keep the nodes' "
-        "--lease-drift-ppm. local: what the asked node holds itself, possibly stale; works without a leader.",
-    ),
-]
 Endpoints = Annotated[
     str,
     typer.Option(
@@ -102,8 +84,3 @@ def require_empty(directory: Path | None) -> None:
 def read_stdin() -> bytes:
     """Return all of standard input."""
     return sys.stdin.buffer.read()
-
-
-def level_of(read: Read) -> ReadLevel:
-    """Return the client's name of a --read level."""
-    return ReadLevel[read.name]

@@ -10,6 +10,7 @@ import typer
 from raftkv.cli import txn_document
 from raftkv.cli.exits import Exit
 from raftkv.cli.fences import fences_of
+from raftkv.cli.levels import Verbose, WriteOption, concern_of
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
@@ -22,6 +23,7 @@ from raftkv.cli.options import (
     read_stdin,
 )
 from raftkv.cli.output import print_json, print_line, printable
+from raftkv.cli.receipts import described_write, say_write
 from raftkv.cli.session import run_with_client
 from raftkv.client import AsyncClient, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
 
@@ -30,6 +32,8 @@ def txn(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The document; - reads it from stdin.")] = "-",
     *,
     fence: Fence = None,
+    write: WriteOption = None,
+    verbose: Verbose = False,
     hexadecimal: Hex = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
@@ -47,8 +51,8 @@ def txn(
 
     The exit code says whether the conditions held: 0 for `then`, 4 for `otherwise`. Both are committed.
     """
+    fences, concern = fences_of(fence), concern_of(write)
     branch = txn_document.parse(read_stdin() if file == "-" else Path(file).read_bytes())
-    fences = fences_of(fence)
 
     async def commit(client: AsyncClient) -> TxnResult:
         return (
@@ -56,16 +60,18 @@ def txn(
             .when(*branch.conditions)
             .then(*branch.success)
             .otherwise(*branch.failure)
-            .commit(fence=fences)
+            .commit(fence=fences, concern=concern)
         )
 
     result = run_with_client(endpoints, timeout, commit, writes=True)
     if output is Output.JSON:
-        print_json(txn_document.show(result))
+        print_json(txn_document.show(result) | {"receipt": described_write(result.receipt)})
     else:
-        print_line(f"{_verdict(result)}, revision {result.revision}")
+        acknowledged = "" if write is None else f", {result.receipt.words}"
+        print_line(f"{_verdict(result)}, revision {result.revision}{acknowledged}")
         for line in _lines(result, "", hexadecimal=hexadecimal):
             print_line(line)
+    say_write(result.receipt, verbose=verbose)
     return Exit.OK if result.succeeded else Exit.CONFLICT
 
 

@@ -21,7 +21,7 @@ class Guarantee(IntEnum):
     AT_LEAST = 4
     """A state not older than what the client has seen before: its own writes, and what it read."""
     BOUNDED = 5
-    """Sees every write that was acknowledged longer ago than the measured bound."""
+    """Sees every write that was acknowledged, at a majority or more, longer ago than the measured bound."""
     SEES_WRITES_AT_W_GE = 6
     """Sees every write that at least so many voters had when it was acknowledged, under the configuration of the
     answer or one before it. Two such reads may contradict each other."""
@@ -49,7 +49,7 @@ def in_words(guarantee: Guarantee, *, sees_writes_at: int = 0, staleness_ms: int
         case Guarantee.AT_LEAST:
             return "not older than what this client has seen"
         case Guarantee.BOUNDED:
-            return f"sees every write acknowledged more than {staleness_ms} ms before"
+            return f"sees every write acknowledged at a majority more than {staleness_ms} ms before"
         case Guarantee.SEES_WRITES_AT_W_GE:
             return f"sees every write acknowledged at W >= {sees_writes_at}"
         case Guarantee.STALE_PREFIX:

@@ -51,6 +51,12 @@ class Result:
         return document["error"]
 
 
+def without_receipt(shown: dict[str, Any]) -> dict[str, Any]:
+    """What a command did, as JSON shows it, without how it was acknowledged or read: that differs from run to run."""
+    assert shown["receipt"]
+    return {name: value for name, value in shown.items() if name != "receipt"}
+
+
 class Cli(Protocol):
     def __call__(self, *arguments: str, stdin: bytes = b"") -> Result: ...
 

@@ -148,6 +148,36 @@ def test_a_cluster_that_runs(cli: Cli, cluster: RunningCluster) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("cluster")
+def test_several_levels_and_concerns_take_turns(cli: Cli) -> None:
+    levels = ("linearizable", "local", "quorum:2")
+    get = cli("bench", "get", "--total", "101", "--level", ",".join(levels), "-o", "json")
+    assert get.code == 0, get.err
+    assert tuple(one["variant"] for one in get.json) == levels
+    assert all(plausible(one) and one["total"] == 101 for one in get.json)
+    assert [one["worth"] for one in get.json] == ["linearizable", "a state of the past, possibly stale", "linearizable"]
+    before = int(cli("ls", "bench/", "--count").text)
+    put = cli("bench", "put", "--total", "40", "--key-size", "31", "--write", "leader,majority,all")
+    assert put.code == 0, put.err
+    lines = put.text.splitlines()
+    assert lines[0].startswith("40 puts each, in turns, on 127.0.0.1:")
+    assert "VS MAJORITY" in lines[2]
+    assert [line.split()[0] for line in lines[3:]] == ["leader", "majority", "all"]
+    assert lines[4].count(" x 1.00") == 2
+    assert int(cli("ls", "bench/", "--count").text) == before + 120
+    alone = cli("bench", "get", "--total", "20", "--level", "local,quorum")
+    assert "VS" not in alone.text
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("cluster")
+def test_a_level_that_no_node_can_serve(cli: Cli) -> None:
+    result = cli("bench", "get", "--total", "20", "--level", "linearizable,quorum:4")
+    assert result.code == 1
+    assert "1 to 3 voters" in result.err
+
+
+@pytest.mark.processes
 def test_transactions_locks_and_watches(cli: Cli, cluster: RunningCluster) -> None:
     txn = cli("bench", "txn", "--total", "200", "--inflight", "20", "--key-size", "20", "-o", "json")
     assert txn.code == 0, txn.err

@@ -24,9 +24,13 @@ from raftkv.errors import (
     LockLost,
     NoLeader,
     Overloaded,
+    QuorumUnavailable,
     RaftKVError,
     RevisionMismatch,
     StaleFence,
+    TokenOutOfRange,
+    TooStale,
+    WriteLost,
 )
 from tests.cli.conftest import Cli
 
@@ -46,12 +50,13 @@ def test_version(cli: Cli) -> None:
             (one,)
             for one in (
                 "serve", "put", "get", "del", "ls", "txn", "watch", "lock", "elect", "compact", "lease", "endpoint",
-                "leader", "demo", "bench",
+                "leader", "quorum", "demo", "bench",
             )
         ),
         *(("endpoint", one) for one in ("status", "health", "hash")),
         *(("lease", one) for one in ("grant", "list", "ttl", "keepalive", "revoke")),
         ("leader", "transfer"),
+        ("quorum", "explain"),
         *(("bench", one) for one in ("put", "get", "txn", "lock", "watch", "failover")),
     ],
     ids=" ".join,
@@ -105,6 +110,35 @@ def test_bad_flags_of_client_commands(cli: Cli, command: tuple[str, ...], flags:
         (["get", "k", "--revision", "-1"], "'--revision'"),
         (["get", "xyz", "--hex"], "'xyz' is not hexadecimal"),
         (["ls", "--limit", "-1"], "'--limit'"),
+        (["get", "k", "--read", "newest"], "'newest': linearizable, lease, local, quorum, quorum:R, bounded:TIME and"),
+        (["get", "k", "--read", ""], "are known"),
+        (["get", "k", "--read", "local:2"], "are known"),
+        (["get", "k", "--read", "quorum:0"], "R is a number of voters, 1 to N"),
+        (["get", "k", "--read", "quorum:-1"], "R is a number of voters, 1 to N"),
+        (["get", "k", "--read", "quorum:"], "R is a number of voters, 1 to N"),
+        (["get", "k", "--read", "quorum:two"], "R is a number of voters, 1 to N"),
+        (["get", "k", "--read", "quorum:4294967296"], "R is a number of voters, 1 to N"),
+        (["get", "k", "--read", "bounded"], "are known"),
+        (["get", "k", "--read", "bounded:500"], "TIME is from 1ms to 1193h, in ms, s, m or h"),
+        (["get", "k", "--read", "bounded:0ms"], "TIME is from 1ms to 1193h"),
+        (["get", "k", "--read", "bounded:1200h"], "TIME is from 1ms to 1193h"),
+        (["get", "k", "--read", "bounded:-1s"], "TIME is from 1ms to 1193h, in ms, s, m or h"),
+        (["get", "k", "--read", "at-least:7"], "CLUSTER-TERM-INDEX"),
+        (["get", "k", "--read", "at-least:1f-7-0"], "index of a token is 0"),
+        (["ls", "--read", "quorum:0"], "R is a number of voters, 1 to N"),
+        (["ls", "--count", "--read", "newest"], "are known"),
+        (["get", "k", "--fallback", "none"], "'none' is not"),
+        (["put", "k", "v", "--write", "0"], "'0': leader, majority, all, or 1 to N voters"),
+        (["put", "k", "v", "--write", "-1"], "'-1': leader, majority, all, or 1 to N voters"),
+        (["put", "k", "v", "--write", "most"], "'most': leader, majority, all, or 1 to N voters"),
+        (["put", "k", "v", "--write", "2147483648"], "1 to N voters"),
+        (["del", "k", "--write", "0"], "1 to N voters"),
+        (["txn", "--write", "0"], "1 to N voters"),
+        (["bench", "get", "--level", "local,newest"], "'newest': linearizable"),
+        (["bench", "get", "--level", "local,local"], "comes twice"),
+        (["bench", "get", "--level", "local,"], "is empty"),
+        (["bench", "put", "--write", "all,0"], "1 to N voters"),
+        (["bench", "put", "--write", "all,all"], "comes twice"),
         (["del", "--prefix", ""], "--force"),
         (["leader", "transfer", "two"], "'ID'"),
         (["put", "k", "v", "--create", "--if-revision", "4"], "exclude each other"),
@@ -175,7 +209,7 @@ def test_bad_command_lines(cli: Cli, arguments: list[str], said: str) -> None:
     assert result.code == 2
 
 
-@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("lease",), ("bench",)])
+@pytest.mark.parametrize("arguments", [(), ("endpoint",), ("leader",), ("lease",), ("quorum",), ("bench",)])
 def test_a_command_without_its_subcommand_shows_help(cli: Cli, arguments: tuple[str, ...]) -> None:
     result = cli(*arguments)
     assert result.code == 2
@@ -219,6 +253,10 @@ def test_nobody_there_is_a_row_of_a_table_too(cli: Cli, command: tuple[str, ...]
         (DeadlineExceeded("x"), True, Exit.UNREACHABLE),
         (DeadlineExceeded("x", ambiguous=True), False, Exit.UNREACHABLE),
         (Overloaded("x"), True, Exit.ERROR),
+        (TooStale("x"), False, Exit.UNREACHABLE),
+        (QuorumUnavailable("x"), False, Exit.UNREACHABLE),
+        (WriteLost("x"), False, Exit.ERROR),
+        (TokenOutOfRange("x"), False, Exit.ERROR),
         (Compacted("x"), False, Exit.ERROR),
         (RevisionMismatch(b"x", 1, None), True, Exit.CONFLICT),
         (StaleFence("x"), True, Exit.CONFLICT),

@@ -135,5 +135,6 @@ def test_receipts_in_words() -> None:
     assert missed.words == "committed, on the disks of 2, 3 were asked for and not reached in time"
     assert not missed.reached
     assert (
-        ReadReceipt(Guarantee.BOUNDED, staleness=0.25).words == "sees every write acknowledged more than 250 ms before"
+        ReadReceipt(Guarantee.BOUNDED, staleness=0.25).words
+        == "sees every write acknowledged at a majority more than 250 ms before"
     )

@@ -41,4 +41,6 @@ def test_each_has_words_of_its_own() -> None:
     words = [in_words(one, sees_writes_at=4, staleness_ms=250) for one in Guarantee]
     assert len(set(words)) == len(Guarantee)
     assert in_words(SEES, sees_writes_at=4) == "sees every write acknowledged at W >= 4"
-    assert in_words(Guarantee.BOUNDED, staleness_ms=250) == "sees every write acknowledged more than 250 ms before"
+    assert in_words(Guarantee.BOUNDED, staleness_ms=250) == (
+        "sees every write acknowledged at a majority more than 250 ms before"
+    )

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raftkv.cli.exits import Exit, fail
+from raftkv.cli.levels import LINEARIZABLE, READS, WRITES, completion, concern_of, level_of, several
 from raftkv.cli.options import (
     DEFAULT_ENDPOINTS,
     DEFAULT_TIMEOUT_S,
     Endpoints,
     Format,
     Output,
-    Read,
-    ReadOption,
     Timeout,
-    level_of,
     require_empty,
 )
-from raftkv.cli.output import print_json, print_line
+from raftkv.cli.output import print_json, print_line, print_table
 from raftkv.cli.session import run_to_end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from raftkv.cli.bench.load import LoadResult
     from raftkv.cli.bench.operations import Operation
     from raftkv.cli.bench.target import Target
@@ -38,6 +38,27 @@ Inflight = Annotated[int, typer.Option(min=1, max=100_000, help="Operations unde
 Total = Annotated[int, typer.Option(min=1, max=1_000_000_000, help="Operations in all.")]
 KeySize = Annotated[int, typer.Option(min=1, max=500, metavar="BYTES", help="Length of a key.")]
 ValueSize = Annotated[int, typer.Option(min=0, max=1 << 20, metavar="BYTES", help="Length of a value.")]
+Levels = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        "--read",
+        metavar="LEVEL,...",
+        autocompletion=completion(READS),
+        help="Read levels, as `raftkv get --read` takes them; several take turns on one cluster.",
+    ),
+]
+Concerns = Annotated[
+    str | None,
+    typer.Option(
+        "--write",
+        metavar="CONCERN,...",
+        autocompletion=completion(WRITES),
+        help="Write concerns, as `raftkv put --write` takes them; several take turns on one cluster. Default: the "
+        "cluster's.",
+        show_default=False,
+    ),
+]
 Local = Annotated[
     int | None,
     typer.Option(min=1, max=9, metavar="NODES", help="Start so many nodes here for the run, instead of --endpoints."),
@@ -54,6 +75,7 @@ def put(
     total: Total = 100_000,
     key_size: KeySize = 16,
     value_size: ValueSize = 128,
+    write: Concerns = None,
     local: Local = None,
     directory: Directory = None,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
@@ -63,11 +85,26 @@ def put(
     """Measure puts, each of a new key. The keys, which begin with bench/ if that fits, stay in the store.
 
     --timeout is for each operation. A short warm-up does not count. Exit code 1 when an operation fails.
+
+    Several write concerns, --total puts of each: raftkv bench put --local 3 --write leader,majority,all
     """
     from raftkv.cli.bench.operations import Puts  # noqa: PLC0415 - see raftkv.cli
 
+    names = (None,) if write is None else several(write, "--write")
     _measure(
-        Puts(total, key_size=key_size, value_size=value_size),
+        *(
+            Puts(
+                total,
+                key_size=key_size,
+                value_size=value_size,
+                concern=concern_of(name),
+                variant=name,
+                place=place,
+                places=len(names),
+            )
+            for place, name in enumerate(names)
+        ),
+        baseline="majority",
         clients=clients,
         inflight=inflight,
         local=local,
@@ -85,7 +122,7 @@ def get(
     total: Total = 100_000,
     key_size: KeySize = 16,
     value_size: ValueSize = 128,
-    read: ReadOption = Read.LINEARIZABLE,
+    level: Levels = LINEARIZABLE,
     local: Local = None,
     directory: Directory = None,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
@@ -95,11 +132,15 @@ def get(
     """Measure gets, of up to 10,000 keys that are written first and stay in the store.
 
     --timeout is for each operation. A short warm-up does not count. Exit code 1 when an operation fails.
+
+    Several read levels, --total gets of each: raftkv bench get --local 3 --level linearizable,lease,local,quorum:2
     """
     from raftkv.cli.bench.operations import Gets  # noqa: PLC0415 - see raftkv.cli
 
+    names = several(level, "--level")
     _measure(
-        Gets(total, key_size=key_size, value_size=value_size, level=level_of(read)),
+        *(Gets(total, key_size=key_size, value_size=value_size, level=level_of(name), variant=name) for name in names),
+        baseline=LINEARIZABLE,
         clients=clients,
         inflight=inflight,
         local=local,
@@ -107,7 +148,7 @@ def get(
         endpoints=endpoints,
         output=output,
         timeout=timeout,
-        node_flags=("--lease-drift-ppm", str(BENCH_DRIFT_PPM)) if read is Read.LEASE else (),
+        node_flags=("--lease-drift-ppm", str(BENCH_DRIFT_PPM)) if "lease" in names else (),
     )
 
 
@@ -248,8 +289,7 @@ def failover(
 
 
 def _measure(
-    operation: Operation,
-    *,
+    *operations: Operation,
     clients: int,
     inflight: int,
     local: int | None,
@@ -258,17 +298,24 @@ def _measure(
     output: Output,
     timeout: float,
     node_flags: tuple[str, ...] = (),
+    baseline: str = "",
 ) -> None:
     from raftkv.cli.bench.load import measure  # noqa: PLC0415 - see raftkv.cli
 
     target = _target(local, directory, endpoints, node_flags)
-    result = run_to_end(measure(operation, target, clients=clients, inflight=inflight, timeout=timeout))
+    results = run_to_end(measure(operations, target, clients=clients, inflight=inflight, timeout=timeout))
     if output is Output.JSON:
-        print_json(asdict(result))
+        print_json(asdict(results[0]) if len(results) == 1 else [asdict(one) for one in results])
+    elif len(results) == 1:
+        _print(results[0])
     else:
-        _print(result)
-    if result.first_error is not None:
-        fail(f"{result.errors} of {result.total} operations failed; the first: {result.first_error}", Exit.ERROR)
+        _compare(results, baseline)
+    for result in results:
+        if result.first_error is not None:
+            at = f" at {result.variant}" if len(results) > 1 else ""
+            fail(
+                f"{result.errors} of {result.total} operations failed{at}; the first: {result.first_error}", Exit.ERROR
+            )
 
 
 def _target(
@@ -297,3 +344,43 @@ def _print(result: LoadResult) -> None:
     print_line(f"  {result.ops_per_s:,} {result.operation}s/s")
     print_line(f"  p50 {result.p50_ms} ms   p99 {result.p99_ms} ms   max {result.max_ms} ms")
     print_line(f"  {result.errors} errors   {result.elections} elections")
+
+
+def _compare(results: Sequence[LoadResult], baseline: str) -> None:
+    """Write variants side by side, and how each compares with `baseline`, if that is among them."""
+    first = results[0]
+    where = f"a local cluster of {first.nodes}" if first.nodes else first.endpoints
+    print_line(f"{first.total:,} {first.operation}s each, in turns, on {where}")
+    print_line(
+        f"  {first.inflight} in flight over {_clients(first.clients)}, "
+        f"keys of {first.key_size} and values of {first.value_size} bytes"
+    )
+    against = next((one for one in results if one.variant == baseline), None)
+    ratios = () if against is None else (f"VS {baseline.upper()}", "P50 VS")
+    numbers = (f"{first.operation.upper()}S/S", "P50 MS", "P99 MS", "MAX MS", *ratios, "ERRORS", "ELECTIONS")
+    print_table(
+        ("VARIANT", *numbers, "AN ANSWER SAID"),
+        (
+            (
+                one.variant,
+                f"{one.ops_per_s:,.0f}",
+                one.p50_ms,
+                one.p99_ms,
+                one.max_ms,
+                *(
+                    ()
+                    if against is None
+                    else (_times(one.ops_per_s, against.ops_per_s), _times(one.p50_ms, against.p50_ms))
+                ),
+                one.errors,
+                one.elections,
+                one.worth,
+            )
+            for one in results
+        ),
+        right=numbers,
+    )
+
+
+def _times(measured: float | None, against: float | None) -> str | None:
+    return f"x {measured / against:.2f}" if measured is not None and against else None

@@ -1,4 +1,7 @@
-"""The load: so many operations at a time, each one timed."""
+"""The load: so many operations at a time, each one timed.
+
+Several variants of an operation take turns: the speed of a machine drifts, and so it does for all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import gc
 import operator
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -22,6 +25,8 @@ from raftkv.errors import RaftKVError
 
 WARM_UP: Final = 5_000
 """Most operations that come first and do not count; a tenth of all, if that is less."""
+TURNS: Final = 5
+"""So often each of several variants has its turn."""
 _FAILED: Final = -1.0
 
 
@@ -30,6 +35,10 @@ class LoadResult:
     """What was run, and how fast it was."""
 
     operation: str
+    variant: str | None
+    """The read level or write concern that was asked for."""
+    worth: str | None
+    """What an answer said of itself, shortly before."""
     nodes: int | None
     """How many of our own; None: the cluster at `endpoints`."""
     endpoints: str
@@ -58,19 +67,23 @@ class _Run:
         self.total = total
         self.latencies_s = array("d", bytes(8 * total))
         self.errors: list[str] = []
+        self.seconds = 0.0
+        self.elections = 0
         self._numbers = iter(range(total))
 
     def done(self) -> int:
         """Return how many have been begun. Costs the workers nothing."""
         return self.total - operator.length_hint(self._numbers)
 
-    async def work(self, performers: list[Perform], workers: int) -> float:
-        """Perform all, `workers` at a time. Return how long that took, in seconds."""
+    async def work(self, performers: Sequence[Perform], workers: int, count: int | None = None) -> None:
+        """Perform the next `count`, or all, `workers` at a time."""
+        count = self.total if count is None else count
         begin = perf_counter()
+        numbers = islice(self._numbers, count)
         async with asyncio.TaskGroup() as group:
-            for perform in islice(cycle(performers), min(workers, self.total)):
-                group.create_task(self._work(perform, self._numbers))
-        return perf_counter() - begin
+            for perform in islice(cycle(performers), min(workers, count)):
+                group.create_task(self._work(perform, numbers))
+        self.seconds += perf_counter() - begin
 
     async def _work(self, perform: Perform, numbers: Iterator[int]) -> None:
         latencies_s = self.latencies_s
@@ -86,51 +99,91 @@ class _Run:
 
 
 async def measure(
-    operation: Operation, target: AbstractAsyncContextManager[Target], *, clients: int, inflight: int, timeout: float
-) -> LoadResult:
-    """Run the load on a cluster. Raises RaftKVError when that cannot be reached, or fails before the measurement."""
+    operations: Sequence[Operation],
+    target: AbstractAsyncContextManager[Target],
+    *,
+    clients: int,
+    inflight: int,
+    timeout: float,
+) -> list[LoadResult]:
+    """Run the load on a cluster, for each of `operations`: variants of one, which share what the first one seeds.
+
+    Raises RaftKVError when the cluster cannot be reached, or fails before the measurement.
+    """
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(target)
+        # Not monotonic: a read of a node's own state would be one of what the client has seen (AT_LEAST).
         opened = [
-            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout)) for _ in range(clients)
+            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout, monotonic=False))
+            for _ in range(clients)
         ]
         await asyncio.gather(*(client.get(b"bench") for client in opened))  # connected, and there is a leader
-        seeds = _Run(operation.seeds)
+        seeds = _Run(operations[0].seeds)
         with progress("writing the keys", seeds.total, seeds.done):
-            await seeds.work([operation.seed(client) for client in opened], inflight)
-        warm_up = _Run(min(operation.total // 10, WARM_UP))
-        performers = [operation.on(client) for client in islice(cycle(opened), min(inflight, operation.total))]
-        await warm_up.work(performers, inflight)
-        for before in (seeds, warm_up):
-            if before.errors:
-                raise RaftKVError(f"before the measurement, {len(before.errors)} operations failed: {before.errors[0]}")
+            await seeds.work([operations[0].seed(client) for client in opened], inflight)
+        _require_success(seeds)
+        performers = [
+            [one.on(client) for client in islice(cycle(opened), min(inflight, one.total))] for one in operations
+        ]
+        for one, perform in zip(operations, performers, strict=True):
+            warm_up = _Run(min(one.total // 10, WARM_UP))
+            await warm_up.work(perform, inflight)
+            _require_success(warm_up)
+        worth = [await one.worth(opened[0]) for one in operations]
         gc.collect()
         gc.freeze()
-        run = _Run(operation.total)
-        with progress(f"{operation.name}s", run.total, run.done):
-            term = await highest_term(opened[0])
-            seconds = await run.work(performers, inflight)
-            elections = await highest_term(opened[0]) - term
-        good = sorted(latency for latency in run.latencies_s if latency != _FAILED)
-        return LoadResult(
-            operation=operation.name,
-            nodes=cluster.nodes,
-            endpoints=",".join(opened[0].endpoints),
-            clients=clients,
-            inflight=inflight,
-            total=run.total,
-            key_size=operation.key_size,
-            value_size=operation.value_size,
-            locks=operation.locks,
-            seconds=round(seconds, 2),
-            ops_per_s=round(len(good) / seconds, 1),
-            p50_ms=milliseconds(percentile(good, 50)),
-            p99_ms=milliseconds(percentile(good, 99)),
-            max_ms=milliseconds(percentile(good, 100)),
-            errors=len(run.errors),
-            first_error=run.errors[0] if run.errors else None,
-            elections=elections,
-        )
+        runs = [_Run(one.total) for one in operations]
+        turns = 1 if len(operations) == 1 else TURNS
+        with progress(
+            f"{operations[0].name}s", sum(run.total for run in runs), lambda: sum(run.done() for run in runs)
+        ):
+            for turn in range(turns):
+                for run, perform in zip(runs, performers, strict=True):
+                    term = await highest_term(opened[0])
+                    await run.work(perform, inflight, run.total * (turn + 1) // turns - run.total * turn // turns)
+                    run.elections += await highest_term(opened[0]) - term
+        return [
+            _result(one, run, said, nodes=cluster.nodes, clients=opened, inflight=inflight)
+            for one, run, said in zip(operations, runs, worth, strict=True)
+        ]
+
+
+def _require_success(run: _Run) -> None:
+    if run.errors:
+        raise RaftKVError(f"before the measurement, {len(run.errors)} operations failed: {run.errors[0]}")
+
+
+def _result(
+    operation: Operation,
+    run: _Run,
+    worth: str | None,
+    *,
+    nodes: int | None,
+    clients: Sequence[AsyncClient],
+    inflight: int,
+) -> LoadResult:
+    good = sorted(latency for latency in run.latencies_s if latency != _FAILED)
+    return LoadResult(
+        operation=operation.name,
+        variant=operation.variant,
+        worth=worth,
+        nodes=nodes,
+        endpoints=",".join(clients[0].endpoints),
+        clients=len(clients),
+        inflight=inflight,
+        total=run.total,
+        key_size=operation.key_size,
+        value_size=operation.value_size,
+        locks=operation.locks,
+        seconds=round(run.seconds, 2),
+        ops_per_s=round(len(good) / run.seconds, 1),
+        p50_ms=milliseconds(percentile(good, 50)),
+        p99_ms=milliseconds(percentile(good, 99)),
+        max_ms=milliseconds(percentile(good, 100)),
+        errors=len(run.errors),
+        first_error=run.errors[0] if run.errors else None,
+        elections=run.elections,
+    )
 
 
 async def highest_term(client: AsyncClient) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final, Protocol
 
-from raftkv.client import AsyncClient, ReadLevel, mod_revision
+from raftkv.client import AsyncClient, Concern, Level, mod_revision
 from raftkv.client import put as txn_put
 from raftkv.errors import ConfigurationError, RaftKVError
 
@@ -40,6 +40,10 @@ class Operation(Protocol):
     def locks(self) -> int | None:
         """How many locks are contended for; None: it is not about locks."""
 
+    @property
+    def variant(self) -> str | None:
+        """Which read level or write concern; None: there is no choice."""
+
     def seed(self, client: AsyncClient) -> Perform:
         """Return what must be done before the measurement, for each number below `seeds`."""
         ...
@@ -47,6 +51,9 @@ class Operation(Protocol):
     def on(self, client: AsyncClient) -> Perform:
         """Return what one worker does that is measured, for each number below `total`."""
         ...
+
+    async def worth(self, client: AsyncClient) -> str | None:
+        """Do it once more, and return what the answer says of itself; None: nothing."""
 
 
 class Puts:
@@ -56,19 +63,39 @@ class Puts:
     locks = None
     seeds = 0
 
-    def __init__(self, total: int, *, key_size: int, value_size: int) -> None:
+    def __init__(
+        self,
+        total: int,
+        *,
+        key_size: int,
+        value_size: int,
+        concern: Concern = None,
+        variant: str | None = None,
+        place: int = 0,
+        places: int = 1,
+    ) -> None:
+        """`place` of `places`: which of several runs this is, each of keys of its own."""
         self.total = total
         self.key_size = key_size
         self.value_size = value_size
-        self._template = key_template(key_size, total)
+        self.variant = variant
+        self._concern = concern
+        self._first = place * total
+        self._template = key_template(key_size, total * places)
         self._value = random.randbytes(value_size)
 
     def on(self, client: AsyncClient) -> Perform:
-        template, value, put = self._template, self._value, client.put
-        return lambda number: put(template % number, value)
+        template, value, put, concern, first = self._template, self._value, client.put, self._concern, self._first
+        if concern is None and not first:
+            return lambda number: put(template % number, value)
+        return lambda number: put(template % (first + number), value, concern=concern)
 
     def seed(self, client: AsyncClient) -> Perform:
         return self.on(client)
+
+    async def worth(self, client: AsyncClient) -> str | None:
+        done = await client.put(self._template % self._first, self._value, concern=self._concern)
+        return done.receipt.words
 
 
 class Txns:
@@ -77,6 +104,7 @@ class Txns:
     name = "txn"
     locks = None
     seeds = 0
+    variant = None
 
     def __init__(self, total: int, *, key_size: int, value_size: int) -> None:
         self.total = total
@@ -100,6 +128,9 @@ class Txns:
     def seed(self, client: AsyncClient) -> Perform:
         return self.on(client)
 
+    async def worth(self, _: AsyncClient) -> str | None:
+        return None
+
 
 class Locks:
     """An acquire and a release: each worker is a contender for one of some mutexes, again and again.
@@ -108,6 +139,7 @@ class Locks:
     """
 
     name = "lock"
+    variant = None
     key_size = None
     value_size = None
     seeds = 0
@@ -136,6 +168,9 @@ class Locks:
     def seed(self, client: AsyncClient) -> Perform:
         return self.on(client)
 
+    async def worth(self, _: AsyncClient) -> str | None:
+        return None
+
 
 class Gets:
     """Reads of keys that exist."""
@@ -143,10 +178,11 @@ class Gets:
     name = "get"
     locks = None
 
-    def __init__(self, total: int, *, key_size: int, value_size: int, level: ReadLevel) -> None:
+    def __init__(self, total: int, *, key_size: int, value_size: int, level: Level, variant: str) -> None:
         self.total = total
         self.key_size = key_size
         self.value_size = value_size
+        self.variant = variant
         self.seeds = min(total, KEYS_READ)
         template = key_template(key_size, self.seeds)
         self._keys = [template % number for number in range(self.seeds)]
@@ -161,6 +197,9 @@ class Gets:
         keys, level, get = self._keys, self._level, client.get
         count = len(keys)
         return lambda number: get(keys[number % count], level=level)
+
+    async def worth(self, client: AsyncClient) -> str | None:
+        return (await client.read(self._keys[0], level=self._level)).receipt.words
 
 
 def key_template(size: int, count: int) -> bytes:
