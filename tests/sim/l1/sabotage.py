@@ -17,7 +17,6 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from raftkv.errors import RaftKVError
 from raftkv.kv import compaction, fence, line, lock, txn
 from raftkv.kv.commands import Branch, BranchDone, Fence, FenceMode, Place, Rejected, Result, Swept
 from raftkv.kv.keys import LEASES, LOCKS, META, RESULTS, SESSIONS, lock_key, version_suffix
@@ -34,11 +33,9 @@ from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.durability import Durability
 from raftkv.server.peer_book import PeerBook
-from raftkv.server.quorum_reads import QuorumReads
 from raftkv.server.read_points import ReadPoint, ReadPoints
 from raftkv.server.reads import Reads
 from raftkv.server.requests import Attempt
-from raftkv.server.tokens import Tokens
 from raftkv.server.upkeep import Upkeep
 from raftkv.server.watch_hub import WatchHub
 from raftkv.server.watch_sender import WatchSender
@@ -533,23 +530,6 @@ def quorum_reads_are_not_rinsed(patch: Patch) -> None:
     patch.setattr(node, "is_rinsed", lambda target, applied_term, applied_index: True)
 
 
-def quorum_reads_join_the_round_under_way(patch: Patch) -> None:
-    """Quorum/reading, step 1: answers that voters gave before the read began count."""
-
-    async def shared(reads: QuorumReads, replicas: int) -> None:
-        try:
-            while (waiting := reads._next.get(replicas)) is not None:
-                try:
-                    waiting.set_result(await reads._find(replicas))
-                except RaftKVError as error:
-                    waiting.set_exception(error)
-                del reads._next[replicas]
-        finally:
-            del reads._running[replicas]
-
-    patch.setattr(QuorumReads, "_run", shared)
-
-
 def read_points_are_stamped_at_receipt(patch: Patch) -> None:
     """Server/read_points: what the leader said is taken to be as young as its answer."""
     ask = ReadPoints._ask
@@ -597,11 +577,6 @@ def tokens_are_ignored(patch: Patch) -> None:
         pass
 
     patch.setattr(Reads, "_come_to", careless)
-
-
-def a_lost_write_is_taken_for_a_late_one(patch: Patch) -> None:
-    """Server/tokens: that another entry stands at the index is not noticed."""
-    patch.setattr(Tokens, "reached", lambda tokens, token: tokens._node.machine.applied_index >= token.index)
 
 
 def lost_leaders_go_on_acknowledging(patch: Patch) -> None:

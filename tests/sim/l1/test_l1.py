@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.sim.l1 import Result, run_seed
+from tests.sim.l1.chooser import all_cells
 from tests.sim.l1.plan import AMBUSH, CHANGES, FAULTS, PAUSE_OF_ALL, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
 SEEDS = 20
+CHOOSING = (59,)
 
 
 @functools.cache
@@ -28,6 +30,34 @@ def test_seed(seed: int) -> None:
     result = result_of(seed)
     lines = "\n".join(result.last_lines)
     assert result.violation is None, f"{lines}\npython -m tests.sim.l1 --seed {seed}\n{result.violation}"
+
+
+@pytest.mark.parametrize("seed", CHOOSING)
+def test_seed_with_choosers(seed: int) -> None:
+    """More of those than are among the first seeds."""
+    test_seed(seed)
+
+
+@pytest.mark.parametrize("voters", [3, 5])
+def test_every_concern_and_level_was_answered_under_every_fault(voters: int) -> None:
+    """The whole matrix: a write at W and a later read at R of the same client, and the fault in between."""
+    seeds = [seed for seed in (*range(SEEDS), *CHOOSING) if make_plan(seed).choosers]
+    seeds = [seed for seed in seeds if len(make_plan(seed).settings.nodes) == voters]
+    counts = sum((result_of(seed).operations for seed in seeds), Counter[str]())
+    missing = {cell for cell in all_cells(voters) if not counts[cell]}
+    assert not missing, f"of {len(all_cells(voters))} cells seeds {seeds} miss {sorted(missing)}"
+
+
+def test_the_answers_to_concerns_and_levels_are_of_all_kinds() -> None:
+    counts = sum((result_of(seed).operations for seed in range(SEEDS)), Counter[str]())
+    least = {
+        "acknowledged early": 100,
+        "copies not reached": 20,
+        "WRITE_LOST": 1,
+        "TOO_STALE": 10,
+        "QUORUM_UNAVAILABLE": 10,
+    }
+    assert not {what: counts[what] for what in least if counts[what] < least[what]}
 
 
 def test_the_seeds_of_the_tests_plan_every_fault() -> None:
