@@ -70,15 +70,15 @@ def test_what_a_concern_comes_to(voters: int, concern: int, expected: Needed) ->
 
 @given(COUNTS, st.data())
 def test_every_concern_of_every_size(voters: int, data: st.DataObject) -> None:
-    """Also with witnesses: they may be part of a majority, and only those that hold data are counted."""
+    """Also with witnesses: a majority is one of voters, the others count those that hold data."""
     keepers = data.draw(st.integers(1, voters))
     for concern in range(1, keepers + 1):
         found = needed(concern, voters=voters, keepers=keepers)
         assert found.voters == concern
         assert found.early == (concern < majority(voters))
         assert found.waits != found.early, "it is answered before it is committed, or waits for more than that"
-    copies = max(1, majority(voters) - (voters - keepers))
-    assert needed(MAJORITY, voters=voters, keepers=keepers) == Needed(copies, early=False, waits=False)
+    least = max(1, majority(voters) - (voters - keepers))  # the witnesses may be part of the majority
+    assert needed(MAJORITY, voters=voters, keepers=keepers) == Needed(least, early=False, waits=False)
     assert needed(ALL, voters=voters, keepers=keepers) == Needed(keepers, early=False, waits=True)
 
 
