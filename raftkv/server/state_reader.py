@@ -15,7 +15,7 @@ from raftkv.server import read_receipts, wire, wire_locks
 from raftkv.server.node import Node
 from raftkv.server.queries import LeaseListQuery, LeaseQuery, LockQuery, Query
 from raftkv.server.read_receipts import Basis
-from raftkv.v1 import common_pb2, kv_pb2
+from raftkv.v1 import kv_pb2
 
 SCAN_ROWS: Final = 500
 """Rows of a range that are read in one go, a millisecond or so: then everybody else gets a turn."""
@@ -52,19 +52,12 @@ class StateReader:
             view = stack.enter_context(self._node.machine.view())
             why = basis if isinstance(basis, Basis) else basis()
             try:
-                await self._read(response, answered, reads, view, common_pb2.Guarantee.ValueType(why.guarantee))
+                await self._read(response, answered, reads, view)
             finally:
                 node = self._node.raft.node_id
                 read_receipts.put_down(response, why, node, view.meta, (operation_id for operation_id, _ in reads))
 
-    async def _read(
-        self,
-        response: kv_pb2.BatchResponse,
-        answered: set[int],
-        reads: Reads,
-        view: View,
-        guarantee: common_pb2.Guarantee.ValueType,
-    ) -> None:
+    async def _read(self, response: kv_pb2.BatchResponse, answered: set[int], reads: Reads, view: View) -> None:
         size = 0
         for operation_id, query in reads:
             if size > self._max_answer_bytes:
@@ -81,27 +74,20 @@ class StateReader:
                     size += self._answer(response, view, operation_id, query)
                 elif _is_get(query):
                     pair = view.get(query.key, query.revision)
-                    wire.add_get(response, operation_id, pair, query.revision or view.meta.revision, guarantee)
+                    wire.add_get(response, operation_id, pair, query.revision or view.meta.revision)
                     size += PAIR_OVERHEAD_BYTES + (len(pair.value) if pair is not None else 0)
                 else:
-                    size += await self._scan(response, view, operation_id, query, guarantee)
+                    size += await self._scan(response, view, operation_id, query)
             except RaftKVError as error:
                 wire.add_error(response, operation_id, error)
             answered.add(operation_id)
 
-    async def _scan(
-        self,
-        response: kv_pb2.BatchResponse,
-        view: View,
-        operation_id: int,
-        query: RangeQuery,
-        guarantee: common_pb2.Guarantee.ValueType,
-    ) -> int:
+    async def _scan(self, response: kv_pb2.BatchResponse, view: View, operation_id: int, query: RangeQuery) -> int:
         scan = view.scan(query)
         while not scan.step(SCAN_ROWS):  # noqa: ASYNC110 - gives way to others, waits for nothing
             await asyncio.sleep(0)
         result = scan.result()
-        wire.add_range(response, operation_id, result, guarantee)
+        wire.add_range(response, operation_id, result)
         return sum(PAIR_OVERHEAD_BYTES + len(pair.key) + len(pair.value) for pair in result.pairs)
 
     def _answer(

@@ -492,9 +492,7 @@ def add_error(response: kv_pb2.BatchResponse, operation_id: int, error: RaftKVEr
     response.results.add(id=operation_id, error=to_error(error))
 
 
-def add_range(
-    response: kv_pb2.BatchResponse, operation_id: int, result: RangeResult, guarantee: common_pb2.Guarantee.ValueType
-) -> None:
+def add_range(response: kv_pb2.BatchResponse, operation_id: int, result: RangeResult) -> None:
     """Append a range's page to `response`."""
     answer = response.results.add()
     answer.id = operation_id
@@ -502,22 +500,15 @@ def add_range(
     page.more = result.more
     page.count = result.count
     page.cursor = result.cursor
-    fill_page(page, result.pairs, result.revision, guarantee)
+    fill_page(page, result.pairs, result.revision)
 
 
-def add_get(
-    response: kv_pb2.BatchResponse,
-    operation_id: int,
-    pair: KeyValue | None,
-    revision: int,
-    guarantee: common_pb2.Guarantee.ValueType,
-) -> None:
+def add_get(response: kv_pb2.BatchResponse, operation_id: int, pair: KeyValue | None, revision: int) -> None:
     """Append a single key's read to `response`."""
     answer = response.results.add()
     answer.id = operation_id
     page = answer.range
     page.revision = revision
-    page.guarantee = guarantee
     if pair is not None:
         page.count = 1
         fill_key_value(page.kvs.add(), pair)

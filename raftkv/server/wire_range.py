@@ -9,7 +9,7 @@ from raftkv.errors import InvalidArgument
 from raftkv.kv.commands import KeyValue
 from raftkv.kv.limits import range_fault
 from raftkv.kv.ranges import RangeQuery, query_fault
-from raftkv.v1 import common_pb2, kv_pb2
+from raftkv.v1 import kv_pb2
 
 SHORT_KEY_BYTES: Final = 127
 """Up to here the length of a key is one byte on the wire, behind another one for the field."""
@@ -68,12 +68,9 @@ def fill_key_value(target: kv_pb2.KeyValue, pair: KeyValue) -> None:
     target.key, target.create_revision, target.mod_revision, target.version, target.lease, target.value = pair
 
 
-def fill_page(
-    page: kv_pb2.RangeResponse, pairs: Iterable[KeyValue], revision: int, guarantee: common_pb2.Guarantee.ValueType
-) -> None:
+def fill_page(page: kv_pb2.RangeResponse, pairs: Iterable[KeyValue], revision: int) -> None:
     """Write pairs, and what they show, into their wire form."""
     page.revision = revision
-    page.guarantee = guarantee
     add = page.kvs.add
     for pair in pairs:
         fill_key_value(add(), pair)

@@ -30,7 +30,7 @@ from raftkv.kv.commands import (
 from raftkv.kv.limits import MAX_FENCES, MAX_TXN_COMPARES, MAX_TXN_DEPTH, MAX_TXN_OPERATIONS, fence_fault
 from raftkv.kv.txn_check import txn_fault
 from raftkv.server.wire_range import fill_key_value, fill_page, sorts_or_filters
-from raftkv.v1 import common_pb2, kv_pb2
+from raftkv.v1 import kv_pb2
 
 _VALUE: Final = int(Target.VALUE)
 
@@ -230,6 +230,6 @@ def _fill_operation(
         page.more = done.more
         page.count = done.counted
         at = (asked.revision if isinstance(asked, TxnRange) else 0) or revision
-        fill_page(page, done.pairs, at, common_pb2.GUARANTEE_LINEARIZABLE)
+        fill_page(page, done.pairs, at)
     else:
         _fill_branch(target.branch, done, revision, asked if isinstance(asked, Branch) else None)

@@ -843,7 +843,6 @@ class RangeResponse(_message.Message):
     MORE_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    GUARANTEE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
@@ -854,7 +853,6 @@ class RangeResponse(_message.Message):
     """The number of keys in the whole range, where the request was count_only; else the number of pairs in this answer."""
     revision: _builtins.int
     """The store revision that the answer shows."""
-    guarantee: _common_pb2.Guarantee.ValueType
     cursor: _builtins.bytes
     """Where the next page begins, in whatever order; empty unless `more`."""
     @_builtins.property
@@ -873,13 +871,12 @@ class RangeResponse(_message.Message):
         more: _builtins.bool = ...,
         count: _builtins.int = ...,
         revision: _builtins.int = ...,
-        guarantee: _common_pb2.Guarantee.ValueType = ...,
         cursor: _builtins.bytes = ...,
         receipt: _common_pb2.ReadReceipt | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "cursor", b"cursor", "guarantee", b"guarantee", "header", b"header", "kvs", b"kvs", "more", b"more", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "cursor", b"cursor", "header", b"header", "kvs", b"kvs", "more", b"more", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

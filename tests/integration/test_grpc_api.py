@@ -74,11 +74,11 @@ async def test_single_calls_work_on_any_node(asked: Stubs, leader: NodeProcess, 
     (pair,) = read.kvs
     assert (pair.key, pair.value, pair.version) == (key, b"1", 1)
     assert (pair.create_revision, pair.mod_revision) == (written.revision, written.revision)
-    assert read.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
+    assert read.receipt.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
     assert read.header.member_id == leader.id
 
     local = await asked.kv.Range(kv_pb2.RangeRequest(key=key, level=kv_pb2.LOCAL), timeout=PATIENCE_S)
-    assert local.guarantee == common_pb2.GUARANTEE_STALE_PREFIX
+    assert local.receipt.guarantee == common_pb2.GUARANTEE_STALE_PREFIX
     assert (local.header.member_id == leader.id) == leads
 
     deleted = await asked.kv.Delete(kv_pb2.DeleteRequest(key=key), timeout=PATIENCE_S)

@@ -62,7 +62,7 @@ async def test_a_woken_leader_serves_nothing_stale(cluster: LocalCluster, client
     for answer in served:
         assert answer.kvs[0].value == b"new"
         assert answer.kvs[0].mod_revision == newest.revision
-        assert answer.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
+        assert answer.receipt.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
 
     acknowledged = {key for key, outcome in outcomes.items() if isinstance(outcome, kv_pb2.PutResponse)}
     await cluster.converged()

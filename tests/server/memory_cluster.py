@@ -17,6 +17,7 @@ from raftkv.quorum import MAJORITY
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
 from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.node import Node, NodeLimits
+from raftkv.server.read_receipts import receipt_of
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.upkeep import AutoCompaction
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
@@ -136,8 +137,10 @@ class MemoryNode:
     async def run(self, operation: kv_pb2.Operation, session: int = 0, timeout_ms: int = 0) -> kv_pb2.OperationResult:
         batch = kv_pb2.BatchRequest(session=session, timeout_ms=timeout_ms, operations=[operation])
         response = await self.requests.run(batch, forwarded=False)
-        assert len(response.results) == 1
-        return response.results[0]
+        (result,) = response.results
+        if response.HasField("read") and result.HasField("range"):
+            result.read.CopyFrom(receipt_of(response, result))
+        return result
 
     async def register(self) -> int:
         result = await self.run(

@@ -10,6 +10,7 @@ import pytest
 from raftkv.raft import NodeId
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.lease import Lease, lease_ms, quarantine_ticks
+from raftkv.server.read_receipts import receipt_of
 from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import TICK_S, MemoryCluster, MemoryNode, until
 
@@ -120,10 +121,13 @@ async def test_a_leader_answers_by_its_lease_without_asking_anybody() -> None:
     async with MemoryCluster(lease_ms=LEASE_MS) as cluster:
         await cluster[1].put(b"key", b"value")
         leader = await holding(cluster)
-        answer = (await lease_read(leader)).range
-        assert (answer.guarantee, answer.kvs[0].value) == (common_pb2.GUARANTEE_LEASE, b"value")
-        through_another = (await lease_read(cluster.follower(leader))).range
-        assert (through_another.guarantee, through_another.kvs[0].value) == (common_pb2.GUARANTEE_LEASE, b"value")
+        answer = await lease_read(leader)
+        assert (answer.read.guarantee, answer.range.kvs[0].value) == (common_pb2.GUARANTEE_LEASE, b"value")
+        through_another = await lease_read(cluster.follower(leader))
+        assert (through_another.read.guarantee, through_another.range.kvs[0].value) == (
+            common_pb2.GUARANTEE_LEASE,
+            b"value",
+        )
 
 
 async def test_where_leases_are_off_a_lease_read_is_refused_and_its_neighbours_are_not() -> None:
@@ -137,7 +141,7 @@ async def test_where_leases_are_off_a_lease_read_is_refused_and_its_neighbours_a
         refused, served = sorted(response.results, key=lambda result: result.id)
         assert refused.error.code == common_pb2.FAILED_PRECONDITION
         assert "--lease-drift-ppm" in refused.error.message
-        assert served.range.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
+        assert receipt_of(response, served).guarantee == common_pb2.GUARANTEE_LINEARIZABLE
 
 
 async def test_a_leader_without_a_lease_asks_the_others() -> None:
@@ -154,7 +158,8 @@ async def test_a_leader_without_a_lease_asks_the_others() -> None:
             ),
             forwarded=False,
         )
-        assert {answer.range.guarantee for answer in answers.results} == {common_pb2.GUARANTEE_LINEARIZABLE}
+        guarantees = {receipt_of(answers, answer).guarantee for answer in answers.results}
+        assert guarantees == {common_pb2.GUARANTEE_LINEARIZABLE}
 
 
 async def test_a_lease_that_is_over_is_over_although_the_node_still_takes_itself_for_the_leader() -> None:

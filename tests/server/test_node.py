@@ -32,7 +32,7 @@ async def test_a_write_is_readable_through_every_node() -> None:
         for member in cluster.nodes.values():
             read = await member.get(b"k")
             assert [pair.value for pair in read.range.kvs] == [b"v"]
-            assert read.range.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
+            assert read.read.guarantee == common_pb2.GUARANTEE_LINEARIZABLE
 
 
 async def test_a_local_read_says_that_it_may_be_stale() -> None:
@@ -44,7 +44,7 @@ async def test_a_local_read_says_that_it_may_be_stale() -> None:
         forwarded = cluster.forwarded
         read = await follower.get(b"k", kv_pb2.LOCAL)
         assert read.range.kvs[0].value == b"v"
-        assert read.range.guarantee == common_pb2.GUARANTEE_STALE_PREFIX
+        assert read.read.guarantee == common_pb2.GUARANTEE_STALE_PREFIX
         assert cluster.forwarded == forwarded
 
 

@@ -513,7 +513,6 @@ def test_a_transaction_is_answered_as_it_was_asked() -> None:
     first, second = answered(Txn(4, (), branch), done).txn.branch.results
     assert (first.range.revision, first.range.more, first.range.kvs[0]) == (5, True, PAIR_PB)
     assert second.range.revision == 7, "what it shows is the store as the transaction left it"
-    assert second.range.guarantee == common.GUARANTEE_LINEARIZABLE
 
     inner = BranchDone(False, ())
     nested_txn = Txn(4, (), Branch((), (Branch((), (), ()),), ()))
