@@ -65,12 +65,12 @@ def test_keepalive_goes_on_until_the_lease_is_gone(cli: Cli, cluster: RunningClu
 
 
 def test_keepalive_survives_what_the_lease_survives(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
-    lease = cli("lease", "grant", "3").text.strip()
-    where = ("--endpoints", cluster.url, "--timeout", "0.2")
+    lease = cli("lease", "grant", "6").text.strip()
+    where = ("--endpoints", cluster.url, "--timeout", "1")
     with interruptible(), started(tmp_path, "lease", "keepalive", lease, *where) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline() == "renewed for 3 s\n"
+        assert process.stdout.readline() == "renewed for 6 s\n"
         for node in (1, 2, 3):
             cluster.signal(node, signal.SIGSTOP)
         try:
@@ -78,7 +78,7 @@ def test_keepalive_survives_what_the_lease_survives(cli: Cli, cluster: RunningCl
         finally:
             for node in (1, 2, 3):
                 cluster.signal(node, signal.SIGCONT)
-        assert process.stdout.readline() == "renewed for 3 s\n"
+        assert process.stdout.readline() == "renewed for 6 s\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     assert cli("lease", "revoke", lease).code == 0

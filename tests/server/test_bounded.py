@@ -43,8 +43,8 @@ async def test_past_half_of_the_bound_it_is_answered_at_once_and_asked_again_beh
             return (await bounded(follower, 60_000)).receipt.staleness_ms < 30_000
 
         async with asyncio.timeout(10):
-            while not await is_newer():
-                pass
+            while not await is_newer():  # noqa: ASYNC110 - see below
+                await asyncio.sleep(0)  # an answer that is at hand gives nobody else a turn
 
 
 async def test_a_confirmation_that_was_long_under_way_claims_no_more_than_when_it_was_asked_for() -> None:
