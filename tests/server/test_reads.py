@@ -32,7 +32,7 @@ async def test_each_level_says_what_its_answer_is(who: str) -> None:
             "at least": (kv_pb2.AT_LEAST, {"at_least": token(*applied)}, Guarantee.AT_LEAST, asked.id, 1, 0),
             "bounded": (kv_pb2.BOUNDED, {"max_staleness_ms": 60_000}, Guarantee.BOUNDED, asked.id, 2, 0),
             "quorum": (kv_pb2.QUORUM, {}, Guarantee.LINEARIZABLE, asked.id, 2, 2),
-            "quorum 3": (kv_pb2.QUORUM, {"replicas": 3}, Guarantee.LINEARIZABLE, asked.id, 3, 1),
+            "quorum 3": (kv_pb2.QUORUM, {"replicas": 3}, Guarantee.LINEARIZABLE, asked.id, 3, 2),
             "quorum 1": (kv_pb2.QUORUM, {"replicas": 1}, Guarantee.SEES_WRITES_AT_W_GE, asked.id, 1, 3),
         }
         for name, (level, fields, guarantee, served_by, replicas, sees) in expected.items():
