@@ -53,7 +53,7 @@ class Concerns:
             if need is None:
                 need = found[concern] = self._needed(concern)
             if isinstance(need, InvalidArgument):
-                refused.append((command, need))
+                refused.append((command, need if is_blind(command) else self._out_of_range(concern)))
             elif not need.early or is_blind(command):
                 needs[command.sequence] = need
             elif asked != DEFAULT:
@@ -67,15 +67,22 @@ class Concerns:
         except InvalidArgument as error:
             return error
 
+    def _out_of_range(self, concern: int) -> InvalidArgument:
+        """Return the error for a number of voters that no write may ask for, on one that needs a majority."""
+        return InvalidArgument(f"write concern {concern} is not possible for this write: {self._from_a_majority()}")
+
     def _too_few(self, concern: int) -> InvalidArgument:
-        voters, keepers = self._sizes()
-        least = majority(voters)
-        numbers = f"{least} to {keepers} voters, or " if least <= keepers else ""
         return InvalidArgument(
             f"write concern {concern_name(concern)} is not possible for this write: only a put, or a delete of one "
             "key, without lease, fences and previous pair has its effect whatever the state is, so that it may be "
-            f"acknowledged before it is applied. Possible here: {numbers}majority, all"
+            f"acknowledged before it is applied. Possible here: {self._from_a_majority()}"
         )
+
+    def _from_a_majority(self) -> str:
+        voters, keepers = self._sizes()
+        least = majority(voters)
+        numbers = f"{least} to {keepers} voters, or " if least <= keepers else ""
+        return f"{numbers}majority, all"
 
     def _present_default(self, command: Command) -> int:
         if isinstance(command, RegisterSession | KeepAlive):

@@ -37,7 +37,7 @@ from raftkv.server.leadership import another_leader
 from raftkv.server.log_end import log_end
 from raftkv.server.node import Node
 from raftkv.server.queries import Query
-from raftkv.server.quorum_reads import Found, QuorumReads
+from raftkv.server.quorum_reads import ROUND_TIMEOUT_S, Found, QuorumReads
 from raftkv.server.read_points import ReadPoint, ReadPoints
 from raftkv.server.read_receipts import Basis
 from raftkv.server.state_reader import StateReader
@@ -59,8 +59,8 @@ class Reads:
         self._node = node
         self._forwarder = forwarder
         self._reader = reader
-        self._leader_wait_s = leader_wait_s
-        self._points = ReadPoints(node, forwarder, leader_wait_s)
+        self._leader_wait_s = min(leader_wait_s, ROUND_TIMEOUT_S)  # for the same reason: others may do better
+        self._points = ReadPoints(node, forwarder, self._leader_wait_s)
         self._quorum = QuorumReads(node, forwarder)
         self._tokens = Tokens(node, cluster_id)
 

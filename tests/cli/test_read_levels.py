@@ -87,6 +87,13 @@ def test_what_no_cluster_of_three_can_do(cli: Cli) -> None:
     future = cli("get", "range", "--read", f"at-least:{cluster}-{term}-{int(index) + 1_000_000}", "--timeout", "2")
     assert future.code in (1, 5)
     assert str(int(index) + 1_000_000) in future.error
+    members = cli("endpoint", "status", "-o", "json").json["members"]
+    leader = next(one["endpoint"] for one in members if one["role"] == "leader")
+    refused = cli(
+        "get", "range", "--read", f"at-least:{cluster}-{term}-{int(index) + 1_000_000}", "--endpoints", leader
+    )
+    assert refused.code == 1
+    assert "which nobody has written: entries 0 to " in refused.error
     other = cli("get", "range", "--read", f"at-least:{int(cluster, 16) ^ 1:016x}-{term}-{index}", "--timeout", "2")
     assert other.code == 1
     assert "cluster" in other.error
@@ -99,10 +106,15 @@ def test_without_a_majority(cli: Cli) -> None:
         token = cli("get", "left", "-o", "json", *one).json["receipt"]["token"]
         assert cli("get", "left", "--read", f"at-least:{token}", *one).out == b"value"
         with stopped(cluster, 2, 3):
-            for level in ("linearizable", "quorum", "bounded:1ms"):
-                refused = cli("get", "left", "--read", level, "--timeout", "0.4", *one)
+            for level, timeout, said in (
+                ("linearizable", "0.4", ""),
+                ("quorum", "1.5", "QUORUM(2) of 3 voters: 1 answered, and not node 2 ("),
+                ("bounded:1ms", "1.5", "BOUNDED(1 ms) is not possible at node 1: of its state, "),
+            ):
+                refused = cli("get", "left", "--read", level, "--timeout", timeout, *one)
                 assert refused.code == 5, level
                 assert refused.error
+                assert said in refused.error
             for level in ("local", f"at-least:{token}"):
                 assert cli("get", "left", "--read", level, "--timeout", "0.6", *one).out == b"value"
             stale = cli("get", "left", "--fallback", "stale", "--timeout", "0.6", *one)

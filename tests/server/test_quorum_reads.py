@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import pytest
 
+from raftkv.client.core import DEFAULT_ATTEMPT_TIMEOUT_S
 from raftkv.errors import QuorumUnavailable
 from raftkv.kv.commands import Group, Put
 from raftkv.quorum import Guarantee, LogEnd
 from raftkv.raft import Configuration, Entry, Index, NodeId, Term
 from raftkv.raft.log import Log
 from raftkv.server.log_end import own_answer
-from raftkv.server.quorum_reads import QuorumReads
+from raftkv.server.quorum_reads import ROUND_TIMEOUT_S, QuorumReads
 from raftkv.transport.calls import unavailable
 from raftkv.v1 import common_pb2, kv_pb2, peer_pb2
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
@@ -77,6 +78,11 @@ async def test_voters_that_say_nothing_are_waited_for_in_bounded_time() -> None:
         assert cluster.calls[1, 2] == cluster.calls[1, 3] == 1, "no more than one question to a voter is open"
         held.let_go()
         assert not (await quorum(cluster[1])).error.code
+
+
+def test_what_keeps_a_node_from_answering_is_told_before_clients_ask_another() -> None:
+    """Or its callers would hear of a node that fell silent, and not of the voters that did."""
+    assert ROUND_TIMEOUT_S <= 0.8 * DEFAULT_ATTEMPT_TIMEOUT_S
 
 
 async def test_an_end_of_the_log_that_may_not_be_committed_is_waited_for() -> None:
