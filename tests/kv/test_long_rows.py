@@ -9,13 +9,13 @@ import pytest
 
 from raftkv.errors import ErrorCode
 from raftkv.kv import commands as c
-from raftkv.kv.limits import MAX_TXN_RESULT_BYTES, MAX_VALUE_BYTES
+from raftkv.kv.limits import MAX_TXN_RESULT_BYTES
 from raftkv.kv.records import TOMBSTONE, VERSION_BYTES, encode_version
 from raftkv.kv.versions import WHOLE_ROW_BYTES, LongRow
 from tests.kv.dict_store import DictStore, DictWriter
 from tests.kv.host import Host, delete, put
 
-LARGE = b"v" * MAX_VALUE_BYTES
+LARGE = b"v" * (16 * WHOLE_ROW_BYTES)
 ENTRY = 1_024
 """Commands that a node puts into one entry."""
 FEW_BYTES = 2 * WHOLE_ROW_BYTES
@@ -140,7 +140,7 @@ def test_a_large_value_is_compared_by_no_more_of_it_than_decides(operand: bytes,
 def test_a_transaction_shows_large_previous_values_and_accounts_for_them_before_it_reads_them() -> None:
     value = b"x" * (MAX_TXN_RESULT_BYTES // 2 - 100)
     host, store, names = holding(3, value)
-    old = [pair for _, pair in host.live()]
+    old = [pair for name in names if (pair := host.get(name)) is not None]
 
     def of(*operations: c.TxnOperation) -> c.Txn:
         return c.Txn(0, (), c.Branch((), operations, ()))
