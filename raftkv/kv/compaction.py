@@ -18,7 +18,7 @@ from raftkv.kv.keys import CHANGES, changes_key, version_suffix
 from raftkv.kv.limits import MAX_SWEPT_VERSIONS
 from raftkv.kv.records import decode_version
 from raftkv.kv.store import Reader, Writer
-from raftkv.kv.versions import compacted, newest_row
+from raftkv.kv.versions import compacted, newest_head
 
 
 def compact(command: Compact, revision: int, compacted_revision: int) -> Compacted | Rejected:
@@ -68,13 +68,13 @@ def _remove_out_of_sight(writer: Writer, prefix: bytes, revision: int) -> int:
     the change itself where it was a deletion, for then nothing is left to hide.
     """
     removed = 0
-    before = newest_row(writer, prefix, revision - 1)
+    before = newest_head(writer, prefix, revision - 1)
     if before is not None:
         writer.delete(before[0])
         removed += 1
     stored_key = prefix + version_suffix(revision)
-    row = writer.get(stored_key)
-    if row is not None and not decode_version(row)[1]:
+    change = newest_head(writer, prefix, revision)
+    if change is not None and change[0] == stored_key and not decode_version(change[1])[1]:
         writer.delete(stored_key)
         removed += 1
     return removed

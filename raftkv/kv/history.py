@@ -23,10 +23,10 @@ from typing import Final, NamedTuple
 
 from raftkv.kv.changes import decode_changed
 from raftkv.kv.keys import CHANGES, changes_key, version_suffix
-from raftkv.kv.ranges import row_cost
+from raftkv.kv.ranges import row_cost, size_cost
 from raftkv.kv.records import CorruptState, read_meta
 from raftkv.kv.store import Reader
-from raftkv.kv.versions import compacted, live
+from raftkv.kv.versions import compacted, live, size_of
 from raftkv.kv.writing import Change
 
 _END: Final = bytes((CHANGES[0] + 1,))
@@ -54,7 +54,8 @@ class Stretch(NamedTuple):
     """A part of the past."""
 
     changes: list[Change]
-    """Those that were wanted. `previous` is None where it was not asked for, or has been compacted away."""
+    """Those that were wanted. `previous` is no `LongRow`; it is None where it was not asked for, or has been compacted
+    away."""
     next: Cursor
     """Everything before it has been read."""
 
@@ -92,7 +93,8 @@ def read_history(
                 if want is not Want.NOTHING:
                     change = _read_change(reader, revision, prefix, with_previous=want is Want.WITH_PREVIOUS)
                     found.append(change)
-                    work += row_cost(change.row) + (row_cost(change.previous) if change.previous is not None else 1)
+                    work += row_cost(change.row)
+                    work += 1 if change.previous is None else size_cost(size_of(change.previous))
     return Stretch(found, Cursor(max(stop, start.revision)))
 
 

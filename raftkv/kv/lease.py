@@ -40,7 +40,7 @@ from raftkv.kv.limits import MAX_EXPIRED_KEYS, MAX_LEASES, grant_fault, keep_ali
 from raftkv.kv.line import Granting
 from raftkv.kv.records import decode_lease_head
 from raftkv.kv.store import Reader
-from raftkv.kv.versions import live
+from raftkv.kv.versions import live_head
 from raftkv.kv.writing import Writing
 
 __all__ = [
@@ -142,7 +142,7 @@ def _end(writing: Writing, leases: LeaseTable, granting: Granting, lease: int) -
         if is_place(prefix):
             granting.leave(lock_of_place(prefix), ticket_of(prefix))
         else:
-            found = live(writer, prefix)
+            found = live_head(writer, prefix)
             invariant(found is not None, "lease {} has a key that does not exist: {}", lease, prefix)
             assert found is not None
             writing.delete(prefix, found)

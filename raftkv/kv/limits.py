@@ -59,11 +59,6 @@ MAX_ENTRY_RESULT_BYTES = 4 << 20
 """Once the transactions of one entry have read so much (4 MiB), those behind them are refused, to come again: an entry
 is applied in one go, and sessions remember what it gives."""
 
-MAX_ENTRY_REPLACED_BYTES = 32 << 20
-"""Once the writes of one entry have replaced or deleted versions of so many bytes (32 MiB), those behind them are
-refused, to come again. A write reads the version before it, for watches; reading a MiB takes a millisecond or more, and
-an entry of small puts over large values has a thousand of them."""
-
 MAX_TXN_WORK = 20_000
 """Most work of one transaction's compares, deletes and ranges, in units of `ranges.row_cost`, as MAX_DELETE_WORK."""
 

@@ -35,7 +35,7 @@ from raftkv.kv.records import (
     encode_place,
 )
 from raftkv.kv.store import Reader
-from raftkv.kv.versions import live
+from raftkv.kv.versions import live, live_head
 from raftkv.kv.writing import Writing
 
 _MAX_TICKET = 2**64 - 1
@@ -187,7 +187,7 @@ class Granting:
         else:
             head = head._replace(waiting=head.waiting - 1)
         prefix = place_prefix(lock, ticket)
-        found = live(writer, prefix)
+        found = live_head(writer, prefix)
         assert found is not None
         self._writing.delete(prefix, found)
         writer.delete(line_key(lock, ticket))

@@ -38,7 +38,7 @@ from raftkv.kv.commands import (
 )
 from raftkv.kv.keys import META, changes_key
 from raftkv.kv.lease import Counters, LeaseTable
-from raftkv.kv.limits import MAX_ENTRY_REPLACED_BYTES, MAX_ENTRY_RESULT_BYTES
+from raftkv.kv.limits import MAX_ENTRY_RESULT_BYTES
 from raftkv.kv.records import EMPTY_META, Meta, encode_meta, read_meta
 from raftkv.kv.session import EXPIRED, SessionTable
 from raftkv.kv.store import OrderedStore, Writer
@@ -191,11 +191,6 @@ _READ_ENOUGH: Final = Rejected(
     f"the transactions applied together with this one have read more than {MAX_ENTRY_RESULT_BYTES} bytes: no effect, "
     "try again",
 )
-_REPLACED_ENOUGH: Final = Rejected(
-    ErrorCode.OVERLOADED,
-    f"the writes applied together with this one have replaced more than {MAX_ENTRY_REPLACED_BYTES} bytes: no effect, "
-    "try again",
-)
 
 
 class _Run:
@@ -273,8 +268,6 @@ class _Run:
     def _too_much(self, command: Command) -> Rejected | None:
         if self._read_bytes >= MAX_ENTRY_RESULT_BYTES and isinstance(command, Txn):
             return _READ_ENOUGH
-        if self._writing.replaced_bytes >= MAX_ENTRY_REPLACED_BYTES and isinstance(command, Put | Delete | Txn):
-            return _REPLACED_ENOUGH
         return None
 
     def _execute(self, command: Command) -> Result:

@@ -16,11 +16,11 @@ from typing import Final
 
 from raftkv.errors import ErrorCode
 from raftkv.kv.commands import Delete, Deleted, Put, Rejected, Written
-from raftkv.kv.keys import range_bounds, revision_of, version_prefix
+from raftkv.kv.keys import range_bounds, version_prefix
 from raftkv.kv.limits import MAX_DELETE_WORK, MAX_DELETED_KEYS, put_fault, range_fault
-from raftkv.kv.ranges import LiveKeys
+from raftkv.kv.ranges import LiveHeads
 from raftkv.kv.store import Reader
-from raftkv.kv.versions import Live, live
+from raftkv.kv.versions import LiveHead, live_head
 from raftkv.kv.writing import Writing
 
 _new_tuple: Final = tuple.__new__
@@ -55,7 +55,7 @@ class Found:
 
     __slots__ = ("keys", "work")
 
-    def __init__(self, keys: list[tuple[bytes, Live]], work: int) -> None:
+    def __init__(self, keys: list[tuple[bytes, LiveHead]], work: int) -> None:
         self.keys = keys
         """(prefix, newest version) of each."""
         self.work = work
@@ -66,20 +66,19 @@ def find(reader: Reader, key: bytes, range_end: bytes, max_work: int) -> Found |
     """Return what a delete of a key or a range removes."""
     if not range_end:
         prefix = version_prefix(key)
-        newest = live(reader, prefix)
+        newest = live_head(reader, prefix)
         return Found([] if newest is None else [(prefix, newest)], 1)
-    found: list[tuple[bytes, Live]] = []
-    keys = LiveKeys(reader, *range_bounds(key, range_end))
+    found: list[tuple[bytes, LiveHead]] = []
+    keys = LiveHeads(reader, *range_bounds(key, range_end))
     keys.work = max_work
-    while (row := keys.next()) is not None:
+    while (one := keys.next()) is not None:
         if len(found) == MAX_DELETED_KEYS:
             return Rejected(
                 ErrorCode.LIMIT_EXCEEDED,
                 f"the range holds more than {MAX_DELETED_KEYS} keys, the most that one delete removes; "
                 "delete it in parts: read a page of keys, delete up to the last of them, repeat",
             )
-        stored_key, value = row
-        found.append((stored_key[:-8], Live(revision_of(stored_key), value)))
+        found.append(one)
     if keys.done:
         return Found(found, max_work - keys.work)
     return Rejected(

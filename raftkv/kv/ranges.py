@@ -23,7 +23,7 @@ from raftkv.kv.keys import MAX_PREFIX_BYTES, OLDEST, range_bounds, revision_of, 
 from raftkv.kv.limits import PAGE_BYTES, PAGE_PAIRS, range_fault
 from raftkv.kv.records import Meta, decode_version
 from raftkv.kv.store import Reader
-from raftkv.kv.versions import compacted, newest_row, pair_of
+from raftkv.kv.versions import WHOLE_ROW_BYTES, LiveHead, compacted, newest_row, pair_of, row_of
 
 
 class Order(IntEnum):
@@ -99,7 +99,12 @@ class RangeResult:
 
 def row_cost(row: bytes) -> int:
     """Return the work of reading a row: 1, and 1 more for every 4 KiB."""
-    return 1 + (len(row) >> 12)
+    return size_cost(len(row))
+
+
+def size_cost(size: int) -> int:
+    """Return the work of a row of `size` bytes."""
+    return 1 + (size >> 12)
 
 
 def resolve_revision(meta: Meta, revision: int) -> int:
@@ -163,6 +168,39 @@ class LiveKeys:
                 self._settled = prefix
                 if decode_version(row)[1]:
                     return found
+        return None
+
+
+class LiveHeads:
+    """As `LiveKeys`, of now, for who is going to delete them: large values are not read, although they count as work
+    as if they were."""
+
+    __slots__ = ("_reader", "_rows", "_settled", "_stop", "done", "work")
+
+    def __init__(self, reader: Reader, start: bytes, stop: bytes) -> None:
+        self.work = 0
+        self.done = False
+        self._reader = reader
+        self._stop = stop
+        self._rows = reader.heads(start, stop, WHOLE_ROW_BYTES)
+        self._settled = b""
+
+    def next(self) -> tuple[bytes, LiveHead] | None:
+        """Return (prefix, newest version) of the next key that exists."""
+        while self.work > 0:
+            found = next(self._rows, None)
+            if found is None:
+                self.done = True
+                return None
+            stored_key, beginning, size = found
+            self.work -= size_cost(size)
+            prefix = stored_key[:-8]
+            if prefix == self._settled:
+                self._rows = self._reader.heads(prefix + OLDEST, self._stop, WHOLE_ROW_BYTES)
+            else:
+                self._settled = prefix
+                if decode_version(beginning)[1]:
+                    return prefix, LiveHead(revision_of(stored_key), row_of(beginning, size))
         return None
 
 

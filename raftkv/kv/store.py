@@ -24,8 +24,16 @@ class Reader(Protocol):
         """Return the first pair with start <= key < stop (None: no upper bound), or None."""
         ...
 
+    def head(self, start: bytes, stop: bytes | None, most: int) -> tuple[bytes, bytes, int] | None:
+        """As `first`, but of the value at most its first `most` bytes, and its length: a writer reads no more of it."""
+        ...
+
     def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Yield the pairs with start <= key < stop in order of their keys. The view must not be written meanwhile."""
+        ...
+
+    def heads(self, start: bytes, stop: bytes | None, most: int) -> Iterator[tuple[bytes, bytes, int]]:
+        """As `scan`, but what `head` returns of each pair."""
         ...
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from raftkv.errors import ErrorCode, RaftKVError
+from raftkv.invariant import invariant
 from raftkv.kv import fence, mvcc
 from raftkv.kv.commands import (
     Branch,
@@ -30,14 +31,14 @@ from raftkv.kv.commands import (
     TxnPut,
     TxnRange,
 )
-from raftkv.kv.keys import range_bounds, revision_of, user_key, version_prefix
+from raftkv.kv.keys import range_bounds, revision_of, user_key, version_prefix, version_suffix
 from raftkv.kv.lease import LeaseTable, not_found
 from raftkv.kv.limits import MAX_LEASE_KEYS, MAX_TXN_OPERATIONS, MAX_TXN_RESULT_BYTES, MAX_TXN_WORK
 from raftkv.kv.ranges import LiveKeys, RangeQuery, RangeScan
-from raftkv.kv.records import EMPTY_META, decode_version
+from raftkv.kv.records import EMPTY_META, VERSION_BYTES, decode_version
 from raftkv.kv.store import Reader
 from raftkv.kv.txn_check import txn_fault
-from raftkv.kv.versions import newest_row, pair_of, value_of
+from raftkv.kv.versions import WHOLE_ROW_BYTES, Row, newest_head, pair_of, size_of, value_of
 from raftkv.kv.writing import Writing
 
 _RELATIONS: Final[dict[int, Callable[[Any, Any], bool]]] = {
@@ -171,7 +172,7 @@ class _Run:
         key, range_end, target, relation_of, operand = compare
         relation = _RELATIONS[relation_of]
         if not range_end:
-            newest = self._find(key)
+            newest = self._find(key, operand)
             if newest is None or not decode_version(newest[1])[1]:  # a tombstone
                 return target != _VALUE and relation(0, operand)
             return relation(_subject(target, revision_of(newest[0]), newest[1]), operand)
@@ -190,8 +191,9 @@ class _Run:
         # As in etcd, also for an empty range: there is no value then, so that "not equal" does not hold either.
         return target != _VALUE and relation(0, operand)
 
-    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
-        return newest_row(self._reader, version_prefix(key))
+    def _find(self, key: bytes, operand: bytes | int) -> tuple[bytes, bytes, int] | None:
+        """Return so much of the newest row of a key as must be known to compare it."""
+        return newest_head(self._reader, version_prefix(key), most=_compared_bytes(operand))
 
     def _range(self, operation: TxnRange) -> RangeDone:
         query = RangeQuery(*operation)
@@ -204,11 +206,12 @@ class _Run:
             raise _Refused(_too_much_work())
         self._work = scan.work_left()
         page = scan.result()
-        self._account(page.pairs)
+        self._account(sum([len(pair.key) + len(pair.value) for pair in page.pairs]))
         return RangeDone(page.pairs, page.more, page.count)
 
-    def _account(self, pairs: tuple[KeyValue, ...]) -> None:
-        self._bytes += sum([len(pair.key) + len(pair.value) for pair in pairs])
+    def _account(self, size: int) -> None:
+        """Keys and values of so many bytes are to be part of the result."""
+        self._bytes += size
         if self._bytes > MAX_TXN_RESULT_BYTES:
             raise _Refused(
                 Rejected(
@@ -242,15 +245,15 @@ class _WritingRun(_Run):
         Nothing is written before all is compared, and a key is written once: so it is still there.
         """
         self._prefix = b""
-        self._found: tuple[bytes, bytes] | None = None
+        self._found: tuple[bytes, bytes, int] | None = None
 
     def _now(self) -> int:
         return self._writing.next if self._writing.mark() > self._mark else self._revision
 
-    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
+    def _find(self, key: bytes, operand: bytes | int) -> tuple[bytes, bytes, int] | None:
         self._compared = key
         self._prefix = prefix = version_prefix(key)
-        self._found = found = newest_row(self._reader, prefix)
+        self._found = found = newest_head(self._reader, prefix, most=_compared_bytes(operand))
         return found
 
     def _put(self, operation: TxnPut) -> PutDone:
@@ -270,9 +273,8 @@ class _WritingRun(_Run):
             change = self._writing.put(version_prefix(key), value, lease)
         if not with_previous or change.previous is None:
             return _PUT_DONE  # this very object: see _perform
-        previous = pair_of(key, change.previous_revision, change.previous)
-        self._account((previous,))
-        return PutDone(previous)
+        self._account(len(key) + size_of(change.previous) - VERSION_BYTES)
+        return PutDone(self._pair(change.prefix, change.previous_revision, change.previous))
 
     def _delete(self, operation: TxnDelete) -> DeleteDone:
         found = mvcc.find(self._reader, operation.key, operation.range_end, max(self._work, 1))
@@ -281,16 +283,34 @@ class _WritingRun(_Run):
         self._work -= found.work
         previous: tuple[KeyValue, ...] = ()
         if operation.with_previous:
-            previous = tuple([pair_of(user_key(prefix), newest.revision, newest.row) for prefix, newest in found.keys])
-            self._account(previous)
+            for prefix, newest in found.keys:
+                self._account(len(user_key(prefix)) + size_of(newest.row) - VERSION_BYTES)
+            previous = tuple([self._pair(prefix, *newest) for prefix, newest in found.keys])
         for prefix, newest in found.keys:
             self._writing.delete(prefix, newest)
         return DeleteDone(len(found.keys), previous)
+
+    def _pair(self, prefix: bytes, revision: int, row: Row) -> KeyValue:
+        """Return a version that is there, the large value of a `LongRow` included: only of what was accounted for."""
+        if not isinstance(row, bytes):
+            whole = self._reader.get(prefix + version_suffix(revision))
+            invariant(whole is not None, "the version of revision {} of {} is gone", revision, prefix)
+            assert whole is not None
+            row = whole
+        return pair_of(user_key(prefix), revision, row)
 
 
 _PUT_DONE: Final = PutDone(None)
 _ONE_PUT_DONE: Final = (BranchDone(False, (_PUT_DONE,)), BranchDone(True, (_PUT_DONE,)))
 """What most transactions come to, by whether the compares held: sessions remember many of these, and they are one."""
+
+
+def _compared_bytes(operand: bytes | int) -> int:
+    """Return how many bytes of a row decide a compare: a value is ordered by no more of it than one byte beyond what
+    it is compared with. What a put of the key asks for is among them."""
+    if isinstance(operand, bytes):
+        return max(WHOLE_ROW_BYTES, VERSION_BYTES + len(operand) + 1)
+    return WHOLE_ROW_BYTES
 
 
 def _too_much_work() -> Rejected:

@@ -8,6 +8,7 @@ from raftkv.kv import line, txn
 from raftkv.kv.commands import KeyValue, Rejected, Txn, TxnDone
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.history import Cursor, Stretch, Want, read_history
+from raftkv.kv.keys import version_suffix
 from raftkv.kv.lease import LeaseInfo, lease_ids, lease_info
 from raftkv.kv.line import LockState
 from raftkv.kv.ranges import RangeQuery, RangeResult, RangeScan, get, resolve_revision
@@ -62,6 +63,10 @@ class View:
     def history(self, start: Cursor, stop: int, wants: Callable[[int, bytes], Want], max_work: int) -> Stretch:
         """Read what happened from `start` on, before revision `stop` (see `history`). Raises Compacted."""
         return read_history(self._reader, start, stop, wants, max_work)
+
+    def version(self, prefix: bytes, revision: int) -> bytes | None:
+        """Return the row that a revision made of a key or a place; None: it has been compacted away."""
+        return self._reader.get(prefix + version_suffix(revision))
 
     def lease(self, lease: int, *, with_keys: bool = False) -> LeaseInfo | None:
         """Return what is known of a lease; None: there is none."""

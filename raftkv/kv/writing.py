@@ -19,9 +19,9 @@ from types import EllipsisType
 from typing import NamedTuple, Protocol
 
 from raftkv.kv.keys import revision_of, version_suffix
-from raftkv.kv.records import TOMBSTONE, decode_version, encode_version
+from raftkv.kv.records import TOMBSTONE, VERSION_BYTES, decode_version, encode_version
 from raftkv.kv.store import Writer
-from raftkv.kv.versions import Live, newest_row
+from raftkv.kv.versions import WHOLE_ROW_BYTES, LiveHead, LongRow, Row, header_of, newest_head
 
 
 class Change(NamedTuple):
@@ -31,8 +31,9 @@ class Change(NamedTuple):
     prefix: bytes
     row: bytes
     """The new version; `records.TOMBSTONE`: it was deleted."""
-    previous: bytes | None
-    """The version before it; None: there was no such key."""
+    previous: Row | None
+    """The version before it; None: there was no such key. A `LongRow`: it has not been read, and can be read from the
+    store as the version of `previous_revision`, unless it has been compacted away."""
     previous_revision: int
     """The mod_revision of `previous`, or 0."""
 
@@ -51,7 +52,7 @@ class Attachments(Protocol):
 class Writing:
     """The changes of one transaction of the store."""
 
-    __slots__ = ("_attachments", "_moved", "changes", "replaced_bytes", "revision", "writer")
+    __slots__ = ("_attachments", "_moved", "changes", "revision", "writer")
 
     def __init__(self, writer: Writer, attachments: Attachments, revision: int) -> None:
         self.writer = writer
@@ -59,8 +60,6 @@ class Writing:
         """The store's revision: that of the last command that changed something."""
         self.changes: list[Change] = []
         """In the order of their revisions, since they were taken last."""
-        self.replaced_bytes = 0
-        """Size of the versions that were replaced or deleted since then: all of them were read."""
         self._attachments = attachments
         self._moved: list[tuple[bytes, int, int]] = []
         """Of the revision under way: (prefix, lease before, lease now), 0 for none."""
@@ -75,24 +74,31 @@ class Writing:
         return len(self.changes)
 
     def put(
-        self, prefix: bytes, value: bytes, lease: int = 0, newest: tuple[bytes, bytes] | EllipsisType | None = ...
+        self,
+        prefix: bytes,
+        value: bytes,
+        lease: int = 0,
+        newest: tuple[bytes, bytes, int] | EllipsisType | None = ...,
     ) -> Change:
         """Add a version. The lease, if any, must exist and have room.
 
-        `newest`: what `newest_row` returns, where the caller has asked already.
+        `newest`: what `newest_head` returns, where the caller has asked already.
         """
         writer = self.writer
         revision = self.revision + 1
         if newest is ...:
-            newest = newest_row(writer, prefix)
-        previous, previous_revision = None, 0
+            newest = newest_head(writer, prefix)
+        previous: Row | None = None
+        previous_revision = 0
         create_revision, version, lease_before = revision, 1, 0
         if newest is not None:
-            created, before, lease_before = decode_version(newest[1])
+            stored_key, row, size = newest
+            created, before, lease_before = decode_version(row)
             if before:
                 create_revision, version = created, before + 1
-                previous, previous_revision = newest[1], revision_of(newest[0])
-                self.replaced_bytes += len(previous)
+                # As row_of(...).
+                previous = row if size <= WHOLE_ROW_BYTES else LongRow(row[:VERSION_BYTES], size)
+                previous_revision = revision_of(stored_key)
         if lease != lease_before:
             self._moved.append((prefix, lease_before, lease))
         row = encode_version(create_revision, version, lease, value)
@@ -110,11 +116,10 @@ class Writing:
         self.revision += 1
         return self.revision
 
-    def delete(self, prefix: bytes, found: Live) -> Change:
+    def delete(self, prefix: bytes, found: LiveHead) -> Change:
         """Delete a key that exists; `found` is its newest version."""
         revision = self.revision + 1
-        lease_before = decode_version(found.row)[2]
-        self.replaced_bytes += len(found.row)
+        lease_before = decode_version(header_of(found.row))[2]
         if lease_before:
             self._moved.append((prefix, lease_before, 0))
         self.writer.put(prefix + version_suffix(revision), TOMBSTONE)
@@ -139,7 +144,6 @@ class Writing:
     def take(self) -> list[Change]:
         """Return the changes, and begin anew."""
         changes, self.changes = self.changes, []
-        self.replaced_bytes = 0
         return changes
 
     def undo(self, mark: int) -> None:

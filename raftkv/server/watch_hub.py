@@ -98,7 +98,7 @@ class WatchHub:
             if not self._ring:
                 self._oldest = made_at
             self._ring[made_at] = events
-            self._ring_bytes += sum([event.weight() for event in events])
+            self._ring_bytes += sum([event.weight for event in events])
         self._trim()
         match = self.index.match
         for change in changes:
@@ -136,7 +136,7 @@ class WatchHub:
 
     def _trim(self) -> None:
         while self._ring_bytes > self.limits.ring_bytes:
-            self._ring_bytes -= sum([event.weight() for event in self._ring.pop(self._oldest)])
+            self._ring_bytes -= sum([event.weight for event in self._ring.pop(self._oldest)])
             self._oldest += 1
 
     def _clear(self) -> None:

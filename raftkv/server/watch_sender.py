@@ -20,7 +20,7 @@ from itertools import groupby, islice, takewhile
 from typing import Final, Protocol
 
 from raftkv.errors import Compacted, InvalidArgument, LimitExceeded, Overloaded, RaftKVError
-from raftkv.kv.history import Cursor, Stretch
+from raftkv.kv.history import Cursor, Stretch, Want
 from raftkv.kv.versions import compacted
 from raftkv.kv.view import View
 from raftkv.server import wire
@@ -314,6 +314,9 @@ class WatchSender:
             cohort = self._meet(cohort, begun, out)
             size += sum([len(response.head) for response in out[before:]])
             looked_at += cohort.watches - watches
+            for event in events:
+                if event.unread:
+                    size += self._read_previous(event, cohort)
             taken = cohort.take(events, limits.message_bytes, out)
             if taken:
                 size += taken
@@ -322,6 +325,16 @@ class WatchSender:
         cohort.cursor = Cursor(revision)
         self._flush(cohort, out)
         return cohort
+
+    def _read_previous(self, event: Event, cohort: Cohort) -> int:
+        """Read what a write did not read of the version that it replaced, if anybody wants it: once for all streams.
+
+        Return how many bytes that was. The ring counts them as if they had always been there.
+        """
+        if cohort.wants(event.change.revision, event.change.prefix) is not Want.WITH_PREVIOUS:
+            return 0
+        with self._machine().view() as view:
+            return event.read_previous(view)
 
     async def _advance(self, out: list[Response]) -> None:
         """Let the cohort that lags most catch up by one step."""

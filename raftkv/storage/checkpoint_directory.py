@@ -380,10 +380,18 @@ class _StoppableReader:
     def first(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
         return self._reader.first(start, stop)
 
+    def head(self, start: bytes, stop: bytes | None, most: int) -> tuple[bytes, bytes, int] | None:
+        return self._reader.head(start, stop, most)
+
     def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         for row in self._reader.scan(start, stop):
             go_on(self._stopped)
             yield row
+
+    def heads(self, start: bytes, stop: bytes | None, most: int) -> Iterator[tuple[bytes, bytes, int]]:
+        for head in self._reader.heads(start, stop, most):
+            go_on(self._stopped)
+            yield head
 
 
 def go_on(stopped: Callable[[], bool]) -> None:

@@ -55,6 +55,10 @@ class LmdbReader:
         # The key decides: the value, which may be large, is copied only when it is wanted.
         return cursor.item() if stop is None or cursor.key() < stop else None
 
+    def head(self, start: bytes, stop: bytes | None, most: int) -> tuple[bytes, bytes, int] | None:
+        found = self.first(start, stop)
+        return None if found is None else (found[0], found[1][:most], len(found[1]))
+
     def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         # A cursor of its own: `first` may be called, and other scans may run, between two of its steps.
         cursor = self._transaction.cursor()
@@ -65,11 +69,65 @@ class LmdbReader:
                 return
             yield pair
 
+    def heads(self, start: bytes, stop: bytes | None, most: int) -> Iterator[tuple[bytes, bytes, int]]:
+        for key, value in self.scan(start, stop):
+            yield key, value[:most], len(value)
 
-class LmdbWriter(LmdbReader):
-    """The `Writer` of one LMDB transaction."""
 
-    __slots__ = ()
+class LmdbWriter:
+    """The `Writer` of one LMDB transaction.
+
+    LMDB shows it where keys and values lie instead of copying them, so that the head of a large value costs no more
+    than that of a small one. What it shows is void with the next write: nothing of it leaves a method uncopied.
+
+    Snapshots do not read so: to copy a small value at once is cheaper (0.3 us a row, of a scan, instead of 0.9).
+    """
+
+    __slots__ = ("_cursor", "_transaction")
+
+    def __init__(self, transaction: lmdb.Transaction[memoryview]) -> None:
+        self._transaction = transaction
+        self._cursor = transaction.cursor()
+
+    def get(self, key: bytes) -> bytes | None:
+        value = self._transaction.get(key)
+        return None if value is None else bytes(value)
+
+    def first(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
+        cursor = self._cursor
+        if not cursor.set_range(start):
+            return None
+        key = bytes(cursor.key())
+        return (key, bytes(cursor.value())) if stop is None or key < stop else None
+
+    def head(self, start: bytes, stop: bytes | None, most: int) -> tuple[bytes, bytes, int] | None:
+        cursor = self._cursor
+        if not cursor.set_range(start):
+            return None
+        key = bytes(cursor.key())
+        if stop is not None and key >= stop:
+            return None
+        value = cursor.value()
+        size = len(value)
+        return key, bytes(value if size <= most else value[:most]), size
+
+    def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self._pairs(start, stop):
+            yield key, bytes(value)
+
+    def heads(self, start: bytes, stop: bytes | None, most: int) -> Iterator[tuple[bytes, bytes, int]]:
+        for key, value in self._pairs(start, stop):
+            yield key, bytes(value[:most]), len(value)
+
+    def _pairs(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, memoryview]]:
+        cursor = self._transaction.cursor()  # of its own, as for snapshots
+        if not cursor.set_range(start):
+            return
+        for shown, value in cursor:
+            key = bytes(shown)
+            if stop is not None and key >= stop:
+                return
+            yield key, value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value)
@@ -131,7 +189,7 @@ class LmdbStore:
         invariant(not self._writing, "a second writer was opened while the first one is open")
         self._writing = True
         try:
-            with self._errors(), self._environment.begin(write=True) as transaction:
+            with self._errors(), self._environment.begin(write=True, buffers=True) as transaction:
                 yield LmdbWriter(transaction)
         finally:
             self._writing = False

@@ -219,6 +219,13 @@ class _MemoryReader:
     def first(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
         return next(self.scan(start, stop), None)
 
+    def head(self, start: bytes, stop: bytes | None, most: int) -> tuple[bytes, bytes, int] | None:
+        return next(self.heads(start, stop, most), None)
+
+    def heads(self, start: bytes, stop: bytes | None, most: int) -> Iterator[tuple[bytes, bytes, int]]:
+        for key, value in self.scan(start, stop):
+            yield key, value[:most], len(value)
+
     def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         for position in range(bisect_left(self._keys, start), len(self._keys)):
             key = self._keys[position]

@@ -15,16 +15,36 @@ class DictView:
         self.rows = rows
         self.order = order
         self.reads = 0
-        """Rows handed out by `first` and `scan`."""
+        """Rows handed out by `first`, `scan` and their kin."""
+        self.read_bytes = 0
+        """Size of the values handed out."""
 
     def get(self, key: bytes) -> bytes | None:
         _check(key)
-        return self.rows.get(key)
+        value = self.rows.get(key)
+        return None if value is None else self._handed_out(value)
 
     def first(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
         return next(self.scan(start, stop), None)
 
+    def head(self, start: bytes, stop: bytes | None, most: int) -> tuple[bytes, bytes, int] | None:
+        return next(self.heads(start, stop, most), None)
+
     def scan(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        for key in self._keys(start, stop):
+            value = self._handed_out(self.rows[key])
+            yield key, value
+
+    def heads(self, start: bytes, stop: bytes | None, most: int) -> Iterator[tuple[bytes, bytes, int]]:
+        for key in self._keys(start, stop):
+            value = self.rows[key]
+            yield key, self._handed_out(value[:most]), len(value)
+
+    def _handed_out(self, value: bytes) -> bytes:
+        self.read_bytes += len(value)
+        return value
+
+    def _keys(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
         _check(start)
         if stop is not None:
             _check(stop)
@@ -35,7 +55,7 @@ class DictView:
             if stop is not None and key >= stop:
                 return
             self.reads += 1
-            yield key, self.rows[key]
+            yield key
 
 
 class DictWriter(DictView):

@@ -19,9 +19,9 @@ from raftkv.kv.commands import (
 from raftkv.kv.keys import VERSIONS, VERSIONS_END, revision_of, user_key
 from raftkv.kv.machine import AppliedEntry, GroupResults, StateMachine
 from raftkv.kv.ranges import RangeQuery, RangeResult
-from raftkv.kv.records import TOMBSTONE
+from raftkv.kv.records import TOMBSTONE, VERSION_BYTES
 from raftkv.kv.store import OrderedStore
-from raftkv.kv.versions import pair_of
+from raftkv.kv.versions import LongRow, pair_of
 from raftkv.kv.writing import Change
 
 from .dict_store import DictStore
@@ -97,10 +97,23 @@ class Host:
         found = {}
         for change in self.changes:
             key = user_key(change.prefix)
-            before = None if change.previous is None else pair_of(key, change.previous_revision, change.previous)
+            before = self._previous(change)
             after = None if change.row == TOMBSTONE else pair_of(key, change.revision, change.row)
             found[key] = (before, after)
         return found
+
+    def _previous(self, change: Change) -> KeyValue | None:
+        """The version before a change, as whoever is told of it reads it."""
+        if change.previous is None:
+            return None
+        row = change.previous
+        if isinstance(row, LongRow):
+            with self.machine.view() as view:
+                whole = view.version(change.prefix, change.previous_revision)
+            assert whole is not None
+            assert row == (whole[:VERSION_BYTES], len(whole))
+            row = whole
+        return pair_of(user_key(change.prefix), change.previous_revision, row)
 
     def grant(self, ttl_ms: int = 10_000) -> int:
         """Open a lease; return its id."""

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.errors import ErrorCode, StorageError
+from raftkv.errors import StorageError
 from raftkv.invariant import InvariantViolation
-from raftkv.kv import machine as machine_module
 from raftkv.kv.codec import CorruptCommand, encode_batch
-from raftkv.kv.commands import Batch, Command, Deleted, Group, RegisterSession, Rejected, Written
+from raftkv.kv.commands import Batch, Group, RegisterSession, Written
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.keys import META
 from raftkv.kv.machine import AppliedEntry, StateMachine
@@ -187,20 +186,3 @@ def test_a_view_reads_one_state_while_entries_are_applied() -> None:
         assert pair.value == b"1"
         assert (view.meta.applied_index, view.meta.revision) == (1, 2)
         assert view.range(RangeQuery(b"k")).pairs == (pair,)
-
-
-def test_one_entry_reads_a_bounded_size_of_what_its_writes_replace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small they are themselves. What is refused is not remembered, so it can come again."""
-    monkeypatch.setattr(machine_module, "MAX_ENTRY_REPLACED_BYTES", 150)
-    host = Host()
-    session = host.register()
-    keys = [b"a", b"b", b"c", b"d"]
-    host.do(*[put(key, b"v" * 60) for key in keys])  # new keys replace nothing, however large they are
-    before = host.machine.revision
-    commands: list[Command] = [put(b"a", b"1", 1), delete(b"b", b"", 2), put(b"c", b"1", 3), delete(b"d", b"", 4)]
-    results = host.write(session, *commands)
-    assert results[:2] == [Written(before + 1), Deleted(before + 2, 1)]
-    assert [one.code for one in results[2:] if isinstance(one, Rejected)] == [ErrorCode.OVERLOADED] * 2
-    assert host.machine.revision == before + 2
-    results = host.write(session, *commands)
-    assert results == [Written(before + 1), Deleted(before + 2, 1), Written(before + 3), Deleted(before + 4, 1)]

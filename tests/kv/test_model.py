@@ -14,6 +14,7 @@ from raftkv.kv import commands as c
 from raftkv.kv.commands import Command, Delete, KeyValue, Put, Rejected, Result, Swept
 from raftkv.kv.ranges import Order, RangeQuery, query_fault
 from raftkv.kv.txn_check import is_read_only
+from raftkv.kv.versions import WHOLE_ROW_BYTES
 
 from .host import Host
 from .model import History
@@ -37,7 +38,9 @@ QUERIES = st.builds(
     max_create_revision=BOUND,
     cursor=st.just(b""),
 )
-VALUES = st.sampled_from([b"", b"1", b"2"])
+LARGE = b"2" * (WHOLE_ROW_BYTES + 1)
+"""A write that replaces it does not read it."""
+VALUES = st.sampled_from([b"", b"1", b"2", LARGE])
 NUMBERS = st.integers(0, 6)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from raftkv.kv.commands import Branch, Command, Delete, Put, Txn, TxnDelete, TxnPut
+from raftkv.kv.versions import WHOLE_ROW_BYTES
 from raftkv.server.watch_hub import WatchLimits
 from raftkv.v1 import common_pb2
 from tests.server.watching import Stream, Watched, summary
@@ -88,6 +89,8 @@ class Run:
     def command(self) -> Command:
         random = self.random
         value = bytes(random.choices(b"xyz", k=random.choice((0, 1, 5, 60))))
+        if random.random() < 0.15:
+            value += bytes(WHOLE_ROW_BYTES)  # what replaces it does not read it
         match random.randrange(10):
             case 0:
                 return Delete(0, random.choice(KEYS), b"\0")

@@ -10,8 +10,23 @@ import pytest
 from raftkv.errors import InvalidArgument, NoLeader
 from raftkv.kv import history
 from raftkv.kv.changes import decode_changed
-from raftkv.kv.commands import Acquire, Branch, GrantLease, LeaseGranted, LockKind, Place, Put, Release, Txn, TxnPut
+from raftkv.kv.commands import (
+    Acquire,
+    Branch,
+    GrantLease,
+    LeaseGranted,
+    LockKind,
+    Place,
+    Put,
+    Release,
+    RevokeLease,
+    Txn,
+    TxnPut,
+)
 from raftkv.kv.machine import StateMachine
+from raftkv.kv.records import VERSION_BYTES
+from raftkv.kv.view import View
+from raftkv.server.watch_events import Event
 from raftkv.server.watch_groups import Response
 from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.v1 import common_pb2, watch_pb2
@@ -77,6 +92,99 @@ async def test_filters_and_previous_values() -> None:
     await stream.pull_all()
     assert summary(stream.told[1].events) == [(3, b"k", None, b"1")]
     assert summary(stream.told[2].events) == [(2, b"k", b"1", None), (4, b"k", b"2", None)]
+    await stream.close()
+
+
+def counting_previous(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return what grows by (revision, size of the version before it) when that is read for the ring."""
+    read: list[tuple[int, int]] = []
+    plain = Event.read_previous
+
+    def counted(event: Event, view: View) -> int:
+        size = plain(event, view)
+        read.append((event.change.revision, size))
+        return size
+
+    monkeypatch.setattr(Event, "read_previous", counted)
+    return read
+
+
+@pytest.mark.parametrize("from_history", [False, True])
+async def test_large_previous_values_are_read_when_they_are_told(
+    monkeypatch: pytest.MonkeyPatch, from_history: bool
+) -> None:
+    """Of the ring once for all streams, and only for those who want them."""
+    read = counting_previous(monkeypatch)
+    watched = Watched(WatchLimits(ring_bytes=0 if from_history else 32 << 20, max_rest_s=0.0))
+    large = [bytes([65 + number]) * 100_000 for number in range(4)]
+    watched.do(GrantLease(0, 7, 10_000))
+    watched.do(put(b"k", large[0]), put(b"j", large[1]))
+    watched.do(Txn(0, (), Branch((), (TxnPut(b"i", large[2], 7, False), TxnPut(b"h", large[3], 7, False)), ())))
+    first = watched.revision + 1
+    streams = [Stream(watched), Stream(watched)]
+    for stream in streams:
+        stream.create(1, b"\0", b"\0")
+        await stream.pull_all()
+    watched.do(put(b"k", b"1"), put(b"k", b"2"))
+    for stream in streams:
+        await stream.pull_all()
+    assert read == []
+    for stream in streams:
+        stream.create(2, b"\0", b"\0", prev_kv=True, start_revision=first)
+        stream.create(3, b"j", prev_kv=True)
+        await stream.pull_all()
+    watched.do(delete(b"j"), RevokeLease(0, 7))
+    expected = [
+        (first, b"k", b"1", large[0]),
+        (first + 1, b"k", b"2", b"1"),
+        (first + 2, b"j", None, large[1]),
+        (first + 3, b"h", None, large[3]),
+        (first + 3, b"i", None, large[2]),
+    ]
+    for stream in streams:
+        await stream.pull_all()
+        assert summary(stream.told[1].events) == [(*event[:3], None) for event in expected]
+        assert summary(stream.told[2].events) == expected
+        assert summary(stream.told[3].events) == expected[2:3]
+        await stream.close()
+    size = VERSION_BYTES + 100_000
+    assert read == ([] if from_history else [(first + number, size) for number in (0, 2, 3, 3)])
+
+
+async def test_large_previous_values_that_were_compacted_away_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = counting_previous(monkeypatch)
+    watched = Watched()
+    watched.do(put(b"k", b"v" * 100_000))
+    stream = Stream(watched)
+    stream.create(1, b"k", prev_kv=True)
+    await stream.pull_all()
+    watched.do(put(b"k", b"1"))
+    watched.do(put(b"other"))
+    watched.compact(watched.revision)
+    watched.do(put(b"k", b"2"))
+    await stream.pull_all()
+    assert summary(stream.told[1].events) == [(3, b"k", b"1", None), (5, b"k", b"2", b"1")]
+    assert read == [(3, 0)]
+    await stream.close()
+
+
+async def test_the_ring_counts_large_previous_values_that_it_may_come_to_hold() -> None:
+    """Whether or not they are read, found or gone: else it grows without bound, or shrinks to nothing."""
+    watched = Watched(WatchLimits(ring_bytes=1_000_000, max_rest_s=0.0))
+    watched.do(*(put(b"%02d" % number, b"v" * 100_000) for number in range(20)))
+    stream = Stream(watched)
+    stream.create(1, b"\0", b"\0", prev_kv=True)
+    await stream.pull_all()
+    for number in range(20):
+        watched.do(put(b"%02d" % number, b""))
+        if number == 10:
+            watched.compact(watched.revision)
+        if number % 3:
+            await stream.pull_all()
+        held = [watched.hub.recent(revision) for revision in range(22, watched.revision + 1)]
+        assert len([one for one in held if one is not None]) == min(number + 1, 4)
+    await stream.pull_all()
+    assert len(stream.told[1].events) == 20
     await stream.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,6 +67,7 @@ def test_an_empty_store(store: OrderedStore) -> None:
     with store.read() as reader:
         assert reader.get(b"a") is None
         assert reader.first(b"", None) is None
+        assert reader.head(b"", None, 1) is None
         assert list(reader.scan(b"", None)) == []
 
 
@@ -104,6 +106,56 @@ def test_bounds(store: OrderedStore) -> None:
         assert reader.first(b"bb", b"d") == (b"c", b"value of c")
         assert reader.first(b"bb", b"c") is None
         assert reader.first(b"d\x00", None) is None
+
+
+def test_heads_of_values(store: OrderedStore) -> None:
+    values = {b"a": b"", b"b": b"12", b"c": b"123", b"d": b"x" * 300_000}
+    with store.write() as writer:
+        for key, value in values.items():
+            writer.put(key, value)
+        written = [*writer.heads(b"", None, 2)]
+        heads = [writer.head(key, None, 2) for key in values]
+        writer.put(b"b", b"later")
+        assert writer.head(b"b", b"c", 2) == (b"b", b"la", 5)
+        writer.put(b"b", b"12")
+    with store.read() as reader:
+        expected = [(key, value[:2], len(value)) for key, value in values.items()]
+        assert heads == written == expected == [*reader.heads(b"", None, 2)]
+        assert [reader.head(key, None, 2) for key in values] == expected
+        assert [*reader.heads(b"b", b"d", 9)] == [(b"b", b"12", 2), (b"c", b"123", 3)]
+        assert reader.head(b"aa", b"b", 2) is None
+        assert reader.head(b"e", None, 2) is None
+        assert reader.head(b"c\0", None, 0) == (b"d", b"", 300_000)
+
+
+def test_what_a_writer_returns_stays_when_it_writes(store: OrderedStore) -> None:
+    """LMDB shows memory that the next write may use anew."""
+    with store.write() as writer:
+        for number in range(50):
+            writer.put(b"%02d" % number, b"%02d" % number * 2_000)
+        expected = b"07" * 2_000
+        pair = next(writer.scan(b"07", None))
+        head = next(writer.heads(b"07", None, 4))
+        returned = [writer.get(b"07"), *(writer.first(b"07", None) or ()), *pair, *head[:2]]
+        returned += (writer.head(b"07", None, 4) or ())[:2]
+        for number in range(50):
+            writer.put(b"%02d" % number, b"new" * 3_000)
+        assert [type(one) for one in returned] == [bytes] * len(returned)
+        assert returned == [expected, b"07", expected, b"07", expected, b"07", b"0707", b"07", b"0707"]
+
+
+def test_a_writer_reads_no_more_of_a_value_than_its_head(store: OrderedStore) -> None:
+    with store.write() as writer:
+        writer.put(b"k", b"v" * (8 << 20))
+    with store.write() as writer:
+        tracemalloc.start()
+        try:
+            assert writer.head(b"k", None, 4) == (b"k", b"vvvv", 8 << 20)
+            assert [*writer.heads(b"k", None, 4)] == [(b"k", b"vvvv", 8 << 20)]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1 << 20
 
 
 def test_keys_of_the_greatest_length(store: OrderedStore) -> None:
@@ -243,6 +295,9 @@ def test_it_behaves_as_a_sorted_dict(
                     else:
                         expected = min((pair for pair in changed.items() if key <= pair[0] < value), default=None)
                         assert writer.first(key, value) == expected
+                        head = None if expected is None else (expected[0], expected[1][:2], len(expected[1]))
+                        assert writer.head(key, value, 2) == head
+                        assert next(writer.heads(key, value, 2), None) == head
                 assert list(writer.scan(b"", None)) == sorted(changed.items())
                 if aborts:
                     raise Interrupted

@@ -60,7 +60,7 @@ from raftkv.kv.commands import Place as Told
 from raftkv.kv.keys import is_place, lock_of_place, ticket_of, user_key
 from raftkv.kv.machine import GroupResults
 from raftkv.kv.records import TOMBSTONE, decode_place, decode_version
-from raftkv.kv.versions import value_of
+from raftkv.kv.versions import header_of, value_of
 from raftkv.kv.writing import Change
 from tests.sim.l1.lines import Lines, Place, Report
 
@@ -397,7 +397,7 @@ class State:
     def _report_early_ends(self, took: list[Change]) -> None:
         for change in took:
             if change.row == TOMBSTONE and change.previous is not None:
-                lease = decode_version(change.previous)[2]
+                lease = decode_version(header_of(change.previous))[2]
                 if self._alive(lease):
                     self._report(f"lease: {lease} ends at {self.time_ms} ms: {vars(self.leases[lease])}")
 
