@@ -50,6 +50,7 @@ class Call:
         "last_error",
         "operation",
         "read",
+        "sent_at",
         "session",
         "size_bytes",
         "timeout",
@@ -87,6 +88,8 @@ class Call:
         """It was written to a stream that owes the answer."""
         self.doubtful = False
         """An earlier attempt may have taken effect, or may yet: its stream ended unanswered, or the answer said so."""
+        self.sent_at = 0.0
+        """When a read was last sent to a node that answers it from its own state."""
         self.attempts = 0
         """Refusals so far that asked for a wait."""
         self.tried: tuple[str, ...] = ()
