@@ -20,6 +20,9 @@ from raftkv.errors import (
 )
 from raftkv.v1 import kv_pb2
 
+COMMON: Final = 0
+"""The lane of most operations; for the others, see `raftkv.client.batches`."""
+
 
 class Kind(Enum):
     """What sets operations apart on the way."""
@@ -47,6 +50,7 @@ class Call:
         "id",
         "in_flight",
         "kind",
+        "lane",
         "last_error",
         "operation",
         "read",
@@ -72,14 +76,16 @@ class Call:
         timeout: float,
         deadline: float,
         future: asyncio.Future[kv_pb2.OperationResult],
+        lane: int = COMMON,
     ) -> None:
-        """`timeout` in seconds, `deadline` on the loop's clock."""
+        """`timeout` in seconds, `deadline` on the loop's clock. `lane`: what it may share a message with."""
         self.kind = kind
         self.operation = operation
         self.size_bytes = size_bytes
         self.timeout = timeout
         self.deadline = deadline
         self.future = future
+        self.lane = lane
         self.id = 0
         """Operation.id; 0 until it is first sent on its way."""
         self.session = 0

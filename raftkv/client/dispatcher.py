@@ -20,7 +20,8 @@ from random import Random
 from typing import Final
 
 from raftkv.client.backoff import backoff_s, poll_s
-from raftkv.client.calls import Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
+from raftkv.client.batches import RENEWALS
+from raftkv.client.calls import COMMON, Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
 from raftkv.client.channels import Connections
 from raftkv.client.pipeline import Pipeline
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
@@ -143,8 +144,12 @@ class Dispatcher:
             )
             self._rerouted()
 
-    def start(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float) -> Call:
+    def start(
+        self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float, lane: int = COMMON
+    ) -> Call:
         """Set an operation on its way. Its future gets the answer, or an error of `raftkv.errors`.
+
+        `lane`: what it may share a message with (`raftkv.client.batches`).
 
         Raises ConnectionFailed when the client is closed.
         """
@@ -152,7 +157,9 @@ class Dispatcher:
             raise ConnectionFailed("the client is closed")
         loop = self.loop
         deadline = loop.time() + timeout
-        call = Call(kind, operation, size_bytes, timeout=timeout, deadline=deadline, future=loop.create_future())
+        call = Call(
+            kind, operation, size_bytes, timeout=timeout, deadline=deadline, future=loop.create_future(), lane=lane
+        )
         self._live.add(call)
         self._next_deadline = min(self._next_deadline, deadline)
         if self._tick_s != TICK_S:
@@ -305,7 +312,7 @@ class Dispatcher:
         if self._session.id and not self._waiting and self._sequences.has_room():
             self._stamp(call)
         else:
-            if call.operation.HasField("lease_keep_alive"):
+            if call.lane == RENEWALS:
                 # A backlog of the caller's own, seconds long, must not cost it its locks. Never before those that have
                 # a sequence already: it may be waiting for just that one to be done.
                 begun = next((at for at, waiting in enumerate(self._waiting) if not waiting.id), len(self._waiting))

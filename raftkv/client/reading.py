@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from raftkv.client import coordinator, freshest, wire
+from raftkv.client.batches import lane_of_read
 from raftkv.client.calls import Kind
 from raftkv.client.core import ClientCore
 from raftkv.client.levels import AtLeast, Fallback, Level, Quorum, ReadFrom, check_fallback, check_level
@@ -43,7 +44,8 @@ class Plan(NamedTuple):
     size_bytes: int
     carries: bool
     """It is to be no earlier than what the client has seen."""
-    index: int
+    lane: int
+    seen: int
     """`carries`: the highest index that it had seen; else 0."""
 
 
@@ -71,8 +73,8 @@ class ReadCore(ClientCore):
             if plan is not None:
                 request.MergeFrom(plan.asked)
                 size_bytes = plan.size_bytes + wire.size_estimate(request.key, request.range_end, request.cursor)
-                call = await self._call(plan.kind, operation, size_bytes, timeout)
-                if call.read.applied_index >= plan.index:
+                call = await self._call(plan.kind, operation, size_bytes, timeout, plan.lane)
+                if call.read.applied_index >= plan.seen:
                     return call.future.result().range, call.read
                 return await self._read_level(request, level, call.deadline)  # it shows less than was asked for
         check_level(level)
@@ -93,7 +95,7 @@ class ReadCore(ClientCore):
         if (
             plan is not None
             and (plan.level is level or (type(plan.level) is type(level) and plan.level == level))
-            and (not plan.carries or (plan.index == seen.index and not seen.is_open))
+            and (not plan.carries or (plan.seen == seen.index and not seen.is_open))
         ):
             return plan
         check_level(level)
@@ -108,7 +110,8 @@ class ReadCore(ClientCore):
         asked = kv_pb2.RangeRequest()
         fill_level(asked, level, seen.committed if carries else None, here=near)
         kind = _kind(level, near=near)
-        self._plan = plan = Plan(level, kind, asked, asked.ByteSize(), carries, seen.index if carries else 0)
+        lane, index = lane_of_read(asked), seen.index if carries else 0
+        self._plan = plan = Plan(level, kind, asked, asked.ByteSize(), carries, lane, index)
         return plan
 
     async def _read_level(self, request: kv_pb2.RangeRequest, level: Level, deadline: float) -> Answered:
@@ -140,7 +143,8 @@ class ReadCore(ClientCore):
         fill_level(operation.range, level, token, here=near)
         size_bytes = wire.size_estimate() + operation.ByteSize()
         left_s = max(deadline - dispatcher.loop.time(), 0.001)
-        call = await self._call(_kind(level, near=near), operation, size_bytes, left_s)
+        lane = lane_of_read(operation.range, foreign=token is not None and (not token.committed or _is_given(level)))
+        call = await self._call(_kind(level, near=near), operation, size_bytes, left_s, lane)
         return call.future.result().range, call.read
 
     async def _read_of_one(
