@@ -225,8 +225,11 @@ class ClientCore:
         lane: int = COMMON,
     ) -> Call:
         """Return the operation when it is answered, with its receipt. Raises what its future has."""
-        dispatcher = self._open()
-        call = dispatcher.start(kind, operation, size_bytes, self._seconds(timeout), lane)
+        dispatcher = self._dispatcher
+        if dispatcher is None or self._closed or dispatcher.loop is not asyncio.get_running_loop():
+            dispatcher = self._open()  # or it tells what is wrong
+        seconds = self._timeout if timeout is None else checked_timeout(timeout)
+        call = dispatcher.start(kind, operation, size_bytes, seconds, lane)
         try:
             await call.future
         except asyncio.CancelledError:
