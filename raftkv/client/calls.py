@@ -20,6 +20,9 @@ from raftkv.errors import (
 )
 from raftkv.v1 import kv_pb2
 
+COMMON: Final = 0
+"""The lane of most operations; for the others, see `raftkv.client.batches`."""
+
 
 class Kind(Enum):
     """What sets operations apart on the way."""
@@ -47,9 +50,11 @@ class Call:
         "id",
         "in_flight",
         "kind",
+        "lane",
         "last_error",
         "operation",
         "read",
+        "sent_at",
         "session",
         "size_bytes",
         "timeout",
@@ -71,14 +76,16 @@ class Call:
         timeout: float,
         deadline: float,
         future: asyncio.Future[kv_pb2.OperationResult],
+        lane: int = COMMON,
     ) -> None:
-        """`timeout` in seconds, `deadline` on the loop's clock."""
+        """`timeout` in seconds, `deadline` on the loop's clock. `lane`: what it may share a message with."""
         self.kind = kind
         self.operation = operation
         self.size_bytes = size_bytes
         self.timeout = timeout
         self.deadline = deadline
         self.future = future
+        self.lane = lane
         self.id = 0
         """Operation.id; 0 until it is first sent on its way."""
         self.session = 0
@@ -87,6 +94,8 @@ class Call:
         """It was written to a stream that owes the answer."""
         self.doubtful = False
         """An earlier attempt may have taken effect, or may yet: its stream ended unanswered, or the answer said so."""
+        self.sent_at = 0.0
+        """When a read was last sent to a node that answers it from its own state."""
         self.attempts = 0
         """Refusals so far that asked for a wait."""
         self.tried: tuple[str, ...] = ()

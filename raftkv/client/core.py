@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from raftkv.client.calls import Call, Kind
+from raftkv.client.batches import RENEWALS
+from raftkv.client.calls import COMMON, Call, Kind
 from raftkv.client.dispatcher import Dispatcher
 from raftkv.client.keeper import Keeper
 from raftkv.client.levels import ReadFrom
@@ -212,12 +213,23 @@ class ClientCore:
     async def _perform(
         self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float | None
     ) -> kv_pb2.OperationResult:
-        return (await self._call(kind, operation, size_bytes, timeout)).future.result()
+        lane = RENEWALS if operation.HasField("lease_keep_alive") else COMMON
+        return (await self._call(kind, operation, size_bytes, timeout, lane)).future.result()
 
-    async def _call(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float | None) -> Call:
+    async def _call(
+        self,
+        kind: Kind,
+        operation: kv_pb2.Operation,
+        size_bytes: int,
+        timeout: float | None,
+        lane: int = COMMON,
+    ) -> Call:
         """Return the operation when it is answered, with its receipt. Raises what its future has."""
-        dispatcher = self._open()
-        call = dispatcher.start(kind, operation, size_bytes, self._seconds(timeout))
+        dispatcher = self._dispatcher
+        if dispatcher is None or self._closed or dispatcher.loop is not asyncio.get_running_loop():
+            dispatcher = self._open()  # or it tells what is wrong
+        seconds = self._timeout if timeout is None else checked_timeout(timeout)
+        call = dispatcher.start(kind, operation, size_bytes, seconds, lane)
         try:
             await call.future
         except asyncio.CancelledError:

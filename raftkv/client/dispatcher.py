@@ -20,7 +20,8 @@ from random import Random
 from typing import Final
 
 from raftkv.client.backoff import backoff_s, poll_s
-from raftkv.client.calls import Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
+from raftkv.client.batches import RENEWALS
+from raftkv.client.calls import COMMON, Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
 from raftkv.client.channels import Connections
 from raftkv.client.pipeline import Pipeline
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
@@ -86,9 +87,10 @@ class Dispatcher:
         self._waiting: deque[Call] = deque()
         self._parked: deque[Call] = deque()
         self._nearest = nearest
-        self._hedges: deque[tuple[float, int, Call, Pipeline]] = deque()  # when another node is asked as well
+        self._hedging = False  # reads are under way that another node may have to be asked for
         self._measure_timer: asyncio.TimerHandle | None = None
         self._target: Pipeline | None = None  # where `choose` points while nothing changes
+        self._reader: Pipeline | None = None  # where `choose_reader` does
         self._next_deadline = _NEVER
         self._poll_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -140,9 +142,14 @@ class Dispatcher:
                 {member.id: member.client_address for member in status.members if member.client_address},
                 witnesses=frozenset(one.id for one in status.members if one.kind == cluster_pb2.WITNESS),
             )
+            self._rerouted()
 
-    def start(self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float) -> Call:
+    def start(
+        self, kind: Kind, operation: kv_pb2.Operation, size_bytes: int, timeout: float, lane: int = COMMON
+    ) -> Call:
         """Set an operation on its way. Its future gets the answer, or an error of `raftkv.errors`.
+
+        `lane`: what it may share a message with (`raftkv.client.batches`).
 
         Raises ConnectionFailed when the client is closed.
         """
@@ -150,7 +157,9 @@ class Dispatcher:
             raise ConnectionFailed("the client is closed")
         loop = self.loop
         deadline = loop.time() + timeout
-        call = Call(kind, operation, size_bytes, timeout=timeout, deadline=deadline, future=loop.create_future())
+        call = Call(
+            kind, operation, size_bytes, timeout=timeout, deadline=deadline, future=loop.create_future(), lane=lane
+        )
         self._live.add(call)
         self._next_deadline = min(self._next_deadline, deadline)
         if self._tick_s != TICK_S:
@@ -221,7 +230,7 @@ class Dispatcher:
             if self._measure_timer is None:
                 self._measure_timer = self.loop.call_later(MEASURE_S, self._measure)
         self._learn_members()
-        self._target = None
+        self._rerouted()
         self._wake_ready_waiters()
         self._release()
 
@@ -246,6 +255,7 @@ class Dispatcher:
             if call not in live:
                 if call.kind is Kind.PROBE:
                     self.router.measured(stream.address, self.loop.time() - call.deadline)
+                    self._reader = None
                     call.future.cancel()
             elif result.HasField("error"):
                 self._refused(call, stream, result.error, header.raft_term)
@@ -302,7 +312,7 @@ class Dispatcher:
         if self._session.id and not self._waiting and self._sequences.has_room():
             self._stamp(call)
         else:
-            if call.operation.HasField("lease_keep_alive"):
+            if call.lane == RENEWALS:
                 # A backlog of the caller's own, seconds long, must not cost it its locks. Never before those that have
                 # a sequence already: it may be waiting for just that one to be done.
                 begun = next((at for at, waiting in enumerate(self._waiting) if not waiting.id), len(self._waiting))
@@ -354,18 +364,22 @@ class Dispatcher:
     def _dispatch_reader(self, call: Call) -> None:
         """Send a read to a node that answers it from its own state."""
         now = self.loop.time()
-        address = self.router.choose_reader(call.tried, now, nearest=self._nearest)
-        if address is None:
-            if call.tried:
-                self._later(call)
-            else:
-                self._park(call)
-            return
+        stream = None if call.tried else self._reader
+        if stream is None:
+            address = self.router.choose_reader(call.tried, now, nearest=self._nearest)
+            if address is None:
+                if call.tried:
+                    self._later(call)
+                else:
+                    self._park(call)
+                return
+            stream = self._streams[address]
+            if not call.tried and self.router.trusts_readers():
+                self._reader = stream
         call.id = call.operation.id = self._sequences.next_id()
-        stream = self._streams[address]
+        call.sent_at = now
+        self._hedging = True
         stream.submit(call)
-        # Due in the order in which they are sent.
-        self._hedges.append((now + self.attempt_timeout, call.id, call, stream))
 
     def _later(self, call: Call) -> None:
         """Every node has refused it: ask them all again after a while."""
@@ -375,18 +389,24 @@ class Dispatcher:
 
     def _hedge(self, now: float) -> None:
         """Ask another node where one is reachable, and does not come to an answer: it may be cut off from the rest."""
-        hedges = self._hedges
-        while hedges and (hedges[0][0] <= now or hedges[0][2] not in self._live):
-            _, call_id, call, stream = hedges.popleft()
-            if call not in self._live or stream.outstanding.get(call_id) is not call:
+        self._hedging = bool(self._live)
+        reads = [
+            (call, stream)
+            for stream in self._streams.values()
+            for call in stream.outstanding.values()
+            if call.kind is Kind.LOCAL_READ and call in self._live
+        ]
+        before = now - self.attempt_timeout
+        for call, stream in reads:
+            if call.sent_at > before:
                 continue
             reason = f"{stream.address}: no answer to a read within {self.attempt_timeout:g} s"
             tried = (*call.tried, stream.address)
             if not self.router.has_reader(tried):
-                hedges.append((now + self.attempt_timeout, call_id, call, stream))  # there is nobody else to ask
+                call.sent_at = now  # there is nobody else to ask
                 continue
-            self.router.read_failed(stream.address, now, reason)
-            del stream.outstanding[call_id]
+            self._unable(stream, reason)
+            del stream.outstanding[call.id]
             call.in_flight = False
             call.tried = tried
             call.last_error = DeadlineExceeded(reason)
@@ -403,7 +423,7 @@ class Dispatcher:
     def _poll(self) -> None:
         self._poll_timer = None
         self.router.turn()
-        self._target = None
+        self._rerouted()
         self._release(POLL_CALLS)
         if self._parked and self._poll_timer is None and self.router.any_ready():
             self._poll_timer = self.loop.call_later(poll_s(self.random), self._poll)
@@ -428,14 +448,14 @@ class Dispatcher:
             call.attempts += 1
             self.loop.call_later(backoff_s(call.attempts, self.random), self._again, call)
         elif verdict is Verdict.ANOTHER:
-            self.router.read_failed(stream.address, self.loop.time(), failure.message)
+            self._unable(stream, failure.message)
             call.tried = (*call.tried, stream.address)
             if worth_retrying(call, self.loop.time()):
                 self._dispatch(call)
         else:
             self.router.not_leader(stream.address)
             self._heard(Leader(term, error.leader_id, error.leader_address))
-            self._target = None
+            self._rerouted()
             call.tried = (*call.tried, stream.address)
             self._dispatch(call)
 
@@ -485,7 +505,16 @@ class Dispatcher:
 
     def _heard(self, leader: Leader) -> None:
         if self.router.heard_leader(leader):
-            self._target = None
+            self._rerouted()
+
+    def _rerouted(self) -> None:
+        """What the router says may have changed: it is asked again."""
+        self._target = self._reader = None
+
+    def _unable(self, stream: Pipeline, reason: str) -> None:
+        """A node is reachable, and could not answer from its own state."""
+        self.router.read_failed(stream.address, self.loop.time(), reason)
+        self._reader = None
 
     def _keep_open(self, now: float) -> None:
         for address in self.router.to_open(now):
@@ -495,8 +524,7 @@ class Dispatcher:
     def _lose(self, stream: Pipeline, reason: str) -> None:
         self.router.failed(stream.address, self.loop.time(), reason)
         calls = self._drop(stream)
-        if self._target is stream:
-            self._target = None
+        self._rerouted()
         failure = ConnectionFailed(reason)
         for call in calls:
             if call in self._live:
@@ -534,7 +562,7 @@ class Dispatcher:
         now = self.loop.time()
         if now >= self._next_deadline:
             self._expire(now)
-        if self._hedges:
+        if self._hedging:
             self._hedge(now)
         self._watch_silence(now)
         self._keep_open(now)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 from raftkv.client import txn as txns
 from raftkv.client import wire
-from raftkv.client.calls import Kind
+from raftkv.client.batches import lane_of_write
+from raftkv.client.calls import COMMON, Kind
 from raftkv.client.committing import AsyncTxn
 from raftkv.client.levels import Concern, Fallback, Level
 from raftkv.client.reading import ReadCore
@@ -83,9 +84,11 @@ class KeyValueCalls(ReadCore):
                 fences=fences_of(fence),
             )
             size_bytes = wire.size_estimate() + operation.ByteSize()
+        lane = COMMON
         if concern is not None:
             operation.put.write_concern = parse_concern(concern)
-        call = await self._call(Kind.WRITE, operation, size_bytes, timeout)
+            lane = lane_of_write(operation.put.write_concern)
+        call = await self._call(Kind.WRITE, operation, size_bytes, timeout, lane)
         answer = call.future.result().put
         if previous:
             return wire.to_put_result(answer, call.wrote)
@@ -477,7 +480,8 @@ class KeyValueCalls(ReadCore):
         operation, size_bytes, writes = txns.to_request(branch, fence, concern)
         # What writes nothing is asked anew at every attempt, and is never in doubt.
         kind = Kind.WRITE if writes else Kind.READ
-        call = await self._call(kind, operation, wire.size_estimate() + size_bytes, timeout)
+        lane = COMMON if concern is None else lane_of_write(operation.txn.write_concern)
+        call = await self._call(kind, operation, wire.size_estimate() + size_bytes, timeout, lane)
         return txns.to_result(branch, call.future.result().txn, call.wrote if writes else UNTOLD_WRITE)
 
     async def _delete(
@@ -488,7 +492,8 @@ class KeyValueCalls(ReadCore):
         if concern is not None:
             operation.delete.write_concern = parse_concern(concern)
         size_bytes = wire.size_estimate() + operation.ByteSize()
-        call = await self._call(Kind.WRITE, operation, size_bytes, timeout)
+        lane = lane_of_write(operation.delete.write_concern)
+        call = await self._call(Kind.WRITE, operation, size_bytes, timeout, lane)
         return wire.to_delete_result(call.future.result().delete, call.wrote)
 
     async def _page(

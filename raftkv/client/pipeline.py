@@ -9,12 +9,11 @@ A stream lives once. However it ends, its host hears of it exactly once, through
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final, Protocol
 
 from grpc.aio import AioRpcError, StreamStreamCall
 
-from raftkv.client.batches import cut_batch, is_urgent
+from raftkv.client.batches import PROBES, Queue
 from raftkv.client.calls import Call, Kind
 from raftkv.client.channels import Connection
 from raftkv.client.spans import FIRST_KEY, Span
@@ -73,7 +72,7 @@ class Pipeline:
         """What was written and is not answered, by id."""
         self._host = host
         self._loop = loop
-        self._queue: deque[Call] = deque()
+        self._queue = Queue()
         self._sleeping: asyncio.Future[None] | None = None
         self._probe: Call | None = None
         self._silent_since = loop.time()
@@ -84,11 +83,8 @@ class Pipeline:
             task.add_done_callback(self._task_ended)
 
     def submit(self, call: Call) -> None:
-        """Queue an operation for the next message; renewals of leases go first, and signs of life."""
-        if is_urgent(call):
-            self._queue.appendleft(call)
-        else:
-            self._queue.append(call)
+        """Queue an operation for the next message of its lane; renewals of leases go first, and signs of life."""
+        self._queue.push(call)
         self._wake()
 
     def _wake(self) -> None:
@@ -99,7 +95,7 @@ class Pipeline:
     def _may_write(self) -> bool:
         """Whether there is something to write, and room for it on the way: urgent operations need none."""
         queue = self._queue
-        return bool(queue) and (len(self.outstanding) < MAX_OUTSTANDING or is_urgent(queue[0]))
+        return bool(queue) and (len(self.outstanding) < MAX_OUTSTANDING or queue.has_urgent())
 
     def silent_since(self) -> float:
         """Return since when the node has owed a sign of life without giving one; infinity when it owes none."""
@@ -123,6 +119,7 @@ class Pipeline:
                 timeout=0.0,
                 deadline=self._loop.time(),
                 future=future,
+                lane=PROBES,
             )
             call.id = operation.id
             self._probe = call
@@ -142,9 +139,8 @@ class Pipeline:
 
     def take_back(self) -> list[Call]:
         """Return what it carried and never answered, and forget it; each call knows if it had been sent."""
-        calls = [*self.outstanding.values(), *self._queue]
+        calls = [*self.outstanding.values(), *self._queue.take_all()]
         self.outstanding.clear()
-        self._queue.clear()
         for call in calls:
             call.unanswered()
         return [call for call in calls if call.kind is not Kind.PROBE]
@@ -155,7 +151,7 @@ class Pipeline:
                 self._sleeping = self._loop.create_future()
                 await self._sleeping
             now = self._loop.time()
-            request, calls = cut_batch(self._queue, self._host.acknowledged_below(), now)
+            request, calls = self._queue.cut(self._host.acknowledged_below(), now)
             if not calls:
                 continue
             if not self.outstanding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from raftkv.client import coordinator, freshest, wire
+from raftkv.client.batches import lane_of_read
 from raftkv.client.calls import Kind
 from raftkv.client.core import ClientCore
 from raftkv.client.levels import AtLeast, Fallback, Level, Quorum, ReadFrom, check_fallback, check_level
@@ -33,8 +34,26 @@ class _Carried(NamedTuple):
     """Another place, of the client's own, which the token need not imply."""
 
 
+class Plan(NamedTuple):
+    """How reads of a level are asked for while the client has seen no more."""
+
+    level: Level
+    kind: Kind
+    asked: kv_pb2.RangeRequest
+    """Nothing but the level, with what belongs to it."""
+    size_bytes: int
+    carries: bool
+    """It is to be no earlier than what the client has seen."""
+    lane: int
+    seen: int
+    """`carries`: the highest index that it had seen; else 0."""
+
+
 class ReadCore(ClientCore):
     """A client that can read."""
+
+    _plan: Plan | None = None
+    """That of the level that was read last."""
 
     async def _read(
         self,
@@ -45,15 +64,19 @@ class ReadCore(ClientCore):
         timeout: float | None,
     ) -> Answered:
         request = operation.range
-        if (
-            level is ReadLevel.LINEARIZABLE
-            and fallback is None
-            and endpoint is None
-            and self._read_from is ReadFrom.LEADER
-        ):  # most of them
-            size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
-            call = await self._call(Kind.READ, operation, size_bytes, timeout)
-            return call.future.result().range, call.read
+        if fallback is None and endpoint is None:  # most of them
+            if level is ReadLevel.LINEARIZABLE and self._read_from is ReadFrom.LEADER:
+                size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
+                call = await self._call(Kind.READ, operation, size_bytes, timeout)
+                return call.future.result().range, call.read
+            plan = self._planned(level)
+            if plan is not None:
+                request.MergeFrom(plan.asked)
+                size_bytes = plan.size_bytes + wire.size_estimate(request.key, request.range_end, request.cursor)
+                call = await self._call(plan.kind, operation, size_bytes, timeout, plan.lane)
+                if call.read.applied_index >= plan.seen:
+                    return call.future.result().range, call.read
+                return await self._read_level(request, level, call.deadline)  # it shows less than was asked for
         check_level(level)
         check_fallback(fallback)
         if endpoint is not None:
@@ -64,6 +87,32 @@ class ReadCore(ClientCore):
         if fallback is None:
             return await self._read_level(request, level, self._open().loop.time() + seconds)
         return await self._read_or_stale(request, level, seconds)
+
+    def _planned(self, level: Level) -> Plan | None:
+        """Return how to ask for reads of a level, as it was worked out for the one before; None: each with care."""
+        plan = self._plan
+        seen = self._seen
+        if (
+            plan is not None
+            and (plan.level is level or (type(plan.level) is type(level) and plan.level == level))
+            and (not plan.carries or (plan.seen == seen.index and not seen.is_open))
+        ):
+            return plan
+        check_level(level)
+        if isinstance(level, AtLeast) and level.token is not None:
+            return None  # one token after the other
+        if isinstance(level, Quorum) and level.coordinator == "client":
+            return None
+        carries = level not in _LEADS and (self._monotonic or isinstance(level, AtLeast))
+        if carries and seen.is_open:
+            return None  # its fate has to come to light
+        near = self._read_from is ReadFrom.NEAREST
+        asked = kv_pb2.RangeRequest()
+        fill_level(asked, level, seen.committed if carries else None, here=near)
+        kind = _kind(level, near=near)
+        lane, index = lane_of_read(asked), seen.index if carries else 0
+        self._plan = plan = Plan(level, kind, asked, asked.ByteSize(), carries, lane, index)
+        return plan
 
     async def _read_level(self, request: kv_pb2.RangeRequest, level: Level, deadline: float) -> Answered:
         """Read at a level, over the loss of nodes and leaders, with what the client has seen."""
@@ -92,10 +141,10 @@ class ReadCore(ClientCore):
         operation = kv_pb2.Operation(range=request)
         near = self._read_from is ReadFrom.NEAREST
         fill_level(operation.range, level, token, here=near)
-        leads = level in _LEADS and not (near and level is ReadLevel.LINEARIZABLE)
         size_bytes = wire.size_estimate() + operation.ByteSize()
         left_s = max(deadline - dispatcher.loop.time(), 0.001)
-        call = await self._call(Kind.READ if leads else Kind.LOCAL_READ, operation, size_bytes, left_s)
+        lane = lane_of_read(operation.range, foreign=token is not None and (not token.committed or _is_given(level)))
+        call = await self._call(_kind(level, near=near), operation, size_bytes, left_s, lane)
         return call.future.result().range, call.read
 
     async def _read_of_one(
@@ -145,6 +194,12 @@ class ReadCore(ClientCore):
     def _heard(self, receipt: ReadReceipt) -> ReadReceipt:
         self._seen.heard(receipt.cluster_id, receipt.applied_term, receipt.applied_index, committed=True)
         return receipt
+
+
+def _kind(level: Level, *, near: bool) -> Kind:
+    """`near`: the node that is asked is to answer what it can."""
+    leads = level is ReadLevel.LEASE or (level is ReadLevel.LINEARIZABLE and not near)
+    return Kind.READ if leads else Kind.LOCAL_READ
 
 
 def _is_given(level: Level) -> bool:

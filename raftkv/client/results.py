@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Self
@@ -44,7 +44,7 @@ class Order(IntEnum):
     VALUE = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class KeyValue:
     """One version of a key."""
 
@@ -58,6 +58,41 @@ class KeyValue:
     guarantee: Guarantee
     lease: int = 0
     """The key is deleted with this lease; 0: it belongs to none."""
+
+    def __init__(  # noqa: PLR0917 - as a dataclass has it
+        self,
+        key: bytes,
+        value: bytes,
+        create_revision: int,
+        mod_revision: int,
+        version: int,
+        guarantee: Guarantee,
+        lease: int = 0,
+    ) -> None:
+        # One for each pair that is read: what a frozen dataclass does by itself takes twice as long.
+        _set_key(self, key)
+        _set_value(self, value)
+        _set_create_revision(self, create_revision)
+        _set_mod_revision(self, mod_revision)
+        _set_version(self, version)
+        _set_guarantee(self, guarantee)
+        _set_lease(self, lease)
+
+
+def _setters(frozen: type) -> Iterator[Callable[[object, object], None]]:
+    """Return what sets the slots of a frozen class, for its own `__init__`."""
+    return (frozen.__dict__[name].__set__ for name in frozen.__slots__)  # type: ignore[attr-defined]
+
+
+(
+    _set_key,
+    _set_value,
+    _set_create_revision,
+    _set_mod_revision,
+    _set_version,
+    _set_guarantee,
+    _set_lease,
+) = _setters(KeyValue)
 
 
 class _Acknowledged:
@@ -77,7 +112,7 @@ class _Acknowledged:
         return self.receipt.durable_on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class PutResult(_Acknowledged):
     """A write that was acknowledged: committed, unless its `concern` asked for less than a majority."""
 
@@ -87,6 +122,14 @@ class PutResult(_Acknowledged):
     """The pair before it, where that was asked for (`previous=True`) and there was one."""
     receipt: WriteReceipt = field(default=UNTOLD_WRITE, compare=False)
     """How it was acknowledged. Does not take part in comparisons."""
+
+    def __init__(self, revision: int, previous: KeyValue | None = None, receipt: WriteReceipt = UNTOLD_WRITE) -> None:
+        _set_revision(self, revision)  # one for each put: as KeyValue
+        _set_previous(self, previous)
+        _set_receipt(self, receipt)
+
+
+_set_revision, _set_previous, _set_receipt = _setters(PutResult)
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,12 @@ class Router:
             return leader.address
         return addresses[self._turn % len(addresses)]
 
+    def trusts_readers(self) -> bool:
+        """Whether every breaker is closed: no endpoint waits for a try, and what `choose_reader` says holds until
+        something is heard or measured.
+        """
+        return all(endpoint.breaker.state is BreakerState.CLOSED for endpoint in self._readers(()))
+
     def has_reader(self, avoid: Collection[str]) -> bool:
         """Whether `choose_reader` would find one."""
         return bool(self._readers(avoid))

@@ -74,6 +74,11 @@ class Seen:
         return receipt
 
     @property
+    def is_open(self) -> bool:
+        """Whether the fate of a write is not known yet."""
+        return self._open is not None
+
+    @property
     def committed(self) -> ReadToken | None:
         """The highest committed place; None: there is none yet."""
         return ReadToken(self.cluster_id, self.term, self.index) if self.index else None

@@ -20,7 +20,8 @@ def fill_level(request: kv_pb2.RangeRequest, level: Level, token: ReadToken | No
     answered by the node asked.
     """
     check_level(level)
-    request.ClearField("at_least")
+    for name in ("at_least", "max_staleness_ms", "replicas"):
+        request.ClearField(name)
     request.here = here and level is ReadLevel.LINEARIZABLE
     match level:
         case ReadLevel.LINEARIZABLE:

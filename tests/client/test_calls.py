@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 
 import pytest
 
-from raftkv.client.batches import MAX_BATCH_BYTES, MAX_BATCH_OPERATIONS, cut_batch
 from raftkv.client.calls import Call, Kind, Verdict, final_error, judge, out_of_time, worth_retrying
 from raftkv.errors import (
     ERROR_TYPES,
@@ -148,53 +146,3 @@ def test_the_last_moments_before_the_deadline_are_not_spent_on_losing_certainty(
     assert not worth_retrying(call, 99.96)
     call.doubtful = True
     assert worth_retrying(call, 99.99)
-
-
-def test_a_message_is_bounded_in_operations_and_bytes(loop: asyncio.AbstractEventLoop) -> None:
-    queue = deque(make_call(loop, number=number) for number in range(1, MAX_BATCH_OPERATIONS + 3))
-    request, calls = cut_batch(queue, 1, 0.0)
-    assert len(calls) == len(request.operations) == MAX_BATCH_OPERATIONS
-    assert len(queue) == 2
-    half = MAX_BATCH_BYTES // 2
-    queue = deque(make_call(loop, number=number, size=half + 1) for number in (1, 2))
-    assert [call.id for call in cut_batch(queue, 1, 0.0)[1]] == [1]
-    queue = deque([make_call(loop, size=5 * MAX_BATCH_BYTES)])
-    assert len(cut_batch(queue, 1, 0.0)[1]) == 1, "one operation always fits, or it would never leave"
-
-
-def test_renewals_share_a_message_with_nothing_else(loop: asyncio.AbstractEventLoop) -> None:
-    """A message is answered as a whole: it would wait for the slowest of what is in it."""
-    calls = [make_call(loop, number=number) for number in range(1, 5)]
-    for call in calls[:2]:
-        call.operation.lease_keep_alive.ids.append(9)
-    queue = deque(calls)
-    assert [call.id for call in cut_batch(queue, 1, 0.0)[1]] == [1, 2]
-    assert [call.id for call in cut_batch(queue, 1, 0.0)[1]] == [3, 4]
-
-
-def test_a_message_holds_writes_of_one_session_and_any_reads(loop: asyncio.AbstractEventLoop) -> None:
-    read = Kind.READ
-    queue = deque(
-        [
-            make_call(loop, read, number=1),
-            make_call(loop, number=2, session=7),
-            make_call(loop, read, number=3),
-            make_call(loop, number=4, session=8),
-        ]
-    )
-    request, _ = cut_batch(queue, 2, 0.0)
-    assert (request.session, [one.id for one in request.operations]) == (7, [1, 2, 3])
-    request, _ = cut_batch(queue, 2, 0.0)
-    assert (request.session, [one.id for one in request.operations]) == (8, [4])
-
-
-def test_a_message_leaves_out_what_nobody_waits_for_and_gives_the_most_patient_its_time(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    gone, patient, hasty = make_call(loop, number=1), make_call(loop, number=2), make_call(loop, number=3)
-    gone.future.cancel()
-    hasty.deadline = 99.0
-    request, calls = cut_batch(deque([gone, patient, hasty]), 2, 98.5)
-    assert calls == [patient, hasty]
-    assert 1500 <= request.timeout_ms <= 1501
-    assert cut_batch(deque([gone]), 2, 98.5)[1] == []

@@ -94,9 +94,13 @@ async def test_what_has_a_result_needs_a_majority(cluster: FakeCluster) -> None:
                 await refused
 
 
-async def test_a_lost_write_is_told_once(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("read_before", [False, True])
+async def test_a_lost_write_is_told_once(cluster: FakeCluster, read_before: bool) -> None:
+    """Also when how to ask at that level was worked out before the write."""
     async with AsyncClient(cluster.addresses) as client:
         await client.put("k", "v")
+        if read_before:
+            await client.get("k", level=ReadLevel.LOCAL)
         await client.put("k", "w", concern="leader")
         cluster.elect(2)
         cluster.store.log.lose(cluster.term)
