@@ -16,7 +16,7 @@ from tests.sim.l1.plan import AMBUSH, CHANGES, FAULTS, PAUSE_OF_ALL, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
 SEEDS = 20
-CHOOSING = (59,)
+CHOOSING = (114,)
 
 
 @functools.cache
