@@ -121,10 +121,15 @@ SESSION_WINDOW = 16_384
 """A sequence may run at most this far ahead of acknowledged_below: bounds the results that one session remembers."""
 
 SESSION_RESULT_BYTES = 16 << 20
-"""Results that one session remembers, together (16 MiB); a write on top is refused until some are acknowledged."""
+"""Results that one session remembers, together (16 MiB); a write on top is refused until some are acknowledged,
+unless its result is of a few bytes (see session)."""
 
 ALL_RESULTS_BYTES = 256 << 20
-"""Results that all sessions remember, together (256 MiB); more ends the least recently active sessions."""
+"""Results that all sessions remember, together (256 MiB); more ends the least recently active sessions, but for those
+that were active within SESSION_SAFE_MS: then writes are refused that may have long results."""
+
+SESSION_SAFE_MS = 300_000
+"""For so much cluster time after a write (5 minutes), a session is not ended to make room for results of others."""
 
 MAX_SESSIONS = 10_000
 """Most sessions at a time; one more ends the least recently active one."""

@@ -135,11 +135,16 @@ class StateMachine:
         """Sessions that are open, or have expired without anybody having looked since."""
         return len(self._sessions)
 
-    def admits(self, group: Group, time_ms: int) -> bool:
-        """Return whether the session of `group` would let its commands be applied, as far as this state knows."""
+    def admits(self, group: Group, time_ms: int, ahead: int) -> bool:
+        """Return whether the session of `group` is sure to let its commands be applied.
+
+        They are plain puts, and deletes of one key, in an entry of cluster time `time_ms`. Between this state and them
+        there are at most `ahead` commands, of entries with no later time.
+        """
         if group.session == 0:
             return True
-        return self._sessions.admits(group.session, [command.sequence for command in group.commands], time_ms)
+        sequences = [command.sequence for command in group.commands]
+        return self._sessions.admits(group.session, sequences, max(time_ms, self.time_ms), ahead)
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -231,7 +236,7 @@ class _Run:
         self._counters.begin_entry()
         self._read_bytes = 0
         results = tuple([self._group(group) for group in batch.groups])
-        self._sessions.end_entry(self._writer, index)
+        self._sessions.end_entry(self._writer, index, self._time_ms)
         changes = self._writing.take()
         if changes:
             self._writer.put(changes_key(changes[-1].revision), encode_changes(changes))
@@ -258,7 +263,7 @@ class _Run:
         results: list[Result] = []
         for command in group.commands:
             # What comes again later must not be remembered as refused.
-            result = session.judge(command.sequence) or self._too_much(command)
+            result = self._sessions.judge(session, command) or self._too_much(command)
             if result is None:
                 result = self._execute(command)
                 session.remember(command.sequence, result)

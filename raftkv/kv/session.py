@@ -6,14 +6,17 @@ that it has it (`acknowledged_below`), and answers a repeated sequence from memo
     sequence < low                 Rejected(SEQUENCE_OUT_OF_WINDOW): acknowledged, so its result may be forgotten
     sequence with a result         that result again; nothing is applied
     sequence >= low + WINDOW       Rejected(SEQUENCE_OUT_OF_WINDOW): the client runs too far ahead
-    results of SESSION_RESULT_BYTES are remembered    Rejected(OVERLOADED): acknowledge some, and try again
+    results of SESSION_RESULT_BYTES are remembered    Rejected(OVERLOADED): acknowledge some, and try again; never a
+                                   plain put, or delete of one key: its result takes a few bytes, and the window bounds
+                                   how many of these there are
     otherwise                      applied, and the result remembered, rejections included
 
 A session ends `SESSION_TTL_MS` of cluster time after the last write that named it. That is judged when somebody looks:
 at the next write that names it, and for all sessions whenever one is registered. When `MAX_SESSIONS` are open, a new
 one ends the least recently active one (ties: the older id), and so do results of more than ALL_RESULTS_BYTES in all
-sessions. Refusing the new one instead would let clients that died lock out those that live, for an hour. A write in a
-session that ended is Rejected(SESSION_EXPIRED), never applied.
+sessions; but for the sake of bytes, none that was active within SESSION_SAFE_MS: while there is no other to end, writes
+that may have long results are Rejected(OVERLOADED) instead. Refusing a new session would let clients that died lock out
+those that live, for an hour. A write in a session that ended is Rejected(SESSION_EXPIRED), never applied.
 
 The table is kept in memory and, row by row, in the store: one head row per session and one results row per session and
 entry. **Invariant: the memory is what loading the rows would give.** So every change is made to both inside the
@@ -27,9 +30,16 @@ from heapq import heapify, heappop, heappush
 
 from raftkv.errors import ErrorCode
 from raftkv.invariant import invariant
-from raftkv.kv.commands import Rejected, Result
+from raftkv.kv.commands import Command, Delete, Put, Rejected, Result
 from raftkv.kv.keys import RESULTS, SESSIONS, index_of, results_key, session_key, session_of
-from raftkv.kv.limits import ALL_RESULTS_BYTES, MAX_SESSIONS, SESSION_RESULT_BYTES, SESSION_TTL_MS, SESSION_WINDOW
+from raftkv.kv.limits import (
+    ALL_RESULTS_BYTES,
+    MAX_SESSIONS,
+    SESSION_RESULT_BYTES,
+    SESSION_SAFE_MS,
+    SESSION_TTL_MS,
+    SESSION_WINDOW,
+)
 from raftkv.kv.records import (
     CorruptState,
     SessionHead,
@@ -72,12 +82,6 @@ class Session:
                 ErrorCode.SEQUENCE_OUT_OF_WINDOW,
                 f"sequence {sequence} is too far ahead: at most {SESSION_WINDOW - 1} above the first that is not "
                 f"acknowledged, {self.low}",
-            )
-        if remembered is None and self.size_bytes > SESSION_RESULT_BYTES:
-            return Rejected(
-                ErrorCode.OVERLOADED,
-                f"the session's results take more than {SESSION_RESULT_BYTES} bytes: acknowledge those that have been "
-                "received, then try again",
             )
         return remembered
 
@@ -166,18 +170,47 @@ class SessionTable:
         self._dirty[session_id] = self._fresh[session_id] = session
         return session
 
-    def admits(self, session_id: int, sequences: Iterable[int], time_ms: int) -> bool:
-        """Return whether a write of now would find its session open, and each of its sequences new and in the window.
+    def judge(self, session: Session, command: Command) -> Result | None:
+        """Return the answer to a command that must not be applied, or None: apply it and `Session.remember`."""
+        answer = session.judge(command.sequence)
+        if answer is not None or is_short(command):
+            return answer
+        if session.size_bytes > SESSION_RESULT_BYTES:
+            return Rejected(
+                ErrorCode.OVERLOADED,
+                f"the session's results take more than {SESSION_RESULT_BYTES} bytes: acknowledge those that have been "
+                "received, then try again",
+            )
+        if self._result_bytes > ALL_RESULTS_BYTES:
+            return Rejected(
+                ErrorCode.OVERLOADED,
+                f"the results of all sessions take more than {ALL_RESULTS_BYTES} bytes: acknowledge those that have "
+                "been received, then try again",
+            )
+        return None
 
-        A guess about a later entry, so on the safe side: a session in the second half of its life is left out.
+    def admits(self, session_id: int, sequences: Iterable[int], time_ms: int, ahead: int) -> bool:
+        """Return whether commands that are `is_short` will be applied, whatever is applied before them.
+
+        They are in an entry that was put into the log at cluster time `time_ms`, and between this state and them there
+        are at most `ahead` commands, of entries with no later time. So of what could refuse them
+
+          - the window does not: its low end, which only the client itself moves, never goes down;
+          - the bounds of bytes do not: they are not for short results;
+          - nothing ends the session: its last activity only becomes later, so when any of those entries is applied it
+            is less than SESSION_SAFE_MS ago, which is less than SESSION_TTL_MS, and it is not ended for the sake of
+            bytes either; and for a new session one is only ended when MAX_SESSIONS are open, which so many commands
+            cannot bring about, even if each of them registers one.
         """
         session = self._sessions.get(session_id)
-        if session is None or time_ms - session.last_active_ms >= SESSION_TTL_MS // 2:
+        if session is None or time_ms - session.last_active_ms >= SESSION_SAFE_MS:
+            return False
+        if len(self._sessions) + ahead > MAX_SESSIONS:
             return False
         return all(session.judge(sequence) is None for sequence in sequences)
 
-    def end_entry(self, writer: Writer, index: int) -> None:
-        """Write what entry `index` added to the sessions it named."""
+    def end_entry(self, writer: Writer, index: int, time_ms: int) -> None:
+        """Write what entry `index`, of cluster time `time_ms`, added to the sessions it named."""
         for session_id, session in self._fresh.items():
             if session.fresh:
                 row = encode_results(session.fresh)
@@ -187,7 +220,10 @@ class SessionTable:
                 session.fresh = []
         self._fresh.clear()
         while self._result_bytes > ALL_RESULTS_BYTES:
-            self._end(writer, self._least_recently_active())
+            session_id = self._least_recently_active(time_ms - SESSION_SAFE_MS)
+            if session_id == 0:
+                break
+            self._end(writer, session_id)
 
     def end_transaction(self, writer: Writer) -> None:
         """Write the heads of the sessions that were touched: last thing before the commit."""
@@ -225,3 +261,8 @@ class SessionTable:
         for index in session.row_indexes():
             writer.delete(results_key(session_id, index))
         writer.delete(session_key(session_id))
+
+
+def is_short(command: Command) -> bool:
+    """Return whether the result of a command takes a few bytes, whatever the state is."""
+    return isinstance(command, Put) or (isinstance(command, Delete) and not command.range_end)

@@ -223,7 +223,8 @@ class Node:
         `size_bytes` is roughly what they take in the log, `deadline` (event loop time) is when nobody waits any more.
         `weight` is what they take to apply, in puts, or 0: they are. `alone` keeps other groups out of the entry. With
         `early` the future is done, without results, as soon as this node and so many voters have them on disk, if that
-        comes first; for commands that nothing but a lost entry can keep from taking effect (`may_acknowledge_early`).
+        comes first, and if nothing but a lost entry can keep the commands from taking effect (`_sure_to_take_effect`);
+        they are plain puts, and deletes of one key.
 
         Raises NotLeader, Overloaded, ShuttingDown (no effect). The future may also get LeaderChanged and ShuttingDown
         with `ambiguous` set.
@@ -232,14 +233,6 @@ class Node:
         outcome = self._proposals.add(group, size_bytes, deadline, weight=weight, alone=alone, early=early)
         self.wake()
         return outcome
-
-    def may_acknowledge_early(self, group: Group) -> bool:
-        """Return whether `group` would be applied, as far as the state here knows, and not refused by its session.
-
-        Who acknowledges before the result is known must not do so for what the state machine will refuse: its place in
-        the log would be reached, and reads that wait for that would claim to see the write.
-        """
-        return self.machine.admits(group, self.cluster_time_ms())
 
     def copies(self, index: int) -> int:
         """Return how many voters are known to have the committed entry `index` on disk; 0: not known here."""
@@ -500,8 +493,22 @@ class Node:
             raise InvariantViolation(f"a leader that transfers to nobody refused a proposal: {position}")
         self._proposals.placed(position.term, position.index, batch, proposals)
         for proposal in proposals:
-            if proposal.early:
+            if proposal.early and self._sure_to_take_effect(proposal.group, batch.time_ms):
                 self._durability.acknowledge(proposal.outcome, position.term, position.index, proposal.early)
+
+    def _sure_to_take_effect(self, group: Group, time_ms: int) -> bool:
+        """Return whether a group, which was just put into the log, will be applied unless its entry is lost.
+
+        Who acknowledges before the result is known must not do so for what the state machine will refuse: its place in
+        the log would be reached, and reads that wait for that would claim to see the write.
+
+        Asked of the entry where it stands, so that what is applied before it is known: with an entry of this term
+        applied, only others of this term, which this leader made, with stamps that never go back. They count in
+        `log_weight` with as many commands as they have, or more; and the order of the log is the same wherever the
+        entry is applied.
+        """
+        machine = self.machine
+        return machine.applied_term == self.raft.term and machine.admits(group, time_ms, self._proposals.log_weight)
 
     def _act_on(self, ready: Ready) -> None:
         """Do what a Ready says, in the order that raftkv.raft prescribes."""

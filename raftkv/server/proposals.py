@@ -129,6 +129,11 @@ class Proposals:
         return self._queued_commands
 
     @property
+    def log_weight(self) -> int:
+        """What is in the log and not applied, of this node's newest term as leader: at least so many commands."""
+        return self._log_weight
+
+    @property
     def log_is_full(self) -> bool:
         """Whether enough is in the log: what waits goes there when some of it has been applied."""
         return self._log_bytes >= self._max_log_bytes or self._log_weight >= self._max_log_weight

@@ -393,7 +393,7 @@ class Requests:
             return outcomes
         for group, size_bytes, weight, alone, needed in list(wire.portions(attempt.work, attempt.batch, needs)):
             early = 0
-            if needed is not None and needed.early and self._node.may_acknowledge_early(group):
+            if needed is not None and needed.early:
                 early = needed.voters
             try:
                 outcome = self._node.propose(

@@ -4,7 +4,17 @@ import pytest
 
 from raftkv.errors import ErrorCode
 from raftkv.kv import limits
-from raftkv.kv.commands import Deleted, Group, Put, RegisterSession, Rejected, Result, SessionRegistered, Written
+from raftkv.kv.commands import (
+    Delete,
+    Deleted,
+    Group,
+    Put,
+    RegisterSession,
+    Rejected,
+    Result,
+    SessionRegistered,
+    Written,
+)
 from raftkv.kv.keys import RESULTS, SESSIONS
 from raftkv.kv.records import CorruptState
 
@@ -249,15 +259,78 @@ def test_a_session_that_remembers_too_much_is_refused_until_it_acknowledges(monk
     host = Host()
     session = host.register()
     results: list[Result] = []
-    while not isinstance(last := host.write(session, put(b"k", sequence=len(results) + 1))[0], Rejected):
+    while not isinstance(last := host.write(session, wide(len(results) + 1))[0], Rejected):
         results.append(last)
         host.reopen()
     assert last.code is ErrorCode.OVERLOADED
     assert 5 < len(results) < 100
     # What it was told before is still known, and the refusal is not remembered.
-    assert host.write(session, put(b"k", sequence=1)) == results[:1]
+    assert host.write(session, wide(1)) == results[:1]
     revision = host.machine.revision
-    assert host.write(session, put(b"k", sequence=len(results) + 1), low=len(results)) == [Written(revision + 1)]
+    assert host.write(session, wide(len(results) + 1), low=len(results)) == [Deleted(revision, 0)]
+
+
+def wide(sequence: int) -> Delete:
+    """A write whose result is not known to be short."""
+    return delete(b"x", b"y", sequence)
+
+
+@pytest.mark.parametrize("bound", ["SESSION_RESULT_BYTES", "ALL_RESULTS_BYTES"])
+def test_no_bound_of_bytes_refuses_what_may_have_been_acknowledged_early(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others of its session were put into the log before it, and it was acknowledged before they were applied."""
+    monkeypatch.setattr(f"raftkv.kv.session.{bound}", 100)
+    host = Host()
+    session = host.register()
+    group = Group(session, 1, (put(b"k", b"1", 90), delete(b"k", sequence=91)))
+    assert host.machine.admits(group, host.now, 1)
+    host.write(session, *[wide(number) for number in range(1, 21)])
+    assert code_of(host.write(session, wide(21))[0]) is ErrorCode.OVERLOADED
+    assert host.apply(group) == ([Written(2), Deleted(3, 1)],)
+    host.reopen()
+    assert code_of(host.write(session, wide(21))[0]) is ErrorCode.OVERLOADED
+
+
+def test_too_many_bytes_end_the_least_recently_active_session_but_none_that_was_active_lately(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("raftkv.kv.session.ALL_RESULTS_BYTES", 100)
+    host = Host()
+    idle = host.register()
+    host.now = limits.SESSION_SAFE_MS
+    first, second = host.register(), host.register()
+    for session in (first, second):
+        host.write(session, *[wide(number) for number in range(1, 21)])
+    assert host.machine.session_count == 2, "the idle one had to go"
+    assert code_of(host.write(idle, wide(1))[0]) is ErrorCode.SESSION_EXPIRED
+    assert host.write(first, wide(1)) == [Deleted(1, 0)]
+    host.now = 2 * limits.SESSION_SAFE_MS - 1
+    host.write(first, put(b"k", sequence=21))
+    assert host.machine.session_count == 2
+    host.now += 1
+    host.write(first, put(b"k", sequence=22))
+    assert host.machine.session_count == 1
+    assert host.write(first, wide(1), low=1) == [Deleted(1, 0)]
+
+
+def test_a_session_is_sure_to_be_there_unless_what_is_in_the_log_may_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.kv.session.MAX_SESSIONS", 5)
+    host = Host()
+    session, *_ = (host.register() for _ in range(2))
+    host.now = 1
+    group = Group(session, 1, (put(b"k", sequence=1),))
+    admits = host.machine.admits
+    assert admits(group, 1, 3)
+    assert not admits(group, 1, 4)
+    assert not admits(group, limits.SESSION_SAFE_MS, 1)
+    for _ in range(3):
+        host.register()
+    assert host.apply(group) == ([Written(2)],)
+    assert host.machine.session_count == 5
+    for _ in range(5):
+        host.register()
+    assert code_of(host.write(session, put(b"k", sequence=2))[0]) is ErrorCode.SESSION_EXPIRED, "control: four can"
 
 
 def test_what_all_sessions_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +339,7 @@ def test_what_all_sessions_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     sessions = [host.register() for _ in range(4)]
     for turn in range(1, 11):
         for session in sessions:
-            host.now += 1
+            host.now += limits.SESSION_SAFE_MS
             host.write(session, put(b"k", sequence=turn))
             host.reopen()
     assert code_of(host.write(sessions[0], put(b"k", sequence=11))[0]) is ErrorCode.SESSION_EXPIRED

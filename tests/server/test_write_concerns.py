@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from raftkv.errors import InvalidArgument
-from raftkv.kv.limits import SESSION_TTL_MS
 from raftkv.quorum import ALL, LEADER, MAJORITY, needed
 from raftkv.raft import Index, MembershipChange, NodeId
 from raftkv.server.node import NodeLimits
@@ -20,6 +19,7 @@ from raftkv.v1 import kv_pb2 as kv
 from raftkv.v1 import lease_pb2 as lease
 from raftkv.v1 import lock_pb2 as lock
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
+from tests.server.reading import settled
 
 STEADY = NodeLimits(tick_s=0.01)
 """A leader stays in office on a busy machine, and one that is cut off goes on leading for 100 ms: long enough to
@@ -156,10 +156,34 @@ async def test_what_its_session_will_refuse_is_not_acknowledged_early() -> None:
         first = await run(leader, put(id=5), session=session)
         again = await run(leader, put(concern=LEADER, id=5), session=session)
         assert (again.wrote.committed, again.results[0].put.revision) == (True, first.results[0].put.revision)
-        sessions = leader.node.machine._sessions
-        now_ms = leader.node.cluster_time_ms()
-        assert sessions.admits(session, [6], now_ms)
-        assert not sessions.admits(session, [6], now_ms + SESSION_TTL_MS // 2), "it may have ended when this is applied"
+
+
+async def test_what_the_log_before_it_may_have_refused_is_not_acknowledged_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its session may be ended by others that are registered before it."""
+    monkeypatch.setattr("raftkv.kv.session.MAX_SESSIONS", 2)
+    async with MemoryCluster(limits=STEADY) as cluster:
+        leader = await cluster.leader()
+        session = await leader.register()
+        await settled(cluster)
+        close_disks(cluster, but=leader)
+        assert not (await run(leader, put(concern=LEADER, id=1), session=session)).wrote.committed
+        late = await run(leader, put(concern=LEADER, id=2), session=session, timeout_ms=50)
+        assert late.results[0].error.code == common.DEADLINE_EXCEEDED
+        assert not late.HasField("wrote")
+
+
+async def test_a_leader_that_has_not_applied_what_earlier_ones_wrote_acknowledges_nothing_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not know what is before the write."""
+    async with MemoryCluster(limits=STEADY) as cluster:
+        leader = await settled(cluster)
+        monkeypatch.setattr(type(leader.node.machine), "applied_term", 0)
+        close_disks(cluster, but=leader)
+        late = await run(leader, put(concern=LEADER), timeout_ms=50)
+        assert late.results[0].error.code == common.DEADLINE_EXCEEDED
 
 
 REFUSED_BELOW_A_MAJORITY = [
