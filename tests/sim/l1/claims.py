@@ -7,6 +7,7 @@ A receipt must not say more than is true, whatever happened meanwhile:
     durable_on      so many voters' disks had the write when the node said so
     committed       what is said to be committed stays; what is not may be lost, and then WRITE_LOST is said of it, and
                     of nothing else
+    early           what was acknowledged before it was committed takes effect when its entry is applied
     linearizable    shows everything that anybody had applied before it began
     sees writes at  shows every write that so many voters were said to have before it began
     at least        shows what its token names
@@ -74,6 +75,10 @@ class Log(Protocol):
         """Return whether an entry that was on a disk has this in it."""
         ...
 
+    def took_effect(self, index: int, content: bytes) -> bool:
+        """Return whether a put of this value, or a delete of this key, was done by a committed entry."""
+        ...
+
     def holders(self, index: int, term: int) -> set[int]:
         """Return on whose disks an entry is or was."""
         ...
@@ -112,6 +117,8 @@ class Claims:
         """When the first node applied each entry, from the first one on."""
         self._revision_after: dict[int, int] = {0: 1}
         self._acknowledged: dict[tuple[int, int], int] = {}
+        self._early: dict[tuple[int, int], list[tuple[str, bytes]]] = {}
+        """Of entries (index, term) that nobody has applied: what was acknowledged as part of them, and its content."""
         self._lost: set[tuple[int, int]] = set()
         """(index, term) of writes that a client was told are lost."""
 
@@ -123,6 +130,8 @@ class Claims:
         self._revision_after[index] = revision
         if (index, term) in self._lost:
             self._report(f"committed: entry {index} of term {term} was said to be lost, and is applied")
+        for what, content in self._early.pop((index, term), ()):
+            self._require_effect(what, index, content)
 
     def answered(self, node: int, response: kv_pb2.BatchResponse) -> None:
         """A node has made an answer; what it says of disks must be true at this moment."""
@@ -164,9 +173,17 @@ class Claims:
                 self._report(f"receipt: {what} asked for {concern}, and is acknowledged early: {receipt}")
             if not self._log.holds(index, term, content):
                 self._report(f"receipt: {what} is said to be in entry {index} of term {term}, which has it not")
+            if self._log.term_at(index) == term:
+                self._require_effect(what, index, content)
+            else:
+                self._early.setdefault((index, term), []).append((what, content))
         if concern > 0 and receipt.wanted != concern:
             self._report(f"receipt: {what} asked for {concern}, the answer is to {receipt.wanted}")
         return Token(term, index, receipt.committed)
+
+    def _require_effect(self, what: str, index: int, content: bytes) -> None:
+        if not self._log.took_effect(index, content):
+            self._report(f"early: {what} was acknowledged, and refused where entry {index} was applied")
 
     def lost(self, token: Token) -> None:
         """A client was told that the write which its token names is lost."""

@@ -44,7 +44,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from raftkv.kv.codec import encode_batch
+from raftkv.kv.codec import decode_batch, encode_batch
 from raftkv.kv.commands import Delete, Put, Rejected
 from raftkv.kv.machine import AppliedEntry, GroupResults
 from raftkv.kv.writing import Change
@@ -405,6 +405,17 @@ class Oracle:
     def holds(self, index: int, term: int, content: bytes) -> bool:
         _, data = self._created.get((index, term), (EntryKind.NOOP, b""))
         return content in data
+
+    def took_effect(self, index: int, content: bytes) -> bool:
+        known = self._entries[index]
+        assert known.payload is not None
+        for group, results in zip(decode_batch(known.payload).groups, known.results, strict=True):
+            for command, result in zip(group.commands, results, strict=True):
+                done = isinstance(command, Put) and command.value == content
+                done = done or (isinstance(command, Delete) and command.key == content)
+                if done and not isinstance(result, Rejected):
+                    return True
+        return False
 
     def holders(self, index: int, term: int) -> set[int]:
         found = set(self._held.get((index, term), ()))

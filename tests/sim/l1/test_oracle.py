@@ -16,6 +16,7 @@ from raftkv.kv.writing import Change
 from raftkv.raft import Entry, HardState, Index, NodeId, Ready, Role, Term
 from raftkv.raft.messages import AppendResponse, VoteRequest, VoteResponse
 from raftkv.storage.protocols import RecoveredLog
+from raftkv.v1 import common_pb2
 from tests.sim.l1.oracle import Oracle, Write
 
 History = Callable[[Oracle], None]
@@ -56,6 +57,26 @@ def changes_of(oracle: Oracle, command: Command, result: Result) -> list[Change]
         case _:
             return []
     return [Change(revision, version_prefix(key), row, None, 0)]
+
+
+def early(oracle: Oracle) -> None:
+    """The put of `v` in entry 1 is acknowledged by its leader alone."""
+    receipt = common_pb2.WriteReceipt(term=1, index=1, durable_on=1, wanted=1)
+    oracle.claims.wrote("put", 1, receipt, 0, b"v")
+
+
+def refused_after_it_was_acknowledged(oracle: Oracle) -> None:
+    command = Put(1, b"k", b"v")
+    oracle.appended(1, HardState(Term(1)), [entry(1, data=encode_batch(Batch(0, (Group(1, 0, (command,)),))))])
+    early(oracle)
+    apply(oracle, 1, command, Rejected(ErrorCode.OVERLOADED, ""))
+
+
+def acknowledged_after_it_was_refused(oracle: Oracle) -> None:
+    command = Put(1, b"k", b"v")
+    oracle.appended(1, HardState(Term(1)), [entry(1, data=encode_batch(Batch(0, (Group(1, 0, (command,)),))))])
+    apply(oracle, 1, command, Rejected(ErrorCode.OVERLOADED, ""))
+    early(oracle)
 
 
 def two_leaders(oracle: Oracle) -> None:
@@ -196,6 +217,8 @@ def read_of_the_future(oracle: Oracle) -> None:
 
 
 BAD: dict[History, str] = {
+    refused_after_it_was_acknowledged: "early",
+    acknowledged_after_it_was_refused: "early",
     two_leaders: "election safety",
     two_entries_of_one_name: "log matching",
     committed_on_one_disk: "commit",
