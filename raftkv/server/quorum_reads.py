@@ -67,6 +67,13 @@ class QuorumReads:
         """
         now = asyncio.get_running_loop().time()
         until = min(until, now + self._timeout_s)
+        found = await self._join(self._number(replicas), until)
+        if found.replicas < required_replicas(replicas, len(found.membership.voters)):
+            # Others are the members by now, and a majority is another number.
+            found = await self._join(replicas, until)
+        return found
+
+    async def _join(self, replicas: int, until: float) -> Found:
         joined = self._next.get(replicas)
         if joined is None:
             joined = self._next[replicas] = asyncio.get_running_loop().create_future()
@@ -83,8 +90,21 @@ class QuorumReads:
     def unavailable(self, replicas: int) -> QuorumUnavailable:
         """Return what keeps the newest round for R = `replicas` from its end."""
         raft = self._node.raft
-        newest = self._rounds.get(replicas)
-        return (newest or _Round(membership_of(raft.configuration, raft.configuration_index))).unavailable(replicas)
+        membership = membership_of(raft.configuration, raft.configuration_index)
+        newest = self._rounds.get(replicas or majority(len(membership.voters)))
+        return (newest or _Round(membership)).unavailable(replicas)
+
+    def _number(self, replicas: int) -> int:
+        """Return which rounds answer this R: those for a majority are those for its number.
+
+        Raises InvalidArgument before anything is kept for a number that is not possible: there are as many others as
+        a client likes to send. Where no round can be asked now, it is not told what is possible: 0, of a majority.
+        """
+        raft = self._node.raft
+        membership = membership_of(raft.configuration, raft.configuration_index)
+        if membership.joint or not membership.voters:
+            return 0
+        return required_replicas(replicas, len(membership.voters))
 
     async def _run(self, replicas: int) -> None:
         try:

@@ -80,6 +80,31 @@ async def test_voters_that_say_nothing_are_waited_for_in_bounded_time() -> None:
         assert not (await quorum(cluster[1])).error.code
 
 
+async def test_nothing_is_kept_for_a_number_that_is_not_possible() -> None:
+    """Or whoever sends bad numbers could fill the memory."""
+    async with MemoryCluster() as cluster:
+        leader = await settled(cluster)
+        rounds = leader.requests.reads._quorum
+        for replicas in (4, 5, 2**32 - 1):
+            error = (await quorum(leader, replicas)).error
+            assert error.code == common_pb2.INVALID_ARGUMENT
+            assert "1 to 3 voters" in error.message
+        assert not (rounds._next or rounds._running or rounds._rounds)
+        assert sum(cluster.calls.values()) == 0
+        for replicas in (0, 2):
+            assert (await quorum(leader, replicas)).receipt.replicas == 2
+        assert list(rounds._rounds) == [2], "a majority is its number"
+
+
+async def test_a_majority_is_one_of_the_members_that_were_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number was found for others, before the round began."""
+    async with MemoryCluster(5) as cluster:
+        leader = await settled(cluster)
+        rounds = leader.requests.reads._quorum
+        monkeypatch.setattr(rounds, "_number", lambda replicas: 2)
+        assert (await quorum(leader)).receipt.replicas == 3
+
+
 def test_what_keeps_a_node_from_answering_is_told_before_clients_ask_another() -> None:
     """Or its callers would hear of a node that fell silent, and not of the voters that did."""
     assert ROUND_TIMEOUT_S <= 0.8 * DEFAULT_ATTEMPT_TIMEOUT_S
