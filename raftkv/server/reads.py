@@ -111,6 +111,7 @@ class Reads:
             case kv_pb2.LOCAL:
                 await self._read(group, self._basis(Guarantee.STALE_PREFIX))
             case kv_pb2.LINEARIZABLE:
+                await self._come_to(group)
                 await self._linearizable(group)
             case kv_pb2.AT_LEAST:
                 await self._come_to(group)

@@ -37,7 +37,9 @@ LOCAL: Final = Asked(kv_pb2.LOCAL)
 HERE: Final = Asked(kv_pb2.LINEARIZABLE)
 
 _LEVELS: Final = frozenset(kv_pb2.ReadLevel.values())
+_OF_THE_LEADER: Final = frozenset({kv_pb2.LINEARIZABLE, kv_pb2.LEASE})
 _WITH_TOKEN: Final = frozenset({kv_pb2.AT_LEAST, kv_pb2.BOUNDED, kv_pb2.QUORUM})
+"""And LINEARIZABLE, with `here`."""
 
 
 def decode_asked(request: kv_pb2.RangeRequest) -> Asked | None:
@@ -47,15 +49,24 @@ def decode_asked(request: kv_pb2.RangeRequest) -> Asked | None:
         raise InvalidArgument(f"read level {level} is unknown")
     at_least = _token(request) if request.HasField("at_least") else None
     after = LogEnd(request.after.term, request.after.index) if request.HasField("after") else None
-    if at_least is not None and level not in _WITH_TOKEN:
-        raise InvalidArgument("a token (at_least) goes with the levels AT_LEAST, BOUNDED and QUORUM")
+    linearizable_here = level == kv_pb2.LINEARIZABLE and request.here
+    if at_least is not None and not (level in _WITH_TOKEN or linearizable_here):
+        raise InvalidArgument(
+            "a token (at_least) goes with the levels AT_LEAST, BOUNDED and QUORUM, and with LINEARIZABLE and `here`"
+        )
     if after is not None and level != kv_pb2.AT_LEAST:
         raise InvalidArgument("a place in the log (after) goes with level AT_LEAST")
-    if level == kv_pb2.LINEARIZABLE:
-        return HERE if request.here else None
-    if level == kv_pb2.LEASE:
-        if request.here:
-            raise InvalidArgument("only the leader reads by its lease: `here` goes with level LINEARIZABLE")
+    if request.here and level == kv_pb2.LEASE:
+        raise InvalidArgument("only the leader reads by its lease: `here` goes with level LINEARIZABLE")
+    if request.here and level != kv_pb2.LINEARIZABLE:
+        raise InvalidArgument("`here` goes with level LINEARIZABLE: at this one the node asked answers anyway")
+    if request.replicas and level != kv_pb2.QUORUM:
+        raise InvalidArgument("a number of voters to ask (replicas) goes with level QUORUM")
+    if request.max_staleness_ms and level != kv_pb2.BOUNDED:
+        raise InvalidArgument("a bound of staleness (max_staleness_ms) goes with level BOUNDED")
+    if linearizable_here:
+        return HERE if at_least is None else Asked(level, at_least)
+    if level in _OF_THE_LEADER:
         return None
     if level == kv_pb2.LOCAL:
         return LOCAL
@@ -63,13 +74,7 @@ def decode_asked(request: kv_pb2.RangeRequest) -> Asked | None:
         raise InvalidArgument("level AT_LEAST needs the token of an earlier answer (at_least)")
     if level == kv_pb2.BOUNDED and not request.max_staleness_ms:
         raise InvalidArgument(f"level BOUNDED needs max_staleness_ms, 1 to {MAX_STALENESS_MS}")
-    return Asked(
-        level,
-        at_least,
-        after,
-        request.max_staleness_ms if level == kv_pb2.BOUNDED else 0,
-        request.replicas if level == kv_pb2.QUORUM else 0,
-    )
+    return Asked(level, at_least, after, request.max_staleness_ms, request.replicas)
 
 
 def _token(request: kv_pb2.RangeRequest) -> Token:

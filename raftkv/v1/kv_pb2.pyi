@@ -797,7 +797,9 @@ class RangeRequest(_message.Message):
     """
     @_builtins.property
     def at_least(self) -> _common_pb2.ReadToken:
-        """Show no earlier state: AT_LEAST, BOUNDED and QUORUM."""
+        """Show no earlier state: AT_LEAST, BOUNDED, QUORUM, and LINEARIZABLE with `here`. A linearizable read shows all that is
+        committed anyway: a token is of use there for a write of one's own that was acknowledged by fewer than a majority.
+        """
 
     @_builtins.property
     def after(self) -> Global___Position:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from raftkv.errors import InvalidArgument
 from raftkv.quorum import Guarantee
+from raftkv.server.wire_read import decode_asked
 from raftkv.v1 import common_pb2, kv_pb2, lock_pb2
 from tests.server.memory_cluster import MemoryCluster, until
 from tests.server.reading import Held, others, read, settled, token, written_behind
@@ -266,3 +268,19 @@ async def test_a_node_that_stops_tells_whoever_waits() -> None:
         await until(lambda: len(others(cluster, leader)[0].node._applied_waits) == 1)
         await others(cluster, leader)[0].node.stop()
         assert (await waiting).error.code == common_pb2.SHUTTING_DOWN
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "level"),
+    [
+        *[("replicas", 2, level) for level in kv_pb2.ReadLevel.values() if level != kv_pb2.QUORUM],
+        *[("max_staleness_ms", 5, level) for level in kv_pb2.ReadLevel.values() if level != kv_pb2.BOUNDED],
+        *[("here", True, level) for level in kv_pb2.ReadLevel.values() if level != kv_pb2.LINEARIZABLE],
+    ],
+)
+def test_what_belongs_to_another_level_is_refused(field: str, value: object, level: kv_pb2.ReadLevel.ValueType) -> None:
+    fields: dict[str, Any] = {"at_least": token(1, 1)} if level == kv_pb2.AT_LEAST else {}
+    fields |= {"max_staleness_ms": 5} if level == kv_pb2.BOUNDED else {}
+    decode_asked(kv_pb2.RangeRequest(key=b"k", level=level, **fields))
+    with pytest.raises(InvalidArgument, match=field):
+        decode_asked(kv_pb2.RangeRequest(key=b"k", level=level, **fields, **{field: value}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from raftkv.quorum import Guarantee
 from raftkv.raft import Index
 from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import MemoryCluster, MemoryNode
@@ -104,3 +105,34 @@ async def test_of_what_is_compacted_only_committed_writes_are_known_to_be_there(
         assert (error.code, error.retryable) == (common_pb2.TOKEN_OUT_OF_RANGE, False)
         assert f"before {raft.log.first_index}" in error.message
         assert (await read(leader, kv_pb2.AT_LEAST, at_least=token(term, gone))).value == b"4"
+
+
+async def test_a_linearizable_read_here_shows_a_write_of_ones_own_that_is_not_committed() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await settled(cluster)
+        cluster.silence()
+        outcome = await appended(leader, b"mine")
+        seen = token(leader.node.raft.term, leader.node.raft.log.last_index, committed=False)
+        waiting = asyncio.create_task(
+            read(cluster.follower(leader), kv_pb2.LINEARIZABLE, 10_000, here=True, at_least=seen)
+        )
+        cluster.heal()
+        answer = await waiting
+        assert (answer.value == b"mine") != (answer.error.code == common_pb2.WRITE_LOST)
+        await asyncio.wait([outcome])
+        assert outcome.exception() is None or answer.error.code == common_pb2.WRITE_LOST
+
+
+async def test_a_linearizable_read_here_looks_at_its_token() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await settled(cluster)
+        raft = leader.node.raft
+        for member in cluster.nodes.values():
+            lost = token(raft.term - 1, raft.log.last_index, committed=False)
+            answer = await read(member, kv_pb2.LINEARIZABLE, here=True, at_least=lost)
+            assert answer.error.code == common_pb2.WRITE_LOST
+            there = token(raft.term, raft.log.last_index, committed=False)
+            answer = await read(member, kv_pb2.LINEARIZABLE, here=True, at_least=there)
+            assert answer.guarantee is Guarantee.LINEARIZABLE
+        answer = await read(leader, kv_pb2.LINEARIZABLE, at_least=there)
+        assert answer.error.code == common_pb2.INVALID_ARGUMENT
