@@ -29,6 +29,13 @@ _Waiter = tuple[int, int, int, Outcome]
 """(index, number, term, outcome). No two have the same number, so that outcomes are never compared."""
 
 
+class Copies(NamedTuple):
+    """How many voters of which configuration have an entry on disk. Others may be the members when that is told."""
+
+    count: int
+    configuration_index: int
+
+
 class _Queue(NamedTuple):
     voters: int
     early: bool
@@ -50,12 +57,13 @@ class Durability:
         """Whether anybody waits."""
         return bool(self._queues)
 
-    def copies(self, index: int) -> int:
+    def copies(self, index: int) -> Copies:
         """Return how many voters are known to have entry `index` on disk; 0 where this node does not lead.
 
         The entry is committed, or of the term that this node leads in.
         """
-        return sum([durable >= index for durable in self._raft.durable_on()])
+        count = sum([durable >= index for durable in self._raft.durable_on()])
+        return Copies(count, self._raft.configuration_index)
 
     def acknowledge(self, outcome: Outcome, term: int, index: int, voters: int) -> None:
         """Let `outcome` be done, without results, when this node and so many voters have the entry on disk.
@@ -64,21 +72,22 @@ class Durability:
         """
         self._add(_Queue(voters, early=True), index, term, outcome)
 
-    async def reached(self, index: int, voters: int) -> int:
+    async def reached(self, index: int, voters: int) -> Copies:
         """Wait until so many voters have the committed entry `index` on disk, or leadership is lost.
 
         Return how many have it; 0: leadership was lost, and it is not known.
         """
         outcome: Outcome = asyncio.get_running_loop().create_future()
         self._add(_Queue(voters, early=False), index, 0, outcome)
-        return (await outcome).copies
+        decided = await outcome
+        return Copies(decided.copies, decided.configuration_index)
 
     def check(self) -> None:
         """Answer those whose number is reached. This node leads, or was told `leadership_lost`."""
         durable = self._raft.durable_on()
         if not durable:
             return
-        own = self._raft.log.durable
+        own, configuration_index = self._raft.log.durable, self._raft.configuration_index
         for queue in tuple(self._queues):
             if queue.voters > len(durable):
                 continue  # the members have become fewer: it is not reached, whatever happens
@@ -90,7 +99,8 @@ class Durability:
                 index, _, term, outcome = heapq.heappop(waiters)
                 self._gone -= 1
                 if not outcome.done():
-                    outcome.set_result(Decided(None, term, index, sum([one >= index for one in durable])))
+                    copies = sum([one >= index for one in durable])
+                    outcome.set_result(Decided(None, term, index, copies, configuration_index))
             if not waiters:
                 del self._queues[queue]
 
@@ -103,7 +113,7 @@ class Durability:
                 continue
             for index, _, term, outcome in waiters:
                 if not outcome.done():
-                    outcome.set_result(Decided(None, term, index))
+                    outcome.set_result(Decided(None, term, index, 0, self._raft.configuration_index))
 
     def _add(self, queue: _Queue, index: int, term: int, outcome: Outcome) -> None:
         outcome.add_done_callback(self._done)

@@ -46,7 +46,7 @@ from raftkv.server.barriers import Barrier, Barriers, ReadIndex
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
-from raftkv.server.durability import Durability
+from raftkv.server.durability import Copies, Durability
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
@@ -234,17 +234,17 @@ class Node:
         self.wake()
         return outcome
 
-    def copies(self, index: int) -> int:
+    def copies(self, index: int) -> Copies:
         """Return how many voters are known to have the committed entry `index` on disk; 0: not known here."""
         return self._durability.copies(index)
 
-    async def copied(self, index: int, voters: int, until: float) -> int:
+    async def copied(self, index: int, voters: int, until: float) -> Copies:
         """Wait until so many voters have the committed entry `index` on disk, or leadership is lost, or it is `until`.
 
         Return how many have it; 0: not known here. `until` is of the event loop's time.
         """
         copies = self._durability.copies(index)
-        if copies >= voters or not self.is_leader or self._stopped is not None:
+        if copies.count >= voters or not self.is_leader or self._stopped is not None:
             return copies
         try:
             async with asyncio.timeout_at(until):

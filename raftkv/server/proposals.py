@@ -42,6 +42,8 @@ class Decided:
     """Where the group stands in the log."""
     copies: int = 0
     """Without results: how many voters were known to have it on disk."""
+    configuration_index: int = 0
+    """Where copies were counted: of the configuration whose voters were counted."""
 
 
 Outcome = asyncio.Future[Decided]

@@ -35,6 +35,7 @@ from raftkv.raft import NodeId
 from raftkv.server import wire
 from raftkv.server.barriers import Barrier
 from raftkv.server.concerns import Concerns
+from raftkv.server.durability import Copies
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import another_leader, unless_replaced
 from raftkv.server.node import Node
@@ -427,7 +428,7 @@ class Requests:
                 # has lost the write there is nothing to refuse.
                 first = len(attempt.response.results)
                 attempt.take_early(commands)
-                copies = decided.copies
+                copies = Copies(decided.copies, decided.configuration_index)
             else:
                 if needed is not None and needed.waits:
                     copies = await self._node.copied(decided.index, needed.voters, attempt.copies_until)
@@ -437,14 +438,14 @@ class Requests:
                 attempt.take_results(commands, decided.results, self._limits.max_answer_bytes)
             attempt.attach(self._receipt(decided, needed, copies), first)
 
-    def _receipt(self, decided: Decided, needed: Needed | None, copies: int) -> common_pb2.WriteReceipt:
+    def _receipt(self, decided: Decided, needed: Needed | None, copies: Copies) -> common_pb2.WriteReceipt:
         return common_pb2.WriteReceipt(
             term=decided.term,
             index=decided.index,
             committed=decided.results is not None,
-            durable_on=copies,
+            durable_on=copies.count,
             wanted=(needed or self._concerns.majority).voters,
-            configuration_index=self._node.raft.configuration_index,
+            configuration_index=copies.configuration_index,
         )
 
     # --- elsewhere ----------------------------------------------------------------------------------------------------

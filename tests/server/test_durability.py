@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from raftkv.raft import Index, Raft
-from raftkv.server.durability import FEW, Durability
+from raftkv.server.durability import FEW, Copies, Durability
 from raftkv.server.proposals import Decided, Outcome
 
 
@@ -22,6 +22,7 @@ class FakeRaft:
     def __init__(self) -> None:
         self.log = Log()
         self.on: tuple[int, ...] = (0, 0, 0)
+        self.configuration_index = 0
 
     def durable_on(self) -> tuple[int, ...]:
         return self.on
@@ -74,7 +75,7 @@ async def test_committed_ones_are_let_go_when_leadership_is_lost() -> None:
     durability.check()
     assert durability
     durability.leadership_lost()
-    assert await running == 0
+    assert (await running).count == 0
 
 
 async def test_a_number_above_the_voters_that_are_left_is_not_reached() -> None:
@@ -87,7 +88,7 @@ async def test_a_number_above_the_voters_that_are_left_is_not_reached() -> None:
     assert not running.done()
     raft.on = (9, 9, 7)
     durability.check()
-    assert await running == 3
+    assert (await running).count == 3
 
 
 async def test_they_are_told_in_any_order_of_their_coming() -> None:
@@ -96,7 +97,7 @@ async def test_they_are_told_in_any_order_of_their_coming() -> None:
     await asyncio.sleep(0)
     raft.on = (9, 9, 8)
     durability.check()
-    assert (await running[7], await running[8]) == (3, 3)
+    assert ((await running[7]).count, (await running[8]).count) == (3, 3)
     assert not running[9].done()
     durability.leadership_lost()
     await running[9]
@@ -116,3 +117,16 @@ async def test_those_who_wait_no_longer_do_not_pile_up(kind: str) -> None:
             early.set_result(Decided([], 4, index))
             await asyncio.sleep(0)
     assert sum(map(len, durability._queues.values())) <= 2 * FEW
+
+
+async def test_copies_are_of_the_configuration_that_was_in_force_when_they_were_counted() -> None:
+    durability, raft = waiting()
+    told = outcome()
+    durability.acknowledge(told, 4, 7, 1)
+    reached = asyncio.create_task(durability.reached(7, 3))
+    await asyncio.sleep(0)
+    raft.on, raft.log.durable, raft.configuration_index = (7, 7, 7), Index(7), 5
+    durability.check()
+    raft.configuration_index = 6
+    assert told.result() == Decided(None, 4, 7, 3, 5)
+    assert await reached == Copies(3, 5)
