@@ -146,6 +146,10 @@ class StateMachine:
         sequences = [command.sequence for command in group.commands]
         return self._sessions.admits(group.session, sequences, max(time_ms, self.time_ms), ahead)
 
+    def knows(self, session: int, sequence: int) -> bool:
+        """Return whether a session has an answer to a sequence, or had one: so it may have been applied before."""
+        return session != 0 and self._sessions.knows(session, sequence)
+
     @contextmanager
     def view(self) -> Iterator[View]:
         """Open a snapshot of the committed state for reading."""

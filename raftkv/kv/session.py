@@ -209,6 +209,11 @@ class SessionTable:
             return False
         return all(session.judge(sequence) is None for sequence in sequences)
 
+    def knows(self, session_id: int, sequence: int) -> bool:
+        """Return whether an open session would not take a sequence as a new one."""
+        session = self._sessions.get(session_id)
+        return session is not None and session.judge(sequence) is not None
+
     def end_entry(self, writer: Writer, index: int, time_ms: int) -> None:
         """Write what entry `index`, of cluster time `time_ms`, added to the sessions it named."""
         for session_id, session in self._fresh.items():

@@ -32,7 +32,7 @@ _Waiter = tuple[int, int, int, Outcome]
 class Copies(NamedTuple):
     """How many voters of which configuration have an entry on disk. Others may be the members when that is told."""
 
-    count: int
+    voters: int
     configuration_index: int
 
 
@@ -62,8 +62,8 @@ class Durability:
 
         The entry is committed, or of the term that this node leads in.
         """
-        count = sum([durable >= index for durable in self._raft.durable_on()])
-        return Copies(count, self._raft.configuration_index)
+        voters = sum([durable >= index for durable in self._raft.durable_on()])
+        return Copies(voters, self._raft.configuration_index)
 
     def acknowledge(self, outcome: Outcome, term: int, index: int, voters: int) -> None:
         """Let `outcome` be done, without results, when this node and so many voters have the entry on disk.

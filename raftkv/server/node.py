@@ -244,7 +244,7 @@ class Node:
         Return how many have it; 0: not known here. `until` is of the event loop's time.
         """
         copies = self._durability.copies(index)
-        if copies.count >= voters or not self.is_leader or self._stopped is not None:
+        if copies.voters >= voters or not self.is_leader or self._stopped is not None:
             return copies
         try:
             async with asyncio.timeout_at(until):

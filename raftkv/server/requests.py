@@ -21,6 +21,7 @@ from raftkv.errors import (
     ClusterMismatch,
     DeadlineExceeded,
     FailedPrecondition,
+    InvalidArgument,
     LeaderChanged,
     NoLeader,
     NotLeader,
@@ -138,13 +139,18 @@ class Attempt:
     def admit_uncertainty(self) -> None:
         """Mark every failed write as ambiguous, if an attempt at it ended with an open outcome.
 
-        Except for what was decided by the command itself: the same verdict would meet every attempt.
+        Except for what was decided by the command itself: the same verdict would meet every attempt. A write concern is
+        judged by the members there are, and these change.
         """
         if not self.uncertain:
             return
-        writes = {command.sequence for command in wire.decode(self.batch).commands}
+        work = wire.decode(self.batch)
+        writes = {command.sequence for command in work.commands}
         for result in self.response.results:
-            if result.HasField("error") and result.id in writes and result.error.code not in _VERDICTS:
+            if not result.HasField("error") or result.id not in writes:
+                continue
+            code = result.error.code
+            if code not in _VERDICTS or (code == common_pb2.INVALID_ARGUMENT and result.id in work.concerns):
                 result.error.ambiguous = True
 
     def fail(self, error: RaftKVError) -> None:
@@ -389,7 +395,10 @@ class Requests:
             attempt.fail_commands(self.quota.refusal(), tuple(filter(grows, attempt.work.commands)))
         needs, refused = self._concerns.weigh(attempt.work)
         for command, refusal in refused:
-            attempt.fail_commands(refusal, (command,))
+            # Judged by the members of now, and by this node's default: an earlier attempt at a write of a session may
+            # have been judged otherwise, and applied: so it is not refused as if it had no effect where it is known.
+            known = self._node.machine.knows(attempt.batch.session, command.sequence)
+            attempt.fail_commands(InvalidArgument(refusal.message, ambiguous=known), (command,))
         if not attempt.work.commands:
             return outcomes
         for group, size_bytes, weight, alone, needed in list(wire.portions(attempt.work, attempt.batch, needs)):
@@ -443,7 +452,7 @@ class Requests:
             term=decided.term,
             index=decided.index,
             committed=decided.results is not None,
-            durable_on=copies.count,
+            durable_on=copies.voters,
             wanted=(needed or self._concerns.majority).voters,
             configuration_index=copies.configuration_index,
         )

@@ -75,7 +75,7 @@ async def test_committed_ones_are_let_go_when_leadership_is_lost() -> None:
     durability.check()
     assert durability
     durability.leadership_lost()
-    assert (await running).count == 0
+    assert (await running).voters == 0
 
 
 async def test_a_number_above_the_voters_that_are_left_is_not_reached() -> None:
@@ -88,7 +88,7 @@ async def test_a_number_above_the_voters_that_are_left_is_not_reached() -> None:
     assert not running.done()
     raft.on = (9, 9, 7)
     durability.check()
-    assert (await running).count == 3
+    assert (await running).voters == 3
 
 
 async def test_they_are_told_in_any_order_of_their_coming() -> None:
@@ -97,7 +97,7 @@ async def test_they_are_told_in_any_order_of_their_coming() -> None:
     await asyncio.sleep(0)
     raft.on = (9, 9, 8)
     durability.check()
-    assert ((await running[7]).count, (await running[8]).count) == (3, 3)
+    assert ((await running[7]).voters, (await running[8]).voters) == (3, 3)
     assert not running[9].done()
     durability.leadership_lost()
     await running[9]

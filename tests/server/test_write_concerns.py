@@ -186,6 +186,26 @@ async def test_a_leader_that_has_not_applied_what_earlier_ones_wrote_acknowledge
         assert late.results[0].error.code == common.DEADLINE_EXCEEDED
 
 
+async def test_a_repeated_write_is_not_refused_as_if_it_had_no_effect() -> None:
+    """There may have been more voters when it was first sent."""
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        session = await leader.register()
+        await run(leader, put(id=1, concern=3), session=session)
+        for sequence, repeated in ((1, True), (2, False)):
+            (refused,) = (await run(leader, put(id=sequence, concern=4), session=session)).results
+            assert (refused.error.code, refused.error.ambiguous) == (common.INVALID_ARGUMENT, repeated)
+
+
+def test_a_concern_that_is_refused_after_an_open_attempt_leaves_the_write_open() -> None:
+    for concern, ambiguous in ((4, True), (0, False)):
+        attempt = Attempt(kv.BatchRequest(session=1, operations=[put(concern=concern)]), 0.0, 1.0)
+        attempt.uncertain = True
+        attempt.fail_commands(InvalidArgument("not possible"))
+        attempt.admit_uncertainty()
+        assert attempt.response.results[0].error.ambiguous is ambiguous
+
+
 REFUSED_BELOW_A_MAJORITY = [
     kv.Operation(txn=kv.TxnRequest(branch=kv.TxnBranch(then=[kv.TxnOperation(put=kv.PutRequest(key=b"a"))]))),
     put(lease=5),
