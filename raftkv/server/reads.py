@@ -29,7 +29,7 @@ from raftkv.errors import (
     RaftKVError,
     TooStale,
 )
-from raftkv.quorum import Guarantee, LogEnd, majority, of_quorum_read
+from raftkv.quorum import Guarantee, LogEnd, is_rinsed, majority, of_quorum_read
 from raftkv.raft import NodeId
 from raftkv.server import read_receipts, wire
 from raftkv.server.forwarding import Forwarder
@@ -232,7 +232,15 @@ class Reads:
         if reached is not None:
             try:
                 for holder in found.holders:
-                    await self._hand_over(group, found, holder)
+                    # A holder that hangs must not keep the reads from a state that has come so far meanwhile.
+                    handing = asyncio.create_task(self._hand_over(group, found, holder))
+                    try:
+                        await asyncio.wait((handing, reached), return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        handing.cancel()  # without effect on one that is done
+                    if not handing.done():
+                        break
+                    handing.result()
                     if not group.reads:
                         return
                 await self._wait(group, reached, partial(self._not_rinsed, found.target))
@@ -270,6 +278,8 @@ class Reads:
             else:
                 receipt = common_pb2.ReadReceipt()
                 receipt.CopyFrom(read_receipts.receipt_of(answer, result))
+                if not is_rinsed(found.target, receipt.applied_term, receipt.applied_index):
+                    continue  # it is not what was asked for, whatever the voter takes it for
                 receipt.guarantee = common_pb2.Guarantee.ValueType(basis.guarantee)
                 receipt.replicas = basis.replicas
                 receipt.sees_writes_at = basis.sees_writes_at

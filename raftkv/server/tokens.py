@@ -45,6 +45,8 @@ class Tokens:
         return False
 
     def _lost(self, token: Token) -> RaftKVError:
+        if token.committed and token.index > self._last:
+            return self._future(token)
         if token.committed:
             return TokenOutOfRange(
                 f"the read's token says that entry {token.index} of term {token.term} is committed, and another one "

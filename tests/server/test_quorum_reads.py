@@ -163,6 +163,38 @@ async def test_where_that_voter_falls_silent_the_node_waits_for_its_own_state() 
         assert (answer.value, answer.receipt.served_by) == (b"v", behind.id)
 
 
+async def test_a_holder_that_hangs_does_not_hold_up_a_state_that_has_come_so_far() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await settled(cluster)
+        behind = cluster.follower(leader)
+        await written_behind(cluster, leader, behind, b"v")
+
+        async def forward(to: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
+            cluster.heal()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        cluster.forward = forward  # type: ignore[method-assign, assignment]
+        answer = await asyncio.wait_for(quorum(behind, timeout_ms=600_000), 60)
+        assert (answer.value, answer.receipt.served_by) == (b"v", behind.id)
+
+
+async def test_an_answer_from_an_earlier_state_is_not_taken_for_that_of_the_round() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await settled(cluster)
+        behind = cluster.follower(leader)
+        await written_behind(cluster, leader, behind, b"v")
+
+        async def forward(to: NodeId, batch: kv_pb2.BatchRequest, timeout_s: float) -> kv_pb2.BatchResponse:
+            cluster.heal()
+            result = kv_pb2.OperationResult(id=1, range=kv_pb2.RangeResponse())
+            return kv_pb2.BatchResponse(results=[result], read=common_pb2.ReadReceipt(applied_index=1, applied_term=1))
+
+        cluster.forward = forward  # type: ignore[method-assign, assignment]
+        answer = await quorum(behind)
+        assert (answer.value, answer.receipt.served_by) == (b"v", behind.id)
+
+
 async def test_a_read_joins_the_next_round_not_the_one_under_way() -> None:
     """Control: joined to the one under way, it would miss a write that was acknowledged before it began."""
     async with MemoryCluster() as cluster:

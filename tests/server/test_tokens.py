@@ -86,6 +86,9 @@ async def test_the_leader_knows_that_an_entry_of_an_earlier_term_above_its_log_i
         earlier = new.node.raft.term - 1
         error = await asked(new, token(earlier, new.node.raft.log.last_index + 5, committed=False))
         assert error.code == common_pb2.WRITE_LOST
+        error = await asked(new, token(earlier, new.node.raft.log.last_index + 5))
+        assert error.code == common_pb2.TOKEN_OUT_OF_RANGE
+        assert "nobody has written" in error.message
 
 
 async def test_of_what_is_compacted_only_committed_writes_are_known_to_be_there() -> None:
