@@ -29,6 +29,7 @@ class Concerns:
         self._default = default
         self._configuration: Configuration | None = None
         self._majority = Needed(0, early=False, waits=False)
+        self._keep_up()  # whoever starts the node is to read it now, not at the first write
 
     @property
     def majority(self) -> Needed:
@@ -111,7 +112,7 @@ class Concerns:
         ]
         self._majority = min(each)
         keepers = self._sizes()[1]
-        if self._default > keepers:
+        if self._default > keepers > 0:
             log.warning(
                 "the default write concern exceeds the voters: taken for all", default=self._default, voters=keepers
             )

@@ -219,7 +219,8 @@ class Reads:
         machine = self._node.machine
         return TooStale(
             f"node {self._id} has applied entry {machine.applied_index} (term {machine.applied_term}), and the read "
-            f"asks for entry {asked.last_index} (term {asked.last_term})"
+            f"asks for entry {asked.last_index} (term {asked.last_term}). Its log ends at "
+            f"{self._node.raft.log.last_index}: what is beyond may be still on its way, or not of this cluster"
         )
 
     # --- QUORUM -------------------------------------------------------------------------------------------------------

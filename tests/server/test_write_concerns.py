@@ -369,6 +369,11 @@ async def test_a_default_of_all_or_more_keeps_no_session_or_lease_waiting(defaul
         assert (await run(leader, put(concern=MAJORITY), timeout_ms=10_000)).wrote.wanted == 2
 
 
+async def test_a_default_above_the_voters_is_said_when_the_node_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    async with MemoryCluster(1, write_concern=7):
+        assert "the default write concern exceeds the voters" in capsys.readouterr().out
+
+
 def test_a_majority_with_witnesses_promises_no_more_copies_than_there_are() -> None:
     assert needed(MAJORITY, voters=3, keepers=2).voters == 1
     assert needed(MAJORITY, voters=5, keepers=4).voters == 2
