@@ -177,7 +177,7 @@ class ReadCore(ClientCore):
             answer = await freshest.local_read(dispatcher, request, deadline)
             if answer is None:
                 raise
-        receipt = self._seen.labelled(receipt_of(answer))
+        receipt = self._seen.labelled(receipt_of(answer), level.token if isinstance(level, AtLeast) else None)
         return answer, self._heard(receipt)
 
     def _carried(self, level: Level) -> _Carried:

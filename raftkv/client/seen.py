@@ -62,13 +62,17 @@ class Seen:
                 f"token {token} is of cluster {token.cluster_id:016x}; this client talks to {self.cluster_id:016x}"
             )
 
-    def labelled(self, receipt: ReadReceipt) -> ReadReceipt:
-        """Return the receipt of a LOCAL read, called AT_LEAST where it is not older than anything seen so far."""
+    def labelled(self, receipt: ReadReceipt, given: ReadToken | None = None) -> ReadReceipt:
+        """Return the receipt of a LOCAL read, called AT_LEAST where that is certain.
+
+        It is, where the state is not older than anything seen so far, nor than the token that was `given`.
+        """
+        places = [one for one in (self.committed, given) if one is not None]
         if (
             receipt.guarantee is Guarantee.STALE_PREFIX
-            and receipt.cluster_id == self.cluster_id
-            and 0 < self.index <= receipt.applied_index
-            and self._open is None
+            and places
+            and all(_holds(receipt, one) for one in places)
+            and not self.is_open
         ):
             return replace(receipt, guarantee=Guarantee.AT_LEAST)
         return receipt
@@ -111,3 +115,13 @@ class Seen:
             return False
         self._open = None
         return True
+
+
+def _holds(receipt: ReadReceipt, token: ReadToken) -> bool:
+    """Whether a state is certain to have what a token names."""
+    return (
+        token.committed
+        and receipt.cluster_id == token.cluster_id
+        and receipt.applied_index >= token.index
+        and receipt.applied_term >= token.term  # a token of another history, as of a cluster that was restored
+    )

@@ -255,6 +255,20 @@ async def test_latencies_are_measured_where_they_are_of_use(cluster: FakeCluster
         assert all(one.latency is None for one in far.endpoint_states())
 
 
+async def test_who_has_only_heard_signs_of_life_has_seen_nothing(cluster: FakeCluster) -> None:
+    async with (
+        AsyncClient(cluster.addresses) as writer,
+        AsyncClient(cluster.addresses, read_from=ReadFrom.NEAREST) as client,
+    ):
+        await writer.put("k", "v")
+        async with asyncio.timeout(10):
+            while len(client.endpoint_states()) < 3 or any(one.latency is None for one in client.endpoint_states()):
+                await client.status()
+        assert client.token is None
+        await client.get("k", level=ReadLevel.LOCAL)
+        assert client.token == writer.token
+
+
 async def test_a_witness_is_not_asked(cluster: FakeCluster) -> None:
     async with AsyncClient(cluster.addresses) as client:
         await client.put("k", "v")

@@ -127,6 +127,22 @@ def test_a_local_read_is_called_no_more_than_it_is() -> None:
     assert made.labelled(read_at(9)).guarantee is Guarantee.STALE_PREFIX  # the open write may not be in it
 
 
+@pytest.mark.parametrize(
+    ("token", "called"),
+    [
+        (ReadToken(7, 1, 9), Guarantee.AT_LEAST),
+        (ReadToken(7, 1, 10), Guarantee.STALE_PREFIX),
+        (ReadToken(7, 1, 9, committed=False), Guarantee.STALE_PREFIX),
+        (ReadToken(8, 1, 9), Guarantee.STALE_PREFIX),
+        (ReadToken(7, 2, 9), Guarantee.STALE_PREFIX),
+    ],
+)
+def test_what_was_asked_for_is_compared_with_the_token_that_was_given(token: ReadToken, called: Guarantee) -> None:
+    assert seen().labelled(read_at(9), token).guarantee is called
+    assert seen((1, 5, True)).labelled(read_at(9), token).guarantee is called
+    assert seen((1, 10, True)).labelled(read_at(9), token).guarantee is Guarantee.STALE_PREFIX
+
+
 def test_receipts_in_words() -> None:
     early = WriteReceipt(7, 1, 6, committed=False, durable_on=1, wanted=1)
     assert early.words == "not known to be committed, on the disks of 1: a change of leaders may lose it"
