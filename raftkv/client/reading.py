@@ -65,7 +65,7 @@ class ReadCore(ClientCore):
     ) -> Answered:
         request = operation.range
         if fallback is None and endpoint is None:  # most of them
-            if level is ReadLevel.LINEARIZABLE and self._read_from is ReadFrom.LEADER:
+            if level is ReadLevel.LINEARIZABLE and self._read_from is ReadFrom.LEADER and not self._seen.is_open:
                 size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
                 call = await self._call(Kind.READ, operation, size_bytes, timeout)
                 return call.future.result().range, call.read
@@ -92,10 +92,13 @@ class ReadCore(ClientCore):
         """Return how to ask for reads of a level, as it was worked out for the one before; None: each with care."""
         plan = self._plan
         seen = self._seen
+        if seen.is_open and self._sees_own(level):
+            check_level(level)
+            return None  # its fate has to come to light
         if (
             plan is not None
             and (plan.level is level or (type(plan.level) is type(level) and plan.level == level))
-            and (not plan.carries or (plan.seen == seen.index and not seen.is_open))
+            and (not plan.carries or plan.seen == seen.index)
         ):
             return plan
         check_level(level)
@@ -103,9 +106,7 @@ class ReadCore(ClientCore):
             return None  # one token after the other
         if isinstance(level, Quorum) and level.coordinator == "client":
             return None
-        carries = level not in _LEADS and (self._monotonic or isinstance(level, AtLeast))
-        if carries and seen.is_open:
-            return None  # its fate has to come to light
+        carries = level not in _LEADS and self._sees_own(level)
         near = self._read_from is ReadFrom.NEAREST
         asked = kv_pb2.RangeRequest()
         fill_level(asked, level, seen.committed if carries else None, here=near)
@@ -124,8 +125,7 @@ class ReadCore(ClientCore):
                 if token is None or token.committed or self._seen.settle(token) or _is_given(level):
                     raise
                 continue  # of several reads that carried it, one tells its caller
-            if token is not None and not token.committed:
-                self._seen.heard(token.cluster_id, token.term, token.index, committed=True)
+            self._settled(token, receipt)
             if floor is not None and receipt.applied_index < floor.index:
                 return await self._attempt(request, level, floor, deadline)
             return answer, receipt
@@ -144,7 +144,8 @@ class ReadCore(ClientCore):
         size_bytes = wire.size_estimate() + operation.ByteSize()
         left_s = max(deadline - dispatcher.loop.time(), 0.001)
         lane = lane_of_read(operation.range, foreign=token is not None and (not token.committed or _is_given(level)))
-        call = await self._call(_kind(level, near=near), operation, size_bytes, left_s, lane)
+        kind = Kind.LOCAL_READ if operation.range.here else _kind(level, near=near)
+        call = await self._call(kind, operation, size_bytes, left_s, lane)
         return call.future.result().range, call.read
 
     async def _read_of_one(
@@ -163,7 +164,9 @@ class ReadCore(ClientCore):
             if token is not None:
                 self._seen.settle(token)
             raise
-        return answer, self._heard(receipt_of(answer))
+        receipt = self._heard(receipt_of(answer))
+        self._settled(token, receipt)
+        return answer, receipt
 
     async def _read_or_stale(self, request: kv_pb2.RangeRequest, level: Level, seconds: float) -> Answered:
         dispatcher = self._open()
@@ -182,7 +185,8 @@ class ReadCore(ClientCore):
 
     def _carried(self, level: Level) -> _Carried:
         if level in _LEADS:
-            return _Carried(None, None)
+            # All that is committed is in it anyway. What is not, the leader may not have committed yet, or have lost.
+            return _Carried(self._seen.to_carry() if self._seen.is_open else None, None)
         given = level.token if isinstance(level, AtLeast) else None
         if given is not None:
             self._seen.check(given)
@@ -190,6 +194,15 @@ class ReadCore(ClientCore):
         if not self._monotonic and not isinstance(level, AtLeast):
             return _Carried(None, None)
         return _Carried(self._seen.to_carry(), self._seen.committed)
+
+    def _sees_own(self, level: Level) -> bool:
+        """Whether reads of a level must show the client's own writes, or say that one is lost."""
+        return self._monotonic or level in _LEADS or isinstance(level, AtLeast)
+
+    def _settled(self, token: ReadToken | None, receipt: ReadReceipt) -> None:
+        """A read that carried `token` was answered: an open write is committed, if the state has come to it."""
+        if token is not None and not token.committed and receipt.applied_index >= token.index:
+            self._seen.heard(token.cluster_id, token.term, token.index, committed=True)
 
     def _heard(self, receipt: ReadReceipt) -> ReadReceipt:
         self._seen.heard(receipt.cluster_id, receipt.applied_term, receipt.applied_index, committed=True)
