@@ -29,9 +29,10 @@ Answered = tuple[kv_pb2.RangeResponse, ReadReceipt]
 class _Carried(NamedTuple):
     """What a read must not fall behind."""
 
-    token: ReadToken | None
+    tokens: tuple[ReadToken | None, ...]
+    """One after the other: each of several open writes has its own fate. Never empty; None: nothing."""
     floor: ReadToken | None
-    """Another place, of the client's own, which the token need not imply."""
+    """Another place, of the client's own, which the tokens need not imply."""
 
 
 class Plan(NamedTuple):
@@ -118,8 +119,12 @@ class ReadCore(ClientCore):
     async def _read_level(self, request: kv_pb2.RangeRequest, level: Level, deadline: float) -> Answered:
         """Read at a level, over the loss of nodes and leaders, with what the client has seen."""
         while True:
-            token, floor = self._carried(level)
+            (*earlier, last), floor = self._carried(level)
+            token: ReadToken | None = None
             try:
+                for token in earlier:
+                    self._settled(token, (await self._attempt(request, level, token, deadline))[1])
+                token = last
                 answer, receipt = await self._attempt(request, level, token, deadline)
             except (WriteLost, TokenOutOfRange):
                 if token is None or token.committed or self._seen.settle(token) or _is_given(level):
@@ -155,17 +160,21 @@ class ReadCore(ClientCore):
             raise InvalidArgument('coordinator="client" asks the voters itself, and endpoint= says to ask one node')
         address = parse_endpoint(endpoint)
         # What a node holds is asked for to look at that node: LOCAL is left as it is.
-        token = None if level is ReadLevel.LOCAL else self._carried(level).token
-        fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
-        rpc = self._open().connections.get(address).kv.Range(request, timeout=self._seconds(timeout))
-        try:
-            answer = await answer_of(address, rpc)
-        except (WriteLost, TokenOutOfRange):
-            if token is not None:
-                self._seen.settle(token)
-            raise
-        receipt = self._heard(receipt_of(answer))
-        self._settled(token, receipt)
+        tokens = (None,) if level is ReadLevel.LOCAL else self._carried(level).tokens
+        dispatcher = self._open()
+        deadline = dispatcher.loop.time() + self._seconds(timeout)
+        for token in tokens:
+            fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
+            left_s = max(deadline - dispatcher.loop.time(), 0.001)
+            rpc = dispatcher.connections.get(address).kv.Range(request, timeout=left_s)
+            try:
+                answer = await answer_of(address, rpc)
+            except (WriteLost, TokenOutOfRange):
+                if token is not None:
+                    self._seen.settle(token)
+                raise
+            receipt = self._heard(receipt_of(answer))
+            self._settled(token, receipt)
         return answer, receipt
 
     async def _read_or_stale(self, request: kv_pb2.RangeRequest, level: Level, seconds: float) -> Answered:
@@ -186,14 +195,14 @@ class ReadCore(ClientCore):
     def _carried(self, level: Level) -> _Carried:
         if level in _LEADS:
             # All that is committed is in it anyway. What is not, the leader may not have committed yet, or have lost.
-            return _Carried(self._seen.to_carry() if self._seen.is_open else None, None)
+            return _Carried(self._seen.to_carry() if self._seen.is_open else (None,), None)
         given = level.token if isinstance(level, AtLeast) else None
         if given is not None:
             self._seen.check(given)
-            return _Carried(given, self._seen.committed if self._monotonic else None)
+            return _Carried((given,), self._seen.committed if self._monotonic else None)
         if not self._monotonic and not isinstance(level, AtLeast):
-            return _Carried(None, None)
-        return _Carried(self._seen.to_carry(), self._seen.committed)
+            return _Carried((None,), None)
+        return _Carried(self._seen.to_carry() or (None,), self._seen.committed)
 
     def _sees_own(self, level: Level) -> bool:
         """Whether reads of a level must show the client's own writes, or say that one is lost."""

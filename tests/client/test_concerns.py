@@ -15,6 +15,7 @@ from raftkv.client import (
     Guarantee,
     PutResult,
     ReadLevel,
+    ReadToken,
     WriteReceipt,
     put,
     version,
@@ -158,6 +159,39 @@ async def test_a_linearizable_read_tells_of_a_lost_write_once(cluster: FakeClust
         pair = await client.get("k", level=level)
         assert pair is not None
         assert pair.value == b"v"
+
+
+@pytest.mark.parametrize("one_node", [False, True])
+@pytest.mark.parametrize("level", [ReadLevel.LINEARIZABLE, AtLeast()])
+async def test_an_earlier_lost_write_is_told_of_after_a_later_one(
+    cluster: FakeCluster, level: ReadLevel | AtLeast, one_node: bool
+) -> None:
+    """The first write is lost with its leader; the second one, in a later term, is not."""
+    endpoint = cluster[2].address if one_node else None
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "v")
+        await client.put("k", "lost", concern="leader")
+        cluster.elect(2)
+        cluster.store.log.lose(cluster.term)
+        kept = await client.put("k", "kept", concern="leader")
+        assert kept.receipt.token == client.token == ReadToken(7, 2, 3, committed=False)
+        cluster.store.log.applied = 3
+        with pytest.raises(WriteLost, match=r"the write at .*1-2\b.* lost"):
+            await client.get("k", level=level, endpoint=endpoint)
+        found = await client.read("k", level=level, endpoint=endpoint)
+        assert found.receipt.applied_index == 3
+        assert not client._seen.is_open
+
+
+async def test_several_open_writes_are_settled_by_one_read(cluster: FakeCluster) -> None:
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "v", concern="leader")
+        cluster.elect(2)
+        await client.put("k", "w", concern="leader")
+        cluster.elect(3)
+        cluster.store.log.applied = cluster.store.log.append(cluster.term)
+        assert (await client.read("k")).receipt.applied_index == 3
+        assert not client._seen.is_open
 
 
 async def test_one_node_that_answers_settles_an_open_write_too(cluster: FakeCluster) -> None:
