@@ -70,19 +70,24 @@ class WriteReceipt:
     """Log index of the configuration whose voters were counted."""
 
     @property
-    def reached(self) -> bool:
-        """Whether as many voters had it as the write concern asked for. If not, it is committed all the same."""
-        return self.durable_on >= self.wanted
+    def reached(self) -> bool | None:
+        """Whether as many voters had it as the write concern asked for. If not, it is committed all the same.
+
+        None: not known, as where leadership was lost before they were counted. What is committed, a majority has.
+        """
+        if self.committed and self.wanted <= 1:
+            return True
+        return self.durable_on >= self.wanted if self.durable_on else None
 
     @property
     def words(self) -> str:
         """What it is, for people."""
-        known = f"on the disks of {self.durable_on}" if self.durable_on else "on an unknown number of disks"
+        known = f"on the disks of {self.durable_on}" if self.durable_on else "how many have it on disk is not known"
         if not self.index:
             return "committed"
         if not self.committed:
             return f"not known to be committed, {known}: a change of leaders may lose it"
-        missed = "" if self.reached else f", {self.wanted} were asked for and not reached in time"
+        missed = f", {self.wanted} were asked for and not reached in time" if self.reached is False else ""
         return f"committed, {known}{missed}"
 
     @property

@@ -103,7 +103,7 @@ def test_receipts_of_writes_as_json() -> None:
     }
     assert described_write(COMMITTED)["token"] == "00000000000000ff-7-4211"
     unknown = described_write(WriteReceipt(255, 7, 4211, committed=True, durable_on=0, wanted=3))
-    assert (unknown["durable_on"], unknown["reached"]) == (None, False)
+    assert (unknown["durable_on"], unknown["reached"]) == (None, None)
 
 
 def test_receipts_of_reads_as_json() -> None:
@@ -140,8 +140,8 @@ def test_what_reads_say(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_writes_say(capsys: pytest.CaptureFixture[str]) -> None:
-    def said(receipt: WriteReceipt, *, verbose: bool = False) -> str:
-        say_write(receipt, verbose=verbose)
+    def said(receipt: WriteReceipt, *, asked: str | None = None, verbose: bool = False) -> str:
+        say_write(receipt, asked=asked, verbose=verbose)
         return capsys.readouterr().err
 
     assert said(COMMITTED) == ""
@@ -149,3 +149,10 @@ def test_what_writes_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(SHORT) == f"raftkv: {SHORT.words}\n"
     assert "3 were asked for" in SHORT.words
     assert said(COMMITTED, verbose=True) == f"raftkv: {COMMITTED.words}; token 00000000000000ff-7-4211\n"
+    # Leadership was lost before anybody had counted. What is committed, a majority has.
+    uncounted = WriteReceipt(255, 7, 4211, committed=True, durable_on=0, wanted=2)
+    assert said(uncounted) == said(uncounted, asked="majority") == ""
+    for asked in ("all", "2"):
+        assert said(uncounted, asked=asked) == (
+            "raftkv: committed, how many have it on disk is not known, 2 were asked for\n"
+        )

@@ -181,7 +181,12 @@ def test_receipts_in_words() -> None:
     assert early.token == ReadToken(7, 1, 6, committed=False)
     missed = WriteReceipt(7, 1, 6, committed=True, durable_on=2, wanted=3)
     assert missed.words == "committed, on the disks of 2, 3 were asked for and not reached in time"
-    assert not missed.reached
+    assert missed.reached is False
+    uncounted = WriteReceipt(7, 1, 6, committed=True, durable_on=0, wanted=2)
+    assert uncounted.words == "committed, how many have it on disk is not known"
+    assert uncounted.reached is None
+    assert WriteReceipt(7, 1, 6, committed=True, durable_on=0, wanted=1).reached is True
+    assert WriteReceipt(7, 1, 6, committed=False, durable_on=0, wanted=1).reached is None
     assert (
         ReadReceipt(Guarantee.BOUNDED, staleness=0.25).words
         == "sees every write acknowledged at a majority more than 250 ms before"
