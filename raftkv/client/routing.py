@@ -282,6 +282,17 @@ class Router:
             endpoint.last_error = error
             endpoint.breaker.failed(now, self._random)
 
+    def unknown_members(self, members: Collection[int], answered: Collection[str] = ()) -> frozenset[int]:
+        """Return which of `members` are at none of the known addresses.
+
+        `answered`: endpoints of which it is known otherwise who is there. None is sure to be unknown while nobody can
+        tell who is at some endpoint.
+        """
+        if any(not one.member_id and one.address not in answered for one in self._endpoints.values()):
+            return frozenset()
+        at_hand = {endpoint.member_id for endpoint in self._endpoints.values()}
+        return frozenset(members) - at_hand - self._members.keys()
+
     def known_addresses(self) -> tuple[str, ...]:
         """Return every address at which a member may be reached, each member once."""
         at_hand = {endpoint.member_id for endpoint in self._endpoints.values()}
