@@ -126,7 +126,7 @@ class Verdict(Enum):
     ELSEWHERE = auto()
     """Try another node at once; when all have refused, poll."""
     ANOTHER = auto()
-    """This node cannot answer such a read now, which says nothing about who leads: try another one."""
+    """This node cannot answer such a read now: try another one. That says nothing about who leads, or of its health."""
     LATER = auto()
     """Try again after a growing wait."""
     NEW_SESSION = auto()

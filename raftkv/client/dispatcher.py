@@ -454,7 +454,7 @@ class Dispatcher:
             call.attempts += 1
             self.loop.call_later(backoff_s(call.attempts, self.random), self._again, call)
         elif verdict is Verdict.ANOTHER:
-            self._unable(stream, failure.message)
+            # It is well, and has said so: only silence and broken streams count against a node.
             call.tried = (*call.tried, stream.address)
             if worth_retrying(call, self.loop.time()):
                 self._dispatch(call)
@@ -518,7 +518,7 @@ class Dispatcher:
         self._target = self._reader = None
 
     def _unable(self, stream: Pipeline, reason: str) -> None:
-        """A node is reachable, and could not answer from its own state."""
+        """A node is reachable, and came to no answer from its own state."""
         self.router.read_failed(stream.address, self.loop.time(), reason)
         self._reader = None
 

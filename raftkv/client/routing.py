@@ -13,8 +13,8 @@ answers tell which node each one is: a leader named by id is reached through the
 members are connected to only when the endpoints at hand cannot serve: those may have left the cluster, one and all.
 
 Writes, and reads that the leader answers, go where `choose` says. What a node answers from its own state goes where
-`choose_reader` says: it may be any node but a witness, and the breaker of one that is reachable, but could not answer
-such reads lately (it is cut off, or far behind), keeps them away from it.
+`choose_reader` says: it may be any node but a witness, and the breaker of one that is reachable, but came to no answer
+to such reads lately, keeps them away from it. One that says that it cannot answer (it is far behind) is in health.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ class Router:
             endpoint.breaker.succeeded()
 
     def read_failed(self, address: str, now: float, error: str) -> None:
-        """A node that is reachable could not answer from its own state, as well as was asked."""
+        """A node that is reachable came to no answer from its own state in time. A refusal is an answer."""
         endpoint = self._endpoints.get(address)
         if endpoint is not None and endpoint.health is Health.READY:
             endpoint.last_error = error

@@ -158,8 +158,9 @@ async def test_voters_that_are_not_asked_are_not_said_to_be_silent(cluster: Fake
     addresses = [cluster[1].address, cluster[2].address]
     async with AsyncClient(addresses, dial_learned=False, attempt_timeout=0.1) as client:
         await client.put("k", "v")
-        while not all(one.member_id for one in client.endpoint_states()):
-            await client.status()
+        async with asyncio.timeout(10):
+            while not all(one.member_id for one in client.endpoint_states()):
+                await client.status()
         await cluster[2].stop()
         with pytest.raises(
             QuorumUnavailable, match=r"1 of 3 .*; no answer from \[2\]; not asked, .* not among the endpoints: \[3\]"
