@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from raftkv.cli.levels import READS, WRITES, FallbackTo, completion, concern_of, fallback_of, level_of, several
 from raftkv.cli.receipts import described_read, described_write, say_read, say_write, weaker
@@ -32,6 +33,19 @@ from raftkv.client import AtLeast, Bounded, Guarantee, Level, Quorum, ReadLevel,
 )
 def test_levels(text: str, level: Level) -> None:
     assert level_of(text) == level
+
+
+LONG = "9" * 5000
+"""Python refuses to read numbers of more than 4300 digits."""
+
+
+@pytest.mark.parametrize("text", [f"quorum:{LONG}", f"at-least:1-1-{LONG}", f"at-least:1-{LONG}-1", f"bounded:{LONG}s"])
+def test_numbers_of_any_length_are_refused_in_short(text: str) -> None:
+    with pytest.raises(typer.BadParameter) as refused:
+        level_of(text)
+    assert len(refused.value.message) < 500
+    with pytest.raises(typer.BadParameter):
+        concern_of(LONG)
 
 
 def test_concerns() -> None:

@@ -139,6 +139,9 @@ def test_how_a_token_is_written() -> None:
         "4d2--7-1",
         "4d2-7-1-1",
         "4d2-7-99999999999999999999",
+        pytest.param("4d2-7-" + "9" * 5000, id="long index"),
+        pytest.param("4d2-" + "9" * 5000 + "-1", id="long term"),
+        pytest.param("9" * 5000 + "-1-1", id="long cluster"),
     ],
 )
 def test_what_is_no_token(text: str) -> None:
