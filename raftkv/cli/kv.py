@@ -98,7 +98,7 @@ def put(
         _print_write(f"revision {done.revision}", done.receipt, asked=write is not None)
         if done.previous is not None:
             _print_previous(done.previous, hexadecimal=hexadecimal)
-    say_write(done.receipt, verbose=verbose)
+    say_write(done.receipt, asked=write, verbose=verbose)
 
 
 def get(
@@ -180,7 +180,7 @@ def delete(
         _print_write(f"deleted {number}, revision {done.revision}", done.receipt, asked=write is not None)
         for pair in done.previous:
             _print_previous(pair, hexadecimal=hexadecimal)
-    say_write(done.receipt, verbose=verbose)
+    say_write(done.receipt, asked=write, verbose=verbose)
     if done.deleted == 0:
         what = "no key begins with" if prefix else "no key"
         fail(f"{what} {printable(key_bytes)!r}", Exit.NOT_FOUND)

@@ -15,6 +15,7 @@ import typer
 
 from raftkv.client import AtLeast, Bounded, Concern, Fallback, Level, Quorum, ReadLevel, ReadToken
 from raftkv.client.levels import MAX_REPLICAS, MAX_STALENESS_S
+from raftkv.client.receipts import shortened
 from raftkv.errors import InvalidArgument
 from raftkv.quorum import parse_concern
 
@@ -137,9 +138,9 @@ def several(text: str, option: str) -> tuple[str, ...]:
 
 
 def _voters(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_REPLICAS):
-        raise InvalidArgument("R is a number of voters, 1 to N")
-    return int(text)
+    if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_REPLICAS)) and 1 <= int(text) <= MAX_REPLICAS:
+        return int(text)
+    raise InvalidArgument("R is a number of voters, 1 to N")
 
 
 def _seconds(text: str) -> float:
@@ -152,4 +153,4 @@ def _seconds(text: str) -> float:
 
 
 def _bad(option: str, text: str, message: str) -> typer.BadParameter:
-    return typer.BadParameter(f"{text!r}: {message}", param_hint=f"'{option}'")
+    return typer.BadParameter(f"{shortened(text)!r}: {message}", param_hint=f"'{option}'")

@@ -8,6 +8,7 @@ import typer
 
 from raftkv.cli.options import Format, Output
 from raftkv.cli.output import print_json, print_line, print_table
+from raftkv.client.receipts import shortened
 from raftkv.errors import InvalidArgument
 from raftkv.quorum import Guarantee, concern_name, in_words, majority, parse_concern
 from raftkv.quorum.explain import Level, Row, Sees
@@ -55,16 +56,19 @@ def _write(text: str, nodes: int) -> int:
         row_of(nodes, concern, 0)
     except InvalidArgument:
         raise typer.BadParameter(
-            f"{text!r} is none of leader, majority, all, or 1 to {nodes} voters", param_hint="'--w'"
+            f"{shortened(text)!r} is none of leader, majority, all, or 1 to {nodes} voters", param_hint="'--w'"
         ) from None
     return concern
 
 
 def _read(text: str, nodes: int) -> int:
     named = {"majority": majority(nodes), "all": nodes}
-    found = named.get(text) or (int(text) if text.isascii() and text.isdigit() else 0)
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NODES))
+    found = named.get(text) or (int(text) if is_number else 0)
     if not 1 <= found <= nodes:
-        raise typer.BadParameter(f"{text!r} is none of majority, all, or 1 to {nodes} voters", param_hint="'--r'")
+        raise typer.BadParameter(
+            f"{shortened(text)!r} is none of majority, all, or 1 to {nodes} voters", param_hint="'--r'"
+        )
     return found
 
 

@@ -52,12 +52,17 @@ def weaker(receipt: ReadReceipt) -> str:
     return "" if receipt.guarantee is Guarantee.LINEARIZABLE else f" ({receipt.words})"
 
 
-def say_write(receipt: WriteReceipt, *, verbose: bool) -> None:
-    """Say on stderr that a write has not reached what was asked for; if `verbose`, whatever is known of it."""
+def say_write(receipt: WriteReceipt, *, asked: str | None, verbose: bool) -> None:
+    """Say on stderr that a write has not, or may not have, reached what was `asked` for (None: nothing by name).
+
+    If `verbose`: whatever is known of it. What is committed, a majority has, whoever counted.
+    """
     if verbose:
         say(f"{receipt.words}; token {receipt.token or 'unknown'}")
-    elif receipt.committed and not receipt.reached:
+    elif receipt.committed and receipt.reached is False:
         say(receipt.words)
+    elif receipt.committed and receipt.reached is None and asked not in (None, "majority"):
+        say(f"{receipt.words}, {receipt.wanted} were asked for")
 
 
 def _where(receipt: ReadReceipt) -> str:

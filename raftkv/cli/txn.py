@@ -71,7 +71,7 @@ def txn(
         print_line(f"{_verdict(result)}, revision {result.revision}{acknowledged}")
         for line in _lines(result, "", hexadecimal=hexadecimal):
             print_line(line)
-    say_write(result.receipt, verbose=verbose)
+    say_write(result.receipt, asked=write, verbose=verbose)
     return Exit.OK if result.succeeded else Exit.CONFLICT
 
 

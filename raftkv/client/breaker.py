@@ -18,7 +18,7 @@ from typing import Final
 from raftkv.client.backoff import backoff_s
 
 FAILURES_TO_OPEN: Final = 3
-"""So many reads in a row that a reachable node could not answer."""
+"""So many reads in a row that a reachable node came to no answer to."""
 
 
 class BreakerState(Enum):
@@ -60,7 +60,7 @@ class Breaker:
         self.failures = 0
 
     def failed(self, now: float, random: Random) -> None:
-        """A reachable node could not answer. What was asked before it opened changes nothing more."""
+        """A reachable node came to no answer. What was asked before it opened changes nothing more."""
         if self.state is BreakerState.OPEN:
             return
         self.failures += 1

@@ -18,6 +18,7 @@ from raftkv.errors import (
     RaftKVError,
     TooStale,
 )
+from raftkv.quorum import DEFAULT
 from raftkv.v1 import kv_pb2
 
 COMMON: Final = 0
@@ -125,7 +126,7 @@ class Verdict(Enum):
     ELSEWHERE = auto()
     """Try another node at once; when all have refused, poll."""
     ANOTHER = auto()
-    """This node cannot answer such a read now, which says nothing about who leads: try another one."""
+    """This node cannot answer such a read now: try another one. That says nothing about who leads, or of its health."""
     LATER = auto()
     """Try again after a growing wait."""
     NEW_SESSION = auto()
@@ -145,9 +146,9 @@ _ANOTHER: Final = frozenset({ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE, 
 # DEADLINE_EXCEEDED: the node was less patient than the caller, who has time left or would not be asking.
 _LATER: Final = frozenset({ErrorCode.OVERLOADED, ErrorCode.DEADLINE_EXCEEDED})
 
-# Judged from the operation alone, so every attempt at a write is judged alike: if this one had no effect, none had. Or
-# judged where the write is applied, and only there: the session remembers that as the result of the write, and whatever
-# copies of it come later get the same.
+# Judged from the operation alone, so every attempt at a write is judged alike: if this one had no effect, none had
+# (but for a write concern: see `_is_conclusive`). Or judged where the write is applied, and only there: the session
+# remembers that as the result of the write, and whatever copies of it come later get the same.
 _CONCLUSIVE: Final = frozenset(
     {
         ErrorCode.INVALID_ARGUMENT,
@@ -187,9 +188,23 @@ def worth_retrying(call: Call, now: float) -> bool:
 
 def final_error(call: Call, error: RaftKVError) -> RaftKVError:
     """Return what to raise for a refusal that is not retried: an earlier attempt may have left the outcome open."""
-    if error.code not in _CONCLUSIVE:
+    if not _is_conclusive(call, error):
         error.ambiguous = error.ambiguous or (call.is_write and call.doubtful)
     return error
+
+
+def _is_conclusive(call: Call, error: RaftKVError) -> bool:
+    """Whether the refusal of one attempt tells of all attempts that they had no effect."""
+    if error.code is ErrorCode.INVALID_ARGUMENT and _has_concern(call.operation):
+        # A leader judges a concern by its own configuration: an earlier attempt may have met with another one, which
+        # allowed it.
+        return False
+    return error.code in _CONCLUSIVE
+
+
+def _has_concern(operation: kv_pb2.Operation) -> bool:
+    request = getattr(operation, str(operation.WhichOneof("operation")), None)
+    return getattr(request, "write_concern", DEFAULT) != DEFAULT
 
 
 def out_of_time(call: Call, unreachable: str) -> RaftKVError:

@@ -6,7 +6,7 @@ The rules are those of `raftkv.quorum.reading`, as on the nodes; here is who is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import NamedTuple
@@ -45,6 +45,7 @@ class _Heard(NamedTuple):
     member_id: int
     answer: Answer
     applied: tuple[int, int]
+    cluster_id: int
 
 
 class _Agreed(NamedTuple):
@@ -54,6 +55,8 @@ class _Agreed(NamedTuple):
     membership: Membership
     addresses: tuple[str, ...]
     """Who may answer, the most promising first. Any other replica may as well."""
+    cluster_id: int
+    """Of which cluster all of this is."""
 
 
 async def quorum_read(
@@ -89,10 +92,14 @@ async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _
     membership: Membership | None = None
     answers: dict[int, Answer] = {}
     missing = 0
+    cluster_id = dispatcher.seen.cluster_id
     while True:
         begin: Membership | None = None
-        async with aclosing(_log_ends(dispatcher, dispatcher.router.known_addresses(), deadline)) as ends:
+        async with aclosing(_log_ends(dispatcher, dispatcher.router.known_addresses(), cluster_id, deadline)) as ends:
             async for one in ends:
+                cluster_id = cluster_id or one.cluster_id
+                if one.cluster_id != cluster_id:
+                    continue  # places and members of one cluster mean nothing in another
                 heard[one.member_id] = one
                 answers[one.member_id] = one.answer
                 if membership is None:
@@ -106,7 +113,7 @@ async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _
                 if isinstance(decision, Wait):
                     missing = decision.missing
                 else:
-                    return _Agreed(decision, membership, _by_promise(heard.values(), membership))
+                    return _Agreed(decision, membership, _by_promise(heard.values(), membership), cluster_id)
         if begin is None:
             break
         membership, answers = begin, {}
@@ -114,21 +121,30 @@ async def _ask_once(dispatcher: Dispatcher, replicas: int, deadline: float) -> _
         return None
     needed = required_replicas(replicas, len(membership.voters))
     silent = sorted(membership.voters - answers.keys())
+    answered = {one.address for one in heard.values()}
     if heard:
         # Some of them may be at addresses that this client has never heard of.
         await dispatcher.learn_members_from(next(iter(heard.values())).address)
     return QuorumUnavailable(
-        f"{needed - missing} of {len(membership.voters)} voters told the end of their logs, {needed} are needed; "
-        f"no answer from {silent}"
+        f"{needed - missing} of {len(membership.voters)} voters told the end of their logs, {needed} are needed"
+        f"{_who_is_silent(silent, dispatcher.router.unknown_members(silent, answered))}"
+    )
+
+
+def _who_is_silent(silent: Sequence[int], unknown: Collection[int]) -> str:
+    asked = [voter for voter in silent if voter not in unknown]
+    unasked = [voter for voter in silent if voter in unknown]
+    return (f"; no answer from {asked}" if asked else "") + (
+        f"; not asked, as they are not among the endpoints: {unasked}" if unasked else ""
     )
 
 
 async def _log_ends(
-    dispatcher: Dispatcher, addresses: Collection[str], deadline: float
+    dispatcher: Dispatcher, addresses: Collection[str], cluster_id: int, deadline: float
 ) -> AsyncGenerator[_Heard, None]:
     """Ask all of them at once; yield what they say, as it comes. Those that fail are left out."""
     left_s = min(dispatcher.attempt_timeout, max(deadline - dispatcher.loop.time(), 0.0))
-    asked = {asyncio.create_task(_log_end(dispatcher, address, left_s)) for address in addresses}
+    asked = {asyncio.create_task(_log_end(dispatcher, address, cluster_id, left_s)) for address in addresses}
     waiting = asked
     try:
         while waiting:
@@ -143,15 +159,17 @@ async def _log_ends(
         await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def _log_end(dispatcher: Dispatcher, address: str, left_s: float) -> _Heard | None:
-    rpc = dispatcher.connections.get(address).kv.LogEnd(kv_pb2.LogEndRequest(), timeout=left_s)
+async def _log_end(dispatcher: Dispatcher, address: str, cluster_id: int, left_s: float) -> _Heard | None:
+    asked = kv_pb2.LogEndRequest(cluster_id=cluster_id)
+    rpc = dispatcher.connections.get(address).kv.LogEnd(asked, timeout=left_s)
     try:
         said = await answer_of(address, rpc)
     except RaftKVError:
         return None  # too few answers are told of by who is missing
     membership = Membership(said.configuration_index, frozenset(said.voters), frozenset(said.witnesses), said.joint)
     answer = Answer(LogEnd(said.last_term, said.last_index), membership)
-    return _Heard(address, said.header.member_id, answer, (said.applied_term, said.applied_index))
+    applied = said.applied_term, said.applied_index
+    return _Heard(address, said.header.member_id, answer, applied, said.header.cluster_id)
 
 
 def _by_promise(heard: Collection[_Heard], membership: Membership) -> tuple[str, ...]:
@@ -189,7 +207,8 @@ async def _rinsed(
             receipt = receipt_of(answer)
             # Judged by what the answer says of itself: a claim is not made because it was asked for.
             behind = token is not None and token.committed and receipt.applied_index < token.index
-            if is_rinsed(end, *receipt.applied) and not behind:
+            mine = receipt.cluster_id == agreed.cluster_id
+            if mine and is_rinsed(end, *receipt.applied) and not behind:
                 guarantee, sees = of_quorum_read(agreed.target.replicas, len(agreed.membership.voters))
                 return answer, replace(
                     receipt,

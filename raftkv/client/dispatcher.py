@@ -245,7 +245,7 @@ class Dispatcher:
         self._heard(leader)
         outstanding = stream.outstanding
         live = self._live
-        led = near = False
+        led = near = shown = False
         wrote, read = self._receipts(response)
         for result in response.results:
             call = outstanding.pop(result.id, None)
@@ -271,9 +271,16 @@ class Dispatcher:
                         near = True
                     else:
                         led = True
-                    call.read = read if not result.HasField("read") else self._read(result.read, header)
+                    if result.HasField("read"):
+                        call.read = to_read_receipt(result.read, header.cluster_id)
+                        self._shown(call.read)
+                    else:
+                        call.read = read
+                        shown = True
                 if not call.future.done():
                     call.future.set_result(result)
+        if shown:
+            self._shown(read)
         if near:
             self.router.read_answered(stream.address)
         self._fill_window()
@@ -289,7 +296,7 @@ class Dispatcher:
         header = response.header
         return (
             self._wrote(response.wrote, header) if response.HasField("wrote") else UNTOLD_WRITE,
-            self._read(response.read, header) if response.HasField("read") else UNTOLD_READ,
+            to_read_receipt(response.read, header.cluster_id) if response.HasField("read") else UNTOLD_READ,
         )
 
     def _wrote(self, receipt: common_pb2.WriteReceipt, header: common_pb2.ResponseHeader) -> WriteReceipt:
@@ -297,10 +304,9 @@ class Dispatcher:
         self.seen.heard(found.cluster_id, found.term, found.index, committed=found.committed)
         return found
 
-    def _read(self, receipt: common_pb2.ReadReceipt, header: common_pb2.ResponseHeader) -> ReadReceipt:
-        found = to_read_receipt(receipt, header.cluster_id)
-        self.seen.heard(found.cluster_id, found.applied_term, found.applied_index, committed=True)
-        return found
+    def _shown(self, receipt: ReadReceipt) -> None:
+        """A caller is shown this state. Those that only signs of life come from, nobody has seen."""
+        self.seen.heard(receipt.cluster_id, receipt.applied_term, receipt.applied_index, committed=True)
 
     def ended(self, stream: Pipeline, reason: str) -> None:
         """A stream broke: its calls go elsewhere at once."""
@@ -448,7 +454,7 @@ class Dispatcher:
             call.attempts += 1
             self.loop.call_later(backoff_s(call.attempts, self.random), self._again, call)
         elif verdict is Verdict.ANOTHER:
-            self._unable(stream, failure.message)
+            # It is well, and has said so: only silence and broken streams count against a node.
             call.tried = (*call.tried, stream.address)
             if worth_retrying(call, self.loop.time()):
                 self._dispatch(call)
@@ -512,7 +518,7 @@ class Dispatcher:
         self._target = self._reader = None
 
     def _unable(self, stream: Pipeline, reason: str) -> None:
-        """A node is reachable, and could not answer from its own state."""
+        """A node is reachable, and came to no answer from its own state."""
         self.router.read_failed(stream.address, self.loop.time(), reason)
         self._reader = None
 

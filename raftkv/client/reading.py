@@ -29,9 +29,10 @@ Answered = tuple[kv_pb2.RangeResponse, ReadReceipt]
 class _Carried(NamedTuple):
     """What a read must not fall behind."""
 
-    token: ReadToken | None
+    tokens: tuple[ReadToken | None, ...]
+    """One after the other: each of several open writes has its own fate. Never empty; None: nothing."""
     floor: ReadToken | None
-    """Another place, of the client's own, which the token need not imply."""
+    """Another place, of the client's own, which the tokens need not imply."""
 
 
 class Plan(NamedTuple):
@@ -65,7 +66,7 @@ class ReadCore(ClientCore):
     ) -> Answered:
         request = operation.range
         if fallback is None and endpoint is None:  # most of them
-            if level is ReadLevel.LINEARIZABLE and self._read_from is ReadFrom.LEADER:
+            if level is ReadLevel.LINEARIZABLE and self._read_from is ReadFrom.LEADER and not self._seen.is_open:
                 size_bytes = wire.size_estimate(request.key, request.range_end, request.cursor)
                 call = await self._call(Kind.READ, operation, size_bytes, timeout)
                 return call.future.result().range, call.read
@@ -92,10 +93,13 @@ class ReadCore(ClientCore):
         """Return how to ask for reads of a level, as it was worked out for the one before; None: each with care."""
         plan = self._plan
         seen = self._seen
+        if seen.is_open and self._sees_own(level):
+            check_level(level)
+            return None  # its fate has to come to light
         if (
             plan is not None
             and (plan.level is level or (type(plan.level) is type(level) and plan.level == level))
-            and (not plan.carries or (plan.seen == seen.index and not seen.is_open))
+            and (not plan.carries or plan.seen == seen.index)
         ):
             return plan
         check_level(level)
@@ -103,9 +107,7 @@ class ReadCore(ClientCore):
             return None  # one token after the other
         if isinstance(level, Quorum) and level.coordinator == "client":
             return None
-        carries = level not in _LEADS and (self._monotonic or isinstance(level, AtLeast))
-        if carries and seen.is_open:
-            return None  # its fate has to come to light
+        carries = level not in _LEADS and self._sees_own(level)
         near = self._read_from is ReadFrom.NEAREST
         asked = kv_pb2.RangeRequest()
         fill_level(asked, level, seen.committed if carries else None, here=near)
@@ -117,15 +119,18 @@ class ReadCore(ClientCore):
     async def _read_level(self, request: kv_pb2.RangeRequest, level: Level, deadline: float) -> Answered:
         """Read at a level, over the loss of nodes and leaders, with what the client has seen."""
         while True:
-            token, floor = self._carried(level)
+            (*earlier, last), floor = self._carried(level)
+            token: ReadToken | None = None
             try:
+                for token in earlier:
+                    self._settled(token, (await self._attempt(request, level, token, deadline))[1])
+                token = last
                 answer, receipt = await self._attempt(request, level, token, deadline)
             except (WriteLost, TokenOutOfRange):
                 if token is None or token.committed or self._seen.settle(token) or _is_given(level):
                     raise
                 continue  # of several reads that carried it, one tells its caller
-            if token is not None and not token.committed:
-                self._seen.heard(token.cluster_id, token.term, token.index, committed=True)
+            self._settled(token, receipt)
             if floor is not None and receipt.applied_index < floor.index:
                 return await self._attempt(request, level, floor, deadline)
             return answer, receipt
@@ -144,7 +149,8 @@ class ReadCore(ClientCore):
         size_bytes = wire.size_estimate() + operation.ByteSize()
         left_s = max(deadline - dispatcher.loop.time(), 0.001)
         lane = lane_of_read(operation.range, foreign=token is not None and (not token.committed or _is_given(level)))
-        call = await self._call(_kind(level, near=near), operation, size_bytes, left_s, lane)
+        kind = Kind.LOCAL_READ if operation.range.here else _kind(level, near=near)
+        call = await self._call(kind, operation, size_bytes, left_s, lane)
         return call.future.result().range, call.read
 
     async def _read_of_one(
@@ -154,16 +160,22 @@ class ReadCore(ClientCore):
             raise InvalidArgument('coordinator="client" asks the voters itself, and endpoint= says to ask one node')
         address = parse_endpoint(endpoint)
         # What a node holds is asked for to look at that node: LOCAL is left as it is.
-        token = None if level is ReadLevel.LOCAL else self._carried(level).token
-        fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
-        rpc = self._open().connections.get(address).kv.Range(request, timeout=self._seconds(timeout))
-        try:
-            answer = await answer_of(address, rpc)
-        except (WriteLost, TokenOutOfRange):
-            if token is not None:
-                self._seen.settle(token)
-            raise
-        return answer, self._heard(receipt_of(answer))
+        tokens = (None,) if level is ReadLevel.LOCAL else self._carried(level).tokens
+        dispatcher = self._open()
+        deadline = dispatcher.loop.time() + self._seconds(timeout)
+        for token in tokens:
+            fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
+            left_s = max(deadline - dispatcher.loop.time(), 0.001)
+            rpc = dispatcher.connections.get(address).kv.Range(request, timeout=left_s)
+            try:
+                answer = await answer_of(address, rpc)
+            except (WriteLost, TokenOutOfRange):
+                if token is not None:
+                    self._seen.settle(token)
+                raise
+            receipt = self._heard(receipt_of(answer))
+            self._settled(token, receipt)
+        return answer, receipt
 
     async def _read_or_stale(self, request: kv_pb2.RangeRequest, level: Level, seconds: float) -> Answered:
         dispatcher = self._open()
@@ -177,19 +189,29 @@ class ReadCore(ClientCore):
             answer = await freshest.local_read(dispatcher, request, deadline)
             if answer is None:
                 raise
-        receipt = self._seen.labelled(receipt_of(answer))
+        receipt = self._seen.labelled(receipt_of(answer), level.token if isinstance(level, AtLeast) else None)
         return answer, self._heard(receipt)
 
     def _carried(self, level: Level) -> _Carried:
         if level in _LEADS:
-            return _Carried(None, None)
+            # All that is committed is in it anyway. What is not, the leader may not have committed yet, or have lost.
+            return _Carried(self._seen.to_carry() if self._seen.is_open else (None,), None)
         given = level.token if isinstance(level, AtLeast) else None
         if given is not None:
             self._seen.check(given)
-            return _Carried(given, self._seen.committed if self._monotonic else None)
+            return _Carried((given,), self._seen.committed if self._monotonic else None)
         if not self._monotonic and not isinstance(level, AtLeast):
-            return _Carried(None, None)
-        return _Carried(self._seen.to_carry(), self._seen.committed)
+            return _Carried((None,), None)
+        return _Carried(self._seen.to_carry() or (None,), self._seen.committed)
+
+    def _sees_own(self, level: Level) -> bool:
+        """Whether reads of a level must show the client's own writes, or say that one is lost."""
+        return self._monotonic or level in _LEADS or isinstance(level, AtLeast)
+
+    def _settled(self, token: ReadToken | None, receipt: ReadReceipt) -> None:
+        """A read that carried `token` was answered: an open write is committed, if the state has come to it."""
+        if token is not None and not token.committed and receipt.applied_index >= token.index:
+            self._seen.heard(token.cluster_id, token.term, token.index, committed=True)
 
     def _heard(self, receipt: ReadReceipt) -> ReadReceipt:
         self._seen.heard(receipt.cluster_id, receipt.applied_term, receipt.applied_index, committed=True)

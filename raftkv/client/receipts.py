@@ -9,6 +9,7 @@ from raftkv.errors import InvalidArgument
 from raftkv.quorum import Guarantee, in_words
 
 _MAX_U64: Final = 2**64 - 1
+_SHOWN: Final = 100
 _FORM: Final = "CLUSTER-TERM-INDEX, as in 00000000000004d2-7-4211, with ? at its end for a write that is not committed"
 
 
@@ -48,8 +49,8 @@ class ReadToken:
     def parse(cls, text: str) -> Self:
         """Return the token that `str` wrote. Raises InvalidArgument."""
         cluster, *numbers = text.strip().removesuffix("?").split("-")
-        if len(numbers) != 2 or not all(one.isascii() and one.isdigit() for one in numbers) or not _is_hex(cluster):
-            raise InvalidArgument(f"token {text!r} is not of the form {_FORM}")
+        if len(numbers) != 2 or not all(_is_number(one) for one in numbers) or not _is_hex(cluster):
+            raise InvalidArgument(f"token {shortened(text)!r} is not of the form {_FORM}")
         return cls(int(cluster, 16), int(numbers[0]), int(numbers[1]), committed=not text.strip().endswith("?"))
 
 
@@ -70,19 +71,24 @@ class WriteReceipt:
     """Log index of the configuration whose voters were counted."""
 
     @property
-    def reached(self) -> bool:
-        """Whether as many voters had it as the write concern asked for. If not, it is committed all the same."""
-        return self.durable_on >= self.wanted
+    def reached(self) -> bool | None:
+        """Whether as many voters had it as the write concern asked for. If not, it is committed all the same.
+
+        None: not known, as where leadership was lost before they were counted. What is committed, a majority has.
+        """
+        if self.committed and self.wanted <= 1:
+            return True
+        return self.durable_on >= self.wanted if self.durable_on else None
 
     @property
     def words(self) -> str:
         """What it is, for people."""
-        known = f"on the disks of {self.durable_on}" if self.durable_on else "on an unknown number of disks"
+        known = f"on the disks of {self.durable_on}" if self.durable_on else "how many have it on disk is not known"
         if not self.index:
             return "committed"
         if not self.committed:
             return f"not known to be committed, {known}: a change of leaders may lose it"
-        missed = "" if self.reached else f", {self.wanted} were asked for and not reached in time"
+        missed = f", {self.wanted} were asked for and not reached in time" if self.reached is False else ""
         return f"committed, {known}{missed}"
 
     @property
@@ -131,6 +137,15 @@ UNTOLD_WRITE: Final = WriteReceipt(0, 0, 0, committed=True, durable_on=0, wanted
 """Of an answer without a receipt: a node that has none acknowledges what is committed, and nothing else."""
 UNTOLD_READ: Final = ReadReceipt(Guarantee.UNSPECIFIED)
 """Of an answer without a receipt: nothing is known of it."""
+
+
+def shortened(text: str) -> str:
+    """Return what to show of a text that a user gave in a message that refuses it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_U64))  # Python refuses what is far longer
 
 
 def _is_hex(text: str) -> bool:

@@ -13,8 +13,8 @@ answers tell which node each one is: a leader named by id is reached through the
 members are connected to only when the endpoints at hand cannot serve: those may have left the cluster, one and all.
 
 Writes, and reads that the leader answers, go where `choose` says. What a node answers from its own state goes where
-`choose_reader` says: it may be any node but a witness, and the breaker of one that is reachable, but could not answer
-such reads lately (it is cut off, or far behind), keeps them away from it.
+`choose_reader` says: it may be any node but a witness, and the breaker of one that is reachable, but came to no answer
+to such reads lately, keeps them away from it. One that says that it cannot answer (it is far behind) is in health.
 """
 
 from __future__ import annotations
@@ -276,11 +276,22 @@ class Router:
             endpoint.breaker.succeeded()
 
     def read_failed(self, address: str, now: float, error: str) -> None:
-        """A node that is reachable could not answer from its own state, as well as was asked."""
+        """A node that is reachable came to no answer from its own state in time. A refusal is an answer."""
         endpoint = self._endpoints.get(address)
         if endpoint is not None and endpoint.health is Health.READY:
             endpoint.last_error = error
             endpoint.breaker.failed(now, self._random)
+
+    def unknown_members(self, members: Collection[int], answered: Collection[str] = ()) -> frozenset[int]:
+        """Return which of `members` are at none of the known addresses.
+
+        `answered`: endpoints of which it is known otherwise who is there. None is sure to be unknown while nobody can
+        tell who is at some endpoint.
+        """
+        if any(not one.member_id and one.address not in answered for one in self._endpoints.values()):
+            return frozenset()
+        at_hand = {endpoint.member_id for endpoint in self._endpoints.values()}
+        return frozenset(members) - at_hand - self._members.keys()
 
     def known_addresses(self) -> tuple[str, ...]:
         """Return every address at which a member may be reached, each member once."""

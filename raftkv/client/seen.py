@@ -1,12 +1,16 @@
-"""What a client has seen of the log: the token that its reads carry. Pure.
+"""What a client has seen of the log: the tokens that its reads carry. Pure.
 
-Two places are kept. The *committed* one is the highest index that any answer named: all committed entries are on one
-log, so the index alone orders them. The *open* one is the client's newest write that fewer than a majority had when it
-was acknowledged. It is settled by what is heard later of the committed log:
+The *committed* place is the highest index that any answer named: all committed entries are on one log, so the index
+alone orders them. *Open* places are those of the client's writes that fewer than a majority had when they were
+acknowledged: the newest one of each term, which stands for those before it, as one leader wrote that term's log in
+order. A later term's says nothing of them: it may be lost and they not, or the other way round, or neither, or all. An
+open place is settled by what is heard later of the committed log:
 
-    of the same term, at its index or above    it is committed: one leader wrote that term's log in order
-    of a later term, below its index           it is lost: terms never fall along a log, so no log has both
-    of a later term, at its index or above     nobody can tell: a read that carries it asks a node
+    of the same term, at its index or above    it is committed
+    of a later term, at its index or below     it is lost: terms never fall along a log, so no log has both
+    of a later term, above its index           nobody can tell: a read that carries it asks a node
+    of an earlier term, below its index        the same
+    of an earlier term, at its index or above  it is lost
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ class Seen:
         self.term = 0
         self.index = 0
         """With `term`: the highest committed place; 0: none."""
-        self._open: ReadToken | None = None
+        self._open: dict[int, ReadToken] = {}
+        """By term, few: there is a new one only where leaders change while nobody reads."""
 
     def heard(self, cluster_id: int, term: int, index: int, *, committed: bool) -> None:
         """An answer, or another client, names a place; index 0: none."""
@@ -43,12 +48,10 @@ class Seen:
             if index > self.index:
                 self.term, self.index = term, index
             # An older answer may be the one that settles it.
-            if self._open is not None and term == self._open.term and index >= self._open.index:
-                self._open = None
-        elif self._open is not None and (term, index) <= (self._open.term, self._open.index):
-            return
-        elif term != self.term or index > self.index:
-            self._open = ReadToken(cluster_id, term, index, committed=False)
+            if self._open and term in self._open and index >= self._open[term].index:
+                del self._open[term]
+        elif (term not in self._open or index > self._open[term].index) and (term != self.term or index > self.index):
+            self._open[term] = ReadToken(cluster_id, term, index, committed=False)
 
     def take_over(self, token: ReadToken) -> None:
         """Another client has seen this. Raises ClusterMismatch for a token of another cluster."""
@@ -62,21 +65,25 @@ class Seen:
                 f"token {token} is of cluster {token.cluster_id:016x}; this client talks to {self.cluster_id:016x}"
             )
 
-    def labelled(self, receipt: ReadReceipt) -> ReadReceipt:
-        """Return the receipt of a LOCAL read, called AT_LEAST where it is not older than anything seen so far."""
+    def labelled(self, receipt: ReadReceipt, given: ReadToken | None = None) -> ReadReceipt:
+        """Return the receipt of a LOCAL read, called AT_LEAST where that is certain.
+
+        It is, where the state is not older than anything seen so far, nor than the token that was `given`.
+        """
+        places = [one for one in (self.committed, given) if one is not None]
         if (
             receipt.guarantee is Guarantee.STALE_PREFIX
-            and receipt.cluster_id == self.cluster_id
-            and 0 < self.index <= receipt.applied_index
-            and self._open is None
+            and places
+            and all(_holds(receipt, one) for one in places)
+            and not self.is_open
         ):
             return replace(receipt, guarantee=Guarantee.AT_LEAST)
         return receipt
 
     @property
     def is_open(self) -> bool:
-        """Whether the fate of a write is not known yet."""
-        return self._open is not None
+        """Whether the fate of some write is not known yet."""
+        return bool(self._open)
 
     @property
     def committed(self) -> ReadToken | None:
@@ -86,28 +93,47 @@ class Seen:
     @property
     def newest(self) -> ReadToken | None:
         """The place that is farthest on, committed or not."""
-        open_one = self._open
+        open_one = self._open[max(self._open)] if self._open else None
         return open_one if open_one is not None and open_one.index > self.index else self.committed
 
-    def to_carry(self) -> ReadToken | None:
-        """Return what the next read carries: the open place while there is one, so that its fate comes to light.
+    def to_carry(self) -> tuple[ReadToken, ...]:
+        """Return what the next read carries: the open places while there are any, so that their fate comes to light.
 
-        Raises WriteLost, once, when it is clear already that the open write is lost.
+        One after the other, the earliest term first; else the committed one, or nothing.
+        Raises WriteLost, once for each, when it is clear already that an open write is lost.
         """
-        open_one = self._open
-        if open_one is None:
-            return self.committed
-        if self.term > open_one.term and self.index < open_one.index:
-            self._open = None
-            raise WriteLost(
-                f"the write at {open_one} was acknowledged by fewer than a majority, and is lost: "
-                f"index {self.index} is committed in term {self.term}"
-            )
-        return open_one
+        if not self._open:
+            committed = self.committed
+            return () if committed is None else (committed,)
+        for term in sorted(self._open):
+            open_one = self._open[term]
+            if self._excludes(open_one):
+                del self._open[term]
+                raise WriteLost(
+                    f"the write at {open_one} was acknowledged by fewer than a majority, and is lost: "
+                    f"index {self.index} is committed in term {self.term}"
+                )
+        return tuple(self._open[term] for term in sorted(self._open))
+
+    def _excludes(self, open_one: ReadToken) -> bool:
+        """Whether no log has both the committed place and the open one."""
+        if self.term > open_one.term:
+            return self.index <= open_one.index
+        return self.index >= open_one.index and self.term < open_one.term
 
     def settle(self, token: ReadToken) -> bool:
-        """A node has told the fate of an open place: forget it. False: it was not, or no longer, the open one."""
-        if token.committed or token != self._open:
+        """A node has told the fate of an open place: forget it. False: it was not, or no longer, one."""
+        if token.committed or token != self._open.get(token.term):
             return False
-        self._open = None
+        del self._open[token.term]
         return True
+
+
+def _holds(receipt: ReadReceipt, token: ReadToken) -> bool:
+    """Whether a state is certain to have what a token names."""
+    return (
+        token.committed
+        and receipt.cluster_id == token.cluster_id
+        and receipt.applied_index >= token.index
+        and receipt.applied_term >= token.term  # a token of another history, as of a cluster that was restored
+    )

@@ -16,20 +16,19 @@ _GUARANTEES: Final = {int(guarantee): guarantee for guarantee in Guarantee}
 def fill_level(request: kv_pb2.RangeRequest, level: Level, token: ReadToken | None, *, here: bool = False) -> None:
     """Write a level into a read, over any that is there. Raises InvalidArgument for what is none.
 
-    `token`: what the state must have reached, for the levels that allow an earlier one. `here`: LINEARIZABLE is to be
-    answered by the node asked.
+    `token`: what the state must have reached. `here`: LINEARIZABLE is to be answered by the node asked. With a token,
+    LINEARIZABLE and LEASE become just that: only a state that has come to a write tells whether it is there, or lost.
     """
     check_level(level)
     for name in ("at_least", "max_staleness_ms", "replicas"):
         request.ClearField(name)
-    request.here = here and level is ReadLevel.LINEARIZABLE
+    leads = level is ReadLevel.LINEARIZABLE or level is ReadLevel.LEASE
+    request.here = leads and (token is not None or (here and level is ReadLevel.LINEARIZABLE))
     match level:
         case ReadLevel.LINEARIZABLE:
             request.level = kv_pb2.ReadLevel.LINEARIZABLE
-            return
         case ReadLevel.LEASE:
-            request.level = kv_pb2.ReadLevel.LEASE
-            return
+            request.level = kv_pb2.ReadLevel.LEASE if token is None else kv_pb2.ReadLevel.LINEARIZABLE
         case AtLeast() | ReadLevel.LOCAL:
             # Who has seen nothing has seen nothing later than any state.
             request.level = kv_pb2.ReadLevel.LOCAL if token is None else kv_pb2.ReadLevel.AT_LEAST

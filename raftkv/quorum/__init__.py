@@ -10,7 +10,18 @@ coordinates it, and the model check in tests/quorum drives the very rules that r
 docs/guarantees.md.
 """
 
-from raftkv.quorum.concern import ALL, DEFAULT, LEADER, MAJORITY, Needed, concern_name, majority, needed, parse_concern
+from raftkv.quorum.concern import (
+    ALL,
+    DEFAULT,
+    LEADER,
+    MAJORITY,
+    Needed,
+    concern_name,
+    concern_words,
+    majority,
+    needed,
+    parse_concern,
+)
 from raftkv.quorum.guarantee import Guarantee, in_words, of_quorum_read
 from raftkv.quorum.reading import (
     Answer,
@@ -40,6 +51,7 @@ __all__ = [
     "Target",
     "Wait",
     "concern_name",
+    "concern_words",
     "counts",
     "decide",
     "in_words",

@@ -56,6 +56,11 @@ def concern_name(concern: int) -> str:
     return _NAME_OF.get(concern) or str(concern)
 
 
+def concern_words(concern: int) -> str:
+    """Return how a refusal names a concern: 1 may have been asked for by number or by name."""
+    return "1 (leader)" if concern == LEADER else concern_name(concern)
+
+
 def needed(concern: int, *, voters: int, keepers: int) -> Needed:
     """Return what `concern` comes to among `voters`, of which `keepers` hold data (the others are witnesses).
 

@@ -69,7 +69,9 @@ def required_replicas(replicas: int, voters: int) -> int:
     if replicas == 0:
         return majority(voters)
     if not 1 <= replicas <= voters:
-        raise InvalidArgument(f"QUORUM({replicas}) is not possible: 1 to {voters} voters, or 0 for a majority")
+        raise InvalidArgument(
+            f"QUORUM({replicas}) is not possible: 1 to {voters} voters, or none named, for a majority"
+        )
     return replicas
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from raftkv.errors import InvalidArgument
 from raftkv.kv.commands import Command, Delete, KeepAlive, Put, RegisterSession
-from raftkv.quorum import ALL, DEFAULT, MAJORITY, Needed, concern_name, majority, needed
+from raftkv.quorum import ALL, DEFAULT, MAJORITY, Needed, concern_words, majority, needed
 from raftkv.raft import Configuration, Raft
 from raftkv.server.wire import Work
 
@@ -74,7 +74,7 @@ class Concerns:
 
     def _too_few(self, concern: int) -> InvalidArgument:
         return InvalidArgument(
-            f"write concern {concern_name(concern)} is not possible for this write: only a put, or a delete of one "
+            f"write concern {concern_words(concern)} is not possible for this write: only a put, or a delete of one "
             "key, without lease, fences and previous pair has its effect whatever the state is, so that it may be "
             f"acknowledged before it is applied. Possible here: {self._from_a_majority()}"
         )

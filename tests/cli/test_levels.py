@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from raftkv.cli.levels import READS, WRITES, FallbackTo, completion, concern_of, fallback_of, level_of, several
 from raftkv.cli.receipts import described_read, described_write, say_read, say_write, weaker
@@ -32,6 +33,19 @@ from raftkv.client import AtLeast, Bounded, Guarantee, Level, Quorum, ReadLevel,
 )
 def test_levels(text: str, level: Level) -> None:
     assert level_of(text) == level
+
+
+LONG = "9" * 5000
+"""Python refuses to read numbers of more than 4300 digits."""
+
+
+@pytest.mark.parametrize("text", [f"quorum:{LONG}", f"at-least:1-1-{LONG}", f"at-least:1-{LONG}-1", f"bounded:{LONG}s"])
+def test_numbers_of_any_length_are_refused_in_short(text: str) -> None:
+    with pytest.raises(typer.BadParameter) as refused:
+        level_of(text)
+    assert len(refused.value.message) < 500
+    with pytest.raises(typer.BadParameter):
+        concern_of(LONG)
 
 
 def test_concerns() -> None:
@@ -103,7 +117,7 @@ def test_receipts_of_writes_as_json() -> None:
     }
     assert described_write(COMMITTED)["token"] == "00000000000000ff-7-4211"
     unknown = described_write(WriteReceipt(255, 7, 4211, committed=True, durable_on=0, wanted=3))
-    assert (unknown["durable_on"], unknown["reached"]) == (None, False)
+    assert (unknown["durable_on"], unknown["reached"]) == (None, None)
 
 
 def test_receipts_of_reads_as_json() -> None:
@@ -140,8 +154,8 @@ def test_what_reads_say(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_writes_say(capsys: pytest.CaptureFixture[str]) -> None:
-    def said(receipt: WriteReceipt, *, verbose: bool = False) -> str:
-        say_write(receipt, verbose=verbose)
+    def said(receipt: WriteReceipt, *, asked: str | None = None, verbose: bool = False) -> str:
+        say_write(receipt, asked=asked, verbose=verbose)
         return capsys.readouterr().err
 
     assert said(COMMITTED) == ""
@@ -149,3 +163,10 @@ def test_what_writes_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(SHORT) == f"raftkv: {SHORT.words}\n"
     assert "3 were asked for" in SHORT.words
     assert said(COMMITTED, verbose=True) == f"raftkv: {COMMITTED.words}; token 00000000000000ff-7-4211\n"
+    # Leadership was lost before anybody had counted. What is committed, a majority has.
+    uncounted = WriteReceipt(255, 7, 4211, committed=True, durable_on=0, wanted=2)
+    assert said(uncounted) == said(uncounted, asked="majority") == ""
+    for asked in ("all", "2"):
+        assert said(uncounted, asked=asked) == (
+            "raftkv: committed, how many have it on disk is not known, 2 were asked for\n"
+        )

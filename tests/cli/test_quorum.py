@@ -77,3 +77,11 @@ def test_what_is_out_of_range_is_refused_with_the_range(cli: Cli, flags: tuple[s
     result = cli("quorum", "explain", *flags)
     assert said in result.error
     assert result.code == 2
+
+
+@pytest.mark.parametrize("flag", ["--w", "--r"])
+def test_numbers_of_any_length_are_refused_in_short(cli: Cli, flag: str) -> None:
+    result = cli("quorum", "explain", flag, "9" * 5000)
+    assert "all, or 1 to 3 voters" in " ".join(result.error.split())
+    assert len(result.error) < 1000
+    assert result.code == 2

@@ -180,6 +180,10 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.log_end: LogEnd | None = None
         self.log_ends = 0
         """How often it was asked for it."""
+        self.cluster_id = CLUSTER_ID
+        """Where it belongs, by what it says with the end of its log, and with a read that comes as a single call."""
+        self.asked_as: list[int] = []
+        """Which cluster those were of who asked for the end of its log, by their own account."""
         self.ranges: list[kv_pb2.RangeRequest] = []
         """Every read that came as a single call."""
         self.silent = False
@@ -310,11 +314,13 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
             raise
         response = self.cluster.store.range(request, state.pairs, state.revision)
         response.header.CopyFrom(self.header())
+        response.header.cluster_id = self.cluster_id
         response.receipt.CopyFrom(receipt)
         return response
 
     async def LogEnd(self, request: kv_pb2.LogEndRequest, context: Any) -> kv_pb2.LogEndResponse:
         self.log_ends += 1
+        self.asked_as.append(request.cluster_id)
         if self.silent:
             await asyncio.Event().wait()
         return log_end(self)

@@ -153,8 +153,10 @@ def log_end(node: FakeNode) -> kv_pb2.LogEndResponse:
     membership: Membership = node.membership or node.cluster.membership
     state, log = node.own_state(), node.cluster.store.log
     end = node.log_end or log.end
+    header = node.header()
+    header.cluster_id = node.cluster_id
     return kv_pb2.LogEndResponse(
-        header=node.header(),
+        header=header,
         last_term=end.last_term,
         last_index=end.last_index,
         applied_term=log.terms[state.index],

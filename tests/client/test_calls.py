@@ -90,6 +90,20 @@ def test_a_refusal_that_every_attempt_gets_alike_is_not_ambiguous(loop: asyncio.
     assert not final_error(read, ERROR_TYPES[ErrorCode.COMPACTED]("")).ambiguous
 
 
+@pytest.mark.parametrize("kind", ["put", "delete", "txn"])
+@pytest.mark.parametrize("concern", [0, 1, 3, -2])
+def test_a_concern_that_is_refused_now_may_have_been_possible_before(
+    loop: asyncio.AbstractEventLoop, kind: str, concern: int
+) -> None:
+    call = make_call(loop)
+    getattr(call.operation, kind).write_concern = concern
+    refused = ERROR_TYPES[ErrorCode.INVALID_ARGUMENT]
+    assert not final_error(call, refused("")).ambiguous, "no earlier attempt"
+    call.doubtful = True
+    assert final_error(call, refused("")).ambiguous is (concern != 0)
+    assert not final_error(call, ERROR_TYPES[ErrorCode.LIMIT_EXCEEDED]("")).ambiguous
+
+
 def test_a_call_that_only_waited_in_a_queue_is_not_in_doubt(loop: asyncio.AbstractEventLoop) -> None:
     call = make_call(loop)
     call.unanswered()

@@ -12,13 +12,16 @@ from raftkv.client import (
     AtLeast,
     Client,
     DeleteResult,
+    Guarantee,
     PutResult,
     ReadLevel,
+    ReadToken,
     WriteReceipt,
     put,
     version,
 )
-from raftkv.errors import InvalidArgument, WriteLost
+from raftkv.errors import InvalidArgument, TooStale, WriteLost
+from raftkv.v1 import kv_pb2
 from tests.client.fake import FakeCluster
 
 
@@ -112,6 +115,92 @@ async def test_a_lost_write_is_told_once(cluster: FakeCluster, read_before: bool
         token = client.token
         assert token is not None
         assert token.committed
+
+
+@pytest.mark.parametrize("monotonic", [False, True])
+@pytest.mark.parametrize("level", [ReadLevel.LINEARIZABLE, ReadLevel.LEASE])
+@pytest.mark.parametrize("read_before", [False, True])
+async def test_a_linearizable_read_sees_an_open_write_of_its_client(
+    cluster: FakeCluster, level: ReadLevel, read_before: bool, monotonic: bool
+) -> None:
+    """The leader may not have committed it yet, or another one may lead. Nothing is added once its fate is known."""
+    log = cluster.store.log
+    async with AsyncClient(cluster.addresses, monotonic=monotonic) as client:
+        await client.put("k", "v")
+        if read_before:
+            await client.get("k", level=level)
+        early = await client.put("k", "w", concern="leader")
+        assert early.receipt.index == log.applied + 1
+        with pytest.raises(TooStale, match="has applied 1, not 2"):
+            await client.get("k", level=level, timeout=0.2)
+        log.applied = 2
+        found = await client.read("k", level=level)
+        assert (found.guarantee, found.receipt.applied_index) == (Guarantee.LINEARIZABLE, 2)
+        carried = cluster[found.receipt.served_by].operations[-1].range
+        assert (carried.level, carried.here) == (kv_pb2.ReadLevel.LINEARIZABLE, True)
+        assert (carried.at_least.term, carried.at_least.index, carried.at_least.committed) == (1, 2, False)
+        await client.get("k", level=level)
+    plain = cluster[1].operations[-1].range
+    assert not plain.HasField("at_least")
+    assert not plain.here
+    wire = kv_pb2.ReadLevel
+    assert plain.level == (wire.LEASE if level is ReadLevel.LEASE else wire.LINEARIZABLE)
+
+
+@pytest.mark.parametrize("level", [ReadLevel.LINEARIZABLE, ReadLevel.LEASE])
+async def test_a_linearizable_read_tells_of_a_lost_write_once(cluster: FakeCluster, level: ReadLevel) -> None:
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "v")
+        await client.put("k", "w", concern="leader")
+        cluster.elect(2)
+        cluster.store.log.lose(cluster.term)
+        with pytest.raises(WriteLost):
+            await client.get("k", level=level)
+        pair = await client.get("k", level=level)
+        assert pair is not None
+        assert pair.value == b"v"
+
+
+@pytest.mark.parametrize("one_node", [False, True])
+@pytest.mark.parametrize("level", [ReadLevel.LINEARIZABLE, AtLeast()])
+async def test_an_earlier_lost_write_is_told_of_after_a_later_one(
+    cluster: FakeCluster, level: ReadLevel | AtLeast, one_node: bool
+) -> None:
+    """The first write is lost with its leader; the second one, in a later term, is not."""
+    endpoint = cluster[2].address if one_node else None
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "v")
+        await client.put("k", "lost", concern="leader")
+        cluster.elect(2)
+        cluster.store.log.lose(cluster.term)
+        kept = await client.put("k", "kept", concern="leader")
+        assert kept.receipt.token == client.token == ReadToken(7, 2, 3, committed=False)
+        cluster.store.log.applied = 3
+        with pytest.raises(WriteLost, match=r"the write at .*1-2\b.* lost"):
+            await client.get("k", level=level, endpoint=endpoint)
+        found = await client.read("k", level=level, endpoint=endpoint)
+        assert found.receipt.applied_index == 3
+        assert not client._seen.is_open
+
+
+async def test_several_open_writes_are_settled_by_one_read(cluster: FakeCluster) -> None:
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "v", concern="leader")
+        cluster.elect(2)
+        await client.put("k", "w", concern="leader")
+        cluster.elect(3)
+        cluster.store.log.applied = cluster.store.log.append(cluster.term)
+        assert (await client.read("k")).receipt.applied_index == 3
+        assert not client._seen.is_open
+
+
+async def test_one_node_that_answers_settles_an_open_write_too(cluster: FakeCluster) -> None:
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "w", concern="leader")
+        cluster.elect(2)
+        cluster.store.log.applied = cluster.store.log.append(cluster.term)
+        await client.get("k", level=AtLeast(), endpoint=cluster[2].address)
+        assert not client._seen.is_open
 
 
 async def test_of_several_reads_that_carry_a_lost_write_one_is_told(cluster: FakeCluster) -> None:

@@ -152,9 +152,59 @@ async def test_voters_that_were_never_named_are_learned(cluster: FakeCluster) ->
     async with AsyncClient(cluster[1].address) as client:
         assert (await client.read("k", level=MINE)).guarantee is Guarantee.LINEARIZABLE
         assert (await client.read("k", level=Quorum(3, coordinator="client"))).receipt.replicas == 3
+
+
+async def test_voters_that_are_not_asked_are_not_said_to_be_silent(cluster: FakeCluster) -> None:
+    addresses = [cluster[1].address, cluster[2].address]
+    async with AsyncClient(addresses, dial_learned=False, attempt_timeout=0.1) as client:
+        await client.put("k", "v")
+        async with asyncio.timeout(10):
+            while not all(one.member_id for one in client.endpoint_states()):
+                await client.status()
+        await cluster[2].stop()
+        with pytest.raises(
+            QuorumUnavailable, match=r"1 of 3 .*; no answer from \[2\]; not asked, .* not among the endpoints: \[3\]"
+        ):
+            await client.get("k", level=MINE, timeout=0.3)
     async with AsyncClient(cluster[1].address, dial_learned=False) as client:
-        with pytest.raises(QuorumUnavailable, match=r"1 of 3 voters .*; no answer from \[2, 3\]"):
+        with pytest.raises(QuorumUnavailable, match=r"1 of 3 .* needed; not asked, .* the endpoints: \[2, 3\]"):
             await client.get("k", level=MINE, timeout=0.2)
+
+
+@pytest.mark.usefixtures("in_order")
+@pytest.mark.parametrize("seen", [False, True])
+async def test_what_another_cluster_says_does_not_count(cluster: FakeCluster, seen: bool) -> None:
+    """An address that was reused: its node has voters of the same numbers, and places that mean nothing here."""
+    async with AsyncClient(cluster.addresses) as writer, AsyncClient(cluster.addresses) as client:
+        await writer.put("k", "v")
+        if seen:
+            await client.get("k")
+        for foreign in (cluster[2], cluster[3]):
+            foreign.cluster_id = 99
+            foreign.log_end = LogEnd(9, 99)
+        with pytest.raises(QuorumUnavailable, match="1 of 3 voters"):
+            await client.get("k", level=MINE, timeout=0.3)
+        cluster[2].cluster_id = 7
+        cluster[2].log_end = None
+        found = await client.read("k", level=MINE)
+        assert found.receipt.replicas == 2
+        assert found.receipt.served_by in (1, 2)
+    assert cluster[1].asked_as[0] == (7 if seen else 0)
+
+
+@pytest.mark.usefixtures("in_order")
+async def test_another_clusters_state_is_no_answer(cluster: FakeCluster) -> None:
+    """It may have come farther than the target, in a log of its own."""
+    async with AsyncClient(cluster.addresses) as client:
+        await client.put("k", "v")
+        cluster[1].freeze()
+        cluster[3].cluster_id = 99
+        await client.put("k", "w")
+        await cluster[2].stop()
+        cluster[1].log_end = LogEnd(1, 2)
+        cluster[2].log_end = LogEnd(1, 2)
+        with pytest.raises(QuorumUnavailable, match="applied by no node that was asked"):
+            await client.get("k", level=Quorum(1, coordinator="client"), timeout=0.3)
 
 
 async def test_it_does_not_go_back_in_time(cluster: FakeCluster) -> None:

@@ -81,6 +81,25 @@ async def test_who_has_seen_nothing_is_told_no_more_than_stale(cluster: FakeClus
         assert (await client.read("k", fallback="stale", timeout=0.2)).guarantee is Guarantee.STALE_PREFIX
 
 
+async def test_what_lacks_the_token_that_was_asked_for_is_not_called_at_least(cluster: FakeCluster) -> None:
+    """Whatever the client has seen itself: it is another client's token."""
+    async with AsyncClient(cluster.addresses) as writer, AsyncClient(cluster.addresses, timeout=0.4) as client:
+        await writer.put("k", "old")
+        await client.get("k")
+        old = client.token
+        without_leader(cluster)
+        for node in cluster.nodes.values():
+            node.script = execute
+        await writer.put("k", "new")
+        token = writer.token
+        assert old is not None
+        assert token is not None
+        assert token.index > old.index
+        found = await client.read("k", level=AtLeast(token), fallback="stale")
+        assert found.pair is not None
+        assert (found.pair.value, found.guarantee) == (b"old", Guarantee.STALE_PREFIX)
+
+
 async def test_an_answer_in_time_is_not_weakened(cluster: FakeCluster) -> None:
     """The level asked for has three quarters of the time, not just one attempt."""
     asked = 0

@@ -18,6 +18,7 @@ from raftkv.client import (
     ReadLevel,
     ReadToken,
 )
+from raftkv.client.breaker import FAILURES_TO_OPEN
 from raftkv.errors import (
     ClusterMismatch,
     ErrorCode,
@@ -144,21 +145,42 @@ async def test_another_clients_token_is_taken_over(cluster: FakeCluster) -> None
         assert pair.value == b"old", "who asks one node wants to know what that one holds"
 
 
-async def test_a_node_that_cannot_answer_is_passed_over_and_its_breaker_opens(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("code", [ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE])
+async def test_a_node_that_says_that_it_cannot_answer_is_passed_over_and_in_health(
+    cluster: FakeCluster, code: ErrorCode
+) -> None:
+    level = Bounded(0.5) if code is ErrorCode.TOO_STALE else Quorum()
+
+    def unable(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
+        weaker = operation.HasField("range") and operation.range.level != kv_pb2.ReadLevel.LOCAL
+        return (refusal(code) if weaker else execute)(node, batch, operation)
+
     async with AsyncClient(cluster.addresses, monotonic=False) as client:
         await client.put("k", "v")
         await all_connected(client)
-        cluster[1].freeze()
-        for _ in range(4):
-            assert await client.get("k", level=Bounded(0.5)) is not None
-        asked = [node_id for node_id, request in reads(cluster) if request.level == kv_pb2.ReadLevel.BOUNDED]
-        assert 3 <= asked.count(1) < 5
+        cluster[1].script = unable
+        for _ in range(FAILURES_TO_OPEN + 2):
+            assert (await client.read("k", level=level)).receipt.served_by != 1
         state = client.endpoint_states()[0]
-        assert state.breaker is not BreakerState.CLOSED
-        assert state.connected
-        assert "node 1 knows of nothing newer" in state.last_error
+        assert (state.breaker, state.failures, state.connected) == (BreakerState.CLOSED, 0, True)
+        assert (await client.read("k", level=ReadLevel.LOCAL)).receipt.served_by == 1
+
+
+async def test_a_node_that_stays_silent_to_reads_is_passed_over_and_its_breaker_opens(cluster: FakeCluster) -> None:
+    def stuck(node: FakeNode, batch: kv_pb2.BatchRequest, operation: kv_pb2.Operation) -> Reply:
+        mine = operation.HasField("range") and operation.range.level == kv_pb2.ReadLevel.BOUNDED
+        return ignore(node, batch, operation) if mine else execute(node, batch, operation)
+
+    async with AsyncClient(cluster.addresses, monotonic=False, attempt_timeout=0.1) as client:
+        await client.put("k", "v")
+        await all_connected(client)
+        cluster[1].script = stuck
+        await asyncio.gather(*(client.get("k", level=Bounded(0.5)) for _ in range(FAILURES_TO_OPEN)))
+        state = client.endpoint_states()[0]
+        assert state.failures >= FAILURES_TO_OPEN
+        assert "no answer to a read" in state.last_error
         assert (await client.put("k", "w")).committed, "writes are another matter"
-        cluster[1].staleness_ms = 0
+        cluster[1].script = execute
         async with asyncio.timeout(10):
             while client.endpoint_states()[0].breaker is not BreakerState.CLOSED:
                 await client.get("k", level=Bounded(0.5))
@@ -253,6 +275,20 @@ async def test_latencies_are_measured_where_they_are_of_use(cluster: FakeCluster
             while any(one.latency is None for one in near.endpoint_states()):
                 await near.status()
         assert all(one.latency is None for one in far.endpoint_states())
+
+
+async def test_who_has_only_heard_signs_of_life_has_seen_nothing(cluster: FakeCluster) -> None:
+    async with (
+        AsyncClient(cluster.addresses) as writer,
+        AsyncClient(cluster.addresses, read_from=ReadFrom.NEAREST) as client,
+    ):
+        await writer.put("k", "v")
+        async with asyncio.timeout(10):
+            while len(client.endpoint_states()) < 3 or any(one.latency is None for one in client.endpoint_states()):
+                await client.status()
+        assert client.token is None
+        await client.get("k", level=ReadLevel.LOCAL)
+        assert client.token == writer.token
 
 
 async def test_a_witness_is_not_asked(cluster: FakeCluster) -> None:

@@ -5,7 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import InvalidArgument
-from raftkv.quorum import ALL, DEFAULT, LEADER, MAJORITY, Needed, concern_name, majority, needed, parse_concern
+from raftkv.quorum import (
+    ALL,
+    DEFAULT,
+    LEADER,
+    MAJORITY,
+    Needed,
+    concern_name,
+    concern_words,
+    majority,
+    needed,
+    parse_concern,
+)
 from raftkv.quorum.concern import MAX_VOTERS
 
 COUNTS = st.integers(1, 9)
@@ -92,3 +103,7 @@ def test_more_voters_than_hold_data() -> None:
     assert needed(2, voters=3, keepers=2) == Needed(2, early=False, waits=True)
     with pytest.raises(InvalidArgument, match=r"3 is not possible: 1 to 2 voters \(of 3 voters 1 hold no data\)"):
         needed(3, voters=3, keepers=2)
+
+
+def test_a_refusal_names_what_was_asked_for_by_number_or_by_name() -> None:
+    assert [concern_words(one) for one in (1, 2, MAJORITY, ALL)] == ["1 (leader)", "2", "majority", "all"]

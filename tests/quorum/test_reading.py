@@ -36,7 +36,9 @@ def test_how_many_to_ask(voters: int) -> None:
     assert required_replicas(0, voters) == majority(voters)
     assert [required_replicas(replicas, voters) for replicas in range(1, voters + 1)] == list(range(1, voters + 1))
     for replicas in (-1, voters + 1, 1000):
-        with pytest.raises(InvalidArgument, match=rf"QUORUM\({replicas}\) is not possible: 1 to {voters} voters, or 0"):
+        with pytest.raises(
+            InvalidArgument, match=rf"QUORUM\({replicas}\) is not possible: 1 to {voters} voters, or none named"
+        ):
             required_replicas(replicas, voters)
 
 
