@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raftkv.raft.config import RaftConfig
 from raftkv.raft.configurations import Configurations
 from raftkv.raft.log import Log
-from raftkv.raft.messages import Message
+from raftkv.raft.messages import AppendResponse, Message
 from raftkv.raft.persistence import PendingWrites
 from raftkv.raft.progress import Progress
 from raftkv.raft.quorum import Configuration
@@ -153,12 +153,28 @@ class RaftState:
         """Append to the log; a truncation also devalues the writes under way."""
         if not entries:
             return
-        self.pending_writes.truncate(entries[0].index)
+        first = entries[0].index
+        self.pending_writes.truncate(first)
+        if first <= self.log.last_index:
+            self._withdraw(first)
         self.log.append(entries)
         # In force when appended, gone when truncated (raft-bugs 21, 22).
         self.configurations.truncate(entries[0].index)
         if self.configurations.append(entries) and self.role is Role.LEADER:
             self.follow_configuration(entries[0].index)
+
+    def _withdraw(self, first: Index) -> None:
+        """Entries from `first` on are replaced: promise no more to hold them, where that has not been handed over.
+
+        What was handed over leaves while they are on the disk. The leader of an earlier term, to whom it goes, can
+        commit them no more either way (this term's was elected without them); but it tells its clients on how many
+        disks they are.
+        """
+        self.promises = [
+            message
+            for message in self.promises
+            if not isinstance(message, AppendResponse) or message.rejected or message.index < first
+        ]
 
     def follow_configuration(self, next_index: Index) -> None:
         """Leader only: track the other members, and those who leave until it is committed that they have left.

@@ -141,6 +141,8 @@ class Node:
         self._unapplied: deque[Entry] = deque()
         self._writes: deque[LogWrite] = deque()
         self._writing = False
+        self._stored_index = raft.log.last_index
+        """Where the log on disk ends."""
         self._wake = asyncio.Event()
         self._wake_writer = asyncio.Event()
         self._known = self._standing()
@@ -566,31 +568,34 @@ class Node:
             writes = self._next_writes()
             if writes[0].restore is not None:
                 await self._checkpoints.restore(writes[0], writes[0].restore)
+                self._stored_index = writes[0].entries[-1].index if writes[0].entries else writes[0].restore.index
                 self.hub.reset(self.machine.revision)
                 self._proposals.overtaken(writes[0].restore.index)
                 self._applied_waits.applied(self.machine.applied_term, self.machine.applied_index)
             elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]
                 await self._log_store.append(writes[-1].hard_state, entries)
+                if entries:
+                    self._stored_index = entries[-1].index
             self.raft.persisted(writes[-1].number)
             for write in writes:
                 self._transport.send(write.messages)
             self.wake()
 
     def _next_writes(self) -> list[LogWrite]:
-        """Take the writes that one append may store: all, up to one that replaces entries of those before it.
+        """Take the writes that one append may store: all, up to one that replaces entries on disk or before it.
 
-        Entries that are replaced must have been on disk before what was promised about them leaves. A write that
-        begins with a snapshot is a step of its own.
+        What was promised about entries that are replaced must leave while they are on disk; a promise may stand in a
+        write of its own, behind that of its entries. A write that begins with a snapshot is a step of its own.
         """
         writes = [self._writes.popleft()]
         if writes[0].restore is not None:
             return writes
-        last_index = writes[0].entries[-1].index if writes[0].entries else None
+        last_index = writes[0].entries[-1].index if writes[0].entries else self._stored_index
         while self._writes and self._writes[0].restore is None:
             entries = self._writes[0].entries
             if entries:
-                if last_index is not None and entries[0].index <= last_index:
+                if entries[0].index <= last_index:
                     break
                 last_index = entries[-1].index
             writes.append(self._writes.popleft())

@@ -104,6 +104,27 @@ def test_a_repeated_request_is_not_acknowledged_before_the_first_one_is_durable(
     assert second.number > first.number
 
 
+def test_what_is_replaced_before_it_was_stored_is_not_acknowledged() -> None:
+    """Its leader would count a copy that was never on this disk, and tell so (durable_on)."""
+    raft = follower([1])
+    raft.step(append(OLD, 1, (1, 1), 1, 1))
+    raft.step(append(NEW, 2, (1, 1), 2))
+    write = next_write(raft)
+    assert [(entry.term, entry.index) for entry in write.entries] == [(2, 2)]
+    assert [(message.term, acknowledged(message)) for message in write.messages] == [(2, 2)]
+
+
+def test_what_is_replaced_after_it_was_handed_over_is_acknowledged_with_the_write_that_stores_it() -> None:
+    raft = follower([1])
+    raft.step(append(OLD, 1, (1, 1), 1, 1))
+    first = next_write(raft)
+    raft.step(append(OLD, 1, (1, 2), 1))  # once more, the last of them
+    raft.step(append(NEW, 2, (1, 1), 2))
+    second = next_write(raft)
+    assert [(message.term, acknowledged(message)) for message in first.messages] == [(1, 3)]
+    assert [(message.term, acknowledged(message)) for message in second.messages] == [(2, 2)]
+
+
 def test_confirming_a_write_confirms_all_before_it() -> None:
     raft = follower([1])
     for index in (1, 2, 3):

@@ -487,6 +487,11 @@ async def test_bug_32_entries_that_are_replaced_were_on_disk_before_their_promis
         node._writes.extend([write(1, 5), write(2), write(3, 6, 7), write(4, 6), write(5, 7)])
         assert [write.number for write in node._next_writes()] == [1, 2, 3]
         assert [write.number for write in node._next_writes()] == [4, 5]
+        # A promise may come in a write of its own, behind that of its entries.
+        node._stored_index = Index(7)
+        node._writes.extend([write(6), write(7, 7), write(8, 8)])
+        assert [write.number for write in node._next_writes()] == [6]
+        assert [write.number for write in node._next_writes()] == [7, 8]
 
 
 async def test_a_long_range_lets_others_in() -> None:

@@ -53,7 +53,6 @@ def test_the_answers_to_concerns_and_levels_are_of_all_kinds() -> None:
     least = {
         "acknowledged early": 100,
         "copies not reached": 20,
-        "WRITE_LOST": 1,
         "TOO_STALE": 10,
         "QUORUM_UNAVAILABLE": 10,
     }
