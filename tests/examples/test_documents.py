@@ -40,6 +40,7 @@ INTERNAL_LIMITS = {
     "MIN_GRANTS",
     "PLACE_WEIGHT",
     "PLAIN_KEY_BYTES",
+    "SESSION_SAFE_MS",
 }
 OF_NODES = {errors.CorruptLog, errors.DataDirectoryMismatch}
 

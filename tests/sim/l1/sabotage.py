@@ -551,7 +551,11 @@ def a_leader_counts_before_it_has_synced(patch: Patch) -> None:
         if state.role is not Role.LEADER:
             return
         durable = quorum.durable_on(state.configuration, {**state.durable_match(), state.id: last})
-        stand_in: Any = SimpleNamespace(durable_on=lambda: durable, log=SimpleNamespace(durable=last))
+        stand_in: Any = SimpleNamespace(
+            durable_on=lambda: durable,
+            log=SimpleNamespace(durable=last),
+            configuration_index=raft.configuration_index,
+        )
         durability._raft = stand_in
         try:
             check(durability)
@@ -577,11 +581,6 @@ def tokens_are_ignored(patch: Patch) -> None:
         pass
 
     patch.setattr(Reads, "_come_to", careless)
-
-
-def lost_leaders_go_on_acknowledging(patch: Patch) -> None:
-    """Server/durability: copies of an entry count whatever entry stands at its index by now."""
-    patch.setattr(Durability, "leadership_lost", lambda durability: None)
 
 
 def _copies_have(patch: Patch, change: Callable[[bytes, bytes], bytes | None]) -> None:
