@@ -8,6 +8,7 @@ that; a round that finds a question under way waits for the next.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import NamedTuple
 
 import grpc
@@ -29,6 +30,7 @@ from raftkv.raft import NodeId
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.log_end import answer_of, membership_of, own_answer, voters_of
 from raftkv.server.node import Node
+from raftkv.server.questions import Question
 from raftkv.v1 import kv_pb2
 
 ROUND_TIMEOUT_S = 0.8
@@ -54,11 +56,11 @@ class QuorumReads:
         self._node = node
         self._forwarder = forwarder
         self._timeout_s = timeout_s
-        self._next: dict[int, asyncio.Future[Found]] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._questions: dict[int, Question[Found]] = {}
+        """By R."""
         self._rounds: dict[int, _Round] = {}
         """The newest of each R."""
-        self._voters: dict[NodeId, _Voter] = {}
+        self._voters: dict[NodeId, Question[kv_pb2.LogEndResponse]] = {}
 
     async def find(self, replicas: int, until: float) -> Found:
         """Return what a round that begins from now on finds for R = `replicas`, 0 for a majority.
@@ -74,16 +76,12 @@ class QuorumReads:
         return found
 
     async def _join(self, replicas: int, until: float) -> Found:
-        joined = self._next.get(replicas)
-        if joined is None:
-            joined = self._next[replicas] = asyncio.get_running_loop().create_future()
-            joined.add_done_callback(_look_at)
-        if replicas not in self._running:
-            task = asyncio.create_task(self._run(replicas), name=f"raftkv-quorum-{replicas}")
-            self._running[replicas] = task
+        question = self._questions.get(replicas)
+        if question is None:
+            question = self._questions[replicas] = Question(partial(self._find, replicas), f"quorum-{replicas}")
         try:
             async with asyncio.timeout_at(until):
-                return await asyncio.shield(joined)
+                return await asyncio.shield(question.next())
         except TimeoutError:
             raise self.unavailable(replicas) from None
 
@@ -105,18 +103,6 @@ class QuorumReads:
         if membership.joint or not membership.voters:
             return 0
         return required_replicas(replicas, len(membership.voters))
-
-    async def _run(self, replicas: int) -> None:
-        try:
-            while (waiting := self._next.pop(replicas, None)) is not None:
-                try:
-                    found = await self._find(replicas)
-                except RaftKVError as error:
-                    waiting.set_exception(error)
-                else:
-                    waiting.set_result(found)
-        finally:
-            del self._running[replicas]
 
     async def _find(self, replicas: int) -> Found:
         raft = self._node.raft
@@ -148,7 +134,7 @@ class QuorumReads:
             if voter == own:
                 round_.take_own(self._node)
             else:
-                question = self._voter(voter).ask()
+                question = self._voter(voter).next()
                 open_.add(question)
                 asked[question] = voter
         while True:
@@ -163,10 +149,11 @@ class QuorumReads:
             for question in done:
                 round_.take(asked[question], question)
 
-    def _voter(self, voter: NodeId) -> _Voter:
+    def _voter(self, voter: NodeId) -> Question[kv_pb2.LogEndResponse]:
         known = self._voters.get(voter)
         if known is None:
-            known = self._voters[voter] = _Voter(voter, self._forwarder, self._timeout_s)
+            ask = partial(self._forwarder.log_end, voter, self._timeout_s)
+            known = self._voters[voter] = Question(ask, f"log-end-{voter}")
         return known
 
 
@@ -219,42 +206,3 @@ class _Round:
         if voter in self.answers:
             return "its log has come to other members, or not to these yet"
         return self._failures.get(voter, "no answer in time")
-
-
-class _Voter:
-    """One question at a time, shared by all that were waiting when it was sent."""
-
-    def __init__(self, voter: NodeId, forwarder: Forwarder, timeout_s: float) -> None:
-        self._voter = voter
-        self._forwarder = forwarder
-        self._timeout_s = timeout_s
-        self._next: asyncio.Future[kv_pb2.LogEndResponse] | None = None
-        self._running: asyncio.Task[None] | None = None
-
-    def ask(self) -> asyncio.Future[kv_pb2.LogEndResponse]:
-        """Return the answer to a question that is sent from now on."""
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-            self._next.add_done_callback(_look_at)
-        if self._running is None:
-            self._running = asyncio.create_task(self._run(), name=f"raftkv-log-end-{self._voter}")
-        return self._next
-
-    async def _run(self) -> None:
-        try:
-            while self._next is not None:
-                waiting, self._next = self._next, None
-                try:
-                    answer = await self._forwarder.log_end(self._voter, self._timeout_s)
-                except (RaftKVError, grpc.aio.AioRpcError) as error:
-                    waiting.set_exception(error)
-                else:
-                    waiting.set_result(answer)
-        finally:
-            self._running = None
-
-
-def _look_at(future: asyncio.Future[Found] | asyncio.Future[kv_pb2.LogEndResponse]) -> None:
-    """Nobody may wait for it any more, and asyncio need not complain of that."""
-    if not future.cancelled():
-        future.exception()

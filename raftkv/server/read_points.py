@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import grpc
 
-from raftkv.errors import NotLeader, RaftKVError, ShuttingDown
+from raftkv.errors import NotLeader, ShuttingDown
 from raftkv.quorum import majority
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import unless_replaced
 from raftkv.server.node import Node
+from raftkv.server.questions import Question
 
 REMEMBERED = 8
 """Answers that are kept: the newest may be of entries that are not here yet."""
@@ -41,8 +42,7 @@ class ReadPoints:
         self._node = node
         self._forwarder = forwarder
         self._timeout_s = timeout_s
-        self._next: asyncio.Future[ReadPoint] | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._question = Question(self._ask, "read-points")
         self._known: deque[ReadPoint] = deque(maxlen=REMEMBERED)
 
     def newest(self, applied_index: int) -> ReadPoint | None:
@@ -54,33 +54,19 @@ class ReadPoints:
 
         It raises NotLeader, which says that nobody answered as the leader, and ShuttingDown.
         """
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-            self._next.add_done_callback(_look_at)
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_all(), name="raftkv-read-points")
-        return self._next
+        return self._question.next()
 
     def refresh(self) -> None:
         """See that there will be a newer one, without waiting for it."""
-        if self._asking is None:
-            self.next()
-
-    async def _ask_all(self) -> None:
-        try:
-            while self._next is not None:
-                waiting, self._next = self._next, None
-                try:
-                    point = await self._ask()
-                except RaftKVError as error:
-                    waiting.set_exception(error)
-                else:
-                    self._known.append(point)
-                    waiting.set_result(point)
-        finally:
-            self._asking = None
+        if not self._question.under_way:
+            self._question.next()
 
     async def _ask(self) -> ReadPoint:
+        point = await self._ask_leader()
+        self._known.append(point)
+        return point
+
+    async def _ask_leader(self) -> ReadPoint:
         node = self._node
         leader = node.leader
         if leader is None:
@@ -103,9 +89,3 @@ class ReadPoints:
         if answer is None:
             raise NotLeader(f"leader {leader} was replaced")
         return ReadPoint(asked_ms, answer.index, answer.replicas)
-
-
-def _look_at(future: asyncio.Future[ReadPoint]) -> None:
-    """Nobody may have waited for it, and asyncio need not complain of that."""
-    if not future.cancelled():
-        future.exception()

@@ -32,6 +32,7 @@ from raftkv.errors import (
 from raftkv.quorum import Guarantee, LogEnd, is_rinsed, majority, of_quorum_read
 from raftkv.raft import NodeId
 from raftkv.server import read_receipts, wire
+from raftkv.server.deadlines import way_back_s
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import another_leader
 from raftkv.server.log_end import log_end
@@ -44,10 +45,6 @@ from raftkv.server.state_reader import StateReader
 from raftkv.server.tokens import Tokens
 from raftkv.server.wire_read import Asked
 from raftkv.v1 import common_pb2, kv_pb2, peer_pb2
-
-MARGIN = 0.1
-MAX_MARGIN_S = 0.1
-"""What is told at the deadline must still find the caller waiting: so much of its time is left for the way back."""
 
 
 class Reads:
@@ -77,7 +74,7 @@ class Reads:
         Those of one kind wait together, and nobody for those of another kind.
         """
         deadline = _now() + timeout_s
-        until = deadline - min(MARGIN * timeout_s, MAX_MARGIN_S)
+        until = deadline - way_back_s(timeout_s)
         groups = [
             _Group(batch, asked, list(some), response, answered, deadline, until) for asked, some in reads.items()
         ]

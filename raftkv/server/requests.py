@@ -36,6 +36,7 @@ from raftkv.raft import NodeId
 from raftkv.server import wire
 from raftkv.server.barriers import Barrier
 from raftkv.server.concerns import Concerns
+from raftkv.server.deadlines import way_back_s
 from raftkv.server.durability import Copies
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import another_leader, unless_replaced
@@ -69,12 +70,6 @@ OpenReads = list[tuple[int, Query]]
 
 Passage = tuple[Barrier, OpenReads, Basis]
 """When the barrier is down, the reads may be served from the local state, and this is why."""
-
-COPIES_MARGIN = 0.1
-"""Who waits for more copies than a majority is told how many there are this share of its time before it ends ..."""
-
-MAX_COPIES_MARGIN_S = 0.1
-"""... but not earlier than this: the answer has to reach the caller within the deadline, or it would know nothing."""
 
 
 class Proposed(NamedTuple):
@@ -113,7 +108,7 @@ class Attempt:
     def __init__(self, batch: kv_pb2.BatchRequest, now: float, timeout_s: float) -> None:
         self.batch = batch
         self.deadline = now + timeout_s
-        self.copies_until = self.deadline - min(COPIES_MARGIN * timeout_s, MAX_COPIES_MARGIN_S)
+        self.copies_until = self.deadline - way_back_s(timeout_s)
         """When a write that is committed waits no longer for further copies."""
         self.work = wire.decode(batch)
         self.response = kv_pb2.BatchResponse()

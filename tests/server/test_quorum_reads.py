@@ -89,7 +89,7 @@ async def test_nothing_is_kept_for_a_number_that_is_not_possible() -> None:
             error = (await quorum(leader, replicas)).error
             assert error.code == common_pb2.INVALID_ARGUMENT
             assert "1 to 3 voters" in error.message
-        assert not any((rounds._next, rounds._running, rounds._rounds))
+        assert not any((rounds._questions, rounds._rounds))
         assert sum(cluster.calls.values()) == 0
         for replicas in (0, 2):
             assert (await quorum(leader, replicas)).receipt.replicas == 2
