@@ -34,9 +34,17 @@ from raftkv.client.fence import Fence
 from raftkv.client.lease import AsyncLease
 from raftkv.client.levels import AtLeast, Bounded, Concern, Fallback, Level, Quorum, ReadFrom
 from raftkv.client.lock import AsyncHeld, AsyncLock, AsyncReadWriteLock
+from raftkv.client.node_status import (
+    Alarm,
+    CheckpointStatus,
+    CheckpointTransfer,
+    DiskStatus,
+    RaisedAlarm,
+    ScrubStatus,
+    StateComparison,
+)
 from raftkv.client.receipts import ReadReceipt, ReadToken, WriteReceipt
 from raftkv.client.results import (
-    Alarm,
     Contender,
     Count,
     DeleteResult,
@@ -109,12 +117,15 @@ __all__ = [
     "Bounded",
     "Branch",
     "BreakerState",
+    "CheckpointStatus",
+    "CheckpointTransfer",
     "Client",
     "Concern",
     "Condition",
     "Contender",
     "Count",
     "DeleteResult",
+    "DiskStatus",
     "Election",
     "EndpointFailure",
     "EndpointState",
@@ -145,6 +156,7 @@ __all__ = [
     "PeerProgress",
     "PutResult",
     "Quorum",
+    "RaisedAlarm",
     "RangeResult",
     "ReadFrom",
     "ReadLevel",
@@ -154,7 +166,9 @@ __all__ = [
     "ReadWriteLock",
     "Registration",
     "Role",
+    "ScrubStatus",
     "Service",
+    "StateComparison",
     "StateHash",
     "Status",
     "Txn",

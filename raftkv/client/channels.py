@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from raftkv.v1 import cluster_pb2_grpc, kv_pb2_grpc, watch_pb2_grpc
+from raftkv.v1 import cluster_pb2_grpc, kv_pb2_grpc, maintenance_pb2_grpc, watch_pb2_grpc
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A node that comes back is found within half a second (by default it takes up to two minutes).
@@ -30,12 +30,13 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 class Connection:
     """A channel to one endpoint, with its stubs."""
 
-    __slots__ = ("channel", "cluster", "kv", "watch")
+    __slots__ = ("channel", "cluster", "kv", "maintenance", "watch")
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.aio.insecure_channel(f"dns:///{address}", options=OPTIONS)
         self.kv = kv_pb2_grpc.KVStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterStub(self.channel)
+        self.maintenance = maintenance_pb2_grpc.MaintenanceStub(self.channel)
         self.watch = watch_pb2_grpc.WatchStub(self.channel)
 
 

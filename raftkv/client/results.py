@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Self
 
+from raftkv.client.node_status import (
+    UNTOLD_CHECKPOINT,
+    UNTOLD_COMPARISON,
+    UNTOLD_DISK,
+    UNTOLD_SCRUB,
+    CheckpointStatus,
+    CheckpointTransfer,
+    DiskStatus,
+    RaisedAlarm,
+    ScrubStatus,
+    StateComparison,
+)
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
 from raftkv.errors import RaftKVError
 from raftkv.quorum import Guarantee
@@ -367,14 +379,6 @@ class PeerProgress:
     """It answered within the last election timeout."""
 
 
-class Alarm(IntEnum):
-    """What a node wants somebody to look at; the numbers are those of `raftkv.v1.Alarm`."""
-
-    UNSPECIFIED = 0
-    NO_SPACE = 1
-    """The store has reached its quota; writes that make it grow are refused."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What one node knows of itself and of its cluster."""
@@ -404,13 +408,20 @@ class Status:
     """What the state itself takes of store_bytes: without pages that are free."""
     quota_bytes: int = 0
     """0: no quota."""
-    alarms: tuple[Alarm, ...] = ()
+    alarms: tuple[RaisedAlarm, ...] = ()
     compacted_revision: int = 0
     """Where history begins."""
     sessions: int = 0
     leases: int = 0
     watches: int = 0
     """Watches that this node serves."""
+    disk: DiskStatus = UNTOLD_DISK
+    checkpoint: CheckpointStatus = UNTOLD_CHECKPOINT
+    transfers: tuple[CheckpointTransfer, ...] = ()
+    """Checkpoints on their way from or to this node."""
+    scrub: ScrubStatus = UNTOLD_SCRUB
+    comparison: StateComparison = UNTOLD_COMPARISON
+    """Of the states of all members; only from the leader."""
 
     @property
     def is_witness(self) -> bool:

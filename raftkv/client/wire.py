@@ -9,9 +9,9 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
+from raftkv.client import wire_status
 from raftkv.client.receipts import ReadReceipt, WriteReceipt
 from raftkv.client.results import (
-    Alarm,
     DeleteResult,
     KeyValue,
     Member,
@@ -41,7 +41,6 @@ _STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 _OPERATION_OVERHEAD_BYTES: Final = 32
 _MAX_U64: Final = 2**64 - 1
 _MEMBER_KINDS: Final = {int(kind): kind for kind in MemberKind}
-_ALARMS: Final = {int(alarm): alarm for alarm in Alarm}
 _ORDERS: Final = {
     Order.KEY: kv_pb2.RangeRequest.KEY,
     Order.VERSION: kv_pb2.RangeRequest.VERSION,
@@ -234,11 +233,16 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         ),
         used_bytes=answer.used_bytes,
         quota_bytes=answer.quota_bytes,
-        alarms=tuple(_ALARMS.get(alarm, Alarm.UNSPECIFIED) for alarm in answer.alarms),
+        alarms=tuple(wire_status.to_alarm(raised) for raised in answer.alarms),
         compacted_revision=answer.compacted_revision,
         sessions=answer.sessions,
         leases=answer.leases,
         watches=answer.watches,
+        disk=wire_status.to_disk(answer.disk),
+        checkpoint=wire_status.to_checkpoint(answer.checkpoint),
+        transfers=tuple(wire_status.to_transfer(one) for one in answer.transfers),
+        scrub=wire_status.to_scrub(answer.scrub),
+        comparison=wire_status.to_comparison(answer.comparison),
     )
 
 

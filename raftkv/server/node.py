@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from raftkv.raft import (
     Term,
 )
 from raftkv.raft.messages import InstallSnapshot
+from raftkv.server.alarms import Alarms
 from raftkv.server.applied_waits import AppliedWaits, Reached
 from raftkv.server.barriers import Barrier, Barriers, ReadIndex
 from raftkv.server.checkpoints import Checkpoints
@@ -106,12 +108,14 @@ class Node:
         limits: NodeLimits | None = None,
         watch_limits: WatchLimits | None = None,
         auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
+        alarms: Alarms | None = None,
     ) -> None:
         self.raft = raft
         self._keeper = keeper
         self._log_store = log_store
         self._transport = transport
         self._limits = limits or NodeLimits()
+        self.alarms = alarms or Alarms(time.time)
         self._clock = clock
         self._time = ClusterTime(clock)
         self._lease = Lease(raft.lease_ms)

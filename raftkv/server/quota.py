@@ -13,6 +13,8 @@ from typing import Final
 
 from raftkv.errors import SpaceExceeded
 from raftkv.kv.commands import Acquire, Branch, Command, GrantLease, Proclaim, Put, Txn, TxnPut
+from raftkv.server.alarms import Alarms
+from raftkv.v1 import cluster_pb2 as pb
 
 LOOK_S: Final = 0.01
 """The store is looked at no more often than this."""
@@ -43,6 +45,13 @@ class Quota:
             clears_at = self.limit_bytes - self.limit_bytes // CLEAR_SHARE
             self._exceeded = self._used_bytes() >= (clears_at if self._exceeded else self.limit_bytes)
         return self._exceeded
+
+    def report(self, alarms: Alarms) -> None:
+        """Raise or end the alarm."""
+        if self.exceeded:
+            alarms.set(pb.NO_SPACE, self.refusal().message)
+        else:
+            alarms.clear(pb.NO_SPACE)
 
     def refusal(self) -> SpaceExceeded:
         """Return the error for what would make the store grow."""

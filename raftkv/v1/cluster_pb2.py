@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from raftkv.v1 import common_pb2 as raftkv_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17raftkv/v1/cluster.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"x\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.raftkv.v1.MemberKind\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\"W\n\x0cPeerProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x17\n\x0frecently_active\x18\x04 \x01(\x08\"\x0f\n\rStatusRequest\"\xd4\x03\n\x0eStatusResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.raftkv.v1.Role\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x15\n\rapplied_index\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x15\n\rdurable_index\x18\x07 \x01(\x04\x12\x13\n\x0bstore_bytes\x18\x08 \x01(\x04\x12\x11\n\tlog_bytes\x18\t \x01(\x04\x12\"\n\x07members\x18\n \x03(\x0b\x32\x11.raftkv.v1.Member\x12)\n\x08progress\x18\x0b \x03(\x0b\x32\x17.raftkv.v1.PeerProgress\x12\x12\n\nused_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bquota_bytes\x18\r \x01(\x04\x12 \n\x06\x61larms\x18\x0e \x03(\x0e\x32\x10.raftkv.v1.Alarm\x12\x1a\n\x12\x63ompacted_revision\x18\x0f \x01(\x04\x12\x10\n\x08sessions\x18\x10 \x01(\x04\x12\x0e\n\x06leases\x18\x11 \x01(\x04\x12\x0f\n\x07watches\x18\x12 \x01(\x04\"\'\n\x15TransferLeaderRequest\x12\x0e\n\x06target\x18\x01 \x01(\x04\"C\n\x16TransferLeaderResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\">\n\tNewMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x0f\n\x07witness\x18\x03 \x01(\x08\"Z\n\x14\x43hangeMembersRequest\x12!\n\x03\x61\x64\x64\x18\x01 \x03(\x0b\x32\x14.raftkv.v1.NewMember\x12\x0f\n\x07promote\x18\x02 \x03(\x04\x12\x0e\n\x06remove\x18\x03 \x03(\x04\"f\n\x15\x43hangeMembersResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\"\n\x07members\x18\x02 \x03(\x0b\x32\x11.raftkv.v1.Member\"\x12\n\x10StateHashRequest\"y\n\x11StateHashResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x14\n\x0c\x61pplied_term\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c*X\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46OLLOWER\x10\x01\x12\x11\n\rPRE_CANDIDATE\x10\x02\x12\r\n\tCANDIDATE\x10\x03\x12\n\n\x06LEADER\x10\x04*N\n\nMemberKind\x12\x1b\n\x17MEMBER_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05VOTER\x10\x01\x12\x0b\n\x07LEARNER\x10\x02\x12\x0b\n\x07WITNESS\x10\x03*,\n\x05\x41larm\x12\x15\n\x11\x41LARM_UNSPECIFIED\x10\x00\x12\x0c\n\x08NO_SPACE\x10\x01\x32\xbb\x02\n\x07\x43luster\x12=\n\x06Status\x12\x18.raftkv.v1.StatusRequest\x1a\x19.raftkv.v1.StatusResponse\x12U\n\x0eTransferLeader\x12 .raftkv.v1.TransferLeaderRequest\x1a!.raftkv.v1.TransferLeaderResponse\x12R\n\rChangeMembers\x12\x1f.raftkv.v1.ChangeMembersRequest\x1a .raftkv.v1.ChangeMembersResponse\x12\x46\n\tStateHash\x12\x1b.raftkv.v1.StateHashRequest\x1a\x1c.raftkv.v1.StateHashResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17raftkv/v1/cluster.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"x\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.raftkv.v1.MemberKind\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\"W\n\x0cPeerProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x17\n\x0frecently_active\x18\x04 \x01(\x08\"\x0f\n\rStatusRequest\"\xbf\x05\n\x0eStatusResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.raftkv.v1.Role\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x15\n\rapplied_index\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x15\n\rdurable_index\x18\x07 \x01(\x04\x12\x13\n\x0bstore_bytes\x18\x08 \x01(\x04\x12\x11\n\tlog_bytes\x18\t \x01(\x04\x12\"\n\x07members\x18\n \x03(\x0b\x32\x11.raftkv.v1.Member\x12)\n\x08progress\x18\x0b \x03(\x0b\x32\x17.raftkv.v1.PeerProgress\x12\x12\n\nused_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bquota_bytes\x18\r \x01(\x04\x12&\n\x06\x61larms\x18\x13 \x03(\x0b\x32\x16.raftkv.v1.RaisedAlarm\x12\x1a\n\x12\x63ompacted_revision\x18\x0f \x01(\x04\x12\x10\n\x08sessions\x18\x10 \x01(\x04\x12\x0e\n\x06leases\x18\x11 \x01(\x04\x12\x0f\n\x07watches\x18\x12 \x01(\x04\x12#\n\x04\x64isk\x18\x14 \x01(\x0b\x32\x15.raftkv.v1.DiskStatus\x12/\n\ncheckpoint\x18\x15 \x01(\x0b\x32\x1b.raftkv.v1.CheckpointStatus\x12\x30\n\ttransfers\x18\x16 \x03(\x0b\x32\x1d.raftkv.v1.CheckpointTransfer\x12%\n\x05scrub\x18\x17 \x01(\x0b\x32\x16.raftkv.v1.ScrubStatus\x12.\n\ncomparison\x18\x18 \x01(\x0b\x32\x1a.raftkv.v1.StateComparisonJ\x04\x08\x0e\x10\x0f\"Q\n\x0bRaisedAlarm\x12\x1f\n\x05\x61larm\x18\x01 \x01(\x0e\x32\x10.raftkv.v1.Alarm\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\"c\n\nDiskStatus\x12\x12\n\nfree_bytes\x18\x01 \x01(\x04\x12\x15\n\rreserve_bytes\x18\x02 \x01(\x04\x12\x10\n\x08write_us\x18\x03 \x01(\x04\x12\x18\n\x10slowest_write_us\x18\x04 \x01(\x04\"g\n\x10\x43heckpointStatus\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\x0e\n\x06making\x18\x04 \x01(\x08\x12\x12\n\nmade_at_ms\x18\x05 \x01(\x04\"{\n\x12\x43heckpointTransfer\x12\x0c\n\x04peer\x18\x01 \x01(\x04\x12\x11\n\treceiving\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\ndone_bytes\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\"d\n\x0bScrubStatus\x12\x16\n\x0escrubbed_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06rounds\x18\x02 \x01(\x04\x12\x15\n\rdamaged_files\x18\x03 \x01(\r\x12\x16\n\x0e\x66inished_at_ms\x18\x04 \x01(\x04\"v\n\x0fStateComparison\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61greed\x18\x03 \x03(\x04\x12\x0e\n\x06\x64iffer\x18\x04 \x03(\x04\x12\x0e\n\x06silent\x18\x05 \x03(\x04\x12\x16\n\x0e\x66inished_at_ms\x18\x06 \x01(\x04\"\'\n\x15TransferLeaderRequest\x12\x0e\n\x06target\x18\x01 \x01(\x04\"C\n\x16TransferLeaderResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\">\n\tNewMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x0f\n\x07witness\x18\x03 \x01(\x08\"Z\n\x14\x43hangeMembersRequest\x12!\n\x03\x61\x64\x64\x18\x01 \x03(\x0b\x32\x14.raftkv.v1.NewMember\x12\x0f\n\x07promote\x18\x02 \x03(\x04\x12\x0e\n\x06remove\x18\x03 \x03(\x04\"f\n\x15\x43hangeMembersResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\"\n\x07members\x18\x02 \x03(\x0b\x32\x11.raftkv.v1.Member\"\x12\n\x10StateHashRequest\"y\n\x11StateHashResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x14\n\x0c\x61pplied_term\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c*X\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46OLLOWER\x10\x01\x12\x11\n\rPRE_CANDIDATE\x10\x02\x12\r\n\tCANDIDATE\x10\x03\x12\n\n\x06LEADER\x10\x04*N\n\nMemberKind\x12\x1b\n\x17MEMBER_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05VOTER\x10\x01\x12\x0b\n\x07LEARNER\x10\x02\x12\x0b\n\x07WITNESS\x10\x03*r\n\x05\x41larm\x12\x15\n\x11\x41LARM_UNSPECIFIED\x10\x00\x12\x0c\n\x08NO_SPACE\x10\x01\x12\r\n\tDISK_FULL\x10\x02\x12\r\n\tSLOW_DISK\x10\x03\x12\x0b\n\x07\x44\x41MAGED\x10\x04\x12\x0b\n\x07\x43ORRUPT\x10\x05\x12\x0c\n\x08\x44IVERGED\x10\x06\x32\xbb\x02\n\x07\x43luster\x12=\n\x06Status\x12\x18.raftkv.v1.StatusRequest\x1a\x19.raftkv.v1.StatusResponse\x12U\n\x0eTransferLeader\x12 .raftkv.v1.TransferLeaderRequest\x1a!.raftkv.v1.TransferLeaderResponse\x12R\n\rChangeMembers\x12\x1f.raftkv.v1.ChangeMembersRequest\x1a .raftkv.v1.ChangeMembersResponse\x12\x46\n\tStateHash\x12\x1b.raftkv.v1.StateHashRequest\x1a\x1c.raftkv.v1.StateHashResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1274
-  _globals['_ROLE']._serialized_end=1362
-  _globals['_MEMBERKIND']._serialized_start=1364
-  _globals['_MEMBERKIND']._serialized_end=1442
-  _globals['_ALARM']._serialized_start=1444
-  _globals['_ALARM']._serialized_end=1488
+  _globals['_ROLE']._serialized_start=2145
+  _globals['_ROLE']._serialized_end=2233
+  _globals['_MEMBERKIND']._serialized_start=2235
+  _globals['_MEMBERKIND']._serialized_end=2313
+  _globals['_ALARM']._serialized_start=2315
+  _globals['_ALARM']._serialized_end=2429
   _globals['_MEMBER']._serialized_start=62
   _globals['_MEMBER']._serialized_end=182
   _globals['_PEERPROGRESS']._serialized_start=184
@@ -45,21 +45,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=273
   _globals['_STATUSREQUEST']._serialized_end=288
   _globals['_STATUSRESPONSE']._serialized_start=291
-  _globals['_STATUSRESPONSE']._serialized_end=759
-  _globals['_TRANSFERLEADERREQUEST']._serialized_start=761
-  _globals['_TRANSFERLEADERREQUEST']._serialized_end=800
-  _globals['_TRANSFERLEADERRESPONSE']._serialized_start=802
-  _globals['_TRANSFERLEADERRESPONSE']._serialized_end=869
-  _globals['_NEWMEMBER']._serialized_start=871
-  _globals['_NEWMEMBER']._serialized_end=933
-  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=935
-  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=1025
-  _globals['_CHANGEMEMBERSRESPONSE']._serialized_start=1027
-  _globals['_CHANGEMEMBERSRESPONSE']._serialized_end=1129
-  _globals['_STATEHASHREQUEST']._serialized_start=1131
-  _globals['_STATEHASHREQUEST']._serialized_end=1149
-  _globals['_STATEHASHRESPONSE']._serialized_start=1151
-  _globals['_STATEHASHRESPONSE']._serialized_end=1272
-  _globals['_CLUSTER']._serialized_start=1491
-  _globals['_CLUSTER']._serialized_end=1806
+  _globals['_STATUSRESPONSE']._serialized_end=994
+  _globals['_RAISEDALARM']._serialized_start=996
+  _globals['_RAISEDALARM']._serialized_end=1077
+  _globals['_DISKSTATUS']._serialized_start=1079
+  _globals['_DISKSTATUS']._serialized_end=1178
+  _globals['_CHECKPOINTSTATUS']._serialized_start=1180
+  _globals['_CHECKPOINTSTATUS']._serialized_end=1283
+  _globals['_CHECKPOINTTRANSFER']._serialized_start=1285
+  _globals['_CHECKPOINTTRANSFER']._serialized_end=1408
+  _globals['_SCRUBSTATUS']._serialized_start=1410
+  _globals['_SCRUBSTATUS']._serialized_end=1510
+  _globals['_STATECOMPARISON']._serialized_start=1512
+  _globals['_STATECOMPARISON']._serialized_end=1630
+  _globals['_TRANSFERLEADERREQUEST']._serialized_start=1632
+  _globals['_TRANSFERLEADERREQUEST']._serialized_end=1671
+  _globals['_TRANSFERLEADERRESPONSE']._serialized_start=1673
+  _globals['_TRANSFERLEADERRESPONSE']._serialized_end=1740
+  _globals['_NEWMEMBER']._serialized_start=1742
+  _globals['_NEWMEMBER']._serialized_end=1804
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=1806
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=1896
+  _globals['_CHANGEMEMBERSRESPONSE']._serialized_start=1898
+  _globals['_CHANGEMEMBERSRESPONSE']._serialized_end=2000
+  _globals['_STATEHASHREQUEST']._serialized_start=2002
+  _globals['_STATEHASHREQUEST']._serialized_end=2020
+  _globals['_STATEHASHRESPONSE']._serialized_start=2022
+  _globals['_STATEHASHRESPONSE']._serialized_end=2143
+  _globals['_CLUSTER']._serialized_start=2432
+  _globals['_CLUSTER']._serialized_end=2747
 # @@protoc_insertion_point(module_scope)

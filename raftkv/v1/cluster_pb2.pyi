@@ -73,6 +73,16 @@ class _AlarmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alarm.ValueType
     ALARM_UNSPECIFIED: _Alarm.ValueType  # 0
     NO_SPACE: _Alarm.ValueType  # 1
     """The store has reached its quota; writes that make it grow are refused."""
+    DISK_FULL: _Alarm.ValueType  # 2
+    """The data directory's file system has less room than the reserve: no further entries are taken until there is more."""
+    SLOW_DISK: _Alarm.ValueType  # 3
+    """Writes to the log take too long: the node does not want to lead."""
+    DAMAGED: _Alarm.ValueType  # 4
+    """A file was found damaged. It is being replaced, or the message says what to do."""
+    CORRUPT: _Alarm.ValueType  # 5
+    """The state is not that of a majority: the node serves no reads, and does not lead."""
+    DIVERGED: _Alarm.ValueType  # 6
+    """States differ, and no majority says which one is right."""
 
 class Alarm(_Alarm, metaclass=_AlarmEnumTypeWrapper):
     """What a node wants somebody to look at."""
@@ -80,6 +90,16 @@ class Alarm(_Alarm, metaclass=_AlarmEnumTypeWrapper):
 ALARM_UNSPECIFIED: Alarm.ValueType  # 0
 NO_SPACE: Alarm.ValueType  # 1
 """The store has reached its quota; writes that make it grow are refused."""
+DISK_FULL: Alarm.ValueType  # 2
+"""The data directory's file system has less room than the reserve: no further entries are taken until there is more."""
+SLOW_DISK: Alarm.ValueType  # 3
+"""Writes to the log take too long: the node does not want to lead."""
+DAMAGED: Alarm.ValueType  # 4
+"""A file was found damaged. It is being replaced, or the message says what to do."""
+CORRUPT: Alarm.ValueType  # 5
+"""The state is not that of a majority: the node serves no reads, and does not lead."""
+DIVERGED: Alarm.ValueType  # 6
+"""States differ, and no majority says which one is right."""
 Global___Alarm: _TypeAlias = Alarm  # noqa: Y015
 
 @_typing.final
@@ -184,6 +204,11 @@ class StatusResponse(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     WATCHES_FIELD_NUMBER: _builtins.int
+    DISK_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    SCRUB_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     role: Global___Role.ValueType
     commit_index: _builtins.int
@@ -211,7 +236,19 @@ class StatusResponse(_message.Message):
         """Only from the leader."""
 
     @_builtins.property
-    def alarms(self) -> _containers.RepeatedScalarFieldContainer[Global___Alarm.ValueType]: ...
+    def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaisedAlarm]: ...
+    @_builtins.property
+    def disk(self) -> Global___DiskStatus: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointStatus: ...
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointTransfer]:
+        """Checkpoints on their way from or to this node."""
+
+    @_builtins.property
+    def scrub(self) -> Global___ScrubStatus: ...
+    @_builtins.property
+    def comparison(self) -> Global___StateComparison: ...
     def __init__(
         self,
         *,
@@ -228,19 +265,227 @@ class StatusResponse(_message.Message):
         progress: _abc.Iterable[Global___PeerProgress] | None = ...,
         used_bytes: _builtins.int = ...,
         quota_bytes: _builtins.int = ...,
-        alarms: _abc.Iterable[Global___Alarm.ValueType] | None = ...,
+        alarms: _abc.Iterable[Global___RaisedAlarm] | None = ...,
         compacted_revision: _builtins.int = ...,
         sessions: _builtins.int = ...,
         leases: _builtins.int = ...,
         watches: _builtins.int = ...,
+        disk: Global___DiskStatus | None = ...,
+        checkpoint: Global___CheckpointStatus | None = ...,
+        transfers: _abc.Iterable[Global___CheckpointTransfer] | None = ...,
+        scrub: Global___ScrubStatus | None = ...,
+        comparison: Global___StateComparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "comparison", b"comparison", "disk", b"disk", "header", b"header", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "commit_index", b"commit_index", "compacted_revision", b"compacted_revision", "durable_index", b"durable_index", "header", b"header", "last_index", b"last_index", "leases", b"leases", "log_bytes", b"log_bytes", "members", b"members", "progress", b"progress", "quota_bytes", b"quota_bytes", "role", b"role", "sessions", b"sessions", "store_bytes", b"store_bytes", "used_bytes", b"used_bytes", "version", b"version", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "checkpoint", b"checkpoint", "commit_index", b"commit_index", "compacted_revision", b"compacted_revision", "comparison", b"comparison", "disk", b"disk", "durable_index", b"durable_index", "header", b"header", "last_index", b"last_index", "leases", b"leases", "log_bytes", b"log_bytes", "members", b"members", "progress", b"progress", "quota_bytes", b"quota_bytes", "role", b"role", "scrub", b"scrub", "sessions", b"sessions", "store_bytes", b"store_bytes", "transfers", b"transfers", "used_bytes", b"used_bytes", "version", b"version", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class RaisedAlarm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALARM_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    alarm: Global___Alarm.ValueType
+    message: _builtins.str
+    """What it is about, and the way out."""
+    since_ms: _builtins.int
+    """Milliseconds since 1970, by the node's own clock."""
+    def __init__(
+        self,
+        *,
+        alarm: Global___Alarm.ValueType = ...,
+        message: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "message", b"message", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaisedAlarm: _TypeAlias = RaisedAlarm  # noqa: Y015
+
+@_typing.final
+class DiskStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    RESERVE_BYTES_FIELD_NUMBER: _builtins.int
+    WRITE_US_FIELD_NUMBER: _builtins.int
+    SLOWEST_WRITE_US_FIELD_NUMBER: _builtins.int
+    free_bytes: _builtins.int
+    """Of the data directory's file system."""
+    reserve_bytes: _builtins.int
+    """With less than this free, no further entries are taken. 0: never."""
+    write_us: _builtins.int
+    """How long a write to the log took, flush included: a moving average, and the longest of the last minute."""
+    slowest_write_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        free_bytes: _builtins.int = ...,
+        reserve_bytes: _builtins.int = ...,
+        write_us: _builtins.int = ...,
+        slowest_write_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "reserve_bytes", b"reserve_bytes", "slowest_write_us", b"slowest_write_us", "write_us", b"write_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskStatus: _TypeAlias = DiskStatus  # noqa: Y015
+
+@_typing.final
+class CheckpointStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    MAKING_FIELD_NUMBER: _builtins.int
+    MADE_AT_MS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The entry of the newest checkpoint; 0: there is none."""
+    size_bytes: _builtins.int
+    kept: _builtins.int
+    """How many there are."""
+    making: _builtins.bool
+    """One is being made."""
+    made_at_ms: _builtins.int
+    """Milliseconds since 1970, when this process made or received it; 0: before."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        making: _builtins.bool = ...,
+        made_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kept", b"kept", "made_at_ms", b"made_at_ms", "making", b"making", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointStatus: _TypeAlias = CheckpointStatus  # noqa: Y015
+
+@_typing.final
+class CheckpointTransfer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    RECEIVING_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    peer: _builtins.int
+    """The other node; 0: not known."""
+    receiving: _builtins.bool
+    index: _builtins.int
+    done_bytes: _builtins.int
+    size_bytes: _builtins.int
+    phase: _builtins.str
+    """transfer, verify or install."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.int = ...,
+        receiving: _builtins.bool = ...,
+        index: _builtins.int = ...,
+        done_bytes: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        phase: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "index", b"index", "peer", b"peer", "phase", b"phase", "receiving", b"receiving", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointTransfer: _TypeAlias = CheckpointTransfer  # noqa: Y015
+
+@_typing.final
+class ScrubStatus(_message.Message):
+    """The reading of files that nobody else reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCRUBBED_BYTES_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FILES_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_MS_FIELD_NUMBER: _builtins.int
+    scrubbed_bytes: _builtins.int
+    """Since this process started."""
+    rounds: _builtins.int
+    """Rounds over all cold segments and checkpoints."""
+    damaged_files: _builtins.int
+    finished_at_ms: _builtins.int
+    """Milliseconds since 1970, end of the last round; 0: none yet."""
+    def __init__(
+        self,
+        *,
+        scrubbed_bytes: _builtins.int = ...,
+        rounds: _builtins.int = ...,
+        damaged_files: _builtins.int = ...,
+        finished_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged_files", b"damaged_files", "finished_at_ms", b"finished_at_ms", "rounds", b"rounds", "scrubbed_bytes", b"scrubbed_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubStatus: _TypeAlias = ScrubStatus  # noqa: Y015
+
+@_typing.final
+class StateComparison(_message.Message):
+    """The comparison of states between nodes, as its leader knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    DIFFER_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_MS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    hash: _builtins.bytes
+    finished_at_ms: _builtins.int
+    @_builtins.property
+    def agreed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def differ(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Did not answer."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+        agreed: _abc.Iterable[_builtins.int] | None = ...,
+        differ: _abc.Iterable[_builtins.int] | None = ...,
+        silent: _abc.Iterable[_builtins.int] | None = ...,
+        finished_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "differ", b"differ", "finished_at_ms", b"finished_at_ms", "hash", b"hash", "index", b"index", "silent", b"silent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateComparison: _TypeAlias = StateComparison  # noqa: Y015
 
 @_typing.final
 class TransferLeaderRequest(_message.Message):

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from raftkv.v1 import cluster_pb2 as _cluster_pb2
 from raftkv.v1 import kv_pb2 as _kv_pb2
+from raftkv.v1 import maintenance_pb2 as _maintenance_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -41,6 +42,130 @@ OTHER_DISK: Verdict.ValueType  # 1
 OTHER_CLUSTER: Verdict.ValueType  # 2
 """The caller is of another cluster: one of the two was started with the wrong members."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class ForwardCompareStatesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    @_builtins.property
+    def request(self) -> _maintenance_pb2.CompareStatesRequest: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        request: _maintenance_pb2.CompareStatesRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "from", b"from", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardCompareStatesRequest: _TypeAlias = ForwardCompareStatesRequest  # noqa: Y015
+
+@_typing.final
+class StateHashAtRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    index: _builtins.int
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "from", b"from", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashAtRequest: _TypeAlias = StateHashAtRequest  # noqa: Y015
+
+@_typing.final
+class StateHashAtResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    term: _builtins.int
+    hash: _builtins.bytes
+    """Empty: not known any more, or the node went past that entry by installing a snapshot."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "index", b"index", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashAtResponse: _TypeAlias = StateHashAtResponse  # noqa: Y015
+
+@_typing.final
+class CondemnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    index: _builtins.int
+    hash: _builtins.bytes
+    """That of the majority."""
+    @_builtins.property
+    def agreed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        index: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+        agreed: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "cluster_id", b"cluster_id", "from", b"from", "hash", b"hash", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CondemnRequest: _TypeAlias = CondemnRequest  # noqa: Y015
+
+@_typing.final
+class CondemnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDEMNED_FIELD_NUMBER: _builtins.int
+    condemned: _builtins.bool
+    """Its own hash at that entry is another one: it serves no more."""
+    def __init__(
+        self,
+        *,
+        condemned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned", b"condemned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CondemnResponse: _TypeAlias = CondemnResponse  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -548,20 +673,24 @@ class HeartbeatResponse(_message.Message):
     READ_SEQUENCE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    HINDERED_FIELD_NUMBER: _builtins.int
     read_sequence: _builtins.int
     priority: _builtins.int
     lease_ms: _builtins.int
     """For so many milliseconds the sender votes for nobody; 0: no promise."""
+    hindered: _builtins.bool
+    """The sender does not want to lead: its disk is slow or nearly full, or its state is not to be trusted."""
     def __init__(
         self,
         *,
         read_sequence: _builtins.int = ...,
         priority: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
+        hindered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms", "priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hindered", b"hindered", "lease_ms", b"lease_ms", "priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ import warnings
 
 from raftkv.v1 import cluster_pb2 as raftkv_dot_v1_dot_cluster__pb2
 from raftkv.v1 import kv_pb2 as raftkv_dot_v1_dot_kv__pb2
+from raftkv.v1 import maintenance_pb2 as raftkv_dot_v1_dot_maintenance__pb2
 from raftkv.v1 import peer_pb2 as raftkv_dot_v1_dot_peer__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -72,6 +73,21 @@ class PeerStub(object):
                 request_serializer=raftkv_dot_v1_dot_peer__pb2.PeerLogEndRequest.SerializeToString,
                 response_deserializer=raftkv_dot_v1_dot_kv__pb2.LogEndResponse.FromString,
                 _registered_method=True)
+        self.ForwardCompareStates = channel.unary_unary(
+                '/raftkv.v1.Peer/ForwardCompareStates',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.ForwardCompareStatesRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_maintenance__pb2.CompareStatesResponse.FromString,
+                _registered_method=True)
+        self.StateHashAt = channel.unary_unary(
+                '/raftkv.v1.Peer/StateHashAt',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.StateHashAtRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_peer__pb2.StateHashAtResponse.FromString,
+                _registered_method=True)
+        self.Condemn = channel.unary_unary(
+                '/raftkv.v1.Peer/Condemn',
+                request_serializer=raftkv_dot_v1_dot_peer__pb2.CondemnRequest.SerializeToString,
+                response_deserializer=raftkv_dot_v1_dot_peer__pb2.CondemnResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServicer(object):
@@ -125,6 +141,26 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForwardCompareStates(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StateHashAt(self, request, context):
+        """The hash of the state at an entry that asked for one (kv: CheckState); waits until it is computed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Condemn(self, request, context):
+        """A majority has another state than the receiver, which compares by itself and takes itself out of serving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +198,21 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.LogEnd,
                     request_deserializer=raftkv_dot_v1_dot_peer__pb2.PeerLogEndRequest.FromString,
                     response_serializer=raftkv_dot_v1_dot_kv__pb2.LogEndResponse.SerializeToString,
+            ),
+            'ForwardCompareStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForwardCompareStates,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.ForwardCompareStatesRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_maintenance__pb2.CompareStatesResponse.SerializeToString,
+            ),
+            'StateHashAt': grpc.unary_unary_rpc_method_handler(
+                    servicer.StateHashAt,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.StateHashAtRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_peer__pb2.StateHashAtResponse.SerializeToString,
+            ),
+            'Condemn': grpc.unary_unary_rpc_method_handler(
+                    servicer.Condemn,
+                    request_deserializer=raftkv_dot_v1_dot_peer__pb2.CondemnRequest.FromString,
+                    response_serializer=raftkv_dot_v1_dot_peer__pb2.CondemnResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +405,87 @@ class Peer(object):
             '/raftkv.v1.Peer/LogEnd',
             raftkv_dot_v1_dot_peer__pb2.PeerLogEndRequest.SerializeToString,
             raftkv_dot_v1_dot_kv__pb2.LogEndResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForwardCompareStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Peer/ForwardCompareStates',
+            raftkv_dot_v1_dot_peer__pb2.ForwardCompareStatesRequest.SerializeToString,
+            raftkv_dot_v1_dot_maintenance__pb2.CompareStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StateHashAt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Peer/StateHashAt',
+            raftkv_dot_v1_dot_peer__pb2.StateHashAtRequest.SerializeToString,
+            raftkv_dot_v1_dot_peer__pb2.StateHashAtResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Condemn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Peer/Condemn',
+            raftkv_dot_v1_dot_peer__pb2.CondemnRequest.SerializeToString,
+            raftkv_dot_v1_dot_peer__pb2.CondemnResponse.FromString,
             options,
             channel_credentials,
             insecure,

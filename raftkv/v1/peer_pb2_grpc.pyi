@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from raftkv.v1 import cluster_pb2 as _cluster_pb2
 from raftkv.v1 import kv_pb2 as _kv_pb2
+from raftkv.v1 import maintenance_pb2 as _maintenance_pb2
 from raftkv.v1 import peer_pb2 as _peer_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -48,6 +49,11 @@ class PeerStub:
     ReadIndex: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ReadIndexRequest, _peer_pb2.ReadIndexResponse]
     """Asks the leader how far a state must have come to be read linearizably, now."""
     LogEnd: _grpc.UnaryUnaryMultiCallable[_peer_pb2.PeerLogEndRequest, _kv_pb2.LogEndResponse]
+    ForwardCompareStates: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardCompareStatesRequest, _maintenance_pb2.CompareStatesResponse]
+    StateHashAt: _grpc.UnaryUnaryMultiCallable[_peer_pb2.StateHashAtRequest, _peer_pb2.StateHashAtResponse]
+    """The hash of the state at an entry that asked for one (kv: CheckState); waits until it is computed."""
+    Condemn: _grpc.UnaryUnaryMultiCallable[_peer_pb2.CondemnRequest, _peer_pb2.CondemnResponse]
+    """A majority has another state than the receiver, which compares by itself and takes itself out of serving."""
 
 @_typing.type_check_only
 class PeerAsyncStub(PeerStub):
@@ -67,6 +73,11 @@ class PeerAsyncStub(PeerStub):
     ReadIndex: _aio.UnaryUnaryMultiCallable[_peer_pb2.ReadIndexRequest, _peer_pb2.ReadIndexResponse]  # type: ignore[assignment]
     """Asks the leader how far a state must have come to be read linearizably, now."""
     LogEnd: _aio.UnaryUnaryMultiCallable[_peer_pb2.PeerLogEndRequest, _kv_pb2.LogEndResponse]  # type: ignore[assignment]
+    ForwardCompareStates: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardCompareStatesRequest, _maintenance_pb2.CompareStatesResponse]  # type: ignore[assignment]
+    StateHashAt: _aio.UnaryUnaryMultiCallable[_peer_pb2.StateHashAtRequest, _peer_pb2.StateHashAtResponse]  # type: ignore[assignment]
+    """The hash of the state at an entry that asked for one (kv: CheckState); waits until it is computed."""
+    Condemn: _aio.UnaryUnaryMultiCallable[_peer_pb2.CondemnRequest, _peer_pb2.CondemnResponse]  # type: ignore[assignment]
+    """A majority has another state than the receiver, which compares by itself and takes itself out of serving."""
 
 class PeerServicer(metaclass=_abc_1.ABCMeta):
     """Node to node. Served on the peer address only."""
@@ -125,5 +136,28 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         request: _peer_pb2.PeerLogEndRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_kv_pb2.LogEndResponse, _abc.Awaitable[_kv_pb2.LogEndResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ForwardCompareStates(
+        self,
+        request: _peer_pb2.ForwardCompareStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.CompareStatesResponse, _abc.Awaitable[_maintenance_pb2.CompareStatesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StateHashAt(
+        self,
+        request: _peer_pb2.StateHashAtRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.StateHashAtResponse, _abc.Awaitable[_peer_pb2.StateHashAtResponse]]:
+        """The hash of the state at an entry that asked for one (kv: CheckState); waits until it is computed."""
+
+    @_abc_1.abstractmethod
+    def Condemn(
+        self,
+        request: _peer_pb2.CondemnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.CondemnResponse, _abc.Awaitable[_peer_pb2.CondemnResponse]]:
+        """A majority has another state than the receiver, which compares by itself and takes itself out of serving."""
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -66,7 +66,7 @@ def _row(view: MemberView) -> tuple[object, ...]:
         megabytes(found.quota_bytes) if found.quota_bytes else None,
         megabytes(found.store_bytes),
         megabytes(found.log_bytes),
-        ", ".join(alarm.name.lower().replace("_", " ") for alarm in found.alarms) or None,
+        ", ".join(raised.alarm.name.lower().replace("_", " ") for raised in found.alarms) or None,
     )
 
 
@@ -89,7 +89,10 @@ def _described(view: MemberView) -> dict[str, object]:
         "log_bytes": found.log_bytes,
         "used_bytes": found.used_bytes,
         "quota_bytes": found.quota_bytes or None,
-        "alarms": [alarm.name.lower() for alarm in found.alarms],
+        "alarms": [
+            {"alarm": raised.alarm.name.lower(), "message": raised.message, "since": raised.since}
+            for raised in found.alarms
+        ],
         "compacted_revision": found.compacted_revision,
         "sessions": found.sessions,
         "leases": found.leases,

@@ -112,6 +112,7 @@ class ClusterService(ClusterServicer):
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
     ) -> pb.StatusResponse:
         raft, machine, quota = self._node.raft, self._node.machine, self._requests.quota
+        quota.report(self._node.alarms)
         return pb.StatusResponse(
             header=self._requests.header(),
             version=raftkv.__version__,
@@ -134,7 +135,7 @@ class ClusterService(ClusterServicer):
             ],
             used_bytes=self._node.used_bytes(),
             quota_bytes=quota.limit_bytes,
-            alarms=[pb.NO_SPACE] if quota.exceeded else [],
+            alarms=self._node.alarms.raised(),
             compacted_revision=machine.compacted_revision,
             sessions=machine.session_count,
             leases=len(machine.leases),

@@ -15,7 +15,7 @@ from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.status import abort, answered
 from raftkv.transport import checkpoints
 from raftkv.transport.grpc_peer import GrpcTransport, PeerStreams
-from raftkv.v1 import cluster_pb2, kv_pb2, peer_pb2
+from raftkv.v1 import cluster_pb2, kv_pb2, maintenance_pb2, peer_pb2
 from raftkv.v1.peer_pb2_grpc import PeerServicer
 
 
@@ -93,6 +93,23 @@ class PeerService(PeerServicer):
     ) -> cluster_pb2.ChangeMembersResponse:
         await self._check(request, context)
         return await answered(context, self._changes.run_here(request.request))
+
+    async def ForwardCompareStates(  # noqa: N802
+        self,
+        request: peer_pb2.ForwardCompareStatesRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> maintenance_pb2.CompareStatesResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+
+    async def StateHashAt(  # noqa: N802
+        self, request: peer_pb2.StateHashAtRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> peer_pb2.StateHashAtResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+
+    async def Condemn(  # noqa: N802
+        self, request: peer_pb2.CondemnRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> peer_pb2.CondemnResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
 
     async def _check(
         self,
