@@ -532,13 +532,13 @@ def quorum_reads_are_not_rinsed(patch: Patch) -> None:
 
 def read_points_are_stamped_at_receipt(patch: Patch) -> None:
     """Server/read_points: what the leader said is taken to be as young as its answer."""
-    ask = ReadPoints._ask
+    ask = ReadPoints._ask_leader
 
     async def late(points: ReadPoints) -> ReadPoint:
         point = await ask(points)
         return replace(point, asked_ms=points._node.now_ms())
 
-    patch.setattr(ReadPoints, "_ask", late)
+    patch.setattr(ReadPoints, "_ask_leader", late)
 
 
 def a_leader_counts_before_it_has_synced(patch: Patch) -> None:
