@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim verify fix proto clean
+.PHONY: help demo test slow sim verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -14,6 +14,9 @@ demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS=
 test: $(INSTALLED) ## run all tests, one worker a core (PYTEST_ARGS="...")
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
 	@$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+slow: $(INSTALLED) ## run the tests that take too long for every run: rare seeds of the simulator's controls
+	@$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
 
 sim: $(INSTALLED) ## simulate fresh seeds (SEEDS=500) or replay one (SEED=n); LEVEL=l0|l1; docs/simulation.md
 	@$(BIN)/python -m tests.sim $(if $(LEVEL),--level $(LEVEL)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \

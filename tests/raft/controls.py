@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests.raft import sabotage
 
@@ -19,16 +21,28 @@ class Control:
     seeds: int = 20
     damage: bool = False
     """The broken promise itself (C7) does not count as a finding, only what comes of it."""
+    slow: bool = False
+    """Not in the default run (`make slow`)."""
 
     def __str__(self) -> str:
         return self.rule.__name__ + ("-damage" if self.damage else "")
+
+
+class Markable(Protocol):
+    @property
+    def slow(self) -> bool: ...
+
+
+def with_marks(controls: Iterable[Markable]) -> list[ParameterSet]:
+    """Return the controls as parameters of a test, those that take long marked so."""
+    return [pytest.param(control, marks=[pytest.mark.slow] * control.slow) for control in controls]
 
 
 RULES = [  # found by the simulator and by the random runs of tests/raft within the same bounds
     Control(sabotage.promises_leave_at_once, "C7", seeds=1),
     Control(sabotage.promises_leave_at_once, "C[4568]", damage=True),
     Control(sabotage.vote_is_not_persisted, "C7", seeds=1),
-    Control(sabotage.vote_is_not_persisted, "C[18]", seeds=150, damage=True),
+    Control(sabotage.vote_is_not_persisted, "C[18]", seeds=150, damage=True, slow=True),
     Control(sabotage.a_restart_forgets_the_term, "C9"),
     Control(sabotage.stepping_down_forgets_the_vote, "C8", seeds=5),
     Control(sabotage.votes_are_given_twice, "C8"),

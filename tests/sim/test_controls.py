@@ -11,14 +11,14 @@ from collections.abc import Callable
 import pytest
 
 from tests.raft import sabotage as rules
-from tests.raft.controls import RULES, Control
+from tests.raft.controls import RULES, Control, with_marks
 from tests.sim.l0 import plan, sabotage
 from tests.sim.l0.run import run
 
 CONTROLS = [
     *RULES,
     Control(rules.reads_share_an_old_round, "C10", seeds=50),
-    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100),
+    Control(rules.earlier_terms_are_committed_by_counting, "C[45]", seeds=100, slow=True),
     Control(sabotage.nobody_is_sticky, "deposed the leader"),
     Control(sabotage.there_is_no_pre_vote, "deposed the leader"),
     Control(sabotage.leaders_need_no_quorum, "nobody takes over from a leader that hears nobody"),
@@ -28,21 +28,21 @@ CONTROLS = [
     Control(sabotage.a_transfer_never_ends, "no write is acknowledged"),
     Control(sabotage.what_a_candidate_hears_stays, "C[1478]"),
     Control(sabotage.a_broken_connection_means_nothing_is_known, "next 1 must be above match", seeds=5),
-    Control(sabotage.a_joint_change_needs_one_majority, "C[146]", seeds=100),
+    Control(sabotage.a_joint_change_needs_one_majority, "C[146]", seeds=100, slow=True),
     Control(sabotage.learners_count, "C6|nobody takes over"),
     Control(sabotage.a_joint_configuration_is_left_before_it_is_committed, "C12"),
-    Control(sabotage.configurations_survive_truncation, "C11", seeds=100),
+    Control(sabotage.configurations_survive_truncation, "C11", seeds=100, slow=True),
     Control(sabotage.a_restart_forgets_the_configurations_of_the_log, "C6|C11"),
     Control(sabotage.a_snapshot_brings_no_configuration, "C11"),
     Control(sabotage.nobody_is_sent_a_snapshot, "LivenessViolation"),
     Control(sabotage.a_lost_checkpoint_is_not_sent_again, "LivenessViolation", seeds=60),
-    Control(sabotage.a_witness_may_lead, "C13", seeds=100),
-    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=150),
+    Control(sabotage.a_witness_may_lead, "C13", seeds=100, slow=True),
+    Control(sabotage.a_lease_begins_when_it_is_confirmed, "K6", seeds=150, slow=True),
     Control(sabotage.a_lease_is_longer_than_the_promise, "K6", seeds=10),
     Control(sabotage.a_restart_forgets_the_promise, "K6"),
-    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=150),
+    Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=150, slow=True),
     Control(sabotage.a_transfer_leaves_the_lease, "K6", seeds=10),
-    Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100),
+    Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100, slow=True),
 ]
 
 
@@ -53,7 +53,7 @@ def can_matter(rule: Callable[[pytest.MonkeyPatch], None], parameters: plan.Para
     return rule is not sabotage.a_witness_may_lead or parameters.witnesses > 0
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=str)
+@pytest.mark.parametrize("control", with_marks(CONTROLS), ids=str)
 def test_the_simulator_notices_that_a_safeguard_is_off(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     control.rule(monkeypatch)
     if control.rule.__module__ == rules.__name__:

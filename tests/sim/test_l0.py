@@ -11,6 +11,7 @@ import pytest
 
 from tests.raft import sabotage
 from tests.sim import l0, runner
+from tests.sim.conftest import Remembered
 from tests.sim.l0 import plan
 from tests.sim.l0.run import run
 from tests.sim.levels import MODULES, Report, load
@@ -19,23 +20,21 @@ from tests.sim.shrink import kind_of, shrink
 SEEDS = 200
 CHUNK = 10
 
-SEEN: dict[int, Report] = {}
-
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_seeds(first: int) -> None:
+def test_seeds(first: int, core_report: Remembered[Report]) -> None:
     for seed in range(first, first + CHUNK):
-        SEEN[seed] = report = run(seed)
+        report = core_report(seed)
         assert report.violation is None, f"{report.violation}\nreplay it: make sim SEED={seed}"
 
 
-def test_the_seeds_do_what_they_are_for() -> None:
+def test_the_seeds_do_what_they_are_for(core_report: Remembered[Report]) -> None:
     """Over these seeds, every kind of fault has hit something, and the clusters got much done in spite of them."""
     faults: Counter[str] = Counter()
     traffic: Counter[str] = Counter()
     sizes: Counter[int] = Counter()
     for seed in range(SEEDS):
-        report = SEEN.get(seed) or run(seed)
+        report = core_report(seed)
         faults.update(report.faults)
         traffic.update(report.traffic)
         sizes[plan.draw(seed)[0].size] += 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.raft.controls import with_marks
 from tests.raft.sabotage import without_the_cores_own_checks
 from tests.sim.l0 import sabotage as core
 from tests.sim.l1 import run_seed, sabotage
@@ -27,6 +28,8 @@ class Control:
     """Where to begin. The seeds before it were found to show nothing: they cost time and prove nothing."""
     step: int = 1
     """From one seed to the next."""
+    slow: bool = False
+    """Not in the default run (`make slow`)."""
 
     def __str__(self) -> str:
         return self.rule.__name__
@@ -94,7 +97,7 @@ CONTROLS = [
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("control", CONTROLS, ids=str)
+@pytest.mark.parametrize("control", with_marks(CONTROLS), ids=str)
 def test_a_missing_safeguard_is_found(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     control.rule(monkeypatch)
     if control.rule.__module__ == core.__name__:
