@@ -11,9 +11,10 @@ from raftkv.errors import ErrorCode
 from raftkv.raft import Configuration, NodeId
 from raftkv.raft.membership import MembershipChange
 from raftkv.raft.progress import ProgressState
+from raftkv.server.watch_sender import WatchSender
 from raftkv.transport.protocols import Incoming
 from raftkv.v1 import kv_pb2 as kv
-from raftkv.v1 import lease_pb2, lock_pb2
+from raftkv.v1 import lease_pb2, lock_pb2, watch_pb2
 from tests.server.checkpoint_cluster import CheckpointCluster, CheckpointNode
 from tests.server.memory_cluster import MemoryNode, until
 
@@ -166,6 +167,7 @@ async def test_the_log_waits_for_a_follower_that_receives_a_checkpoint_but_not_f
         made = leader.newest
         while leader.newest == made or leader.keeper.fallback is None or leader.keeper.fallback.index <= transfer.index:
             await cluster.write()
+        await until(lambda: not leader.node.checkpoints.status().making)
         # Another two were made, and the log would reach back to the first of them only.
         assert leader.node.raft.log.first_index <= transfer.index + 1
         go_on.set()
@@ -223,7 +225,7 @@ async def test_an_install_during_a_membership_change() -> None:
 
 @pytest.mark.parametrize("damaged", [False, True])
 async def test_a_damaged_checkpoint_costs_a_follower_nothing(damaged: bool) -> None:
-    """The leader finds it while it sends it: it makes another one, and sends that."""
+    """The leader finds it while it sends it: it sends the one before, and makes another one."""
     async with CheckpointCluster() as cluster:
         member = await behind(cluster)
         await cluster.outrun(member.id)
@@ -236,6 +238,68 @@ async def test_a_damaged_checkpoint_costs_a_follower_nothing(damaged: bool) -> N
             file.pwrite(bytes((file.pread(1, 50)[0] ^ 1,)), 50)
         cluster.heal()
         await cluster.caught_up(member.id)
-        assert (member.newest > newest) is damaged
+        assert (member.newest == newest) is not damaged
+        await until(lambda: not leader.keeper.checkpoints.damaged and leader.newest >= newest)
         assert cluster.state_hash(member.id) == cluster.state_hash(leader.id)
-        assert leader.node.raft.followers()[member.id].state is ProgressState.REPLICATE
+        await until(lambda: leader.node.raft.followers()[member.id].state is ProgressState.REPLICATE)
+
+
+async def test_what_is_read_while_the_state_is_replaced_is_the_old_one_or_the_new_one_whole() -> None:
+    """A range that takes many turns of the loop, a hash, a watch: the install comes in the middle of each."""
+    pairs = 1_900  # several steps of a scan
+    async with CheckpointCluster(due_bytes=10_000) as cluster:
+        leader = await cluster.leader()
+
+        async def fill(value: bytes) -> None:
+            for first in range(0, pairs, 100):
+                batch = kv.BatchRequest(
+                    operations=[
+                        kv.Operation(id=key + 1, put=kv.PutRequest(key=b"all/%05d" % key, value=value))
+                        for key in range(first, first + 100)
+                    ]
+                )
+                answer = await leader.requests.run(batch, forwarded=False)
+                assert all(result.HasField("put") for result in answer.results)
+
+        await fill(b"old")
+        for number in cluster.ids:
+            await cluster.caught_up(number)
+        member = await behind(cluster)
+        old = member.node.machine.revision
+        hub = member.node.hub
+        sender = WatchSender(hub, lambda: member.node.machine, member.requests.header)
+        create = watch_pb2.WatchCreate(watch_id=1, key=b"all/", range_end=b"all0")
+        sender.handle(watch_pb2.WatchRequest(create=create))
+        told: list[watch_pb2.Event] = []
+
+        async def watch() -> None:
+            async for one in sender.responses():
+                told.extend(watch_pb2.WatchResponse.FromString(one).events)
+
+        watching = asyncio.create_task(watch())
+        await fill(b"new")
+        await cluster.outrun(member.id)
+        reached, go_on = hold_up(member)
+        cluster.heal()
+        await reached.wait()
+        everything = kv.RangeRequest(key=b"all/", range_end=b"all0", level=kv.LOCAL)
+        go_on.set()
+        values: set[bytes] = set()
+        answers = 0
+        while member.node.machine.revision == old:
+            results = await asyncio.gather(*(do(member, range=everything) for _ in range(3)))
+            for result in results:
+                found = {pair.value for pair in result.range.kvs}
+                assert len(result.range.kvs) == pairs
+                values |= found
+                answers += 1
+                assert len(found) == 1
+        assert answers
+        assert {pair.value for pair in (await do(member, range=everything)).range.kvs} == {b"new"}
+        assert b"old" in values
+        await cluster.caught_up(member.id)
+        # The watch is told every change behind what it saw, from the history that is inside.
+        await until(lambda: len(told) >= pairs)
+        assert [(one.kv.key, one.kv.value) for one in told] == [(b"all/%05d" % key, b"new") for key in range(pairs)]
+        sender.end()
+        await watching
