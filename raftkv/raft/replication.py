@@ -9,11 +9,14 @@ from raftkv.raft import heartbeat, read_index, snapshots
 from raftkv.raft.log import entry_bytes
 from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatResponse, TimeoutNow
-from raftkv.raft.progress import ProgressState
+from raftkv.raft.progress import Progress, ProgressState
 from raftkv.raft.quorum import Configuration, committed_index, has_quorum
 from raftkv.raft.roles import become_follower
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Entry, EntryKind, Index, NodeId, Role
+
+HINDERED_PATIENCE = 4
+"""Election timeouts between two attempts to send entries to a follower that takes none in."""
 
 
 def advance_commit(state: RaftState) -> None:
@@ -226,7 +229,7 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
     snapshots.retry(state, response.sender)
     if (
         progress.state is not ProgressState.SNAPSHOT
-        and progress.retry_ticks >= state.config.heartbeat_ticks
+        and progress.retry_ticks >= _patience(state, progress)
         and progress.match < send_limit(state, response.sender)
     ):
         # Requests or answers may have been lost. Probing: ask again. Replicating: a request without entries behind all
@@ -240,6 +243,17 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
     if response.read_sequence > progress.read_sequence:
         progress.read_sequence = response.read_sequence
         read_index.advance(state)
+
+
+def _patience(state: RaftState, progress: Progress) -> int:
+    """Return how many ticks to wait before what may have been lost is sent again.
+
+    One that says it is hindered, and has long taken nothing in, has no room as a rule: a megabyte a heartbeat, for as
+    long as that lasts, would be a lot for nothing.
+    """
+    if progress.hindered and progress.stalled_ticks > state.config.election_ticks:
+        return HINDERED_PATIENCE * state.config.election_ticks
+    return state.config.heartbeat_ticks
 
 
 def on_unreachable(state: RaftState, peer: NodeId) -> None:

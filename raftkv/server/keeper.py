@@ -28,6 +28,10 @@ class Keeper(Protocol):
         """The newest checkpoint."""
         ...
 
+    def renew(self) -> None:
+        """Make another state machine of the store as it is, after a transaction that has failed without effect."""
+        ...
+
     def store_bytes(self) -> int:
         """Bytes that the state store occupies, free pages included."""
         ...

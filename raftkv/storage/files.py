@@ -171,6 +171,12 @@ def write_zeros(file: File, start: int, stop: int) -> None:
         write_all(file, _ZEROS[: stop - offset], offset)
 
 
+def free_bytes(path: Path) -> int:
+    """Return how much room the file system of `path` has for whoever is not root."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 class FlushFailed(OSError):
     """A flush failed: nothing is known any more of what was to be flushed, whatever the reason (raft-bugs 39)."""
 
