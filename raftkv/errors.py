@@ -197,9 +197,10 @@ class StaleFence(RaftKVError):
 
 
 class SpaceExceeded(RaftKVError):
-    """The store has reached its quota: reads and deletes go on, what makes it grow is refused. No effect.
+    """The store has reached its quota, or the leader's disk its reserve. Reads go on. No effect.
 
-    The way out: delete keys and compact, or raise the nodes' --quota-bytes.
+    The message says which. With the quota reached, what makes the store grow is refused: delete keys and compact, or
+    raise the nodes' --quota-bytes. With too little room on the disk, all writes are, until there is more.
     """
 
     code = ErrorCode.SPACE_EXCEEDED
@@ -313,6 +314,10 @@ class ConfigurationError(RaftKVError):
 
 class StorageError(RaftKVError):
     """The data directory cannot be used. The message names the file and the way out."""
+
+
+class NoRoom(StorageError):
+    """The disk, or the store's map, is full. Nothing has happened; the same may be tried again once there is room."""
 
 
 class CorruptLog(StorageError):

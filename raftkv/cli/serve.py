@@ -53,6 +53,14 @@ def serve(
         int | None,
         typer.Option(help="Writes that make the state grow are refused from this size on [8 GiB; 0: never]."),
     ] = None,
+    disk_reserve_bytes: Annotated[
+        int | None,
+        typer.Option(help="No further writes are taken with less free on the disk [256 MiB; 0: no reserve]."),
+    ] = None,
+    slow_disk_ms: Annotated[
+        int | None,
+        typer.Option(help="A node whose log takes longer for a write does not want to lead [100; 0: any may]."),
+    ] = None,
     auto_compaction_mode: Annotated[
         str | None,
         typer.Option(help="Give up history by `age` or number of `revisions`, or never (`off`) [age]."),

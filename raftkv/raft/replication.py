@@ -9,11 +9,14 @@ from raftkv.raft import heartbeat, read_index, snapshots
 from raftkv.raft.log import entry_bytes
 from raftkv.raft.membership import encode_configuration, left
 from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatResponse, TimeoutNow
-from raftkv.raft.progress import ProgressState
+from raftkv.raft.progress import Progress, ProgressState
 from raftkv.raft.quorum import Configuration, committed_index, has_quorum
 from raftkv.raft.roles import become_follower
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Entry, EntryKind, Index, NodeId, Role
+
+HINDERED_PATIENCE = 4
+"""Election timeouts between two attempts to send entries to a follower that takes none in."""
 
 
 def advance_commit(state: RaftState) -> None:
@@ -142,23 +145,27 @@ def _finish_change(state: RaftState) -> None:
     state.follow_configuration(Index(state.log.last_index + 1))
     if state.id not in state.configuration.deciders:
         # Not to wait for their election timers, whoever is furthest may campaign at once. Its lease ends here.
-        successor = best_successor(state)
+        successor = best_successor(state, leaving=True)
         if successor is not None:
             state.send(TimeoutNow(sender=state.id, receiver=successor, term=state.term))
         become_follower(state, state.term, None)
 
 
-def best_successor(state: RaftState) -> NodeId | None:
-    """Return the voter that would take over soonest: the most caught-up one that answers. None if none does."""
+def best_successor(state: RaftState, *, leaving: bool) -> NodeId | None:
+    """Return the voter that would take over soonest: the most caught-up one that answers. None if none does.
+
+    Not one that says it should not lead, unless this leader is `leaving` anyway and there is no other.
+    """
     patience = 2 * state.config.heartbeat_ticks + 1
     candidates = [
-        (progress.match, peer)
+        (not progress.hindered, progress.match, peer)
         for peer, progress in state.progress.items()
         if peer in state.configuration.voters - state.configuration.witnesses
         and progress.match > 0
         and progress.silent_ticks <= patience
+        and (leaving or not progress.hindered)
     ]
-    return max(candidates)[1] if candidates else None
+    return max(candidates)[2] if candidates else None
 
 
 def start_term(state: RaftState) -> None:
@@ -218,10 +225,11 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
     progress = state.progress[response.sender]
     progress.silent_ticks = 0
     progress.priority = response.priority
+    progress.hindered = response.hindered
     snapshots.retry(state, response.sender)
     if (
         progress.state is not ProgressState.SNAPSHOT
-        and progress.retry_ticks >= state.config.heartbeat_ticks
+        and progress.retry_ticks >= _patience(state, progress)
         and progress.match < send_limit(state, response.sender)
     ):
         # Requests or answers may have been lost. Probing: ask again. Replicating: a request without entries behind all
@@ -235,6 +243,17 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
     if response.read_sequence > progress.read_sequence:
         progress.read_sequence = response.read_sequence
         read_index.advance(state)
+
+
+def _patience(state: RaftState, progress: Progress) -> int:
+    """Return how many ticks to wait before what may have been lost is sent again.
+
+    One that says it is hindered, and has long taken nothing in, has no room as a rule: a megabyte a heartbeat, for as
+    long as that lasts, would be a lot for nothing.
+    """
+    if progress.hindered and progress.stalled_ticks > state.config.election_ticks:
+        return HINDERED_PATIENCE * state.config.election_ticks
+    return state.config.heartbeat_ticks
 
 
 def on_unreachable(state: RaftState, peer: NodeId) -> None:

@@ -22,6 +22,7 @@ from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.disk import Disk, open_disk
+from raftkv.server.disk_health import disk_health
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
@@ -218,12 +219,13 @@ def _build(
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
     )
+    clock = MonotonicClock()
     node = Node(
         raft=raft,
         keeper=disk,
         log_store=disk.log_store,
         transport=transport,
-        clock=MonotonicClock(),
+        clock=clock,
         limits=NodeLimits(
             tick_s=settings.tick_ms / 1000,
             checkpoint_log_bytes=settings.checkpoint_log_bytes,
@@ -231,6 +233,13 @@ def _build(
         ),
         watch_limits=settings.watch_limits,
         auto_compaction=settings.auto_compaction,
+        disk_health=disk_health(
+            settings.data_dir,
+            clock,
+            reserve_bytes=settings.disk_reserve,
+            slow_s=settings.slow_disk_ms / 1000,
+            election_s=settings.election_ms / 1000,
+        ),
     )
     limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
     requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, limits)

@@ -79,6 +79,9 @@ class Disk:
         """The log, as the node may write it."""
         return KindGuard(self.wal, self.kind)
 
+    def renew(self) -> None:
+        self.machine = StateMachine(self.store)
+
     def store_bytes(self) -> int:
         return self.store.size_bytes()
 

@@ -38,6 +38,10 @@ class Keeper(Protocol):
         """What takes its place if it turns out to be damaged: the log has to reach back to that."""
         ...
 
+    def renew(self) -> None:
+        """Make another state machine of the store as it is, after a transaction that has failed without effect."""
+        ...
+
     def store_bytes(self) -> int:
         """Bytes that the state store occupies, free pages included."""
         ...

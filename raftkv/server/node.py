@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from raftkv.errors import DataDirectoryMismatch, FailedPrecondition, NotLeader, Overloaded, ShuttingDown
+from raftkv.errors import DataDirectoryMismatch, FailedPrecondition, NoRoom, NotLeader, Overloaded, ShuttingDown
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
@@ -31,6 +31,7 @@ from raftkv.quorum import LogEnd, is_rinsed
 from raftkv.raft import (
     Entry,
     EntryKind,
+    Fitness,
     LogWrite,
     MembershipChange,
     Message,
@@ -41,14 +42,16 @@ from raftkv.raft import (
     Role,
     Term,
 )
-from raftkv.raft.messages import InstallSnapshot
+from raftkv.raft.messages import AppendRequest, InstallSnapshot
 from raftkv.server.alarms import Alarms
 from raftkv.server.applied_waits import AppliedWaits, Reached
 from raftkv.server.barriers import Barrier, Barriers, ReadIndex
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
+from raftkv.server.disk_health import DiskHealth, unwatched
 from raftkv.server.durability import Copies, Durability
+from raftkv.server.fitness import Objections
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
@@ -111,13 +114,18 @@ class Node:
         watch_limits: WatchLimits | None = None,
         auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
         alarms: Alarms | None = None,
+        disk_health: DiskHealth | None = None,
     ) -> None:
         self.raft = raft
         self._keeper = keeper
-        self._log_store = log_store
+        self.disk_health = disk_health or unwatched(clock)
+        self._log_store = log_store = self.disk_health.watched(log_store)
         self._transport = transport
         self._limits = limits or NodeLimits()
         self.alarms = alarms or Alarms(time.time)
+        self.objections = Objections(self._set_fitness)
+        """What speaks against this node leading."""
+        self.disk_health.bind(self.objections, self.alarms)
         self._clock = clock
         self._time = ClusterTime(clock)
         self._lease = Lease(raft.lease_ms)
@@ -146,6 +154,8 @@ class Node:
         self.hub = WatchHub(self.machine.revision, watch_limits)
         """What watches read from."""
         self._unapplied: deque[Entry] = deque()
+        self._starved = False
+        """The first of them has found no room in the state store, and waits for it."""
         self._writes: deque[LogWrite] = deque()
         self._writing = False
         self._stored_index = raft.log.last_index
@@ -180,6 +190,7 @@ class Node:
             ("crank", self._crank()),
             ("checkpoint", self.checkpoints.run()),
             *self._upkeep.tasks(),
+            *self.disk_health.tasks(),
         ):
             self._begin_task(name, coroutine)
 
@@ -192,7 +203,7 @@ class Node:
             async with asyncio.timeout(timeout_s):
                 while self.is_leader and len(self.raft.voters) > 1:
                     # One may be under way already, to a preferred node.
-                    refusal = None if self.raft.transferring else self.raft.transfer()
+                    refusal = None if self.raft.transferring else self.raft.transfer(leaving=True)
                     self.wake()
                     if refusal is not None:
                         log.warning("leadership not handed over", reason=refusal)
@@ -341,6 +352,11 @@ class Node:
         if len(self._barriers) + len(self._applied_waits) >= self._limits.max_reads:
             raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
 
+    def _set_fitness(self, fitness: Fitness) -> None:
+        log.info("fitness to lead", fitness=fitness.value, reasons=str(self.objections) or None)
+        self.raft.set_fitness(fitness)
+        self.wake()
+
     def cluster_time_ms(self) -> int:
         """Return the present cluster time: on the leader by its clock, elsewhere that of the last applied entry."""
         applied_ms = self.machine.time_ms
@@ -423,10 +439,16 @@ class Node:
         try:
             if isinstance(message, InstallSnapshot):
                 self.checkpoints.install(message)
-            else:
+            elif not (isinstance(message, AppendRequest) and self._has_no_room_for(message)):
                 self.raft.step(message)
         except (InvariantViolation, DataDirectoryMismatch) as error:
             self._fail(error)
+
+    def _has_no_room_for(self, request: AppendRequest) -> bool:
+        """Whether to drop a request, as if it were lost: the leader will send it again. What elections need passes."""
+        return self.disk_health.room.takes_no_commands and any(
+            entry.kind is EntryKind.COMMANDS for entry in request.entries
+        )
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)
@@ -460,7 +482,7 @@ class Node:
             await self._wake.wait()
             self._wake.clear()
             self._turn()
-            if self._unapplied:
+            if self._unapplied and not self._starved:
                 # First whoever the turn has woken: the log's writer, the peers' streams. They wait for others; applying
                 # keeps this thread busy.
                 await asyncio.sleep(0)
@@ -550,7 +572,14 @@ class Node:
                 invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
                 payload = None
             batch = self._proposals.batch_of(entry.term, entry.index)
-            ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
+            try:
+                ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
+            except NoRoom as error:
+                # Nothing of it has happened, but the machine may be ahead of the store now: begin from the store again.
+                self._unapplied.appendleft(entry)
+                self._keeper.renew()
+                self._await_room(error)
+                return
             self.checkpoints.applied(entry)
             # Watches first: who is told that a lock is his goes on at once, and others wait for him.
             self.hub.publish(changes, self.machine.revision)
@@ -564,6 +593,21 @@ class Node:
         if self._proposals.queued_commands:
             self.wake()  # there may be room in the log now
         self.checkpoints.make_when_due()
+
+    def _await_room(self, error: NoRoom) -> None:
+        """Apply nothing until the state store may have room again."""
+        self._starved = True
+        self.disk_health.starve("the state", error)
+
+        async def wait() -> None:
+            await self.disk_health.room.pause()
+            self._starved = False
+            self._apply(until=asyncio.get_running_loop().time() + self._limits.apply_slice_s)
+            if not self._starved:
+                self.disk_health.feed("the state")
+                self.wake()
+
+        self._begin_task("await-room", wait())
 
     async def _write(self) -> None:
         while True:

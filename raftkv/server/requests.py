@@ -37,6 +37,7 @@ from raftkv.server import wire
 from raftkv.server.barriers import Barrier
 from raftkv.server.concerns import Concerns
 from raftkv.server.deadlines import way_back_s
+from raftkv.server.disk_room import must_go_on
 from raftkv.server.durability import Copies
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import another_leader, unless_replaced
@@ -388,6 +389,10 @@ class Requests:
         outcomes: list[Proposed] = []
         if attempt.work.commands and self.quota.exceeded:
             attempt.fail_commands(self.quota.refusal(), tuple(filter(grows, attempt.work.commands)))
+        room = self._node.disk_health.room
+        if attempt.work.commands and room.refuses_writes and not self._node.raft.transferring:
+            refused_for_room = [command for command in attempt.work.commands if not must_go_on(command)]
+            attempt.fail_commands(room.refusal(), tuple(refused_for_room))
         needs, refused = self._concerns.weigh(attempt.work)
         for command, refusal in refused:
             # Judged by the members of now, and by this node's default: an earlier attempt at a write of a session may

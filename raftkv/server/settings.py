@@ -57,6 +57,9 @@ def parse_addresses(value: object) -> object:
 
 
 DEFAULT_AGE: Final = "1h"
+DEFAULT_DISK_RESERVE: Final = 256 << 20
+SEGMENTS_IN_RESERVE: Final = 2
+"""So many segments of the log the reserve must hold: the one that may be begun, and the one that is made ahead."""
 DEFAULT_REVISIONS: Final = 100_000
 _UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MOST_AGE_MS: Final = 3650 * _UNITS_MS["d"]
@@ -153,6 +156,19 @@ class ServerSettings(BaseSettings):
         ge=0,
         description="What makes the state grow is refused once it takes so many bytes, until some are free again; "
         "0: no quota. Well below --store-map-size and the disk, so that deletes still find room.",
+    )
+    disk_reserve_bytes: int = Field(
+        DEFAULT_DISK_RESERVE,
+        ge=0,
+        description="With less than so many bytes free on the data directory's file system, the node takes no further "
+        "writes, and does not want to lead; 0: never. At least two segments of the log.",
+    )
+    slow_disk_ms: int = Field(
+        100,
+        ge=0,
+        le=60_000,
+        description="A node whose writes to the log take longer on average, in milliseconds, does not want to lead; "
+        "0: however long they take.",
     )
     auto_compaction_mode: CompactionMode = Field(
         CompactionMode.AGE,
@@ -254,6 +270,13 @@ class ServerSettings(BaseSettings):
                 f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be "
                 "full before its quota is reached, and the node would stop"
             )
+        least = SEGMENTS_IN_RESERVE * self.wal_segment_bytes
+        if "disk_reserve_bytes" in self.model_fields_set and 0 < self.disk_reserve_bytes < least:
+            raise ValueError(
+                f"disk_reserve_bytes ({self.disk_reserve_bytes}) must be at least {least}, room for "
+                f"{SEGMENTS_IN_RESERVE} segments of the log (wal_segment_bytes {self.wal_segment_bytes}), or 0 for no "
+                "reserve"
+            )
         if self.max_stream_watches > self.max_watches and "max_stream_watches" in self.model_fields_set:
             raise ValueError(
                 f"max_stream_watches ({self.max_stream_watches}) exceeds max_watches ({self.max_watches}), which "
@@ -277,6 +300,13 @@ class ServerSettings(BaseSettings):
         if "quota_bytes" in self.model_fields_set:
             return self.quota_bytes
         return min(self.quota_bytes, self.store_map_size // 4 * 3)
+
+    @property
+    def disk_reserve(self) -> int:
+        """The reserve in force, in bytes; 0: none. The default one grows with the segments of the log."""
+        if "disk_reserve_bytes" in self.model_fields_set:
+            return self.disk_reserve_bytes
+        return max(self.disk_reserve_bytes, SEGMENTS_IN_RESERVE * self.wal_segment_bytes)
 
     @property
     def default_write_concern(self) -> int:

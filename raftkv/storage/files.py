@@ -171,8 +171,22 @@ def write_zeros(file: File, start: int, stop: int) -> None:
         write_all(file, _ZEROS[: stop - offset], offset)
 
 
+def free_bytes(path: Path) -> int:
+    """Return how much room the file system of `path` has for whoever is not root."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 class FlushFailed(OSError):
     """A flush failed: nothing is known any more of what was to be flushed, whatever the reason (raft-bugs 39)."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether something did not happen for want of room, and may be tried again.
+
+    A flush that failed is no such thing, whatever the reason: what was to be flushed may be gone (raft-bugs 39).
+    """
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, FlushFailed)
 
 
 def flush(file: File) -> None:

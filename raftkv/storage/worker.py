@@ -83,6 +83,10 @@ class Worker:
             # The queue is drained: the thread is on its way out, and this does not block.
             self._thread.join()
 
+    def dismiss(self) -> None:
+        """End the thread once it has done what was submitted, and wait for nothing."""
+        self._jobs.put(None)
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()

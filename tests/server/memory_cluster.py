@@ -54,6 +54,9 @@ class NoCheckpoints:
         self.machine = machine
         self._store = store
 
+    def renew(self) -> None:
+        self.machine = StateMachine(self._store)
+
     def store_bytes(self) -> int:
         return 0
 

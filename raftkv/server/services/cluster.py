@@ -136,6 +136,7 @@ class ClusterService(ClusterServicer):
             used_bytes=self._node.used_bytes(),
             quota_bytes=quota.limit_bytes,
             alarms=self._node.alarms.raised(),
+            disk=self._node.disk_health.status(),
             compacted_revision=machine.compacted_revision,
             sessions=machine.session_count,
             leases=len(machine.leases),

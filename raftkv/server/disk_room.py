@@ -1,0 +1,146 @@
+"""How much room the data directory's file system has, and what a node does when there is little of it.
+
+There are two floors, so that a cluster whose disks fill up at the same pace never comes to the second one:
+
+- Below the reserve, a node does not want to lead. If it leads on all the same, because no other node is any better, it
+  refuses what clients write. Its log still takes what is in flight, and the entries that elections and upkeep need:
+  that is what the reserve is for.
+- Below half of it, or where something has found no room at all, a follower takes no commands any more. The leader finds
+  out by itself, and sends them again once there is room.
+
+Votes, reads and what is committed already go on in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from raftkv.errors import SpaceExceeded
+from raftkv.kv.commands import Command, Compact, Expire, KeepAlive, Release, RevokeLease, Sweep
+from raftkv.storage.worker import Runner
+
+LOOK_S: Final = 1.0
+"""How often the file system is asked."""
+
+CLEAR_SHARE: Final = 4
+"""The alarm ends when there is a quarter more than the reserve: a node should not change its mind by the page."""
+
+PATIENT_LOOKS: Final = 5
+"""What found no room is tried again after so many looks at the latest; earlier when there is more of it."""
+
+
+class DiskRoom:
+    """The room of one node. A node that knows nothing of it has DiskRoom()."""
+
+    def __init__(
+        self,
+        free_bytes: Callable[[], int] | None = None,
+        reserve_bytes: int = 0,
+        where: str = "the data directory",
+        *,
+        look_s: float = LOOK_S,
+    ) -> None:
+        """`free_bytes` asks the file system, and may block; None: nobody looks. `reserve_bytes` 0: no reserve."""
+        self._ask = free_bytes
+        self.reserve_bytes = reserve_bytes
+        self._where = where
+        self._look_s = look_s
+        self.free_bytes = 0
+        """As of the last look."""
+        self.starved_count = 0
+        """How often something has found no room."""
+        self._looks_low = 0
+        """In a row, the last one included."""
+        self._exhausted = False
+        self._starving: dict[str, str] = {}
+        """What waits for room, and what it was told."""
+
+    # --- what is known ------------------------------------------------------------------------------------------------
+
+    @property
+    def low(self) -> bool:
+        """Whether this node should not lead for want of room."""
+        return self._looks_low > 0 or bool(self._starving)
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether a leader refuses what clients write. Not from the first moment: it may be about to hand over."""
+        return self._looks_low > 1 or self.takes_no_commands
+
+    @property
+    def takes_no_commands(self) -> bool:
+        """Whether a follower drops entries with commands."""
+        return self._exhausted or bool(self._starving)
+
+    @property
+    def problem(self) -> str:
+        """Say what is wrong, and the way out, while it is `low`."""
+        if self._starving:
+            told = "; ".join(dict.fromkeys(self._starving.values()))
+            return f"{told}. The node waits, takes no further writes, and goes on by itself once there is room"
+        return (
+            f"{self.free_bytes} bytes are free on the file system of {self._where}, less than the reserve of "
+            f"{self.reserve_bytes} bytes (--disk-reserve-bytes): no further writes are taken until {self.clears_at} "
+            "bytes are free. The way out: free or add space; the node goes on by itself"
+        )
+
+    @property
+    def clears_at(self) -> int:
+        return self.reserve_bytes + self.reserve_bytes // CLEAR_SHARE
+
+    def refusal(self) -> SpaceExceeded:
+        """Return the error for what clients write."""
+        return SpaceExceeded(f"the disk of the leader is full: {self.problem}")
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def note(self, free_bytes: int) -> None:
+        """Take in what a look at the file system has shown."""
+        self.free_bytes = free_bytes
+        if free_bytes < (self.clears_at if self._looks_low else self.reserve_bytes):
+            self._looks_low += 1
+        else:
+            self._looks_low = 0
+        floor = self.reserve_bytes if self._exhausted else self.reserve_bytes // 2
+        self._exhausted = free_bytes < floor
+
+    def starve(self, what: str, problem: str) -> None:
+        """`what` (the log, the state) has found no room, and waits."""
+        self.starved_count += 1
+        self._starving[what] = problem.partition(". The way out")[0]
+
+    def feed(self, what: str) -> None:
+        """`what` has found room."""
+        self._starving.pop(what, None)
+
+    async def pause(self) -> None:
+        """Return when it is worth trying again."""
+        began_with = self.free_bytes
+        for _ in range(PATIENT_LOOKS if self._ask is not None else 1):
+            await asyncio.sleep(self._look_s)
+            if self.free_bytes > began_with:
+                return
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether there is anything to look at."""
+        return self._ask is not None
+
+    async def watch(self, runner: Runner, tell: Callable[[], None]) -> None:
+        """Look, in `runner`, for as long as the node runs, and call `tell` after each look."""
+        if self._ask is None:
+            return
+        while True:
+            self.note(await runner.run(self._ask))
+            tell()
+            await asyncio.sleep(self._look_s)
+
+
+def must_go_on(command: Command) -> bool:
+    """Whether a command is taken all the same: who holds something must not lose it, and what frees is welcome.
+
+    They are small, and the reserve has room for very many of them.
+    """
+    return isinstance(command, KeepAlive | Release | RevokeLease | Expire | Compact | Sweep)
