@@ -7,9 +7,11 @@ import contextlib
 import gc
 import random
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,13 +23,16 @@ from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
+from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
+from raftkv.server.quarantine import Quarantine
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
+from raftkv.server.services.comparison import StateComparisons
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.lock import LockService
@@ -36,6 +41,8 @@ from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
+from raftkv.storage.corrupt_mark import read_mark, write_mark
+from raftkv.storage.worker import Worker
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
 from raftkv.v1 import (
@@ -88,6 +95,8 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await peer_server.start()
             await parts.node.start()
             await client_server.start()
+            for name, coroutine in parts.comparison.tasks():
+                parts.node.begin_task(name, coroutine)
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
@@ -131,6 +140,7 @@ async def warn_when_removed(node: Node) -> None:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     node: Node
+    comparison: Comparison
     kv: KvService
     watches: WatchService
     health: health.aio.HealthServicer
@@ -143,8 +153,9 @@ class _Parts:
         with contextlib.suppress(ShuttingDown):
             while True:
                 changed = self.node.leadership_changed()
+                serves = self.node.leader is not None and self.node.corruption is None
                 for service in _NEED_A_LEADER:
-                    await self.health.set(service, _NOT_SERVING if self.node.leader is None else _SERVING)
+                    await self.health.set(service, _SERVING if serves else _NOT_SERVING)
                 await changed
 
     async def hand_over(self, timeout_s: float) -> None:
@@ -226,9 +237,14 @@ def _build(
         limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
         watch_limits=settings.watch_limits,
         auto_compaction=settings.auto_compaction,
+        quarantine=Quarantine(read_mark(settings.data_dir), partial(write_mark, settings.data_dir)),
+        hashing=Worker("raftkv-hash"),
     )
     limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
-    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, limits)
+    peers = PeerForwarder(transport)
+    requests = Requests(node, peers, cluster.cluster_id, limits)
+    comparison = Comparison(node, peers, interval_s=settings.compare_states_s, now_s=time.time)
+    comparisons = StateComparisons(node, comparison, requests, transport)
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, settings.id)
@@ -241,14 +257,19 @@ def _build(
         transport=transport,
         transfers=transfers,
         changes=changes,
+        comparison=comparison,
     )
     health_service = health.aio.HealthServicer()
-    peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers, changes), peer_server)
+    peer_pb2_grpc.add_PeerServicer_to_server(
+        PeerService(transport, requests, transfers, changes, comparisons), peer_server
+    )
     kv_pb2_grpc.add_KVServicer_to_server(kv, client_server)
     lease_pb2_grpc.add_LeaseServicer_to_server(LeaseService(requests), client_server)
     lock_pb2_grpc.add_LockServicer_to_server(LockService(requests), client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
-    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(MaintenanceService(node, requests), client_server)
+    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(
+        MaintenanceService(node, requests, compare=comparisons.run), client_server
+    )
     watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
@@ -264,7 +285,7 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, kv, watches, health_service)
+    return _Parts(node, comparison, kv, watches, health_service)
 
 
 @asynccontextmanager
