@@ -326,6 +326,10 @@ class StorageError(RaftKVError):
     """The data directory cannot be used. The message names the file and the way out."""
 
 
+class NoRoom(StorageError):
+    """The disk, or the store's map, is full. Nothing has happened; the same may be tried again once there is room."""
+
+
 class CorruptLog(StorageError):
     """The write-ahead log is damaged before its end: acknowledged data may be lost, so the node refuses to start."""
 

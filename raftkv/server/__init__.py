@@ -6,5 +6,6 @@ barriers   linearizable reads on their way            cluster_time  the stamps t
 requests   runs client operations, forwards them      wire          protobuf to commands and back
 queries    what is answered without a proposal        wire_range, wire_txn, wire_locks: the same for one kind
 quota      what is refused when the state is large    upkeep     what the leader proposes by itself
+fitness    what speaks against leading
 services/  the gRPC faces
 """

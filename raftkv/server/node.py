@@ -58,6 +58,7 @@ from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
 from raftkv.server.durability import Copies, Durability
+from raftkv.server.fitness import Objections
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
@@ -133,6 +134,8 @@ class Node:
         self._transport = transport
         self._limits = limits or NodeLimits()
         self.alarms = alarms or Alarms(time.time)
+        self.objections = Objections(self._set_fitness)
+        """What speaks against this node leading."""
         self._clock = clock
         self._time = ClusterTime(clock)
         self._lease = Lease(raft.lease_ms)
@@ -214,7 +217,7 @@ class Node:
             async with asyncio.timeout(timeout_s):
                 while self.is_leader and len(self.raft.voters) > 1:
                     # One may be under way already, to a preferred node.
-                    refusal = None if self.raft.transferring else self.raft.transfer()
+                    refusal = None if self.raft.transferring else self.raft.transfer(leaving=True)
                     self.wake()
                     if refusal is not None:
                         log.warning("leadership not handed over", reason=refusal)
@@ -399,6 +402,11 @@ class Node:
     def _limit_reads(self) -> None:
         if len(self._barriers) + len(self._applied_waits) >= self._limits.max_reads:
             raise Overloaded(f"{self._limits.max_reads} batches of reads wait already: try again later")
+
+    def _set_fitness(self, fitness: Fitness) -> None:
+        log.info("fitness to lead", fitness=fitness.value, reasons=str(self.objections) or None)
+        self.raft.set_fitness(fitness)
+        self.wake()
 
     def cluster_time_ms(self) -> int:
         """Return the present cluster time: on the leader by its clock, elsewhere that of the last applied entry."""

@@ -175,6 +175,14 @@ class FlushFailed(OSError):
     """A flush failed: nothing is known any more of what was to be flushed, whatever the reason (raft-bugs 39)."""
 
 
+def is_full(error: OSError) -> bool:
+    """Whether something did not happen for want of room, and may be tried again.
+
+    A flush that failed is no such thing, whatever the reason: what was to be flushed may be gone (raft-bugs 39).
+    """
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, FlushFailed)
+
+
 def flush(file: File) -> None:
     """Flush `file`. Raises FlushFailed, so that it is not taken for a write that did not happen."""
     try:

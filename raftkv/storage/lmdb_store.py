@@ -16,7 +16,7 @@ from typing import Final, Self
 
 import lmdb
 
-from raftkv.errors import StorageError
+from raftkv.errors import NoRoom, StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.store import MAX_KEY_BYTES
 from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, write_all
@@ -184,7 +184,10 @@ class LmdbStore:
 
     @contextmanager
     def write(self) -> Iterator[LmdbWriter]:
-        """Open the one writer. Raises StorageError when the store is full or the disk fails; nothing is kept then."""
+        """Open the one writer. Raises NoRoom when store or disk are full, StorageError when the disk fails.
+
+        Nothing is kept then.
+        """
         # LMDB would wait for the writer that this very thread holds.
         invariant(not self._writing, "a second writer was opened while the first one is open")
         self._writing = True
@@ -268,9 +271,13 @@ class LmdbStore:
             raise ValueError(f"a key must have 1 to {MAX_KEY_BYTES} bytes") from error
         except lmdb.MapFullError as error:
             limit = self._environment.info()["map_size"]
-            raise StorageError(
+            raise NoRoom(
                 f"the state store in {self._path} has reached its limit of {limit} bytes. The way out: start the node "
                 "with a larger --store-map-size"
+            ) from error
+        except lmdb.DiskError as error:  # LMDB's name for ENOSPC
+            raise NoRoom(
+                f"no space left for the state store in {self._path} ({error}). The way out: free or add space"
             ) from error
         except lmdb.Error as error:
             raise StorageError(f"the state store in {self._path} failed: {error}") from error

@@ -90,7 +90,8 @@ class LogStore(Protocol):
         with the commit index held down to that prefix. At most one call is under way at a time (the caller
         coalesces). Cancelling the call does not undo the write.
 
-        Raises StorageError when the write or the flush failed. The store is then dead: every later call raises too,
+        Raises NoRoom where the disk is full: nothing is confirmed, and the next append must be this one again. Raises
+        StorageError when the write or the flush failed. The store is then dead: every later call raises too,
         and the node must stop, because a failed fsync marks dirty pages clean and a retry would lie (raft-bugs 39).
         Raises InvariantViolation for an append that no correct Raft node makes (`LogShape` has the list); nothing is
         written then.

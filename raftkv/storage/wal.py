@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from raftkv.errors import StorageError
+from raftkv.errors import NoRoom, StorageError
 from raftkv.invariant import invariant
 from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.files import FileSystem, OsFileSystem
@@ -43,6 +43,8 @@ class WriteAheadLog:
         self._shape = shape
         self._worker = runner or Worker("raftkv-wal")
         self._closed = False
+        self._starved: tuple[HardState, tuple[Entry, ...]] | None = None
+        """An append that found no room, and is to be made again."""
 
     @classmethod
     def open(
@@ -92,12 +94,21 @@ class WriteAheadLog:
         """See `LogStore.append`."""
         self._require_open()
         batch = tuple(entries)
-        problem = self._shape.violation(hard_state, batch)
-        invariant(problem is None, "the write-ahead log refuses an append: {}", problem)
-        self._shape.advance(hard_state, batch)
-        await self._worker.run(partial(self._writer.append, hard_state, batch))
+        if self._starved is None:
+            problem = self._shape.violation(hard_state, batch)
+            invariant(problem is None, "the write-ahead log refuses an append: {}", problem)
+            self._shape.advance(hard_state, batch)
+        else:
+            invariant(self._starved == (hard_state, batch), "an append that found no room comes before any other")
+        try:
+            await self._worker.run(partial(self._writer.append, hard_state, batch))
+        except NoRoom:
+            self._starved = hard_state, batch
+            raise
+        self._starved = None
         if self._writer.wants_next() and not self._closed:
-            # Behind this append and ahead of the next one. A failure is not lost: it fails the next append.
+            # Behind this append and ahead of the next one. A failure is not lost: it fails the next append. Where there
+            # is no room, the next append comes back to it.
             self._worker.run(self._writer.prepare_next).add_done_callback(_retrieve)
 
     async def compact(self, first_kept: Index) -> None:
@@ -114,8 +125,12 @@ class WriteAheadLog:
         problem = self._shape.restart_violation(hard_state, index, term)
         invariant(problem is None, "the write-ahead log refuses to begin anew: {}", problem)
         state = replace(hard_state, commit=index)
-        self._shape = LogShape(index, term, state)
-        await self._worker.run(partial(self._writer.restart, state, index, term))
+        before, self._shape = self._shape, LogShape(index, term, state)
+        try:
+            await self._worker.run(partial(self._writer.restart, state, index, term))
+        except NoRoom:
+            self._shape = before
+            raise
         await self._delete_garbage()
 
     async def _delete_garbage(self) -> None:

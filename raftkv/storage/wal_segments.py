@@ -15,9 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from raftkv.errors import CorruptLog, StorageError
+from raftkv.errors import CorruptLog, NoRoom, StorageError
 from raftkv.raft.types import Entry, HardState, Index, Term
-from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all, write_zeros
+from raftkv.storage.files import (
+    TEMPORARY_SUFFIX,
+    File,
+    FileSystem,
+    flush,
+    is_full,
+    publish_file,
+    write_all,
+    write_zeros,
+)
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.wal_format import (
     BASE_NAME,
@@ -43,7 +52,8 @@ _CLOSED = "the log is closed"
 class SegmentWriter:
     """The end of a log that is being written. Create it with `open_segments`.
 
-    After the first failed operation it is dead: every later call raises StorageError (raft-bugs 39).
+    After the first failed operation it is dead: every later call raises StorageError (raft-bugs 39). Only where it
+    raises NoRoom, which no flush does, nothing has happened, and the same call may be made again.
     """
 
     def __init__(
@@ -69,6 +79,8 @@ class SegmentWriter:
         self._zeroed = 0
         """Where the blocks end that were written, and not only reserved, in this segment; 0: not known."""
         self._next: tuple[Segment, File] | None = None
+        self._unwritten: deque[Batch] = deque()
+        """What an append that found no room has left of its batch."""
         self._last = Index(0)
         self._last_term = Term(0)
         self._hard_state = HardState()
@@ -95,10 +107,13 @@ class SegmentWriter:
         return self._size_bytes
 
     def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
-        """Make one batch durable. Raises StorageError."""
+        """Make one batch durable. Raises StorageError; after NoRoom, it must be the same batch again."""
         with self._fatal():
-            for part in split_batch(hard_state, entries, self._record_limit_bytes):
-                self._append_record(part)
+            if not self._unwritten:
+                self._unwritten.extend(split_batch(hard_state, entries, self._record_limit_bytes))
+            while self._unwritten:
+                self._append_record(self._unwritten[0])
+                self._unwritten.popleft()
 
     def prepare_next(self) -> None:
         """Create the segment after this one ahead of need, so that no append waits for it. Raises StorageError."""
@@ -120,8 +135,7 @@ class SegmentWriter:
         with self._fatal():
             fresh = None
             if self._offset > SEGMENT_HEADER_BYTES:
-                fresh, self._next = self._next, None
-                fresh = fresh or self._create(self._segment.sequence + 1, self._segment_bytes)
+                fresh = self._next = self._next or self._create(self._segment.sequence + 1, self._segment_bytes)
             segment = fresh[0] if fresh else self._segment
             base = LogBase.of_restart(self._crc, segment.sequence, hard_state, index, term)
             self._rebase(base)
@@ -130,6 +144,7 @@ class SegmentWriter:
             if fresh:
                 self._file.close()
                 self._segment, self._file = fresh
+                self._next = None
                 self._offset = SEGMENT_HEADER_BYTES
                 self._zeroed = 0
 
@@ -140,8 +155,9 @@ class SegmentWriter:
         """
         with self._fatal():
             if self._garbage:
-                sequence = self._garbage.popleft()
+                sequence = self._garbage[0]
                 self._files.unlink(self._path(sequence))
+                self._garbage.popleft()
                 self._size_bytes -= self._sizes.pop(sequence)
         return bool(self._garbage)
 
@@ -196,7 +212,7 @@ class SegmentWriter:
             self._zero_ahead(self._offset + room)
         record, crc = encode_record(self._segment, self._offset, self._crc, RecordType.BATCH, payload)
         write_all(self._file, record, self._offset)
-        self._file.fdatasync()
+        flush(self._file)
         self._offset += len(record)
         self._crc = crc
         self._hard_state = batch.hard_state
@@ -218,23 +234,25 @@ class SegmentWriter:
         system's journal. Written ones are synced by themselves: half the time, measured with three nodes on one disk.
         """
         start = max(self._zeroed, self._offset)
-        self._zeroed = min(max(least, start + ZERO_AHEAD_BYTES), self._segment.size)
-        write_zeros(self._file, start, self._zeroed)
+        stop = min(max(least, start + ZERO_AHEAD_BYTES), self._segment.size)
+        write_zeros(self._file, start, stop)
+        self._zeroed = stop
 
     def _roll(self, least_bytes: int) -> None:
         """Go on in a segment with room for `least_bytes`. All records so far are synced already (raft-bugs 35)."""
         if self._offset == SEGMENT_HEADER_BYTES:
             # Nothing was written to this one: replace it, since recovery takes an empty segment for the end.
-            self._discard(self._segment, self._file)
+            empty = self._file
             self._segment, self._file = self._create(self._segment.sequence, least_bytes)
+            empty.close()
             self._zeroed = 0
             return
-        following, self._next = self._next, None
-        if following is not None and following[0].size < least_bytes:
-            self._discard(*following)
-            following = None
-        if following is None:
+        following = self._next
+        if following is None or following[0].size < least_bytes:
             following = self._create(self._segment.sequence + 1, max(self._segment_bytes, least_bytes))
+            if self._next is not None:
+                self._next[1].close()
+        self._next = None
         self._file.close()
         self._segment, self._file = following
         self._offset = SEGMENT_HEADER_BYTES
@@ -244,15 +262,21 @@ class SegmentWriter:
     def _create(self, sequence: int, size: int) -> tuple[Segment, File]:
         """Create a segment, or replace an empty one; it and its name are durable on return (raft-bugs 33)."""
         segment = Segment(sequence=sequence, nonce=self._make_nonce(), size=size)
-        file = publish_file(self._files, self._path(sequence), segment.encode(), reserve_bytes=size)
-        self._size_bytes += size
+        try:
+            file = publish_file(self._files, self._path(sequence), segment.encode(), reserve_bytes=size)
+        except OSError as error:
+            if is_full(error):
+                self._drop_unpublished(sequence)
+            raise
+        self._size_bytes += size - self._sizes.get(sequence, 0)
         self._sizes[sequence] = size
         return segment, file
 
-    def _discard(self, segment: Segment, file: File) -> None:
-        """Let go of an empty segment that is about to be replaced."""
-        file.close()
-        self._size_bytes -= self._sizes.pop(segment.sequence)
+    def _drop_unpublished(self, sequence: int) -> None:
+        """Give back what a segment that found no room has taken of it."""
+        temporary = segment_name(sequence) + TEMPORARY_SUFFIX
+        if temporary in self._files.names(self._directory):
+            self._files.unlink(self._directory / temporary)
 
     def _path(self, sequence: int) -> Path:
         return self._directory / segment_name(sequence)
@@ -266,8 +290,12 @@ class SegmentWriter:
         try:
             yield
         except OSError as error:
-            self._failure = describe_os_error(self._directory, error)
-            raise StorageError(self._failure) from error
+            problem = describe_os_error(self._directory, error)
+            if is_full(error):
+                self._failure = ""
+                raise NoRoom(problem) from error
+            self._failure = problem
+            raise StorageError(problem) from error
         self._failure = ""
 
 

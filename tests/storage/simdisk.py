@@ -11,6 +11,9 @@ from raftkv.storage.files import File
 
 SECTOR = 512
 
+_NO_FAULT = OSError()
+"""Stands for an operation that goes well."""
+
 
 class PowerLoss(Exception):
     """Raised at the chosen operation: nothing of the process goes on."""
@@ -186,6 +189,19 @@ class SimDisk:
     def fail_next(self, operation: str, number: int) -> None:
         self.faults.append((operation, OSError(number, errno.errorcode[number])))
 
+    def fail_after(self, operation: str, times: int, number: int) -> None:
+        """The operation of this name fails once, after it has gone well so many times."""
+        self.faults += [(operation, _NO_FAULT)] * times
+        self.fail_next(operation, number)
+
+    def crashed(self) -> SimDisk:
+        """What a restarted process would find: names and page cache as they are. A copy."""
+        disk = SimDisk()
+        for path, inode in self._names.items():
+            copied = Inode(bytearray(inode.cached), bytearray(inode.cached))
+            disk._names[path] = disk._durable_names[path] = copied
+        return disk
+
     def flip_bit(self, path: Path, offset: int, bit: int = 0) -> None:
         inode = self._find(path)
         inode.durable[offset] ^= 1 << bit
@@ -232,7 +248,9 @@ class SimDisk:
         for position, (name, error) in enumerate(self.faults):
             if name == operation:
                 del self.faults[position]
-                raise error
+                if error is not _NO_FAULT:
+                    raise error
+                return
 
     def _find(self, path: Path) -> Inode:
         if path not in self._names:
