@@ -144,6 +144,8 @@ class ClusterService(ClusterServicer):
             leases=len(machine.leases),
             watches=self._node.hub.watches,
             comparison=self._comparison.newest,
+            checkpoint=self._node.checkpoints.status(),
+            transfers=self._node.checkpoints.transfers(),
         )
 
     async def TransferLeader(  # noqa: N802
