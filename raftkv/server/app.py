@@ -7,7 +7,7 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,12 @@ from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.disk import Disk, open_disk
+from raftkv.server.endpoints_book import keep_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
+from raftkv.server.promotion import promote_when_caught_up
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
 from raftkv.server.services.kv import KvService
@@ -73,6 +75,9 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
     cluster = await find_cluster(settings)
+    if cluster.node_id != settings.id:
+        structlog.contextvars.bind_contextvars(node=cluster.node_id)
+        log.info("repaired: this node runs under another id", started_as=settings.id, runs_as=cluster.node_id)
     async with (
         _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
         _listener(settings.listen, "clients") as client_server,
@@ -89,12 +94,15 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
+            own_tasks = [asyncio.create_task(coroutine) for coroutine in parts.errands(settings, cluster)]
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
             removal_task.cancel()
             watch_task.cancel()
+            for task in own_tasks:
+                task.cancel()
             # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
             with contextlib.suppress(ShuttingDown):
                 await parts.hand_over(settings.shutdown_timeout_s)
@@ -132,6 +140,14 @@ class _Parts:
     kv: KvService
     watches: WatchService
     health: health.aio.HealthServicer
+    transport: GrpcTransport
+    changes: MembershipChanges
+
+    def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[Coroutine[Any, Any, None]]:
+        """What the process does for itself, beside serving. Ends with the node."""
+        yield keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
+        if cluster.promote:
+            yield promote_when_caught_up(self.node, self.changes)
 
     async def report_health(self) -> None:
         """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""
@@ -184,7 +200,7 @@ def _build(
     client_server: grpc.aio.Server,
 ) -> _Parts:
     book = PeerBook.open(settings.data_dir)
-    node_id = NodeId(settings.id)
+    node_id = cluster.node_id
     raft = Raft(
         RaftConfig(
             node_id=node_id,
@@ -228,7 +244,7 @@ def _build(
     requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, limits)
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
-    kv = KvService(requests, settings.id)
+    kv = KvService(requests, node_id)
     watches = WatchService(node, requests.header)
     service = ClusterService(
         node=node,
@@ -259,7 +275,7 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, kv, watches, health_service)
+    return _Parts(node, kv, watches, health_service, transport, changes)
 
 
 @asynccontextmanager

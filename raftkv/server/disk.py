@@ -16,7 +16,7 @@ from raftkv.kv.hashing import StateHasher
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
-from raftkv.raft import Entry, Index, NodeId, Snapshot, Term
+from raftkv.raft import Entry, Index, Snapshot, Term
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.server.cluster import Cluster
 from raftkv.server.disk_kind import DiskKind, Kind, KindGuard
@@ -161,7 +161,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
         data_dir = open_data_dir(
             settings.data_dir,
             cluster_id=cluster.cluster_id,
-            node_id=NodeId(settings.id),
+            node_id=cluster.node_id,
             members=cluster.members,
             founded=cluster.founded,
             promise_ms=settings.promise_ms,
@@ -174,11 +174,13 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             must_exist=data_dir.ran_before,
         )
         stack.push_async_callback(wal.close)
+        kind = DiskKind.open(settings.data_dir, cluster.node_id)
         data_dir.mark_running()
-        kind = DiskKind.open(settings.data_dir, NodeId(settings.id))
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
-        if data_dir.store_discarded:
+        if data_dir.store_problem:
+            log.error("the state store is damaged: rebuilt from checkpoint and log", problem=data_dir.store_problem)
+        elif data_dir.store_discarded:
             log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
         engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size)
         checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)

@@ -47,6 +47,7 @@ from raftkv.storage.files import (
     write_all,
 )
 from raftkv.storage.wal_format import FormatError
+from raftkv.storage.way_out import REPAIR
 
 MANIFEST_SUFFIX: Final = ".manifest"
 DATA_SUFFIX: Final = ".data"
@@ -289,7 +290,7 @@ class CheckpointDirectory:
         """Do not offer a damaged checkpoint again. Its files stay until the next one is published."""
         message = (
             f"the checkpoint of entry {manifest.index} is damaged: {self.data_path(manifest)}: {problem}. The way out: "
-            "nothing as long as the node runs, it takes another one; if it refuses to start, restore it from its peers"
+            f"nothing as long as the node runs, it takes another one; if it refuses to start, `{REPAIR}`"
         )
         with self._books:
             self._valid = tuple(other for other in self._valid if other.index != manifest.index)
