@@ -12,6 +12,7 @@ Where to look:
     who decides      configurations, membership    snapshots         snapshots
     witnesses        quorum.committed_index,       leases            lease
                      replication.send_limit        preferred leader  transfer.prefer
+    unfit to lead    transfer.relieve, retire
 
 How to drive it
 ---------------
@@ -29,6 +30,9 @@ The driver owns one `Raft`, calls its inputs from one thread, and after each inp
 
 Call `tick()` at a steady pace, once after a pause however long, `step()` for each message from a member of this
 cluster, and `unreachable()` when a connection breaks. Messages may be lost, repeated, delayed or reordered.
+
+A driver that knows of something that speaks against leading (a slow or full disk, a state that is not to be trusted)
+says so by `set_fitness`, again after every start.
 
 Members come and go by `change_membership` on the leader; the change is over when `changing` is false again. A node
 that joins starts with `NO_MEMBERS` and learns the rest from the log. Those who leave are sent the log until the leader
@@ -48,13 +52,14 @@ from raftkv.raft.progress import ProgressState
 from raftkv.raft.quorum import NO_MEMBERS, Configuration
 from raftkv.raft.ready import LogWrite, ReadState, Ready
 from raftkv.raft.snapshot import Snapshot
-from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Role, Term
+from raftkv.raft.types import Entry, EntryKind, Fitness, HardState, Index, NodeId, Role, Term
 
 __all__ = [
     "NO_MEMBERS",
     "Configuration",
     "Entry",
     "EntryKind",
+    "Fitness",
     "FollowerStatus",
     "HardState",
     "Index",

@@ -36,7 +36,7 @@ from raftkv.raft.ready import LogWrite, Ready
 from raftkv.raft.roles import become_follower
 from raftkv.raft.snapshot import Snapshot
 from raftkv.raft.state import RaftState
-from raftkv.raft.types import Entry, EntryKind, HardState, Index, NodeId, Role, Term
+from raftkv.raft.types import Entry, EntryKind, Fitness, HardState, Index, NodeId, Role, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class FollowerStatus:
     state: ProgressState
     silent_ticks: int
     """Ticks since its last answer."""
+    hindered: bool = False
+    """Whether it says that it should not lead."""
 
 
 class Raft:
@@ -107,8 +109,9 @@ class Raft:
             state.quarantine -= 1
         if state.role is Role.LEADER:
             transfer.tick(state)
-            heartbeat.tick(state)
-            election.check_quorum(state)
+            if state.role is Role.LEADER:
+                heartbeat.tick(state)
+                election.check_quorum(state)
             if state.role is Role.LEADER:
                 replication.excuse(state)
                 read_index.advance(state)  # the members whose answers it waits for may have gone; there may be none
@@ -150,12 +153,16 @@ class Raft:
         """
         read_index.request(self._state, request)
 
-    def transfer(self, target: NodeId | None = None) -> str | None:
-        """Hand leadership to `target` (None: the most caught-up voter). Return None, or why that is not possible."""
+    def transfer(self, target: NodeId | None = None, *, leaving: bool = False) -> str | None:
+        """Hand leadership to `target` (None: the most caught-up voter). Return None, or why that is not possible.
+
+        Without a target, voters that say they should not lead (`fitness`) are passed over; those that are left are
+        better than nobody for a node that is `leaving` anyway.
+        """
         if target is None:
-            target = replication.best_successor(self._state)
+            target = replication.best_successor(self._state, leaving=leaving)
             if target is None:
-                return "no other voter has answered this leader yet"
+                return "no other voter that may lead has answered this leader yet"
         refusal = transfer.start(self._state, target)
         self._check()
         return refusal
@@ -221,6 +228,11 @@ class Raft:
     def snapshot_failed(self, peer: NodeId) -> None:
         """No checkpoint reached `peer`. It is named again once it answers."""
         snapshots.failed(self._state, peer)
+        self._check()
+
+    def set_fitness(self, fitness: Fitness) -> None:
+        """Say whether this node should lead, from now on; see `Fitness`. A restarted one is FIT until told again."""
+        transfer.set_fitness(self._state, fitness)
         self._check()
 
     def suspect(self, peer: NodeId) -> None:
@@ -341,6 +353,11 @@ class Raft:
         return self._state.transfer_target is not None
 
     @property
+    def fitness(self) -> Fitness:
+        """Whether this node should lead; see `set_fitness`."""
+        return self._state.fitness
+
+    @property
     def election_ticks(self) -> int:
         return self._state.config.election_ticks
 
@@ -396,7 +413,7 @@ class Raft:
     def followers(self) -> dict[NodeId, FollowerStatus]:
         """Return each follower's progress on the leader, elsewhere nothing."""
         return {
-            peer: FollowerStatus(progress.match, progress.state, progress.silent_ticks)
+            peer: FollowerStatus(progress.match, progress.state, progress.silent_ticks, bool(progress.hindered))
             for peer, progress in self._state.progress.items()
         }
 

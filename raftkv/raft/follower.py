@@ -5,7 +5,7 @@ from __future__ import annotations
 from raftkv.invariant import invariant
 from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatRequest, HeartbeatResponse
 from raftkv.raft.state import RaftState
-from raftkv.raft.types import Index
+from raftkv.raft.types import Fitness, Index
 
 
 def on_append_request(state: RaftState, request: AppendRequest) -> None:
@@ -54,6 +54,7 @@ def on_heartbeat_request(state: RaftState, request: HeartbeatRequest) -> None:
             read_sequence=request.read_sequence,
             priority=state.config.priority,
             lease_ms=state.config.lease_ms,
+            hindered=state.fitness is not Fitness.FIT,
         )
     )
 

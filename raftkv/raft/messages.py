@@ -98,6 +98,8 @@ class HeartbeatResponse(Envelope):
     """How much the sender is preferred as a leader."""
     lease_ms: int = 0
     """For so many milliseconds after it got the request, the sender votes for nobody (`lease`); 0: no promise."""
+    hindered: bool = False
+    """The sender should not lead (`Fitness`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

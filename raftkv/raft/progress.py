@@ -32,6 +32,7 @@ class Progress:
         "_inflight",
         "commit_sent",
         "excused",
+        "hindered",
         "inflight_bytes",
         "installing",
         "lease_sequence",
@@ -75,6 +76,8 @@ class Progress:
         """Whether a witness may stand in for it (`replication.excuse`)."""
         self.priority = 0
         """How much it is preferred as a leader; it says so itself."""
+        self.hindered: bool | None = None
+        """Whether it says that it should not lead (`Fitness`); None: it has not been heard yet."""
         self.inflight_bytes = 0
         self._inflight: deque[tuple[Index, int]] = deque()
         """(last index, bytes) of each unanswered request, oldest first."""

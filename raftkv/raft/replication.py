@@ -142,23 +142,27 @@ def _finish_change(state: RaftState) -> None:
     state.follow_configuration(Index(state.log.last_index + 1))
     if state.id not in state.configuration.deciders:
         # Not to wait for their election timers, whoever is furthest may campaign at once. Its lease ends here.
-        successor = best_successor(state)
+        successor = best_successor(state, leaving=True)
         if successor is not None:
             state.send(TimeoutNow(sender=state.id, receiver=successor, term=state.term))
         become_follower(state, state.term, None)
 
 
-def best_successor(state: RaftState) -> NodeId | None:
-    """Return the voter that would take over soonest: the most caught-up one that answers. None if none does."""
+def best_successor(state: RaftState, *, leaving: bool) -> NodeId | None:
+    """Return the voter that would take over soonest: the most caught-up one that answers. None if none does.
+
+    Not one that says it should not lead, unless this leader is `leaving` anyway and there is no other.
+    """
     patience = 2 * state.config.heartbeat_ticks + 1
     candidates = [
-        (progress.match, peer)
+        (not progress.hindered, progress.match, peer)
         for peer, progress in state.progress.items()
         if peer in state.configuration.voters - state.configuration.witnesses
         and progress.match > 0
         and progress.silent_ticks <= patience
+        and (leaving or not progress.hindered)
     ]
-    return max(candidates)[1] if candidates else None
+    return max(candidates)[2] if candidates else None
 
 
 def start_term(state: RaftState) -> None:
@@ -218,6 +222,7 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
     progress = state.progress[response.sender]
     progress.silent_ticks = 0
     progress.priority = response.priority
+    progress.hindered = response.hindered
     snapshots.retry(state, response.sender)
     if (
         progress.state is not ProgressState.SNAPSHOT

@@ -14,7 +14,7 @@ from raftkv.raft.progress import Progress
 from raftkv.raft.quorum import Configuration
 from raftkv.raft.read_queue import ReadQueue
 from raftkv.raft.snapshot import Snapshot
-from raftkv.raft.types import Entry, HardState, Index, NodeId, Role, Term
+from raftkv.raft.types import Entry, Fitness, HardState, Index, NodeId, Role, Term
 
 
 class RaftState:
@@ -26,6 +26,7 @@ class RaftState:
         "configurations",
         "election_elapsed",
         "election_timeout",
+        "fitness",
         "handed_hard_state",
         "heartbeat_elapsed",
         "id",
@@ -81,6 +82,7 @@ class RaftState:
         """What the driver was last given to persist."""
         self.pending_writes = PendingWrites()
 
+        self.fitness = Fitness.FIT
         self.role = Role.FOLLOWER
         self.leader: NodeId | None = None
         self.election_elapsed = 0
@@ -132,6 +134,8 @@ class RaftState:
         One that is being removed may, until it knows that to be committed: it may be the only one whose log is up to
         date enough to win, and commit it (thesis 4.2.2). It does not count itself.
         """
+        if self.fitness is Fitness.BARRED:
+            return False
         if self.configuration.may_lead(self.id):
             return True
         return self.configurations.index > self.log.commit and self.configurations.previous.may_lead(self.id)

@@ -57,3 +57,13 @@ class Role(Enum):
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
+
+
+class Fitness(Enum):
+    """Whether a node should lead, as its driver sees it. Votes, entries and what is committed do not depend on it."""
+
+    FIT = "fit"
+    HINDERED = "hindered"
+    """Better not: its disk is slow or nearly full. It stands for election all the same, and hands over when it can."""
+    BARRED = "barred"
+    """Never: its state is not to be trusted. It stands for no election, and leads no longer than a transfer lasts."""

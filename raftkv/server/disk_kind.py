@@ -9,7 +9,6 @@ better: where its own data ends, the log would go on without payloads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +19,7 @@ from raftkv.raft import Configuration, Entry, EntryKind, HardState, Index, NodeI
 from raftkv.raft.membership import decode_configuration
 from raftkv.storage.data_dir import write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
+from raftkv.storage.json_files import unseal
 from raftkv.storage.protocols import LogStore
 from raftkv.storage.way_out import REPAIR
 
@@ -48,7 +48,7 @@ class DiskKind:
         path = data_dir / NAME
         files = files or OsFileSystem()
         try:
-            known = Kind(json.loads(read_file(files, path))["kind"])
+            known = Kind(unseal(read_file(files, path))["kind"])
         except FileNotFoundError:
             known = None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -15,6 +14,7 @@ from typing import Any, Final
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft.types import NodeId
 from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
+from raftkv.storage.json_files import seal, unseal
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.store_sums import SUMS_NAME, problem_with, write_sums
 from raftkv.storage.wal_segments import describe_os_error
@@ -386,14 +386,14 @@ def _read_boot(files: FileSystem, path: Path) -> tuple[str | None, CleanMark | N
 def write_json(files: FileSystem, path: Path, content: dict[str, Any]) -> None:
     """Put one of the directory's small files in place, durably. Raises StorageError."""
     try:
-        publish_file(files, path, json.dumps(content, indent=2).encode() + b"\n").close()
+        publish_file(files, path, seal(content)).close()
     except OSError as error:
         raise StorageError(describe_os_error(path, error)) from error
 
 
 def _read_json(files: FileSystem, path: Path) -> dict[str, Any] | None:
     try:
-        stored = json.loads(read_file(files, path))
+        stored = unseal(read_file(files, path))
         version = stored["format_version"]
     except FileNotFoundError:
         return None
@@ -404,8 +404,6 @@ def _read_json(files: FileSystem, path: Path) -> dict[str, Any] | None:
             f"{path} has format version {version}; this raftkv reads version {FORMAT_VERSION}. The way out: start the "
             "raftkv version that wrote it, or a newer one"
         )
-    if not isinstance(stored, dict):
-        raise _damaged(path, "not an object", "what it says")
     return stored
 
 

@@ -70,7 +70,10 @@ def to_proto(message: Message) -> pb.RaftMessage:
             return pb.RaftMessage(
                 term=term,
                 heartbeat_response=pb.HeartbeatResponse(
-                    read_sequence=message.read_sequence, priority=message.priority, lease_ms=message.lease_ms
+                    read_sequence=message.read_sequence,
+                    priority=message.priority,
+                    lease_ms=message.lease_ms,
+                    hindered=message.hindered,
                 ),
             )
         case PreVoteRequest():
@@ -144,6 +147,7 @@ def from_proto(message: pb.RaftMessage, *, sender: NodeId, receiver: NodeId) -> 
                 read_sequence=message.heartbeat_response.read_sequence,
                 priority=message.heartbeat_response.priority,
                 lease_ms=message.heartbeat_response.lease_ms,
+                hindered=message.heartbeat_response.hindered,
             )
         case "pre_vote_request":
             ask = message.pre_vote_request

@@ -8,6 +8,7 @@ from collections import deque
 from raftkv.raft import (
     Entry,
     EntryKind,
+    Fitness,
     HardState,
     Index,
     LogWrite,
@@ -40,6 +41,8 @@ class Node:
         self.writes: deque[LogWrite] = deque()
         """Writes that the disk has not finished."""
         self.disk_is_slow = False
+        self.fitness = Fitness.FIT
+        """What the driver has said last, and says again after a restart."""
         self.up = True
         self.raft = self._boot()
 
@@ -64,6 +67,13 @@ class Node:
         self.seed += 1000
         self.up = True
         self.raft = self._boot()
+        self.raft.set_fitness(self.fitness)
+
+    def set_fitness(self, fitness: Fitness) -> None:
+        """Let the driver say whether this node should lead."""
+        self.fitness = fitness
+        if self.up:
+            self.raft.set_fitness(fitness)
 
     def store(self, write: LogWrite) -> None:
         """Make one write durable."""

@@ -17,6 +17,7 @@ from raftkv.raft import (
     Configuration,
     Entry,
     EntryKind,
+    Fitness,
     HardState,
     Index,
     LogWrite,
@@ -327,6 +328,8 @@ class Oracle:
         return found
 
     def _takes_office(self, node: Node, watched: _Watched) -> None:
+        if node.fitness is Fitness.BARRED:
+            _fail(f"C26: node {node.id} leads term {node.raft.term}, and is barred")
         term = node.raft.term
         first = self.leader_of.setdefault(term, node.id)
         if first != node.id:

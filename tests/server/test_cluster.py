@@ -23,6 +23,7 @@ from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.data_dir import IDENTITY_NAME, open_data_dir
+from raftkv.storage.json_files import unseal
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
 from raftkv.transport.memory import MemoryHub
 from raftkv.v1 import cluster_pb2, cluster_pb2_grpc
@@ -57,7 +58,7 @@ async def founder(data_dir: Path, **flags: Any) -> Cluster:
 
 def edit_identity(data_dir: Path, **changed: Any) -> None:
     path = data_dir / IDENTITY_NAME
-    stored = json.loads(path.read_text()) | changed
+    stored = unseal(path.read_bytes()) | changed
     path.write_text(json.dumps({name: value for name, value in stored.items() if value is not ...}))
 
 

@@ -43,6 +43,10 @@ CONTROLS = [
     Control(sabotage.hints_are_heeded_in_spite_of_leases, "K6", seeds=150),
     Control(sabotage.a_transfer_leaves_the_lease, "K6", seeds=10),
     Control(sabotage.a_lease_needs_no_commit_in_its_term, "K6", seeds=100),
+    Control(sabotage.a_hindered_leader_stays, "a hindered leader does not hand over", seeds=30),
+    Control(sabotage.a_barred_leader_stays, "a barred leader does not hand over", seeds=30),
+    Control(sabotage.a_barred_node_stands_for_election, "C26", seeds=50),
+    Control(sabotage.nobody_says_that_it_should_not_lead, "is fit$", seeds=50),
 ]
 
 

@@ -40,6 +40,7 @@ def test_the_seeds_do_what_they_are_for() -> None:
         traffic.update(report.traffic)
         sizes[plan.draw(seed)[0].size] += 1
     wanted = dict.fromkeys((*plan.FAULTS, plan.HUNT), 3) | {
+        plan.UNFIT: 30,
         "ring": 1,  # only five nodes and more have neighbours and others
         "message lost": 3000,
         "message duplicated": 3000,
@@ -60,6 +61,7 @@ def test_the_seeds_do_what_they_are_for() -> None:
         "reads dropped": 50,
         "reads served": 1000,
         "transfers": 30,
+        "unfit leaders that handed over": 30,
         "writes acknowledged": 3000,
         "writes refuted": 50,
         "writes unknown": 50,

@@ -77,7 +77,11 @@ messages = st.one_of(
     build(AppendResponse, rejected=st.booleans(), index=indexes, hint_index=indexes, hint_term=terms),
     build(HeartbeatRequest, commit=indexes, read_sequence=numbers),
     build(
-        HeartbeatResponse, read_sequence=numbers, priority=st.integers(0, 2**32 - 1), lease_ms=st.integers(0, 2**32 - 1)
+        HeartbeatResponse,
+        read_sequence=numbers,
+        priority=st.integers(0, 2**32 - 1),
+        lease_ms=st.integers(0, 2**32 - 1),
+        hindered=st.booleans(),
     ),
     build(PreVoteRequest, last_index=indexes, last_term=terms),
     build(PreVoteResponse, granted=st.booleans()),

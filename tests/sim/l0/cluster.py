@@ -17,6 +17,7 @@ from raftkv.raft import (
     NO_MEMBERS,
     Configuration,
     Entry,
+    Fitness,
     Index,
     LogWrite,
     Message,
@@ -519,6 +520,14 @@ class Cluster:
         """SIGCONT: what has queued up comes in before anything else."""
         while machine.inbox and machine.up and not machine.pausers:
             self.receive(machine, machine.inbox.popleft())
+
+    def set_fitness(self, machine: Machine, fitness: Fitness) -> None:
+        """The driver of a machine says whether it should lead, now or when it is back."""
+        machine.set_fitness(fitness)
+        if machine.up:
+            if self.trace is not None:
+                self._tell(machine, f"is {fitness.value}")
+            self.after_input(machine, 13)
 
     def lose_state(self, machine: Machine, applied: int) -> None:
         """The state machine of a machine that is down is back at an earlier index (a checkpoint)."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from raftkv.raft import EntryKind, MembershipChange, NodeId, Position
+from raftkv.raft import EntryKind, Fitness, MembershipChange, NodeId, Position
 from tests.sim.l0.cluster import STALLED, Cluster
 from tests.sim.l0.machine import Fault, Link, Machine
-from tests.sim.l0.plan import HUNT, TICK, Act
+from tests.sim.l0.plan import HUNT, TICK, UNFIT, Act
 
 Undo = Callable[[], None]
 Begin = Callable[[Act, Fault, random.Random], Undo | None]
@@ -50,6 +50,7 @@ class Conductor:
             "restless voters": self._restless_voters,
             "change amid an install": self._change_amid_an_install,
             HUNT: self._hunt,
+            UNFIT: self._unfit,
             "propose": self._propose,
             "read": self._read,
             "transfer": self._transfer,
@@ -325,6 +326,20 @@ class Conductor:
         for machine in machines:
             oldest = machine.first_on_disk - 1
             self.cluster.lose_state(machine, rng.choice([oldest, rng.randint(oldest, len(machine.applied))]))
+        return undo
+
+    def _unfit(self, act: Act, fault: Fault, rng: random.Random) -> Undo:
+        """Nodes say that they should not lead; those that were dead say so once they are back."""
+        machines = self._shuffled(rng)
+        machines = rng.choice([machines[:1], [self._leader_or_any(rng)], machines[1:]])
+        for machine in machines:
+            self.cluster.set_fitness(machine, rng.choice([Fitness.HINDERED, Fitness.HINDERED, Fitness.BARRED]))
+            fault.hits += 1
+
+        def undo() -> None:
+            for machine in machines:
+                self.cluster.set_fitness(machine, Fitness.FIT)
+
         return undo
 
     def _restless_voters(self, act: Act, fault: Fault, rng: random.Random) -> Undo:

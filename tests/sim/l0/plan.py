@@ -122,6 +122,12 @@ FAULTS = {
 }
 """What can be on the tape, and how often against the others when all are on."""
 
+UNFIT = "unfit"
+"""A node, or the leader, says for a while that it should not lead (`raftkv.raft.Fitness`), or all but one do."""
+
+UNFIT_SHARE = 0.3
+"""Of the seeds, so many have some of that."""
+
 LEAST_FAULTS = 6
 """On a tape. Some may find nothing to hit."""
 
@@ -142,6 +148,7 @@ def draw(seed: int) -> tuple[Parameters, tuple[Act, ...]]:
     if random.Random(f"{seed}/leases").random() < 0.5:
         parameters = _with_leases(parameters)
     tape = _faults(parameters, faults, hunted=hunted) + _inputs(parameters, workload)
+    tape += _unfit(parameters, random.Random(f"{seed}/fitness"))
     return parameters, tuple(sorted(tape, key=lambda act: act.at))
 
 
@@ -240,3 +247,22 @@ def _inputs(parameters: Parameters, rng: random.Random) -> list[Act]:
             Act(int(at) + i, rng.choices(kinds, weights)[0], rng.getrandbits(32)) for i in range(rng.randint(1, burst))
         )
     return acts
+
+
+def has_unfit_nodes(seed: int) -> bool:
+    """Whether nodes of this seed say now and then that they should not lead."""
+    return random.Random(f"{seed}/fitness").random() < UNFIT_SHARE
+
+
+def _unfit(parameters: Parameters, rng: random.Random) -> list[Act]:
+    if rng.random() >= UNFIT_SHARE:
+        return []
+    return [
+        Act(
+            int(rng.uniform(60, parameters.ticks - 20) * TICK),
+            UNFIT,
+            rng.getrandbits(32),
+            1 + int(rng.choice([5, 40]) * rng.expovariate(1) * TICK),
+        )
+        for _ in range(rng.choice([2, 4, 6]))
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from raftkv.invariant import InvariantViolation
-from raftkv.raft import Role
+from raftkv.raft import Fitness, Role
 from tests.raft.oracle import SafetyViolation
 from tests.sim.l0 import plan
 from tests.sim.l0.cluster import Cluster
@@ -61,6 +61,8 @@ def run(
                 _require_traffic(cluster)
             converge(cluster, conductor)
             TRIALS[seed % len(TRIALS)](cluster, conductor)
+            if plan.has_unfit_nodes(seed):
+                a_leader_that_should_not_lead_hands_over(cluster, conductor, random.Random(f"{seed}/unfit"))
             if cluster.leases:
                 a_rival_within_the_lease(cluster, conductor, random.Random(f"{seed}/rival"))
     except (SafetyViolation, InvariantViolation, LivenessViolation, IdleRun) as error:
@@ -319,6 +321,34 @@ def a_candidate_that_nobody_heard_comes_back(cluster: Cluster, conductor: Conduc
     cluster.run_until(cluster.now + 3 * timeout(cluster))
     for link in mute.links.values():
         link.blockers.remove(fault)
+    write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
+
+
+def a_leader_that_should_not_lead_hands_over(cluster: Cluster, conductor: Conductor, rng: random.Random) -> None:
+    """To a fit voter, and nobody else leads before it does. A barred one leads no more, whoever is left."""
+    leader = leader_of(cluster)
+    others = successors(cluster, leader) if leader is not None else []
+    if leader is None or not others:
+        return
+    fitness = rng.choice([Fitness.HINDERED, Fitness.BARRED])
+    rng.shuffle(others)
+    fit, unfit = others[:1], others[1:]
+    cluster.say(f"** trial: leader {leader.id} is {fitness.value}; only node {fit[0].id} is fit")
+    for machine in unfit:
+        cluster.set_fitness(machine, Fitness.HINDERED)
+    cluster.run_until(cluster.now + timeout(cluster))
+    cluster.set_fitness(leader, fitness)
+
+    def handed_over() -> bool:
+        now = leader_of(cluster)
+        if now is not None and now is not leader and now not in fit:
+            raise LivenessViolation(f"node {now.id} leads after node {leader.id}; only node {fit[0].id} is fit")
+        return now in fit
+
+    wait(cluster, handed_over, CONVERGENCE * timeout(cluster), f"a {fitness.value} leader does not hand over")
+    cluster.counts["unfit leaders that handed over"] += 1
+    for machine in (leader, *unfit):
+        cluster.set_fitness(machine, Fitness.FIT)
     write_everywhere(cluster, conductor, CONVERGENCE * timeout(cluster))
 
 

@@ -274,3 +274,35 @@ def a_lease_needs_no_commit_in_its_term(patch: Patch) -> None:
         return state.reads.sequence, reached_by_quorum(state.configuration, promised)
 
     patch.setattr(lease, "rounds", careless)
+
+
+# --- fitness ----------------------------------------------------------------------------------------------------------
+
+
+def a_hindered_leader_stays(patch: Patch) -> None:
+    """Its disk is slow or full, others could lead, and it leads on."""
+    patch.setattr(transfer, "relieve", lambda state: None)
+
+
+def a_barred_leader_stays(patch: Patch) -> None:
+    """Its state is not to be trusted, and it leads on."""
+    patch.setattr(transfer, "retire", lambda state: None)
+
+
+def a_barred_node_stands_for_election(patch: Patch) -> None:
+    """It may be voted for like any other."""
+
+    def may_lead(state: RaftState) -> bool:
+        return state.configuration.may_lead(state.id)
+
+    patch.setattr(RaftState, "may_lead", property(may_lead))
+
+
+def nobody_says_that_it_should_not_lead(patch: Patch) -> None:
+    """A leader hands over to nodes that are no better than itself, or worse."""
+    answered = replication.on_heartbeat_response
+
+    def deaf(state: RaftState, response: HeartbeatResponse) -> None:
+        answered(state, replace(response, hindered=False))
+
+    patch.setattr(replication, "on_heartbeat_response", deaf)
