@@ -58,6 +58,10 @@ class DiskKind:
             ) from error
         return cls(path, files, node_id, known)
 
+    @property
+    def known(self) -> Kind | None:
+        return self._known
+
     def require(self, kind: Kind) -> None:
         """Make sure, durably, that the disk is one of this kind. Raises DataDirectoryMismatch, StorageError."""
         self._compare(kind)

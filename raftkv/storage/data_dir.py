@@ -32,6 +32,8 @@ STORE_DATA_NAME: Final = "data.mdb"
 DISCARDED_NAME: Final = "store.discarded"
 PEERS_NAME: Final = "peers.json"
 """Written by `raftkv.server.peer_book`, after `mark_running`."""
+LEFTOVERS: Final = (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME)
+"""What only a node that has run leaves behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,10 @@ class DataDir:
     def clean_tail(self) -> WalPosition | None:
         """What `WriteAheadLog.open` takes as `clean_tail`."""
         return self.clean_shutdown.wal_tail if self.clean_shutdown else None
+
+    def discard_store(self) -> None:
+        """Throw the state store away: it is damaged, and nobody has it open. Raises OSError."""
+        self.store_discarded = _discard_store(self._files, self.path) or self.store_discarded
 
     def mark_running(self) -> None:
         """Record durably that from here on a stop is unclean, and on which boot. Raises StorageError.
@@ -319,16 +325,24 @@ def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId
 
 
 def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
-    # Whatever is left of an earlier run: a node that went on without the rest would pass for one that lost nothing.
-    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME):
-        if (path / name).exists():
+    refuse_leftovers(files, path)
+    # The name of the directory itself must be durable too, before anything in it counts.
+    files.fsync_dir(path.parent)
+    write_identity(files, path, identity)
+
+
+def refuse_leftovers(files: FileSystem, path: Path) -> None:
+    """Raise StorageError where there is anything of an earlier run, but no identity.
+
+    A node that went on without the rest would pass for one that lost nothing.
+    """
+    names = files.names(path)
+    for name in LEFTOVERS:
+        if name in names:
             raise StorageError(
                 f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. Whose "
                 f"votes and entries these are is lost. The way out: put the file back, or `{REPAIR}`"
             )
-    # The name of the directory itself must be durable too, before anything in it counts.
-    files.fsync_dir(path.parent)
-    write_identity(files, path, identity)
 
 
 def write_identity(files: FileSystem, path: Path, identity: Identity) -> None:
