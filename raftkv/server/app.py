@@ -8,7 +8,7 @@ import gc
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,12 @@ from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
+from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
+from raftkv.server.promotion import promote_when_caught_up
 from raftkv.server.quarantine import Quarantine
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
@@ -42,6 +44,7 @@ from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.corrupt_mark import read_mark, write_mark
+from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
@@ -82,6 +85,9 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
     cluster = await find_cluster(settings)
+    if cluster.node_id != settings.id:
+        structlog.contextvars.bind_contextvars(node=cluster.node_id)
+        log.info("repaired: this node runs under another id", started_as=settings.id, runs_as=cluster.node_id)
     async with (
         _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
         _listener(settings.listen, "clients") as client_server,
@@ -100,12 +106,15 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
+            own_tasks = [asyncio.create_task(coroutine) for coroutine in parts.errands(settings, cluster)]
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
             removal_task.cancel()
             watch_task.cancel()
+            for task in own_tasks:
+                task.cancel()
             # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
             with contextlib.suppress(ShuttingDown):
                 await parts.hand_over(settings.shutdown_timeout_s)
@@ -144,6 +153,14 @@ class _Parts:
     kv: KvService
     watches: WatchService
     health: health.aio.HealthServicer
+    transport: GrpcTransport
+    changes: MembershipChanges
+
+    def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[Coroutine[Any, Any, None]]:
+        """What the process does for itself, beside serving. Ends with the node."""
+        yield keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
+        if cluster.promote:
+            yield promote_when_caught_up(self.node, self.changes)
 
     async def report_health(self) -> None:
         """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""
@@ -198,7 +215,7 @@ def _build(
     client_server: grpc.aio.Server,
 ) -> _Parts:
     book = PeerBook.open(settings.data_dir)
-    node_id = NodeId(settings.id)
+    node_id = cluster.node_id
     raft = Raft(
         RaftConfig(
             node_id=node_id,
@@ -229,6 +246,10 @@ def _build(
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
     )
+
+    def exactly(message: str) -> str:
+        return exact(message, settings.data_dir, known_endpoints(settings.data_dir))
+
     node = Node(
         raft=raft,
         keeper=disk,
@@ -242,7 +263,7 @@ def _build(
         ),
         watch_limits=settings.watch_limits,
         auto_compaction=settings.auto_compaction,
-        quarantine=Quarantine(read_mark(settings.data_dir), partial(write_mark, settings.data_dir)),
+        quarantine=Quarantine(read_mark(settings.data_dir), partial(write_mark, settings.data_dir), exactly),
         hashing=Worker("raftkv-hash"),
     )
     limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
@@ -252,7 +273,7 @@ def _build(
     comparisons = StateComparisons(node, comparison, requests, transport)
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
-    kv = KvService(requests, settings.id)
+    kv = KvService(requests, node_id)
     watches = WatchService(node, requests.header)
     service = ClusterService(
         node=node,
@@ -290,7 +311,7 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, comparison, kv, watches, health_service)
+    return _Parts(node, comparison, kv, watches, health_service, transport, changes)
 
 
 @asynccontextmanager

@@ -23,7 +23,6 @@ from raftkv.quorum import StatesVerdict, judge_states
 from raftkv.raft import NodeId
 from raftkv.server.forwarding import StatePeers
 from raftkv.server.node import Node
-from raftkv.server.quarantine import describe
 from raftkv.server.questions import Question
 from raftkv.storage.corrupt_mark import CorruptMark
 from raftkv.v1 import cluster_pb2 as pb
@@ -199,6 +198,5 @@ class Comparison:
             alarms.clear(pb.DIVERGED)
             return False
         mark = CorruptMark(verdict.index, own.hash, verdict.hash, tuple(verdict.agreed), self._now_s())
-        log.critical("this node's state is not that of a majority", found=describe(mark))
         await node.condemn(mark)
         return True

@@ -21,6 +21,7 @@ from raftkv.storage.data_dir import write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
 from raftkv.storage.json_files import unseal
 from raftkv.storage.protocols import LogStore
+from raftkv.storage.way_out import REPAIR
 
 NAME: Final = "kind.json"
 
@@ -52,9 +53,14 @@ class DiskKind:
             known = None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
-                f"{path} cannot be read ({error!r}). The way out: restore the file from a backup of this node"
+                f"{path} is damaged ({error!r}): whether entries have their payload here is lost. The way out: put the "
+                f"file back, or `{REPAIR}`"
             ) from error
         return cls(path, files, node_id, known)
+
+    @property
+    def known(self) -> Kind | None:
+        return self._known
 
     def require(self, kind: Kind) -> None:
         """Make sure, durably, that the disk is one of this kind. Raises DataDirectoryMismatch, StorageError."""

@@ -62,7 +62,7 @@ from raftkv.server.fitness import Objections
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
-from raftkv.server.quarantine import Quarantine, describe
+from raftkv.server.quarantine import Quarantine
 from raftkv.server.state_hashes import StateHashes, asks_for_hash
 from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
@@ -187,7 +187,7 @@ class Node:
         """Gets the exception that made the node stop by itself: a failed disk, a violated invariant."""
         self._serving_state = True
         if self._quarantine.mark is not None:
-            self._leave_service(self._quarantine.mark)
+            self._leave_service()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -362,7 +362,9 @@ class Node:
     @property
     def corruption(self) -> CorruptState | None:
         """What this node answers instead of anything that it knows from its state; None: it may answer."""
-        return self._quarantine.refusal(self.raft.node_id)
+        if self._serving_state:
+            return None
+        return CorruptState(self._quarantine.describe(self.raft.node_id))
 
     def require_sound(self) -> None:
         """Raise CorruptState where nothing may be answered, copied or sent on from this node's state."""
@@ -373,7 +375,7 @@ class Node:
     async def condemn(self, mark: CorruptMark) -> None:
         """Take this node out of service: at once, and when this returns, for good. See `quarantine`."""
         if self._quarantine.enter(mark):
-            self._leave_service(mark)
+            self._leave_service()
             undecided = self._proposals.leadership_lost()
             self._proposals.give_up(undecided)  # the results would come from this state
             self._announce_leadership()
@@ -384,9 +386,9 @@ class Node:
             self._fail(error)
             raise
 
-    def _leave_service(self, mark: CorruptMark) -> None:
-        self.alarms.set(pb.CORRUPT, f"node {self.raft.node_id} is out of service: {describe(mark)}")
-        self.raft.set_fitness(Fitness.BARRED)
+    def _leave_service(self) -> None:
+        self.alarms.set(pb.CORRUPT, self._quarantine.describe(self.raft.node_id))
+        self.objections.set("corrupt state", Fitness.BARRED)
         self._serving_state = False
 
     def now_ms(self) -> float:

@@ -19,6 +19,7 @@ from raftkv.raft import NodeId
 from raftkv.storage.data_dir import PEERS_NAME
 from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
 from raftkv.storage.json_files import seal, unseal
+from raftkv.storage.way_out import REPAIR
 
 
 class PeerBook:
@@ -47,8 +48,8 @@ class PeerBook:
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
-                f"{path} cannot be read ({error!r}). The way out: restore the file from a backup of this node, or "
-                "remove the node from the cluster and add it again under a new id"
+                f"{path} is damaged ({error!r}): by which name its peers know this disk is lost, and whom it has met. "
+                f"The way out: put the file back, or `{REPAIR}`"
             ) from error
 
     def admits(self, node: NodeId, incarnation: int) -> bool:

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raftkv.errors import CorruptState
 from raftkv.storage.corrupt_mark import CorruptMark
+from raftkv.storage.way_out import REPAIR_NODE
 
 
 class Quarantine:
     """Whether a node is in it."""
 
-    def __init__(self, mark: CorruptMark | None = None, keep: Callable[[CorruptMark], None] | None = None) -> None:
-        """`mark`: what an earlier run found. `keep` makes a mark durable, and blocks; None: only this run knows."""
+    def __init__(
+        self,
+        mark: CorruptMark | None = None,
+        keep: Callable[[CorruptMark], None] | None = None,
+        exact: Callable[[str], str] = str,
+    ) -> None:
+        """`mark`: what an earlier run found. `keep` makes a mark durable, and blocks; None: only this run knows.
+        `exact` makes the command of the way out exact (`storage.way_out`).
+        """
         self.mark = mark
         self._keep = keep
+        self._exact = exact
 
     def enter(self, mark: CorruptMark) -> bool:
         """Begin, at once. Return whether that is new; the first mark stays. Follow it with `keep`."""
@@ -32,18 +40,13 @@ class Quarantine:
         if self.mark is not None and self._keep is not None:
             self._keep(self.mark)
 
-    def refusal(self, node_id: int) -> CorruptState | None:
-        """Return what `node_id` answers, whatever it is asked about its state; None: it may answer."""
+    def describe(self, node_id: int) -> str:
+        """Say what was found at `node_id`, and the way out; empty: nothing."""
         if self.mark is None:
-            return None
-        return CorruptState(f"node {node_id} is out of service: {describe(self.mark)}")
-
-
-def describe(mark: CorruptMark) -> str:
-    """Say what was found, in a sentence, and the way out."""
-    agreed = ", ".join(str(node) for node in mark.agreed)
-    return (
-        f"after entry {mark.index} its state had the hash {mark.own_hash.hex()}, and that of a majority (nodes "
-        f"{agreed}) was {mark.right_hash.hex()}. The way out: stop it, and `raftkv repair --data-dir DATA_DIR "
-        "--endpoints HOST:PORT,...`"
-    )
+            return ""
+        agreed = ", ".join(str(node) for node in self.mark.agreed)
+        return self._exact(
+            f"node {node_id} is out of service: after entry {self.mark.index} its state had the hash "
+            f"{self.mark.own_hash.hex()}, and that of a majority (nodes {agreed}) was {self.mark.right_hash.hex()}. Stop "
+            f"it first. {REPAIR_NODE}"
+        )

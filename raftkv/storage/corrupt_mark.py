@@ -10,6 +10,7 @@ from raftkv.errors import StorageError
 from raftkv.storage.data_dir import FORMAT_VERSION, write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
 from raftkv.storage.json_files import unseal
+from raftkv.storage.way_out import REPAIR_NODE
 
 NAME: Final = "corrupt.json"
 
@@ -47,8 +48,7 @@ def read_mark(data_dir: Path, files: FileSystem | None = None) -> CorruptMark | 
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{path} is damaged ({error!r}): it says that this node's state was found corrupt. The way out: `raftkv "
-            "repair`, as for such a state"
+            f"{path} is damaged ({error!r}): it says that this node's state was found corrupt. {REPAIR_NODE}"
         ) from error
 
 

@@ -151,7 +151,7 @@ def test_data_without_an_identity_is_refused(tmp_path: Path, name: str) -> None:
 def test_what_an_earlier_run_left_is_no_new_directory(tmp_path: Path, name: str) -> None:
     """A directory wiped but for its incarnation was taken for the old disk: its votes and its log were forgotten."""
     (tmp_path / name).write_text("{}")
-    with pytest.raises(StorageError, match=rf"holds '{name}' but no identity\.json.*The way out.*member remove"):
+    with pytest.raises(StorageError, match=rf"holds '{name}' but no identity\.json.*The way out.*raftkv repair"):
         open_dir(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_the_boot_id_rule_end_to_end(tmp_path: Path, clean: bool, boot: str, dis
     directory = open_dir(tmp_path, boot=boot)
     assert directory.store_discarded is discarded
     assert data.exists() is not discarded
-    assert directory.clean_shutdown == (CleanMark(TAIL) if clean else None)
+    assert directory.clean_shutdown == (CleanMark(TAIL, summed=True) if clean else None)
     assert directory.clean_tail == (TAIL if clean else None)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ([] if discarded else ["store"])
     directory.close()
