@@ -16,7 +16,7 @@ import structlog
 from raftkv.errors import ShuttingDown, StorageError
 from raftkv.raft import NodeId
 from raftkv.server.node import Node
-from raftkv.storage.json_files import unseal
+from raftkv.storage.json_files import seal, unseal
 from raftkv.storage.way_out import exact
 
 log = structlog.get_logger("raftkv.endpoints")
@@ -62,7 +62,7 @@ def saying_how_to_repair(data_dir: Path) -> Iterator[None]:
 def _write(path: Path, known: Mapping[str, str]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(json.dumps({"clients": known}, indent=2) + "\n")
+        temporary.write_bytes(seal({"clients": known}))
         temporary.replace(path)
     except OSError as error:
         log.warning("the addresses of the peers were not written down", reason=str(error))

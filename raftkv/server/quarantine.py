@@ -47,6 +47,6 @@ class Quarantine:
         agreed = ", ".join(str(node) for node in self.mark.agreed)
         return self._exact(
             f"node {node_id} is out of service: after entry {self.mark.index} its state had the hash "
-            f"{self.mark.own_hash.hex()}, and that of a majority (nodes {agreed}) was {self.mark.right_hash.hex()}. Stop "
-            f"it first. {REPAIR_NODE}"
+            f"{self.mark.own_hash.hex()}, and that of a majority (nodes {agreed}) was {self.mark.right_hash.hex()}. "
+            f"Stop it first. {REPAIR_NODE}"
         )
