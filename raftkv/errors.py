@@ -43,6 +43,7 @@ class ErrorCode(IntEnum):
     WRITE_LOST = 21
     TOKEN_OUT_OF_RANGE = 22
     QUORUM_UNAVAILABLE = 23
+    CORRUPT_STATE = 24
 
 
 class RaftKVError(Exception):
@@ -235,6 +236,16 @@ class QuorumUnavailable(RaftKVError):
     """Too few voters answered a quorum read, or a change of the members is under way."""
 
     code = ErrorCode.QUORUM_UNAVAILABLE
+    retryable = True
+
+
+class CorruptState(RaftKVError):
+    """The node's state is not that of a majority: it answers nothing from it. Another node will.
+
+    The way out, for its operator: `raftkv repair`.
+    """
+
+    code = ErrorCode.CORRUPT_STATE
     retryable = True
 
 

@@ -17,6 +17,7 @@ from raftkv.errors import (
     ConfigurationError,
     Conflict,
     ConnectionFailed,
+    CorruptState,
     DeadlineExceeded,
     InvalidArgument,
     LeaseExists,
@@ -62,7 +63,7 @@ def exit_code(error: RaftKVError, *, writes: bool) -> Exit:
         return Exit.NOT_FOUND
     if writes and error.ambiguous:
         return Exit.UNKNOWN_OUTCOME
-    if isinstance(error, ConnectionFailed | NoLeader | DeadlineExceeded | TooStale | QuorumUnavailable):
+    if isinstance(error, ConnectionFailed | NoLeader | DeadlineExceeded | TooStale | QuorumUnavailable | CorruptState):
         return Exit.UNREACHABLE
     return Exit.ERROR
 

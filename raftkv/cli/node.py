@@ -13,6 +13,7 @@ from raftkv.cli.exits import Exit, exit_code, fail
 from raftkv.errors import RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.server.app import serve
+from raftkv.server.endpoints_book import saying_how_to_repair
 from raftkv.server.logs import configure_logging
 from raftkv.server.settings import ServerSettings, load_settings
 
@@ -22,7 +23,8 @@ def run_node(flags: Mapping[str, object], config: Path | None) -> None:
     try:
         settings = load_settings(flags, config)
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
-        uvloop.run(_serve(settings))
+        with saying_how_to_repair(settings.data_dir):
+            uvloop.run(_serve(settings))
     except RaftKVError as error:
         fail(error, exit_code(error, writes=False), writes=False)
     except InvariantViolation as error:

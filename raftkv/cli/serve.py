@@ -99,6 +99,9 @@ def serve(
         float | None,
         typer.Option(help="A watch that asks for progress is told it when it was told nothing for so long [10]."),
     ] = None,
+    compare_states_s: Annotated[
+        float | None, typer.Option(help="Seconds between comparisons of the members' states; 0: on demand [600].")
+    ] = None,
     wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
     shutdown_timeout_s: Annotated[
         float | None, typer.Option(help="How long a stopping node waits for a successor and open requests [5].")

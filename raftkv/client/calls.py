@@ -9,6 +9,7 @@ from typing import Final
 from raftkv.client.receipts import ReadReceipt, WriteReceipt
 from raftkv.errors import (
     ConnectionFailed,
+    CorruptState,
     DeadlineExceeded,
     ErrorCode,
     FailedPrecondition,
@@ -139,7 +140,13 @@ LAST_ATTEMPT_S: Final = 0.050
 """Attempts at an operation that provably had no effect so far end this long before its deadline."""
 
 _ELSEWHERE: Final = frozenset(
-    {ErrorCode.NOT_LEADER, ErrorCode.NO_LEADER, ErrorCode.LEADER_CHANGED, ErrorCode.SHUTTING_DOWN}
+    {
+        ErrorCode.NOT_LEADER,
+        ErrorCode.NO_LEADER,
+        ErrorCode.LEADER_CHANGED,
+        ErrorCode.SHUTTING_DOWN,
+        ErrorCode.CORRUPT_STATE,
+    }
 )
 # FAILED_PRECONDITION: a witness, or a node that was removed, has nothing to answer from.
 _ANOTHER: Final = frozenset({ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE, ErrorCode.FAILED_PRECONDITION})
@@ -212,7 +219,7 @@ def out_of_time(call: Call, unreachable: str) -> RaftKVError:
     last = call.last_error
     after = f"no result after {call.timeout:.4g} s"
     because = f"; last error: {last.message}" if last is not None else ""
-    if isinstance(last, TooStale | QuorumUnavailable):
+    if isinstance(last, TooStale | QuorumUnavailable | CorruptState):
         return type(last)(f"{after}: {last.message}")
     if call.in_flight or call.ambiguous:
         fate = "; the write may have taken effect, or may yet" if call.is_write else ""

@@ -1,8 +1,8 @@
-"""Calls about the upkeep of one node, for code without an event loop."""
+"""Calls about the upkeep of nodes, for code without an event loop."""
 
 from __future__ import annotations
 
-from raftkv.client.node_status import CheckpointStatus
+from raftkv.client.node_status import CheckpointStatus, StateComparison
 from raftkv.client.sync_core import SyncCore
 
 
@@ -12,3 +12,7 @@ class SyncMaintenanceCalls(SyncCore):
     def checkpoint(self, endpoint: str, *, timeout: float | None = None) -> CheckpointStatus:
         """See AsyncClient.checkpoint."""
         return self._run(self._async.checkpoint(endpoint, timeout=timeout))
+
+    def compare_states(self, *, timeout: float | None = None) -> StateComparison:
+        """See AsyncClient.compare_states."""
+        return self._run(self._async.compare_states(timeout=timeout))

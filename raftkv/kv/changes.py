@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgpack
 
 from raftkv.kv import packing
-from raftkv.kv.records import CorruptState
+from raftkv.kv.records import CorruptRow
 from raftkv.kv.writing import Change
 
 
@@ -53,7 +53,7 @@ def _pack(first: int, items: Sequence[bytes | Sequence[bytes]]) -> bytes:
 
 
 def decode_changed(row: bytes) -> list[Changed]:
-    """Return what `encode_changed` was given. Raises CorruptState."""
+    """Return what `encode_changed` was given. Raises CorruptRow."""
     try:
         first, items = packing.fields(packing.unpack(row), 2, "changes")
         return [
@@ -61,4 +61,4 @@ def decode_changed(row: bytes) -> list[Changed]:
             for revision, item in enumerate(items, packing.number(first, "revision"))
         ]
     except (ValueError, TypeError) as error:
-        raise CorruptState(f"changes row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"changes row of {len(row)} bytes: {error}") from error

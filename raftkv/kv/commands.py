@@ -232,6 +232,12 @@ class Sweep(NamedTuple):
     sequence: int
 
 
+class CheckState(NamedTuple):
+    """Marks an entry at which nodes compare the hashes of their states. Proposed by leaders; changes nothing."""
+
+    sequence: int
+
+
 Command = (
     Put
     | Delete
@@ -246,6 +252,7 @@ Command = (
     | Proclaim
     | Compact
     | Sweep
+    | CheckState
 )
 
 
@@ -406,6 +413,13 @@ class Swept(NamedTuple):
     more: bool
 
 
+class StateChecked(NamedTuple):
+    """The state is to be hashed as it stands after this entry."""
+
+    revision: int
+    """The store's."""
+
+
 class Rejected(NamedTuple):
     """Judged at apply: no effect, on every node alike."""
 
@@ -429,5 +443,6 @@ Result = (
     | Proclaimed
     | Compacted
     | Swept
+    | StateChecked
     | Rejected
 )

@@ -23,7 +23,7 @@ class StateHasher:
     __slots__ = ("_hash", "_rows", "applied_index", "applied_term", "done")
 
     def __init__(self, reader: Reader) -> None:
-        """Raises CorruptState."""
+        """Raises CorruptRow."""
         meta = read_meta(reader)
         self.applied_index = meta.applied_index
         """The entry up to which the hashed state is applied: hashes compare at equal indexes only."""

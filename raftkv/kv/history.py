@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from raftkv.kv.changes import decode_changed
 from raftkv.kv.keys import CHANGES, changes_key, version_suffix
 from raftkv.kv.ranges import row_cost, size_cost
-from raftkv.kv.records import CorruptState, read_meta
+from raftkv.kv.records import CorruptRow, read_meta
 from raftkv.kv.store import Reader
 from raftkv.kv.versions import compacted, live, size_of
 from raftkv.kv.writing import Change
@@ -66,7 +66,7 @@ def read_history(
     """Read the changes from `start` on, before revision `stop`, until about `max_work` is done (at least one change).
 
     `wants(revision, prefix)` is asked before any row of a version is read. Work is counted in rows (`row_cost`).
-    Raises Compacted, CorruptState.
+    Raises Compacted, CorruptRow.
     """
     meta = read_meta(reader)
     if start.revision < meta.compacted_revision:
@@ -101,7 +101,7 @@ def read_history(
 def _read_change(reader: Reader, revision: int, prefix: bytes, *, with_previous: bool) -> Change:
     row = reader.get(prefix + version_suffix(revision))
     if row is None:
-        raise CorruptState(f"the version that revision {revision} made of {prefix.hex()} is missing")
+        raise CorruptRow(f"the version that revision {revision} made of {prefix.hex()} is missing")
     previous, previous_revision = None, 0
     if with_previous:
         before = live(reader, prefix, revision - 1)

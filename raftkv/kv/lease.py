@@ -166,7 +166,7 @@ class LeaseInfo(NamedTuple):
 
 
 def lease_info(reader: Reader, lease: int, *, with_keys: bool = False) -> LeaseInfo | None:
-    """Return what is known of a lease, None: there is none. At most MAX_LEASE_KEYS keys. Raises CorruptState."""
+    """Return what is known of a lease, None: there is none. At most MAX_LEASE_KEYS keys. Raises CorruptRow."""
     row = reader.get(lease_key(lease))
     if row is None:
         return None

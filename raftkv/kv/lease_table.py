@@ -30,7 +30,7 @@ from raftkv.kv.keys import (
     unfinished_key,
 )
 from raftkv.kv.limits import MAX_LEASE_KEYS, PLACE_WEIGHT
-from raftkv.kv.records import CorruptState, LeaseHead, decode_lease_head, encode_lease_head
+from raftkv.kv.records import CorruptRow, LeaseHead, decode_lease_head, encode_lease_head
 from raftkv.kv.store import Reader, Writer
 
 _MAX_U64 = 2**64 - 1
@@ -73,7 +73,7 @@ class LeaseTable:
     __slots__ = ("_by_deadline", "_leases", "_unfinished")
 
     def __init__(self, reader: Reader) -> None:
-        """Load the table. Raises CorruptState."""
+        """Load the table. Raises CorruptRow."""
         self._leases: dict[int, _Lease] = {}
         for stored_key, row in reader.scan(LEASES, LEASE_KEYS):
             head = decode_lease_head(row)
@@ -81,7 +81,7 @@ class LeaseTable:
         for stored_key, _ in reader.scan(LEASE_KEYS, LOCKS):
             lease = self._leases.get(number_of(stored_key))
             if lease is None:
-                raise CorruptState(f"key row {stored_key.hex()} of a lease that does not exist")
+                raise CorruptRow(f"key row {stored_key.hex()} of a lease that does not exist")
             lease.weight += _weight(attached_prefix(stored_key))
         self._unfinished = {lock_of_unfinished(stored_key) for stored_key, _ in reader.scan(UNFINISHED, TABLES_END)}
         """Locks on which the next Expire goes on with granting."""

@@ -73,7 +73,7 @@ def query(reader: Reader, lock: bytes, limit: int) -> LockState:
     """Return the state of a lock, with at most `limit` contenders (1 or more) and about `PAGE_BYTES` of their values.
 
     A lock that was never asked for is like one that nobody contends for. A contender whose lease is past its deadline
-    is shown until an `Expire` removes it. Raises CorruptState.
+    is shown until an `Expire` removes it. Raises CorruptRow.
     """
     head = read_head(reader, lock)
     if head is None:
@@ -92,12 +92,12 @@ def query(reader: Reader, lock: bytes, limit: int) -> LockState:
 
 
 def contender_of(prefix: bytes, row: bytes) -> Contender:
-    """Return who stands at the place of `prefix`, by a version of it that is no tombstone. Raises CorruptState."""
+    """Return who stands at the place of `prefix`, by a version of it that is no tombstone. Raises CorruptRow."""
     return Contender(ticket_of(prefix), *decode_place(row, VERSION_BYTES))
 
 
 def read_head(reader: Reader, lock: bytes) -> LockHead | None:
-    """Return the head of a lock, None: it was never asked for. Raises CorruptState."""
+    """Return the head of a lock, None: it was never asked for. Raises CorruptRow."""
     row = reader.get(lock_key(lock))
     return None if row is None else decode_lock_head(row)
 
@@ -110,7 +110,7 @@ def ticket_held(reader: Reader, lock: bytes, lease: int) -> int:
 
 
 def read_place(reader: Reader, lock: bytes, ticket: int) -> PlaceRecord:
-    """Return a place that exists, without its value. Raises CorruptState."""
+    """Return a place that exists, without its value. Raises CorruptRow."""
     row = reader.get(line_key(lock, ticket))
     invariant(row is not None, "lock {}: no row in line for ticket {}", lock, ticket)
     assert row is not None

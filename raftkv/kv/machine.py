@@ -15,6 +15,7 @@ from raftkv.kv.codec import CorruptCommand, decode_batch
 from raftkv.kv.commands import (
     Acquire,
     Batch,
+    CheckState,
     Command,
     Compact,
     Compacted,
@@ -31,6 +32,7 @@ from raftkv.kv.commands import (
     Result,
     RevokeLease,
     SessionRegistered,
+    StateChecked,
     Sweep,
     Swept,
     Txn,
@@ -85,7 +87,7 @@ class StateMachine:
     __slots__ = ("_failed", "_meta", "_sessions", "_store", "_unswept", "leases")
 
     def __init__(self, store: OrderedStore) -> None:
-        """Take up the state in `store` (empty: the initial state). Raises CorruptState."""
+        """Take up the state in `store` (empty: the initial state). Raises CorruptRow."""
         self._store = store
         self._failed = False
         with store.read() as reader:
@@ -313,6 +315,8 @@ class _Run:
                 return self._compact(command)
             case Sweep():
                 return self._sweep()
+            case CheckState():
+                return StateChecked(writing.revision)
             case _:
                 assert_never(command)
 

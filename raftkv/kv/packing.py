@@ -342,6 +342,7 @@ _COMMAND_TAGS: Final[dict[type[c.Command], int]] = {
     c.Proclaim: 11,
     c.Compact: 12,
     c.Sweep: 13,
+    c.CheckState: 14,
 }
 _COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
     c.Put: (number, raw, raw),
@@ -356,6 +357,7 @@ _COMMAND_FIELDS: Final[dict[type[c.Command], tuple[Decode, ...]]] = {
     c.Proclaim: (number, raw, number, number, raw),
     c.Compact: (number, number),
     c.Sweep: (number,),
+    c.CheckState: (number,),
 }
 _branch: Final = _unpack_branch(MAX_NESTING)
 _fences: Final = _many(_fence)
@@ -389,6 +391,7 @@ _RESULT_TAGS: Final[dict[type[c.Result], int]] = {
     c.Proclaimed: 12,
     c.Compacted: 13,
     c.Swept: 14,
+    c.StateChecked: 15,
 }
 _RESULT_FIELDS: Final[dict[type[c.Result], tuple[Decode, ...]]] = {
     c.Written: (number,),
@@ -405,6 +408,7 @@ _RESULT_FIELDS: Final[dict[type[c.Result], tuple[Decode, ...]]] = {
     c.Proclaimed: (number,),
     c.Compacted: (number,),
     c.Swept: (number, _flag),
+    c.StateChecked: (number,),
 }
 _RESULTS: Final = {tag: _record(kind, *_RESULT_FIELDS[kind]) for kind, tag in _RESULT_TAGS.items()}
 

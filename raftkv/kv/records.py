@@ -22,7 +22,7 @@ from raftkv.kv.store import Reader
 FORMAT: Final = 2
 
 
-class CorruptState(StorageError):
+class CorruptRow(StorageError):
     """A row of the ordered store does not decode.
 
     Way out: discard the working store; the node rebuilds it from its checkpoint and log.
@@ -68,16 +68,16 @@ def encode_meta(meta: Meta) -> bytes:
 
 
 def read_meta(reader: Reader) -> Meta:
-    """Return the META row, or EMPTY_META for a new store. Raises CorruptState."""
+    """Return the META row, or EMPTY_META for a new store. Raises CorruptRow."""
     row = reader.get(META)
     if row is None:
         return EMPTY_META
     if row[:1] != bytes((FORMAT,)):
-        raise CorruptState(f"state store of format {row[:1].hex()}; this build reads format {FORMAT:02x}")
+        raise CorruptRow(f"state store of format {row[:1].hex()}; this build reads format {FORMAT:02x}")
     try:
         return Meta._make(_META.unpack(row)[1:])
     except struct.error as error:
-        raise CorruptState(f"meta row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"meta row of {len(row)} bytes: {error}") from error
 
 
 _VERSION = struct.Struct(">QQQB")
@@ -93,13 +93,13 @@ def encode_version(create_revision: int, version: int, lease: int, value: bytes)
 
 
 def decode_version(row: bytes) -> tuple[int, int, int]:
-    """Return (create_revision, version, lease) of a row of VERSIONS. Raises CorruptState."""
+    """Return (create_revision, version, lease) of a row of VERSIONS. Raises CorruptRow."""
     try:
         create_revision, version, lease, flags = _VERSION.unpack_from(row)
     except struct.error as error:
-        raise CorruptState(f"version row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"version row of {len(row)} bytes: {error}") from error
     if flags:
-        raise CorruptState(f"version row with unknown flags {flags:#x}")
+        raise CorruptRow(f"version row with unknown flags {flags:#x}")
     return create_revision, version, lease
 
 
@@ -120,11 +120,11 @@ def encode_session_head(head: SessionHead) -> bytes:
 
 
 def decode_session_head(row: bytes) -> SessionHead:
-    """Raises CorruptState."""
+    """Raises CorruptRow."""
     try:
         return SessionHead._make(_HEAD.unpack(row))
     except struct.error as error:
-        raise CorruptState(f"session row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"session row of {len(row)} bytes: {error}") from error
 
 
 class LeaseHead(NamedTuple):
@@ -143,11 +143,11 @@ def encode_lease_head(head: LeaseHead) -> bytes:
 
 
 def decode_lease_head(row: bytes) -> LeaseHead:
-    """Raises CorruptState."""
+    """Raises CorruptRow."""
     try:
         return LeaseHead._make(_LEASE.unpack(row))
     except struct.error as error:
-        raise CorruptState(f"lease row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"lease row of {len(row)} bytes: {error}") from error
 
 
 class LockHead(NamedTuple):
@@ -179,13 +179,13 @@ def encode_lock_head(head: LockHead) -> bytes:
 
 
 def decode_lock_head(row: bytes) -> LockHead:
-    """Raises CorruptState."""
+    """Raises CorruptRow."""
     try:
         kind, limit, shared, *numbers = _LOCK.unpack(row)
     except struct.error as error:
-        raise CorruptState(f"lock row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"lock row of {len(row)} bytes: {error}") from error
     if shared > 1:
-        raise CorruptState(f"lock row with unknown flags {shared:#x}")
+        raise CorruptRow(f"lock row with unknown flags {shared:#x}")
     return LockHead(kind, limit, shared == 1, *numbers)
 
 
@@ -210,13 +210,13 @@ def encode_place(place: PlaceRecord) -> bytes:
 
 
 def decode_place(row: bytes, start: int = 0) -> PlaceRecord:
-    """Return the place in a row of LINES, or in one of VERSIONS (`start` is VERSION_BYTES). Raises CorruptState."""
+    """Return the place in a row of LINES, or in one of VERSIONS (`start` is VERSION_BYTES). Raises CorruptRow."""
     try:
         token, lease, kind, exclusive, limit = _PLACE.unpack_from(row, start)
     except struct.error as error:
-        raise CorruptState(f"place of {len(row) - start} bytes: {error}") from error
+        raise CorruptRow(f"place of {len(row) - start} bytes: {error}") from error
     if exclusive > 1:
-        raise CorruptState(f"place with unknown flags {exclusive:#x}")
+        raise CorruptRow(f"place with unknown flags {exclusive:#x}")
     return PlaceRecord(token, lease, kind, exclusive == 1, limit, row[start + _PLACE.size :])
 
 
@@ -227,11 +227,11 @@ def encode_results(results: Iterable[tuple[int, Result]]) -> bytes:
 
 
 def decode_results(row: bytes) -> list[tuple[int, Result]]:
-    """Return what `encode_results` was given. Raises CorruptState, and nothing else, on any other bytes."""
+    """Return what `encode_results` was given. Raises CorruptRow, and nothing else, on any other bytes."""
     try:
         return [
             (packing.number(sequence, "sequence"), packing.unpack_result(tuple(packed)))
             for sequence, *packed in packing.array(packing.unpack(row), "results")
         ]
     except (ValueError, TypeError) as error:
-        raise CorruptState(f"results row of {len(row)} bytes: {error}") from error
+        raise CorruptRow(f"results row of {len(row)} bytes: {error}") from error

@@ -41,7 +41,7 @@ from raftkv.kv.limits import (
     SESSION_WINDOW,
 )
 from raftkv.kv.records import (
-    CorruptState,
+    CorruptRow,
     SessionHead,
     decode_results,
     decode_session_head,
@@ -119,7 +119,7 @@ class SessionTable:
     __slots__ = ("_by_activity", "_dirty", "_fresh", "_result_bytes", "_sessions")
 
     def __init__(self, reader: Reader) -> None:
-        """Load the table. Raises CorruptState."""
+        """Load the table. Raises CorruptRow."""
         self._sessions: dict[int, Session] = {}
         for stored_key, row in reader.scan(SESSIONS, RESULTS):
             self._sessions[session_of(stored_key)] = Session(*decode_session_head(row))
@@ -127,7 +127,7 @@ class SessionTable:
             session = self._sessions.get(session_of(stored_key))
             results = decode_results(row)
             if session is None or not results:
-                raise CorruptState(f"results row {stored_key.hex()} is empty or of no session")
+                raise CorruptRow(f"results row {stored_key.hex()} is empty or of no session")
             session.add_row(index_of(stored_key), results, len(row))
         self._result_bytes = sum(session.size_bytes for session in self._sessions.values())
         self._by_activity = [(session.last_active_ms, key) for key, session in self._sessions.items()]

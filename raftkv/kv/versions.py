@@ -64,7 +64,7 @@ def newest_row(reader: Reader, prefix: bytes, at: int | None = None) -> tuple[by
 
 
 def live(reader: Reader, prefix: bytes, at: int | None = None) -> Live | None:
-    """Return the version that a key has, now or at revision `at`, None where it does not exist. Raises CorruptState."""
+    """Return the version that a key has, now or at revision `at`, None where it does not exist. Raises CorruptRow."""
     found = newest_row(reader, prefix, at)
     if found is None or not decode_version(found[1])[1]:
         return None
@@ -92,7 +92,7 @@ def value_of(row: bytes) -> bytes:
 
 
 def pair_of(key: bytes, revision: int, row: bytes) -> KeyValue:
-    """Return a version of a key as a pair. Raises CorruptState."""
+    """Return a version of a key as a pair. Raises CorruptRow."""
     create_revision, version, lease = decode_version(row)
     return KeyValue(key, create_revision, revision, version, lease, value_of(row))
 

@@ -28,7 +28,7 @@ class View:
     __slots__ = ("_reader", "meta")
 
     def __init__(self, reader: Reader) -> None:
-        """Raises CorruptState."""
+        """Raises CorruptRow."""
         self._reader = reader
         self.meta = read_meta(reader)
         """Applied index and term, revision and cluster time of the snapshot."""

@@ -3,6 +3,7 @@
     concern     W: how many voters hold a write when it is acknowledged
     reading     R: what a quorum read waits for, and when it has to begin anew
     guarantee   what a read may be called, given how it was done: never more than is true
+    states      which of several states is right, when they are compared
     explain     the same for people: a row of the table, failures survived, load
 
 Pure: decisions over values. Nodes and clients ask the same functions, so that a quorum read means the same whoever
@@ -36,6 +37,7 @@ from raftkv.quorum.reading import (
     required_replicas,
     target_of,
 )
+from raftkv.quorum.states import StatesVerdict, judge_states
 
 __all__ = [
     "ALL",
@@ -48,6 +50,7 @@ __all__ = [
     "LogEnd",
     "Membership",
     "Needed",
+    "StatesVerdict",
     "Target",
     "Wait",
     "concern_name",
@@ -56,6 +59,7 @@ __all__ = [
     "decide",
     "in_words",
     "is_rinsed",
+    "judge_states",
     "majority",
     "needed",
     "of_quorum_read",

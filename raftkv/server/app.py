@@ -7,9 +7,11 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,14 +23,19 @@ from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
+from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.disk_health import disk_health
+from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
+from raftkv.server.promotion import promote_when_caught_up
+from raftkv.server.quarantine import Quarantine
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
+from raftkv.server.services.comparison import StateComparisons
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.lock import LockService
@@ -37,6 +44,9 @@ from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
+from raftkv.storage.corrupt_mark import read_mark, write_mark
+from raftkv.storage.way_out import exact
+from raftkv.storage.worker import Worker
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
 from raftkv.v1 import (
@@ -76,6 +86,9 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
     cluster = await find_cluster(settings)
+    if cluster.node_id != settings.id:
+        structlog.contextvars.bind_contextvars(node=cluster.node_id)
+        log.info("repaired: this node runs under another id", started_as=settings.id, runs_as=cluster.node_id)
     async with (
         _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
         _listener(settings.listen, "clients") as client_server,
@@ -89,15 +102,20 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
             await peer_server.start()
             await parts.node.start()
             await client_server.start()
+            for name, coroutine in parts.comparison.tasks():
+                parts.node.begin_task(name, coroutine)
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
+            own_tasks = [asyncio.create_task(coroutine) for coroutine in parts.errands(settings, cluster)]
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
             removal_task.cancel()
             watch_task.cancel()
+            for task in own_tasks:
+                task.cancel()
             # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
             with contextlib.suppress(ShuttingDown):
                 await parts.hand_over(settings.shutdown_timeout_s)
@@ -132,9 +150,18 @@ async def warn_when_removed(node: Node) -> None:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     node: Node
+    comparison: Comparison
     kv: KvService
     watches: WatchService
     health: health.aio.HealthServicer
+    transport: GrpcTransport
+    changes: MembershipChanges
+
+    def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[Coroutine[Any, Any, None]]:
+        """What the process does for itself, beside serving. Ends with the node."""
+        yield keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
+        if cluster.promote:
+            yield promote_when_caught_up(self.node, self.changes)
 
     async def report_health(self) -> None:
         """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""
@@ -144,8 +171,9 @@ class _Parts:
         with contextlib.suppress(ShuttingDown):
             while True:
                 changed = self.node.leadership_changed()
+                serves = self.node.leader is not None and self.node.corruption is None
                 for service in _NEED_A_LEADER:
-                    await self.health.set(service, _NOT_SERVING if self.node.leader is None else _SERVING)
+                    await self.health.set(service, _SERVING if serves else _NOT_SERVING)
                 await changed
 
     async def hand_over(self, timeout_s: float) -> None:
@@ -188,7 +216,7 @@ def _build(
     client_server: grpc.aio.Server,
 ) -> _Parts:
     book = PeerBook.open(settings.data_dir)
-    node_id = NodeId(settings.id)
+    node_id = cluster.node_id
     raft = Raft(
         RaftConfig(
             node_id=node_id,
@@ -220,6 +248,10 @@ def _build(
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
     )
     clock = MonotonicClock()
+
+    def exactly(message: str) -> str:
+        return exact(message, settings.data_dir, known_endpoints(settings.data_dir))
+
     node = Node(
         raft=raft,
         keeper=disk,
@@ -240,12 +272,17 @@ def _build(
             slow_s=settings.slow_disk_ms / 1000,
             election_s=settings.election_ms / 1000,
         ),
+        quarantine=Quarantine(read_mark(settings.data_dir), partial(write_mark, settings.data_dir), exactly),
+        hashing=Worker("raftkv-hash"),
     )
     limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
-    requests = Requests(node, PeerForwarder(transport), cluster.cluster_id, limits)
+    peers = PeerForwarder(transport)
+    requests = Requests(node, peers, cluster.cluster_id, limits)
+    comparison = Comparison(node, peers, interval_s=settings.compare_states_s, now_s=time.time)
+    comparisons = StateComparisons(node, comparison, requests, transport)
     transfers = LeadershipTransfers(node, requests, transport)
     changes = MembershipChanges(node, requests, transport)
-    kv = KvService(requests, settings.id)
+    kv = KvService(requests, node_id)
     watches = WatchService(node, requests.header)
     service = ClusterService(
         node=node,
@@ -255,14 +292,19 @@ def _build(
         transport=transport,
         transfers=transfers,
         changes=changes,
+        comparison=comparison,
     )
     health_service = health.aio.HealthServicer()
-    peer_pb2_grpc.add_PeerServicer_to_server(PeerService(transport, requests, transfers, changes), peer_server)
+    peer_pb2_grpc.add_PeerServicer_to_server(
+        PeerService(transport, requests, transfers, changes, comparisons), peer_server
+    )
     kv_pb2_grpc.add_KVServicer_to_server(kv, client_server)
     lease_pb2_grpc.add_LeaseServicer_to_server(LeaseService(requests), client_server)
     lock_pb2_grpc.add_LockServicer_to_server(LockService(requests), client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
-    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(MaintenanceService(node, requests), client_server)
+    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(
+        MaintenanceService(node, requests, compare=comparisons.run), client_server
+    )
     watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
@@ -278,7 +320,7 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, kv, watches, health_service)
+    return _Parts(node, comparison, kv, watches, health_service, transport, changes)
 
 
 @asynccontextmanager

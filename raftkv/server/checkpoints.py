@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from raftkv.errors import RaftKVError, ShuttingDown, StorageError
+from raftkv.errors import CorruptState, RaftKVError, ShuttingDown, StorageError
 from raftkv.invariant import InvariantViolation
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
 from raftkv.raft.log import entry_bytes
@@ -55,8 +55,11 @@ class Checkpoints:
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
+        corruption: Callable[[], CorruptState | None] = lambda: None,
     ) -> None:
-        """`due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `deliver` takes a
+        """`corruption`: what keeps the state from being copied or sent on.
+
+        `due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `deliver` takes a
         message whose checkpoint is here now; `wake` has the core asked what there is to do; `fail` stops the node.
         """
         self._raft = raft
@@ -72,6 +75,7 @@ class Checkpoints:
         self._deliver = deliver
         self._wake = wake
         self._fail = fail
+        self._corruption = corruption
         self._due = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
         """Of those who want the next one that is begun."""
@@ -94,6 +98,8 @@ class Checkpoints:
 
     def make_when_due(self) -> None:
         newest = self._keeper.newest
+        if self._corruption() is not None:
+            return
         if newest is not None and newest.index > self._keeper.machine.applied_index:
             return  # received, and not installed: one of this older state would not take its place
         if self._policy.due(self._keeper.store_bytes()):
@@ -118,11 +124,13 @@ class Checkpoints:
 
     async def _make(self) -> None:
         """Make one and compact the log, unless the newest is of this state. Raises CheckpointRefused."""
+        self._require_sound()
         newest = self._keeper.newest
         if newest is not None and newest.index == self._keeper.machine.applied_index:
             return
         self._policy.begun()
         manifest = await self._keeper.create(self._configuration_at)
+        self._require_sound()  # else the log, which the right state can be made from again, would be cut
         if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
             return  # a snapshot was installed meanwhile
         self._made_at = time.time()
@@ -131,6 +139,13 @@ class Checkpoints:
         self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
         await self._log_store.compact(first_kept)
         log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
+
+    def _require_sound(self) -> None:
+        """Raise CheckpointRefused where the state is not to be trusted: nothing that others or this node may come to
+        rely on is made of it."""
+        refusal = self._corruption()
+        if refusal is not None:
+            raise CheckpointRefused(refusal.message)
 
     def _needed(self) -> list[Index]:
         """Return the first entries that followers lack which answer, or get a checkpoint."""
@@ -220,6 +235,7 @@ class Checkpoints:
         """Send the newest checkpoint to `peer`; the core decides what comes after."""
         sending = None
         try:
+            self._require_sound()
             sending = self._keeper.send()
             meta = sending.manifest.meta
             transfer = self._sends[peer] = Transfer(peer, False, meta.index, sending.size_bytes())

@@ -12,6 +12,8 @@ from raftkv.errors import ConfigurationError, NoLeader, StorageError
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
 from raftkv.server.settings import ServerSettings, founded_cluster_id
 from raftkv.storage.data_dir import IDENTITY_NAME, Identity, check_identity, read_identity
+from raftkv.storage.protocols import RESTORE_FROM_PEERS
+from raftkv.storage.way_out import exact
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 
@@ -31,6 +33,10 @@ class Cluster:
     """Peer addresses, to be recorded with the data."""
     peer_address: str
     """Where peers reach this node."""
+    node_id: NodeId
+    """Who this node is there: what it was started as, or who came in that one's place when it was repaired (ADR 9)."""
+    promote: bool = False
+    """See `data_dir.Identity.promote`."""
 
     @property
     def founded(self) -> bool:
@@ -41,7 +47,8 @@ class Cluster:
 def founded_by(settings: ServerSettings) -> Cluster:
     """Return the cluster that the founding members in `settings` make."""
     members = {NodeId(node): address for node, address in settings.member.items()}
-    return Cluster(settings.founded_cluster_id, _founding(members), members, members[NodeId(settings.id)])
+    node_id = NodeId(settings.id)
+    return Cluster(settings.founded_cluster_id, _founding(members), members, members[node_id], node_id)
 
 
 async def find_cluster(settings: ServerSettings) -> Cluster:
@@ -50,7 +57,7 @@ async def find_cluster(settings: ServerSettings) -> Cluster:
     Raises ConfigurationError: this node was not added to the cluster, or there is neither a directory nor a flag that
     names one; NoLeader: none of the addresses can tell; StorageError.
     """
-    identity = read_identity(settings.data_dir)
+    identity = _read_identity(settings)
     if identity is not None:
         return _remembered(identity, settings)
     if settings.member:
@@ -71,13 +78,18 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
 
     Raises DataDirectoryMismatch: it is another node's or another cluster's. StorageError: it is damaged.
     """
-    cluster_id = settings.founded_cluster_id if settings.member else identity.cluster_id
+    # Its --member is that of the node in whose place it came, in words that no command line has to be changed for.
+    named = settings.member and not identity.replaces
+    cluster_id = settings.founded_cluster_id if named else identity.cluster_id
     check_identity(settings.data_dir, identity, cluster_id, NodeId(settings.id))
     address = identity.members.get(identity.node_id)
     if address is None:
         raise StorageError(
-            f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached: restore "
-            "the file from a backup of this node"
+            exact(
+                f"{settings.data_dir / IDENTITY_NAME} does not say where node {identity.node_id} is reached. "
+                f"{RESTORE_FROM_PEERS}",
+                settings.data_dir,
+            )
         )
     founded = identity.founded
     if founded is None:
@@ -94,7 +106,17 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
         _founding(identity.members) if founded else NO_MEMBERS,
         identity.members,
         address,
+        identity.node_id,
+        identity.promote,
     )
+
+
+def _read_identity(settings: ServerSettings) -> Identity | None:
+    """Raises StorageError, which names the way out: whose directory it is, the command line knows."""
+    try:
+        return read_identity(settings.data_dir)
+    except StorageError as error:
+        raise StorageError(exact(error.message, settings.data_dir, node_id=settings.id)) from error
 
 
 def _founding(members: Mapping[NodeId, str]) -> Configuration:
@@ -145,7 +167,7 @@ async def _entered_at(address: str, node_id: NodeId) -> Cluster:
             f"{', '.join(map(str, sorted(members)))}): run `raftkv member add {node_id} HOST:PORT` first, with the "
             "address where its peers will reach it"
         )
-    return Cluster(status.header.cluster_id, NO_MEMBERS, members, members[node_id])
+    return Cluster(status.header.cluster_id, NO_MEMBERS, members, members[node_id], node_id)
 
 
 async def _status(address: str) -> pb.StatusResponse:

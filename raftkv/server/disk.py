@@ -12,22 +12,24 @@ from typing import Final
 import google_crc32c
 import structlog
 
+from raftkv.errors import StorageError
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.machine import StateMachine
 from raftkv.kv.records import read_meta
 from raftkv.kv.store import Reader
-from raftkv.raft import Entry, Index, NodeId, Snapshot, Term
+from raftkv.raft import Entry, Index, Snapshot, Term
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.server.cluster import Cluster
 from raftkv.server.disk_kind import DiskKind, Kind, KindGuard
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
-from raftkv.storage.data_dir import open_data_dir
-from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
+from raftkv.storage.data_dir import DataDir, open_data_dir
+from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
 from raftkv.storage.protocols import LogStore, RecoveredLog
 from raftkv.storage.recovery import Recovered, recover_node
 from raftkv.storage.wal import WriteAheadLog
+from raftkv.storage.wal_segments import describe_os_error
 
 log = structlog.get_logger("raftkv.disk")
 
@@ -165,6 +167,25 @@ def _report(node: Recovered[LmdbStore]) -> None:
         log.warning("the log begins anew after an installed checkpoint", index=node.checkpoint.index)
 
 
+def _open_store(engine: LmdbEngine, data_dir: DataDir) -> LmdbStore:
+    """Open the working store; one that is found damaged makes room for an empty one, to be rebuilt."""
+    try:
+        store = engine.open()
+        try:
+            _applied_index(store)
+        except BaseException:
+            store.discard()
+            raise
+        return store
+    except DamagedStore as error:
+        log.error("the state store is damaged: rebuilt from checkpoint and log", problem=error.message)
+        try:
+            data_dir.discard_store()
+        except OSError as failure:
+            raise StorageError(describe_os_error(data_dir.store_path, failure)) from failure
+        return engine.open()
+
+
 @asynccontextmanager
 async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
@@ -175,7 +196,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
         data_dir = open_data_dir(
             settings.data_dir,
             cluster_id=cluster.cluster_id,
-            node_id=NodeId(settings.id),
+            node_id=cluster.node_id,
             members=cluster.members,
             founded=cluster.founded,
             promise_ms=settings.promise_ms,
@@ -188,16 +209,19 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             must_exist=data_dir.ran_before,
         )
         stack.push_async_callback(wal.close)
+        kind = DiskKind.open(settings.data_dir, cluster.node_id)
         data_dir.mark_running()
-        kind = DiskKind.open(settings.data_dir, NodeId(settings.id))
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
-        if data_dir.store_discarded:
+        if data_dir.store_problem:
+            log.error("the state store is damaged: rebuilt from checkpoint and log", problem=data_dir.store_problem)
+        elif data_dir.store_discarded:
             log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
         engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size)
         checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)
         stack.push_async_callback(checkpoints.close)
-        node = await recover_node(wal, recovered, checkpoints, open_store=engine.open, applied_index=_applied_index)
+        open_store = partial(_open_store, engine, data_dir)
+        node = await recover_node(wal, recovered, checkpoints, open_store=open_store, applied_index=_applied_index)
         _report(node)
         recovered = node.log
         machine = StateMachine(node.store)

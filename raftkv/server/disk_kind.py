@@ -9,7 +9,6 @@ better: where its own data ends, the log would go on without payloads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +19,9 @@ from raftkv.raft import Configuration, Entry, EntryKind, HardState, Index, NodeI
 from raftkv.raft.membership import decode_configuration
 from raftkv.storage.data_dir import write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
+from raftkv.storage.json_files import unseal
 from raftkv.storage.protocols import LogStore
+from raftkv.storage.way_out import REPAIR
 
 NAME: Final = "kind.json"
 
@@ -47,14 +48,19 @@ class DiskKind:
         path = data_dir / NAME
         files = files or OsFileSystem()
         try:
-            known = Kind(json.loads(read_file(files, path))["kind"])
+            known = Kind(unseal(read_file(files, path))["kind"])
         except FileNotFoundError:
             known = None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
-                f"{path} cannot be read ({error!r}). The way out: restore the file from a backup of this node"
+                f"{path} is damaged ({error!r}): whether entries have their payload here is lost. The way out: put the "
+                f"file back, or `{REPAIR}`"
             ) from error
         return cls(path, files, node_id, known)
+
+    @property
+    def known(self) -> Kind | None:
+        return self._known
 
     def require(self, kind: Kind) -> None:
         """Make sure, durably, that the disk is one of this kind. Raises DataDirectoryMismatch, StorageError."""

@@ -15,7 +15,14 @@ from raftkv.v1 import kv_pb2, peer_pb2
 if TYPE_CHECKING:
     from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
 
-R = TypeVar("R", peer_pb2.ForwardRequest, peer_pb2.ReadIndexRequest, peer_pb2.PeerLogEndRequest)
+R = TypeVar(
+    "R",
+    peer_pb2.ForwardRequest,
+    peer_pb2.ReadIndexRequest,
+    peer_pb2.PeerLogEndRequest,
+    peer_pb2.StateHashAtRequest,
+    peer_pb2.CondemnRequest,
+)
 
 
 class Forwarder(Protocol):
@@ -35,6 +42,18 @@ class Forwarder(Protocol):
 
     def client_address(self, node: NodeId) -> str:
         """Return where clients reach `node`; empty when unknown."""
+        ...
+
+
+class StatePeers(Protocol):
+    """What nodes ask each other about their states. All calls raise grpc.aio.AioRpcError when nobody answers."""
+
+    async def state_hash_at(self, node: NodeId, index: int, timeout_s: float) -> peer_pb2.StateHashAtResponse:
+        """Ask `node` for the hash of its state after entry `index`; it waits until that is known, or never will be."""
+        ...
+
+    async def condemn(self, node: NodeId, verdict: peer_pb2.CondemnRequest, timeout_s: float) -> bool:
+        """Tell `node` what a comparison came to. Return whether it has taken itself out of service."""
         ...
 
 
@@ -67,6 +86,16 @@ class PeerForwarder:
             return await unless_cancelled(stub.LogEnd(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as failure:
             raise _cause(failure) from None
+
+    async def state_hash_at(self, node: NodeId, index: int, timeout_s: float) -> peer_pb2.StateHashAtResponse:
+        """See `StatePeers.state_hash_at`."""
+        request = self._signed(peer_pb2.StateHashAtRequest(index=index))
+        return await unless_cancelled(self._stub(node).StateHashAt(request, timeout=timeout_s))
+
+    async def condemn(self, node: NodeId, verdict: peer_pb2.CondemnRequest, timeout_s: float) -> bool:
+        """See `StatePeers.condemn`."""
+        answer = await unless_cancelled(self._stub(node).Condemn(self._signed(verdict), timeout=timeout_s))
+        return answer.condemned
 
     def client_address(self, node: NodeId) -> str:
         """See `Forwarder.client_address`."""

@@ -13,7 +13,7 @@ from raftkv.v1 import kv_pb2
 def log_end(node: Node) -> kv_pb2.LogEndResponse:
     """Return it, without a header. Raises QuorumUnavailable while a snapshot takes the log's place."""
     answer, machine = own_answer(node), node.machine
-    membership, reads = answer.membership, not node.raft.is_witness
+    membership, reads = answer.membership, not node.raft.is_witness and node.corruption is None
     return kv_pb2.LogEndResponse(
         last_term=answer.end.last_term,
         last_index=answer.end.last_index,

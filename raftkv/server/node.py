@@ -22,7 +22,16 @@ from typing import Any
 
 import structlog
 
-from raftkv.errors import DataDirectoryMismatch, FailedPrecondition, NoRoom, NotLeader, Overloaded, ShuttingDown
+from raftkv.errors import (
+    CorruptState,
+    DataDirectoryMismatch,
+    FailedPrecondition,
+    NoRoom,
+    NotLeader,
+    Overloaded,
+    ShuttingDown,
+    StorageError,
+)
 from raftkv.invariant import InvariantViolation, invariant
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group
@@ -55,10 +64,15 @@ from raftkv.server.fitness import Objections
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.quarantine import Quarantine
+from raftkv.server.state_hashes import StateHashes, asks_for_hash
 from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
+from raftkv.storage.corrupt_mark import CorruptMark
 from raftkv.storage.protocols import LogStore
+from raftkv.storage.worker import Inline, Runner
 from raftkv.transport.protocols import Incoming, Transport
+from raftkv.v1 import cluster_pb2 as pb
 
 log = structlog.get_logger("raftkv.node")
 
@@ -115,7 +129,10 @@ class Node:
         auto_compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
         alarms: Alarms | None = None,
         disk_health: DiskHealth | None = None,
+        quarantine: Quarantine | None = None,
+        hashing: Runner | None = None,
     ) -> None:
+        """`hashing`: where states are hashed; the node ends it. None: on the loop."""
         self.raft = raft
         self._keeper = keeper
         self.disk_health = disk_health or unwatched(clock)
@@ -147,10 +164,15 @@ class Node:
             deliver=self._step,
             wake=self.wake,
             fail=self._fail,
+            corruption=lambda: self.corruption,
         )
         self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()
         self._applied_waits = AppliedWaits()
+        self._hashing = hashing or Inline()
+        self.states = StateHashes(lambda: self.machine, self._hashing, self._begin_task)
+        """The hashes of the state where it was to be compared with those of others."""
+        self._quarantine = quarantine or Quarantine()
         self.hub = WatchHub(self.machine.revision, watch_limits)
         """What watches read from."""
         self._unapplied: deque[Entry] = deque()
@@ -170,6 +192,9 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception that made the node stop by itself: a failed disk, a violated invariant."""
+        self._serving_state = True
+        if self._quarantine.mark is not None:
+            self._leave_service()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -220,6 +245,11 @@ class Node:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.close()
+        await self._hashing.stop()
+
+    def begin_task(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something for as long as the node runs; its failure stops the node. Call `start` before."""
+        self._begin_task(name, coroutine)
 
     @property
     def machine(self) -> StateMachine:
@@ -335,6 +365,40 @@ class Node:
         self._limit_reads()
         return self._applied_waits.add_rinse(target)
 
+    # --- a state that is not to be trusted ----------------------------------------------------------------------------
+
+    @property
+    def corruption(self) -> CorruptState | None:
+        """What this node answers instead of anything that it knows from its state; None: it may answer."""
+        if self._serving_state:
+            return None
+        return CorruptState(self._quarantine.describe(self.raft.node_id))
+
+    def require_sound(self) -> None:
+        """Raise CorruptState where nothing may be answered, copied or sent on from this node's state."""
+        refusal = self.corruption
+        if refusal is not None:
+            raise refusal
+
+    async def condemn(self, mark: CorruptMark) -> None:
+        """Take this node out of service: at once, and when this returns, for good. See `quarantine`."""
+        if self._quarantine.enter(mark):
+            self._leave_service()
+            undecided = self._proposals.leadership_lost()
+            self._proposals.give_up(undecided)  # the results would come from this state
+            self._announce_leadership()
+            self.wake()
+        try:
+            await self._hashing.run(self._quarantine.keep)
+        except StorageError as error:
+            self._fail(error)
+            raise
+
+    def _leave_service(self) -> None:
+        self.alarms.set(pb.CORRUPT, self._quarantine.describe(self.raft.node_id))
+        self.objections.set("corrupt state", Fitness.BARRED)
+        self._serving_state = False
+
     def now_ms(self) -> float:
         """Return the time by this node's own clock, which never goes back."""
         return self._clock.now_ms()
@@ -405,12 +469,13 @@ class Node:
 
     @property
     def leader(self) -> NodeId | None:
-        """The leader that this node knows of."""
-        return self.raft.leader
+        """The leader that this node knows of; not itself where it leads and must not."""
+        return self.raft.leader if self.is_leader or self.raft.role is not Role.LEADER else None
 
     @property
     def is_leader(self) -> bool:
-        return self.raft.role is Role.LEADER
+        """Whether it leads, and its state may be relied on."""
+        return self.raft.role is Role.LEADER and self._serving_state
 
     @property
     def may_propose(self) -> bool:
@@ -581,6 +646,8 @@ class Node:
                 self._await_room(error)
                 return
             self.checkpoints.applied(entry)
+            if asks_for_hash(results) and self._tasks:
+                self.states.applied(entry.index)
             # Watches first: who is told that a lock is his goes on at once, and others wait for him.
             self.hub.publish(changes, self.machine.revision)
             self._proposals.applied(entry.term, entry.index, results)
@@ -622,6 +689,7 @@ class Node:
                 self._stored_index = writes[0].entries[-1].index if writes[0].entries else writes[0].restore.index
                 self.hub.reset(self.machine.revision)
                 self._proposals.overtaken(writes[0].restore.index)
+                self.states.changed()
                 self._applied_waits.applied(self.machine.applied_term, self.machine.applied_index)
             elif any(write.needs_disk for write in writes):
                 entries = [entry for write in writes for entry in write.entries]

@@ -10,7 +10,6 @@ What this cannot see: a node that lost its disk, and peers that never met it bef
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from raftkv.errors import StorageError
 from raftkv.raft import NodeId
 from raftkv.storage.data_dir import PEERS_NAME
 from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
+from raftkv.storage.json_files import seal, unseal
+from raftkv.storage.way_out import REPAIR
 
 
 class PeerBook:
@@ -38,7 +39,7 @@ class PeerBook:
         path = data_dir / PEERS_NAME
         files = files or OsFileSystem()
         try:
-            stored = json.loads(read_file(files, path))
+            stored = unseal(read_file(files, path))
             met = {NodeId(int(node)): int(incarnation) for node, incarnation in stored["met"].items()}
             return cls(path, files, int(stored["incarnation"]), met)
         except FileNotFoundError:
@@ -47,8 +48,8 @@ class PeerBook:
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
-                f"{path} cannot be read ({error!r}). The way out: restore the file from a backup of this node, or "
-                "remove the node from the cluster and add it again under a new id"
+                f"{path} is damaged ({error!r}): by which name its peers know this disk is lost, and whom it has met. "
+                f"The way out: put the file back, or `{REPAIR}`"
             ) from error
 
     def admits(self, node: NodeId, incarnation: int) -> bool:
@@ -65,6 +66,6 @@ class PeerBook:
     def _write(self, met: Mapping[NodeId, int]) -> None:
         content = {"incarnation": self.incarnation, "met": {str(node): number for node, number in met.items()}}
         try:
-            publish_file(self._files, self._path, json.dumps(content, indent=2).encode() + b"\n").close()
+            publish_file(self._files, self._path, seal(content)).close()
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error}") from error

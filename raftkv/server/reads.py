@@ -296,6 +296,7 @@ class Reads:
         return self._node.raft.node_id
 
     def _require_readable(self) -> None:
+        self._node.require_sound()
         if self._node.raft.is_witness:
             raise FailedPrecondition(f"node {self._id} is a witness: it holds no data to read")
         if self._node.was_removed:

@@ -19,6 +19,7 @@ import grpc
 
 from raftkv.errors import (
     ClusterMismatch,
+    CorruptState,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -273,6 +274,9 @@ class Requests:
         now = asyncio.get_running_loop().time()
         timeout_s = min(batch.timeout_ms / 1000 or self._limits.default_timeout_s, self._limits.max_timeout_s)
         attempt = Attempt(batch, now, timeout_s)
+        refusal = self._node.corruption
+        if refusal is not None and not forwarded:
+            attempt.fail_reads(refusal)  # another leader would answer them, but such a node is not to be read through
         if not attempt.work.here:
             await self._run_elsewhere(attempt, forwarded=forwarded)
         elif not attempt.open:
@@ -354,7 +358,7 @@ class Requests:
                 DeadlineExceeded("too few voters confirmed the write in time; it may still take effect", ambiguous=True)
             )
             attempt.fail_reads(DeadlineExceeded("no majority confirmed the read in time"))
-        except NotLeader:
+        except (NotLeader, CorruptState):
             pass  # the reads stay open
 
     def _begin_reads(self, attempt: Attempt) -> list[Passage]:

@@ -208,6 +208,13 @@ class ServerSettings(BaseSettings):
         "majority, all, leader, or a number. The leader's setting counts: give all nodes the same. Fewer than a "
         "majority: acknowledged writes can be lost; only plain puts and deletes heed that, the others take a majority.",
     )
+    compare_states_s: float = Field(
+        600.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds between comparisons of the members' whole states, which the leader sees to; one whose "
+        "state is not that of a majority goes out of service. 0: only on demand (`raftkv endpoint compare`).",
+    )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
@@ -264,6 +271,8 @@ class ServerSettings(BaseSettings):
                 f"lease_drift_ppm ({self.lease_drift_ppm}) leaves leases of {self.lease_ms} ms, less than two "
                 f"heartbeats of {self.heartbeat_ms} ms: one late answer would end them"
             )
+        if 0 < self.compare_states_s < 1:
+            raise ValueError(f"compare_states_s ({self.compare_states_s:g}) is less than 1 s; 0: only on demand")
         parse_retention(self.auto_compaction_mode, self.auto_compaction_retention)
         if "quota_bytes" in self.model_fields_set and self.quota_bytes > self.store_map_size:
             raise ValueError(

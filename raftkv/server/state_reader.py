@@ -44,11 +44,12 @@ class StateReader:
     ) -> None:
         """Answer `reads` in `response`, with a receipt, and note them in `answered`.
 
-        Raises what `basis` raises, if it is to be asked; then nothing is answered.
+        Raises what `basis` raises, if it is to be asked, and CorruptState; then nothing is answered.
         """
         async with contextlib.AsyncExitStack() as stack:
             if any(not _is_get(query) for _, query in reads):
                 await stack.enter_async_context(self._scans)
+            self._node.require_sound()
             view = stack.enter_context(self._node.machine.view())
             why = basis if isinstance(basis, Basis) else basis()
             try:

@@ -35,6 +35,7 @@ from raftkv.kv.commands import (
     Result,
     Revoked,
     SessionRegistered,
+    StateChecked,
     Swept,
     Txn,
     TxnDelete,
@@ -457,7 +458,7 @@ def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result,
             answer.lock_release.revision = revision
         case Proclaimed(revision):
             answer.lock_proclaim.revision = revision
-        case Expired() | Swept():
+        case Expired() | Swept() | StateChecked():
             raise InvariantViolation(f"no client can ask for what {type(result).__name__} answers")
         case _:
             assert_never(result)

@@ -48,6 +48,7 @@ from raftkv.storage.files import (
     write_all,
 )
 from raftkv.storage.wal_format import FormatError
+from raftkv.storage.way_out import REPAIR
 
 MANIFEST_SUFFIX: Final = ".manifest"
 DATA_SUFFIX: Final = ".data"
@@ -315,7 +316,7 @@ class CheckpointDirectory:
         message = (
             f"the checkpoint of entry {manifest.index} is damaged: {self.data_path(manifest)}: {problem}. The way out: "
             "nothing as long as the node runs, it makes another one, and starts from the one before; if it refuses to "
-            "start, restore it from its peers"
+            f"start, `{REPAIR}`"
         )
         with self._books:
             self._valid = tuple(other for other in self._valid if other.index != manifest.index)

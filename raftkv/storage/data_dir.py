@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -14,9 +13,12 @@ from typing import Any, Final
 
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft.types import NodeId
-from raftkv.storage.files import FileSystem, OsFileSystem, publish_file
+from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
+from raftkv.storage.json_files import seal, unseal
 from raftkv.storage.protocols import WalPosition
+from raftkv.storage.store_sums import SUMS_NAME, problem_with, write_sums
 from raftkv.storage.wal_segments import describe_os_error
+from raftkv.storage.way_out import INTERRUPTED_NAME, REPAIR, REPAIR_NODE
 
 FORMAT_VERSION: Final = 1
 LOCK_NAME: Final = "LOCK"
@@ -25,9 +27,13 @@ BOOT_NAME: Final = "boot.json"
 WAL_NAME: Final = "wal"
 CHECKPOINTS_NAME: Final = "checkpoints"
 STORE_NAME: Final = "store"
+STORE_DATA_NAME: Final = "data.mdb"
+"""The file in the store's directory."""
 DISCARDED_NAME: Final = "store.discarded"
 PEERS_NAME: Final = "peers.json"
 """Written by `raftkv.server.peer_book`, after `mark_running`."""
+LEFTOVERS: Final = (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME)
+"""What only a node that has run leaves behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,13 @@ class Identity:
     """Seconds since 1970, for people to read."""
     founded: bool | None = None
     """Whether the node founded the cluster, with `members`, or joined it. None: an earlier raftkv did not say."""
+    replaces: tuple[NodeId, ...] = ()
+    """Ids of the nodes in whose place it came when they were repaired (ADR 9): it may be started under those, too."""
+    promote: bool = False
+    """It came as a learner in the place of a voter: it asks to be one as soon as it is caught up."""
+
+    def may_run_as(self, node_id: NodeId) -> bool:
+        return node_id == self.node_id or node_id in self.replaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,8 @@ class CleanMark:
     """A node was shut down in order: its store is flushed, and its log ends exactly at `wal_tail`."""
 
     wal_tail: WalPosition
+    summed: bool = False
+    """The store's checksums were written. An earlier raftkv wrote none."""
 
 
 def store_is_trustworthy(recorded_boot: str | None, current_boot: str | None, clean: CleanMark | None) -> bool:
@@ -83,6 +98,7 @@ class DataDir:
         clean: CleanMark | None,
         ran_before: bool,
         store_discarded: bool,
+        store_problem: str = "",
         promised_ms: int = 0,
         promise_ms: int = 0,
     ) -> None:
@@ -94,6 +110,8 @@ class DataDir:
         """A node has run here: there must be a log, and a missing one is a lost one."""
         self.store_discarded = store_discarded
         """The state store was thrown away: rebuild it from checkpoint and log."""
+        self.store_problem = store_problem
+        """What was wrong with it, if it was damaged: file and offset."""
         self.promised_ms = promised_ms
         """How long, in ms, the last runs had promised to vote for nobody after they heard a leader (leader leases)."""
         self._promise_ms = promise_ms
@@ -119,6 +137,10 @@ class DataDir:
         """What `WriteAheadLog.open` takes as `clean_tail`."""
         return self.clean_shutdown.wal_tail if self.clean_shutdown else None
 
+    def discard_store(self) -> None:
+        """Throw the state store away: it is damaged, and nobody has it open. Raises OSError."""
+        self.store_discarded = _discard_store(self._files, self.path) or self.store_discarded
+
     def mark_running(self) -> None:
         """Record durably that from here on a stop is unclean, and on which boot. Raises StorageError.
 
@@ -130,9 +152,17 @@ class DataDir:
     def mark_clean(self, wal_tail: WalPosition) -> None:
         """Record durably that everything is flushed and the log ends at `wal_tail`. Raises StorageError.
 
-        Last of all: after the store's and the log's `close` returned without an error.
+        Last of all: after the store's and the log's `close` returned without an error. Reads all of the store: its
+        checksums come first, since a clean mark without them would vouch for a file that nobody can check.
         """
-        self._write_boot(CleanMark(wal_tail))
+        data = self.store_path / STORE_DATA_NAME
+        summed = STORE_NAME in self._files.names(self.path) and STORE_DATA_NAME in self._files.names(self.store_path)
+        try:
+            if summed:
+                write_sums(self._files, data, self.path / SUMS_NAME)
+        except OSError as error:
+            raise StorageError(describe_os_error(self.path / SUMS_NAME, error)) from error
+        self._write_boot(CleanMark(wal_tail, summed))
 
     def close(self) -> None:
         """Release the lock. Idempotent."""
@@ -150,6 +180,7 @@ class DataDir:
                 "format_version": FORMAT_VERSION,
                 "boot_id": self._boot_id,
                 "clean_tail": {"segment": tail.segment, "offset": tail.offset, "crc": tail.crc} if tail else None,
+                "store_sums": clean is not None and clean.summed,
                 "promise_ms": self._promise_ms if kept else max(self._promise_ms, self.promised_ms),
             },
         )
@@ -181,16 +212,16 @@ def open_data_dir(
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = _lock(path)
-        identity = read_identity(path)
+        refuse_half_repaired(files, path)
+        identity = read_identity(path, files)
         if identity is None:
             identity = Identity(
                 cluster_id=cluster_id, node_id=node_id, members=dict(members), created_at=now(), founded=founded
             )
             _create_identity(files, path, identity)
         check_identity(path, identity, cluster_id, node_id)
-        recorded_boot, clean, promised_ms = _read_boot(path)
-        keep = store_is_trustworthy(recorded_boot, boot_id, clean)
-        discarded = False if keep else _discard_store(files, path)
+        last = read_last_run(files, path, boot_id)
+        discarded = False if last.keeps_store else _discard_store(files, path)
         _delete_discarded(path)
     except BaseException as error:
         if lock_fd >= 0:
@@ -204,12 +235,53 @@ def open_data_dir(
         lock_fd=lock_fd,
         identity=identity,
         boot_id=boot_id,
-        clean=clean,
-        ran_before=(path / BOOT_NAME).exists() or (path / PEERS_NAME).exists(),
+        clean=last.clean,
+        ran_before=last.ran_before,
         store_discarded=discarded,
-        promised_ms=promised_ms,
+        store_problem=last.store_problem,
+        promised_ms=last.promised_ms,
         promise_ms=promise_ms,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """How the last run in a directory ended, and what that makes of its state store."""
+
+    clean: CleanMark | None
+    promised_ms: int
+    ran_before: bool
+    keeps_store: bool
+    store_problem: str
+    """What is wrong with a store that has checksums; else empty."""
+
+
+def read_last_run(files: FileSystem, path: Path, boot_id: str | None) -> LastRun:
+    """Judge the directory `path`, on a machine that booted as `boot_id`; changes nothing. Reads all of a store that
+    has checksums.
+
+    Raises StorageError when its mark is damaged, and OSError.
+    """
+    recorded_boot, clean, promised_ms = _read_boot(files, path)
+    keeps, problem = store_is_trustworthy(recorded_boot, boot_id, clean), ""
+    if clean is not None and clean.summed:
+        problem = problem_with(files, path / STORE_NAME / STORE_DATA_NAME, path / SUMS_NAME) or ""
+    return LastRun(
+        clean=clean,
+        promised_ms=promised_ms,
+        ran_before=bool({BOOT_NAME, PEERS_NAME} & set(files.names(path))),
+        keeps_store=keeps and not problem,
+        store_problem=problem,
+    )
+
+
+def refuse_half_repaired(files: FileSystem, path: Path) -> None:
+    """Raise StorageError where a repair has begun and was interrupted: what is there belongs to nobody yet."""
+    if INTERRUPTED_NAME in files.names(path):
+        raise StorageError(
+            f"{path / INTERRUPTED_NAME}: a repair of this data directory was interrupted. {REPAIR_NODE} once more; it "
+            "goes on where it ended"
+        )
 
 
 def _lock(path: Path) -> int:
@@ -230,13 +302,13 @@ def _lock(path: Path) -> int:
 
 def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
     """Raise DataDirectoryMismatch unless what the directory `path` holds is this node's, of this cluster."""
-    if (found.cluster_id, found.node_id) == (cluster_id, node_id):
+    if found.cluster_id == cluster_id and found.may_run_as(node_id):
         return
     refusal = (
         f"the data directory {path} belongs to node {found.node_id} of cluster {found.cluster_id:#x}, but this is "
         f"node {node_id} of cluster {cluster_id:#x}. "
     )
-    if found.node_id != node_id:
+    if not found.may_run_as(node_id):
         raise DataDirectoryMismatch(
             f"{refusal}The way out: start it with its own data directory, or with an empty one to join as a new node"
         )
@@ -253,33 +325,44 @@ def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId
 
 
 def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
-    # Whatever is left of an earlier run: a node that went on without the rest would pass for one that lost nothing.
-    for name in (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME):
-        if (path / name).exists():
-            raise StorageError(
-                f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. The way "
-                "out: restore the file; or, if more is lost than that, remove the node from its cluster (`raftkv "
-                "member remove`) and join it under a new id with an empty directory"
-            )
+    refuse_leftovers(files, path)
     # The name of the directory itself must be durable too, before anything in it counts.
     files.fsync_dir(path.parent)
-    write_json(
-        files,
-        path / IDENTITY_NAME,
-        {
-            "format_version": FORMAT_VERSION,
-            "cluster_id": identity.cluster_id,
-            "node_id": identity.node_id,
-            "members": {str(member): address for member, address in identity.members.items()},
-            "created_at": identity.created_at,
-            "founded": identity.founded,
-        },
-    )
+    write_identity(files, path, identity)
 
 
-def read_identity(path: Path) -> Identity | None:
+def refuse_leftovers(files: FileSystem, path: Path) -> None:
+    """Raise StorageError where there is anything of an earlier run, but no identity.
+
+    A node that went on without the rest would pass for one that lost nothing.
+    """
+    names = files.names(path)
+    for name in LEFTOVERS:
+        if name in names:
+            raise StorageError(
+                f"{path} holds {name!r} but no {IDENTITY_NAME}: it is damaged, or no data directory of raftkv. Whose "
+                f"votes and entries these are is lost. The way out: put the file back, or `{REPAIR}`"
+            )
+
+
+def write_identity(files: FileSystem, path: Path, identity: Identity) -> None:
+    """Say durably whose the directory `path` is. Raises StorageError."""
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "cluster_id": identity.cluster_id,
+        "node_id": identity.node_id,
+        "members": {str(member): address for member, address in identity.members.items()},
+        "created_at": identity.created_at,
+        "founded": identity.founded,
+    }
+    if identity.replaces:
+        content |= {"replaces": list(identity.replaces), "promote": identity.promote}
+    write_json(files, path / IDENTITY_NAME, content)
+
+
+def read_identity(path: Path, files: FileSystem | None = None) -> Identity | None:
     """Return whose data the directory `path` holds, None where it holds none. Raises StorageError when damaged."""
-    stored = _read_json(path / IDENTITY_NAME)
+    stored = _read_json(files or OsFileSystem(), path / IDENTITY_NAME)
     if stored is None:
         return None
     try:
@@ -292,51 +375,56 @@ def read_identity(path: Path) -> Identity | None:
             members={NodeId(int(member)): str(address) for member, address in stored["members"].items()},
             created_at=float(stored["created_at"]),
             founded=founded,
+            replaces=tuple(NodeId(int(node)) for node in stored.get("replaces", ())),
+            promote=bool(stored.get("promote", False)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(path / IDENTITY_NAME, error) from error
+        raise _damaged(path / IDENTITY_NAME, error, "whose votes and entries these are") from error
 
 
-def _read_boot(path: Path) -> tuple[str | None, CleanMark | None, int]:
-    stored = _read_json(path / BOOT_NAME)
+def _read_boot(files: FileSystem, path: Path) -> tuple[str | None, CleanMark | None, int]:
+    stored = _read_json(files, path / BOOT_NAME)
     if stored is None:
         return None, None, 0
     try:
         tail = stored["clean_tail"]
-        clean = CleanMark(WalPosition(int(tail["segment"]), int(tail["offset"]), int(tail["crc"]))) if tail else None
+        clean = None
+        if tail:
+            position = WalPosition(int(tail["segment"]), int(tail["offset"]), int(tail["crc"]))
+            clean = CleanMark(position, bool(stored.get("store_sums", False)))  # an earlier version wrote none
         return stored["boot_id"], clean, int(stored.get("promise_ms", 0))  # an earlier version promised nothing
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path / BOOT_NAME, error) from error
+        raise _damaged(path / BOOT_NAME, error, "where the log must end") from error
 
 
 def write_json(files: FileSystem, path: Path, content: dict[str, Any]) -> None:
     """Put one of the directory's small files in place, durably. Raises StorageError."""
     try:
-        publish_file(files, path, json.dumps(content, indent=2).encode() + b"\n").close()
+        publish_file(files, path, seal(content)).close()
     except OSError as error:
         raise StorageError(describe_os_error(path, error)) from error
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(files: FileSystem, path: Path) -> dict[str, Any] | None:
     try:
-        stored = json.loads(path.read_bytes())
+        stored = unseal(read_file(files, path))
         version = stored["format_version"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, "what it says") from error
     if version != FORMAT_VERSION:
         raise StorageError(
             f"{path} has format version {version}; this raftkv reads version {FORMAT_VERSION}. The way out: start the "
             "raftkv version that wrote it, or a newer one"
         )
-    if not isinstance(stored, dict):
-        raise _damaged(path, "not an object")
     return stored
 
 
-def _damaged(path: Path, problem: object) -> StorageError:
-    return StorageError(f"{path} is damaged ({problem!r}). The way out: restore the file from a backup of this node")
+def _damaged(path: Path, problem: object, lost: str) -> StorageError:
+    return StorageError(
+        f"{path} is damaged ({problem!r}): {lost} is lost. The way out: put the file back, or `{REPAIR}`"
+    )
 
 
 def _discard_store(files: FileSystem, path: Path) -> bool:

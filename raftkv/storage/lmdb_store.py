@@ -36,6 +36,13 @@ SPARE_TRANSACTIONS: Final = 64
 """Snapshots whose memory is kept for the next ones."""
 
 
+class DamagedStore(StorageError):
+    """The file of a store is none of LMDB's any more. It is a cache: throw it away and rebuild it."""
+
+
+_DAMAGE: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+
+
 class LmdbReader:
     """A `Reader` of one LMDB transaction. LMDB's errors leave its methods as they are; the block translates them."""
 
@@ -164,6 +171,8 @@ class LmdbStore:
                 max_readers=max_readers,
                 max_spare_txns=SPARE_TRANSACTIONS,
             )
+        except _DAMAGE as error:
+            raise DamagedStore(f"the state store in {path} is damaged: {error}") from error
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"the state store in {path} cannot be opened: {error}") from error
         return cls(environment, path)
@@ -279,6 +288,8 @@ class LmdbStore:
             raise NoRoom(
                 f"no space left for the state store in {self._path} ({error}). The way out: free or add space"
             ) from error
+        except _DAMAGE as error:
+            raise DamagedStore(f"the state store in {self._path} is damaged: {error}") from error
         except lmdb.Error as error:
             raise StorageError(f"the state store in {self._path} failed: {error}") from error
 
@@ -310,11 +321,15 @@ class LmdbEngine:
         """See `StateEngine.open_copy`."""
         try:
             environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
+        except _DAMAGE as error:
+            raise DamagedStore(f"{path} is damaged: {error}") from error
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"{path} is no copy of a state store: {error}") from error
         try:
             with environment.begin() as transaction:
                 yield LmdbReader(transaction)
+        except _DAMAGE as error:
+            raise DamagedStore(f"{path} is damaged: {error}") from error
         except lmdb.Error as error:
             raise StorageError(f"the copy of a state store in {path} cannot be read: {error}") from error
         finally:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from raftkv.errors import StorageError
 from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.log_shape import NO_TERM
+from raftkv.storage.way_out import REPAIR_NODE
 
 FIRST_INDEX: Final = Index(1)
 """Where a log begins that was never compacted."""
@@ -72,10 +73,8 @@ class RecoveredLog:
             )
 
 
-RESTORE_FROM_PEERS = (
-    "The way out: restore this node from its peers. Remove it from the cluster, and add it again, under a new node id, "
-    "with an empty data directory."
-)
+RESTORE_FROM_PEERS: Final = REPAIR_NODE
+"""What a refusal to start ends with."""
 
 
 class LogStore(Protocol):

@@ -7,6 +7,7 @@ written last, is corruption of confirmed data: CorruptLog, never a truncation.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +16,7 @@ from raftkv.errors import CorruptLog
 from raftkv.invariant import InvariantViolation
 from raftkv.raft.types import Entry, HardState, Index
 from raftkv.storage.files import FileSystem, read_file
-from raftkv.storage.log_shape import LogShape
+from raftkv.storage.log_shape import NO_INDEX, LogShape
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, WalPosition
 from raftkv.storage.wal_format import (
     BASE_NAME,
@@ -131,10 +132,11 @@ def _sequences(files: FileSystem, directory: Path) -> list[int]:
     return sorted(found)
 
 
-def _refuse(path: Path, offset: int, problem: str, last_good: Index) -> NoReturn:
+def _refuse(path: Path, offset: int, problem: str, last_good: Index, last_seen: Index = NO_INDEX) -> NoReturn:
+    lost = f"entries {last_good + 1} to {last_seen}" if last_seen > last_good else "what follows"
     raise CorruptLog(
         f"the write-ahead log is corrupt: {path}, byte offset {offset}: {problem}. Entries up to {last_good} are "
-        f"readable; what follows may include acknowledged writes, so nothing was cut off. {RESTORE_FROM_PEERS}"
+        f"readable; {lost} may include acknowledged writes, so nothing was cut off. {RESTORE_FROM_PEERS}"
     )
 
 
@@ -271,7 +273,24 @@ class _Recovery:
         return self._directory / segment_name(sequence)
 
     def _refuse(self, path: Path, offset: int, problem: str) -> NoReturn:
-        _refuse(path, offset, problem, self._shape.last_index)
+        _refuse(path, offset, problem, self._shape.last_index, self._last_seen(path, offset))
+
+    def _last_seen(self, path: Path, offset: int) -> Index:
+        """Return the last entry that can still be read behind the damage, to say what is at stake; 0: none."""
+        seen = NO_INDEX
+        for sequence in self._sequences:
+            behind = self._path(sequence)
+            if behind.name < path.name:
+                continue
+            data = read_file(self._files, behind)
+            with suppress(FormatError):
+                segment = decode_segment(data)
+                start = offset + 1 if behind == path else SEGMENT_HEADER_BYTES
+                while (record := find_record(data, start, segment)) is not None:
+                    entries = decode_batch(record.payload).entries if record.type == RecordType.BATCH else ()
+                    seen = max(seen, entries[-1].index) if entries else seen
+                    start = record.end
+        return seen
 
 
 def _used(data: bytes) -> int:

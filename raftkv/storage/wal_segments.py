@@ -42,6 +42,7 @@ from raftkv.storage.wal_format import (
     split_batch,
 )
 from raftkv.storage.wal_recovery import FIRST_SEQUENCE, RecoveredSegments, recover
+from raftkv.storage.way_out import REPAIR
 
 ZERO_AHEAD_BYTES = 1 << 20
 """How much is zeroed at a time: rarely enough to cost little, little enough to flush along with a record."""
@@ -326,8 +327,8 @@ def open_segments(
         found = recover(files, directory, clean_tail)
         if found is None and must_exist:
             raise CorruptLog(
-                f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone. "
-                "The way out: put the log back; a node that lost its disk must not come back under its old id"
+                f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone, "
+                f"so it must not come back under its old id. The way out: put the log back, or `{REPAIR}`"
             )
         _clean_up(files, directory, found.garbage if found else ())
     except OSError as error:

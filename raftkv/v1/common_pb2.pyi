@@ -109,6 +109,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The read's token names a place in the log that the node cannot have heard of, or can no longer tell anything about."""
     QUORUM_UNAVAILABLE: _ErrorCode.ValueType  # 23
     """Too few voters answered, or a change of the members is under way: no quorum read is possible now."""
+    CORRUPT_STATE: _ErrorCode.ValueType  # 24
+    """The node's state is not that of a majority: it answers nothing from it. Another node will."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -161,6 +163,8 @@ TOKEN_OUT_OF_RANGE: ErrorCode.ValueType  # 22
 """The read's token names a place in the log that the node cannot have heard of, or can no longer tell anything about."""
 QUORUM_UNAVAILABLE: ErrorCode.ValueType  # 23
 """Too few voters answered, or a change of the members is under way: no quorum read is possible now."""
+CORRUPT_STATE: ErrorCode.ValueType  # 24
+"""The node's state is not that of a majority: it answers nothing from it. Another node will."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final

@@ -128,7 +128,7 @@ class CondemnRequest(_message.Message):
     cluster_id: _builtins.int
     index: _builtins.int
     hash: _builtins.bytes
-    """That of the majority."""
+    """That of the majority; empty: states differ, and there is no majority."""
     @_builtins.property
     def agreed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(

@@ -13,7 +13,7 @@ from raftkv.kv import commands as c
 from raftkv.kv.codec import CorruptCommand, decode_batch, encode_batch
 from raftkv.kv.commands import Batch, Delete, Group, Put, RegisterSession
 from raftkv.kv.packing import MAX_NESTING
-from raftkv.kv.records import CorruptState, decode_results, encode_results
+from raftkv.kv.records import CorruptRow, decode_results, encode_results
 
 U64 = st.integers(0, 2**64 - 1)
 BYTES = st.binary(max_size=20)
@@ -55,6 +55,7 @@ COMMANDS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Proclaim: st.builds(c.Proclaim, U64, BYTES, U64, U64, BYTES),
     c.Compact: st.builds(c.Compact, U64, U64),
     c.Sweep: st.builds(c.Sweep, U64),
+    c.CheckState: st.builds(c.CheckState, U64),
 }
 COMMANDS: st.SearchStrategy[c.Command] = st.one_of(list(COMMANDS_BY_KIND.values()))
 BATCHES = st.builds(Batch, U64, many(st.builds(Group, U64, U64, many(COMMANDS))))
@@ -72,6 +73,7 @@ RESULTS_BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     c.Proclaimed: st.builds(c.Proclaimed, U64),
     c.Compacted: st.builds(c.Compacted, U64),
     c.Swept: st.builds(c.Swept, U64, FLAG),
+    c.StateChecked: st.builds(c.StateChecked, U64),
     c.Rejected: st.builds(c.Rejected, st.sampled_from(ErrorCode), st.text(), U64),
 }
 RESULTS: st.SearchStrategy[c.Result] = st.one_of(list(RESULTS_BY_KIND.values()))
@@ -184,7 +186,7 @@ def decode_or_refuse(payload: bytes) -> None:
     """Anything but a value or the typed error escapes, and fails the test."""
     with suppress(CorruptCommand):
         decode_batch(payload)
-    with suppress(CorruptState):
+    with suppress(CorruptRow):
         decode_results(payload)
 
 

@@ -9,7 +9,7 @@ from raftkv.kv import lease, lease_table, limits
 from raftkv.kv.commands import Expired, GrantLease, KeepAlive, KeptAlive, LeaseGranted, Place, Revoked
 from raftkv.kv.keys import lease_key, lease_keys_prefix, version_prefix
 from raftkv.kv.lease_table import LeaseTable
-from raftkv.kv.records import CorruptState
+from raftkv.kv.records import CorruptRow
 
 from .dict_store import DictStore
 from .lock_host import LockHost, code_of
@@ -250,9 +250,9 @@ def load(rows: dict[bytes, bytes]) -> LeaseTable:
 
 
 def test_a_key_row_without_its_lease_is_corrupt() -> None:
-    with pytest.raises(CorruptState, match="lease that does not exist"):
+    with pytest.raises(CorruptRow, match="lease that does not exist"):
         load({lease_keys_prefix(1) + b"k\0\0": b""})
-    with pytest.raises(CorruptState, match="lease row of 3 bytes"):
+    with pytest.raises(CorruptRow, match="lease row of 3 bytes"):
         load({lease_key(1): b"abc"})
 
 

@@ -24,7 +24,7 @@ from raftkv.kv.commands import (
 from raftkv.kv.keys import lock_key
 from raftkv.kv.line import Contender, LockState
 from raftkv.kv.records import (
-    CorruptState,
+    CorruptRow,
     LockHead,
     PlaceRecord,
     decode_lease_head,
@@ -578,20 +578,20 @@ def test_records_round_trip_and_refuse_other_bytes() -> None:
     place = PlaceRecord(2**64 - 1, 7, 2, False, 1_000_000, b"value")
     assert decode_place(encode_place(place)) == place
     assert decode_place(b"xyz" + encode_place(place), 3) == place
-    with pytest.raises(CorruptState, match="lock row of 4 bytes"):
+    with pytest.raises(CorruptRow, match="lock row of 4 bytes"):
         decode_lock_head(b"four")
-    with pytest.raises(CorruptState, match="place of 4 bytes"):
+    with pytest.raises(CorruptRow, match="place of 4 bytes"):
         decode_place(b"four")
-    with pytest.raises(CorruptState, match="unknown flags 0x2"):
+    with pytest.raises(CorruptRow, match="unknown flags 0x2"):
         decode_lock_head(encode_lock_head(head)[:5] + b"\2" + encode_lock_head(head)[6:])
-    with pytest.raises(CorruptState, match="unknown flags 0x2"):
+    with pytest.raises(CorruptRow, match="unknown flags 0x2"):
         decode_place(encode_place(place)[:17] + b"\2" + encode_place(place)[18:])
 
 
 @given(st.binary(max_size=80))
 def test_any_bytes_decode_or_are_corrupt(row: bytes) -> None:
     for decode in (decode_lock_head, decode_place, decode_lease_head):
-        with suppress(CorruptState):
+        with suppress(CorruptRow):
             decode(row)
 
 

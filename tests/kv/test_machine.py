@@ -15,7 +15,7 @@ from raftkv.kv.hashing import StateHasher
 from raftkv.kv.keys import META
 from raftkv.kv.machine import AppliedEntry, StateMachine
 from raftkv.kv.ranges import RangeQuery
-from raftkv.kv.records import CorruptState
+from raftkv.kv.records import CorruptRow
 
 from .dict_store import DictStore, DictView, DictWriter
 from .host import Host, delete, entry, put, state_hash
@@ -111,7 +111,7 @@ def test_a_failed_transaction_ends_the_machine_but_not_the_store() -> None:
 
 @pytest.mark.parametrize("row", [b"", b"\x01", b"\x02" + b"\0" * 48])
 def test_a_store_of_another_format_is_refused(row: bytes) -> None:
-    with pytest.raises(CorruptState):
+    with pytest.raises(CorruptRow):
         StateMachine(DictStore({META: row}))
 
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from raftkv.errors import Compacted, ErrorCode
 from raftkv.kv import commands as c
-from raftkv.kv.commands import Command, Delete, KeyValue, Put, Rejected, Result, Swept
+from raftkv.kv.commands import Command, Delete, KeyValue, Put, Rejected, Result, StateChecked, Swept
+from raftkv.kv.keys import META
 from raftkv.kv.ranges import Order, RangeQuery, query_fault
 from raftkv.kv.txn_check import is_read_only
 from raftkv.kv.versions import WHOLE_ROW_BYTES
@@ -135,6 +136,17 @@ class StoreAgainstHistory(RuleBasedStateMachine):
         assert isinstance(swept, Swept)
         assert more or not swept.versions
         assert swept.more == self.host.machine.unswept
+
+    @rule()
+    def check(self) -> None:
+        """It shows the revision, and changes nothing but how far the state has come."""
+        before = {row for row in self.rows() if row[0] != META}
+        assert self.host.do(c.CheckState(0)) == [StateChecked(self.history.revision)]
+        assert {row for row in self.rows() if row[0] != META} == before
+
+    def rows(self) -> list[tuple[bytes, bytes]]:
+        with self.host.store.read() as reader:
+            return list(reader.scan(b"\0", None))
 
     def _write(self, command: Command, in_session: bool) -> None:
         before = self.history.revision

@@ -16,7 +16,7 @@ from raftkv.kv.commands import (
     Written,
 )
 from raftkv.kv.keys import RESULTS, SESSIONS
-from raftkv.kv.records import CorruptState
+from raftkv.kv.records import CorruptRow
 
 from .dict_store import DictStore
 from .host import Host, delete, put
@@ -250,7 +250,7 @@ def test_a_row_of_results_without_its_session_is_corrupt() -> None:
     host.write(session, Put(1, b"k", b"v"))
     with host.store.write() as writer:
         writer.delete(rows_of(host, SESSIONS)[0])
-    with pytest.raises(CorruptState, match="of no session"):
+    with pytest.raises(CorruptRow, match="of no session"):
         host.reopen()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -16,12 +17,15 @@ from raftkv.kv.machine import StateMachine
 from raftkv.quorum import MAJORITY
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
 from raftkv.server.clock import Clock, MonotonicClock
+from raftkv.server.comparison import Comparison
 from raftkv.server.node import Node, NodeLimits
+from raftkv.server.quarantine import Quarantine
 from raftkv.server.read_receipts import receipt_of
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.upkeep import AutoCompaction
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
 from raftkv.storage.checkpoint_store import Receiving, Sending
+from raftkv.storage.corrupt_mark import CorruptMark
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
 from raftkv.transport.calls import unavailable
 from raftkv.transport.memory import MemoryHub
@@ -95,7 +99,9 @@ class MemoryNode:
         self.gate = Gate()
         self.disk = MemoryDisk(flush_seconds=self.gate.flush_seconds)
         self.store = MemoryOrderedStore()
+        self.mark: CorruptMark | None = None
         self.node: Node
+        self.comparison: Comparison
         self.requests: Requests
 
     async def start(self) -> None:
@@ -120,6 +126,14 @@ class MemoryNode:
             clock=self.cluster.clocks.get(self.id, MonotonicClock()),
             limits=self.cluster.limits,
             auto_compaction=self.cluster.compaction,
+            quarantine=Quarantine(self.mark, self._keep),
+        )
+        self.comparison = Comparison(
+            self.node,
+            self.cluster.forwarder(self.id),
+            interval_s=self.cluster.compare_s,
+            now_s=time.time,
+            hashing_s=5.0,
         )
         self.requests = Requests(
             self.node,
@@ -134,6 +148,15 @@ class MemoryNode:
         )
         self.node.recover()
         await self.node.start()
+        for name, coroutine in self.comparison.tasks():
+            self.node.begin_task(name, coroutine)
+
+    async def restart(self) -> None:
+        await self.node.stop()
+        await self.start()
+
+    def _keep(self, mark: CorruptMark) -> None:
+        self.mark = mark
 
     async def put(self, key: bytes, value: bytes, *, session: int = 0, sequence: int = 1) -> kv_pb2.OperationResult:
         return await self.run(kv_pb2.Operation(id=sequence, put=kv_pb2.PutRequest(key=key, value=value)), session)
@@ -175,6 +198,14 @@ class MemoryForwarder:
         async with self._cluster.call(self._sender, voter, timeout_s) as requests:
             return requests.reads.log_end()
 
+    async def state_hash_at(self, node: NodeId, index: int, timeout_s: float) -> peer_pb2.StateHashAtResponse:
+        async with self._cluster.called(self._sender, node, timeout_s) as member:
+            return await member.comparison.hash_at(index, timeout_s)
+
+    async def condemn(self, node: NodeId, verdict: peer_pb2.CondemnRequest, timeout_s: float) -> bool:
+        async with self._cluster.called(self._sender, node, timeout_s) as member:
+            return await member.comparison.told(verdict)
+
     def client_address(self, node: NodeId) -> str:
         return self._cluster.client_address(node)
 
@@ -193,7 +224,9 @@ class MemoryCluster:
         compaction: AutoCompaction = AutoCompaction(),  # noqa: B008 - it is frozen
         write_concern: int = MAJORITY,
         witnesses: Collection[int] = (),
+        compare_s: float = 0.0,
     ) -> None:
+        self.compare_s = compare_s
         self.witnesses = frozenset(NodeId(witness) for witness in witnesses)
         self.ids = [NodeId(number) for number in range(1, size + 1)]
         self.limits = limits or NodeLimits(tick_s=TICK_S)
@@ -237,12 +270,17 @@ class MemoryCluster:
 
     @asynccontextmanager
     async def call(self, sender: NodeId, receiver: NodeId, timeout_s: float) -> AsyncIterator[Requests]:
+        async with self.called(sender, receiver, timeout_s) as member:
+            yield member.requests
+
+    @asynccontextmanager
+    async def called(self, sender: NodeId, receiver: NodeId, timeout_s: float) -> AsyncIterator[MemoryNode]:
         self.calls[sender, receiver] += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await self.before_call(sender, receiver)
                 self._require_link(sender, receiver)
-                yield self[receiver].requests
+                yield self[receiver]
                 await self.before_answer(sender, receiver)
                 self._require_link(receiver, sender)
         except TimeoutError:

@@ -23,6 +23,7 @@ from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.data_dir import IDENTITY_NAME, open_data_dir
+from raftkv.storage.json_files import unseal
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
 from raftkv.transport.memory import MemoryHub
 from raftkv.v1 import cluster_pb2, cluster_pb2_grpc
@@ -57,7 +58,7 @@ async def founder(data_dir: Path, **flags: Any) -> Cluster:
 
 def edit_identity(data_dir: Path, **changed: Any) -> None:
     path = data_dir / IDENTITY_NAME
-    stored = json.loads(path.read_text()) | changed
+    stored = unseal(path.read_bytes()) | changed
     path.write_text(json.dumps({name: value for name, value in stored.items() if value is not ...}))
 
 
@@ -72,7 +73,7 @@ async def test_a_founder_that_is_restarted_with_join_keeps_its_members(tmp_path:
 async def test_a_node_that_has_run_needs_neither_flag(tmp_path: Path) -> None:
     founded = await founder(tmp_path / "founder")
     assert await find_cluster(settings(tmp_path / "founder")) == founded
-    joined = Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)])
+    joined = Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)], NodeId(1))
     make(tmp_path / "joined", joined)
     assert await find_cluster(settings(tmp_path / "joined")) == joined
     with pytest.raises(ConfigurationError, match="give --member for every founding member, or --join HOST:PORT"):
@@ -90,7 +91,7 @@ async def test_a_founder_of_before_that_was_recorded_keeps_its_members_too(tmp_p
 
 @pytest.mark.parametrize("recorded", [False, ...], ids=["recorded", "before-that"])
 async def test_a_node_that_joined_makes_up_no_members(tmp_path: Path, recorded: Any) -> None:
-    joined = Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)])
+    joined = Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)], NodeId(1))
     make(tmp_path, joined)
     edit_identity(tmp_path, founded=recorded)
     assert await find_cluster(settings(tmp_path, join=NOBODY)) == joined
@@ -110,7 +111,7 @@ async def test_a_founder_whose_flags_were_edited_is_told_what_they_were(
 
 
 async def test_a_node_that_joined_needs_no_members(tmp_path: Path) -> None:
-    make(tmp_path, Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)]))
+    make(tmp_path, Cluster(0xC1, NO_MEMBERS, MEMBERS, MEMBERS[NodeId(1)], NodeId(1)))
     with pytest.raises(DataDirectoryMismatch, match=r"joined its cluster\. The way out: start it without --member"):
         await find_cluster(settings(tmp_path, member=MEMBER))
 
@@ -166,7 +167,7 @@ async def test_a_node_joins_by_whoever_knows_that_it_was_added(tmp_path: Path) -
         flags = settings(tmp_path, id=5, join=[*NOBODY, removed, cut_off, good])
         cluster = await find_cluster(flags)
     assert cluster == Cluster(
-        0xC1, NO_MEMBERS, {NodeId(node): f"127.0.0.1:{7100 + node}" for node in (1, 2, 5)}, "127.0.0.1:7105"
+        0xC1, NO_MEMBERS, {NodeId(node): f"127.0.0.1:{7100 + node}" for node in (1, 2, 5)}, "127.0.0.1:7105", NodeId(5)
     )
 
 

@@ -105,5 +105,5 @@ async def test_what_fits_is_stored(
 def test_a_damaged_mark_is_refused(tmp_path: Path) -> None:
     DiskKind.open(tmp_path, NODE).require(Kind.WITNESS)
     (tmp_path / NAME).write_text('{"kind": "both"}')
-    with pytest.raises(StorageError, match=r"kind.json cannot be read"):
+    with pytest.raises(StorageError, match=r"kind\.json is damaged"):
         DiskKind.open(tmp_path, NODE)

@@ -161,6 +161,17 @@ def test_limits_of_watches_that_make_no_sense(given: dict[str, Any], complaint: 
         load_settings(FLAGS | given)
 
 
+@pytest.mark.parametrize("seconds", [-1, 0.5, float("inf"), float("nan"), "often"])
+def test_an_interval_between_comparisons_that_makes_no_sense(seconds: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"compare.states.s"):
+        load_settings(FLAGS | {"compare_states_s": seconds})
+
+
+def test_comparisons_can_be_switched_off() -> None:
+    assert load_settings(FLAGS).compare_states_s == 600
+    assert load_settings(FLAGS | {"compare_states_s": 0}).compare_states_s == 0
+
+
 def test_every_setting_is_a_flag_and_every_flag_a_setting() -> None:
     flags = set(inspect.signature(serve).parameters) - {"config"}
     assert flags == set(ServerSettings.model_fields)

@@ -12,6 +12,7 @@ from raftkv.kv.commands import (
     Batch,
     Branch,
     BranchDone,
+    CheckState,
     Command,
     Compare,
     Delete,
@@ -314,7 +315,7 @@ def test_what_was_decoded_from_the_wire_is_what_the_entry_says() -> None:
         release(),
         proclaim(),
     )
-    assert {type(command) for command in work.commands} == set(get_args(Command)) - {Expire, Sweep}
+    assert {type(command) for command in work.commands} == set(get_args(Command)) - {Expire, Sweep, CheckState}
     batch = Batch(5, (Group(3, 1, tuple(work.commands)),))
     assert exact(decode_batch(encode_batch(batch))) == exact(batch)
 

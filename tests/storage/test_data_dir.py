@@ -15,6 +15,7 @@ from raftkv.raft.types import NodeId
 from raftkv.server.peer_book import PeerBook
 from raftkv.storage.data_dir import CleanMark, DataDir, open_data_dir, store_is_trustworthy
 from raftkv.storage.files import File, OsFile, OsFileSystem
+from raftkv.storage.json_files import unseal
 from raftkv.storage.protocols import WalPosition
 
 MEMBERS = {NodeId(1): "a:1", NodeId(2): "b:2"}
@@ -42,7 +43,7 @@ def test_a_new_directory_gets_an_identity(tmp_path: Path) -> None:
     assert not directory.store_discarded
     assert (directory.wal_path, directory.store_path) == (directory.path / "wal", directory.path / "store")
     directory.close()
-    assert json.loads((tmp_path / "deep" / "data" / "identity.json").read_text()) == {
+    assert unseal((tmp_path / "deep" / "data" / "identity.json").read_bytes()) == {
         "format_version": 1,
         "cluster_id": 0xC1,
         "node_id": 1,
@@ -62,7 +63,7 @@ def test_the_recorded_members_count_not_the_later_ones(tmp_path: Path) -> None:
 def test_a_directory_of_before_it_was_recorded_who_founded_opens(tmp_path: Path) -> None:
     open_dir(tmp_path).close()
     path = tmp_path / "identity.json"
-    stored = json.loads(path.read_text())
+    stored = unseal(path.read_bytes())
     del stored["founded"]
     path.write_text(json.dumps(stored))
     directory = open_dir(tmp_path)
@@ -150,7 +151,7 @@ def test_data_without_an_identity_is_refused(tmp_path: Path, name: str) -> None:
 def test_what_an_earlier_run_left_is_no_new_directory(tmp_path: Path, name: str) -> None:
     """A directory wiped but for its incarnation was taken for the old disk: its votes and its log were forgotten."""
     (tmp_path / name).write_text("{}")
-    with pytest.raises(StorageError, match=rf"holds '{name}' but no identity\.json.*The way out.*member remove"):
+    with pytest.raises(StorageError, match=rf"holds '{name}' but no identity\.json.*The way out.*raftkv repair"):
         open_dir(tmp_path)
 
 
@@ -196,7 +197,7 @@ def test_the_boot_id_rule_end_to_end(tmp_path: Path, clean: bool, boot: str, dis
     directory = open_dir(tmp_path, boot=boot)
     assert directory.store_discarded is discarded
     assert data.exists() is not discarded
-    assert directory.clean_shutdown == (CleanMark(TAIL) if clean else None)
+    assert directory.clean_shutdown == (CleanMark(TAIL, summed=True) if clean else None)
     assert directory.clean_tail == (TAIL if clean else None)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ([] if discarded else ["store"])
     directory.close()

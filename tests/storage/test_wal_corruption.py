@@ -44,7 +44,7 @@ def assert_refused(disk: SimDisk, message: str, clean_tail: WalPosition | None =
     for _ in range(2):
         with pytest.raises(CorruptLog, match=message) as refused:
             open_log(disk, segment_bytes=1024, clean_tail=clean_tail)
-        assert "restore this node from its peers" in str(refused.value)
+        assert "The way out: `raftkv repair --data-dir" in str(refused.value)
     assert disk.image() == before
 
 

@@ -12,6 +12,7 @@ import raftkv
 from raftkv.errors import DeadlineExceeded, FailedPrecondition, LeaderChanged, NotLeader, ShuttingDown
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
+from raftkv.server.comparison import Comparison
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
 from raftkv.server.services.leading import on_leader
@@ -99,6 +100,7 @@ class ClusterService(ClusterServicer):
         transport: GrpcTransport,
         transfers: LeadershipTransfers,
         changes: MembershipChanges,
+        comparison: Comparison,
     ) -> None:
         self._node = node
         self._log_store = log_store
@@ -107,6 +109,7 @@ class ClusterService(ClusterServicer):
         self._transport = transport
         self._transfers = transfers
         self._changes = changes
+        self._comparison = comparison
 
     async def Status(  # noqa: N802 - the name in the proto
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
@@ -141,6 +144,7 @@ class ClusterService(ClusterServicer):
             sessions=machine.session_count,
             leases=len(machine.leases),
             watches=self._node.hub.watches,
+            comparison=self._comparison.newest,
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
         )

@@ -7,10 +7,11 @@ from typing import Any, NoReturn
 
 import grpc
 
-from raftkv.errors import FailedPrecondition
+from raftkv.errors import CorruptState, FailedPrecondition
+from raftkv.server import wire
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
-from raftkv.server.services.status import answered
+from raftkv.server.services.status import abort, answered
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.v1 import maintenance_pb2 as pb
 from raftkv.v1.maintenance_pb2_grpc import MaintenanceServicer
@@ -47,6 +48,10 @@ class MaintenanceService(MaintenanceServicer):
     ) -> AsyncIterator[pb.SnapshotPart]:
         if self._backup is None:
             await _not_here(context)
+        try:
+            self._node.require_sound()
+        except CorruptState as error:
+            await abort(context, wire.to_error(error))
         async for part in self._backup(request, context):
             yield part
 
@@ -60,6 +65,7 @@ class MaintenanceService(MaintenanceServicer):
         return await answered(context, self._compare(request))
 
     async def _checkpoint(self) -> pb.CheckpointResponse:
+        self._node.require_sound()
         try:
             await self._node.checkpoints.make_now()
         except CheckpointRefused as error:

@@ -11,6 +11,7 @@ from raftkv.errors import ClusterMismatch, RaftKVError
 from raftkv.server import wire
 from raftkv.server.requests import Requests
 from raftkv.server.services.cluster import LeadershipTransfers
+from raftkv.server.services.comparison import StateComparisons
 from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.status import abort, answered
 from raftkv.transport import checkpoints
@@ -28,9 +29,11 @@ class PeerService(PeerServicer):
         requests: Requests,
         transfers: LeadershipTransfers,
         changes: MembershipChanges,
+        comparisons: StateComparisons,
     ) -> None:
         self._transport = transport
         self._changes = changes
+        self._comparisons = comparisons
         self._streams = PeerStreams(transport)
         self._requests = requests
         self._transfers = transfers
@@ -97,19 +100,26 @@ class PeerService(PeerServicer):
     async def ForwardCompareStates(  # noqa: N802
         self,
         request: peer_pb2.ForwardCompareStatesRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        context: grpc.aio.ServicerContext[peer_pb2.ForwardCompareStatesRequest, maintenance_pb2.CompareStatesResponse],
     ) -> maintenance_pb2.CompareStatesResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+        await self._check(request, context)
+        return await answered(context, self._comparisons.run_here())
 
     async def StateHashAt(  # noqa: N802
-        self, request: peer_pb2.StateHashAtRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self,
+        request: peer_pb2.StateHashAtRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.StateHashAtRequest, peer_pb2.StateHashAtResponse],
     ) -> peer_pb2.StateHashAtResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+        await self._check(request, context)
+        return await self._comparisons.hash_at(request.index, context.time_remaining())
 
     async def Condemn(  # noqa: N802
-        self, request: peer_pb2.CondemnRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self,
+        request: peer_pb2.CondemnRequest,
+        context: grpc.aio.ServicerContext[peer_pb2.CondemnRequest, peer_pb2.CondemnResponse],
     ) -> peer_pb2.CondemnResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+        await self._check(request, context)
+        return peer_pb2.CondemnResponse(condemned=await answered(context, self._comparisons.told(request)))
 
     async def _check(
         self,
@@ -117,7 +127,10 @@ class PeerService(PeerServicer):
         | peer_pb2.ReadIndexRequest
         | peer_pb2.PeerLogEndRequest
         | peer_pb2.ForwardTransferLeaderRequest
-        | peer_pb2.ForwardChangeMembersRequest,
+        | peer_pb2.ForwardChangeMembersRequest
+        | peer_pb2.ForwardCompareStatesRequest
+        | peer_pb2.StateHashAtRequest
+        | peer_pb2.CondemnRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         identity = self._transport.identity

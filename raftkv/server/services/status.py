@@ -42,6 +42,7 @@ _STATUS = {
     ErrorCode.WRITE_LOST: grpc.StatusCode.DATA_LOSS,
     ErrorCode.TOKEN_OUT_OF_RANGE: grpc.StatusCode.OUT_OF_RANGE,
     ErrorCode.QUORUM_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.CORRUPT_STATE: grpc.StatusCode.UNAVAILABLE,
 }
 
 

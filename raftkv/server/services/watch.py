@@ -97,6 +97,8 @@ class WatchService:
     def _misfit(self) -> RaftKVError | None:
         """Say why this node cannot serve watches, whoever leads."""
         node = self._node
+        if node.corruption is not None:
+            return node.corruption
         if node.raft.is_witness:
             return FailedPrecondition(f"node {node.raft.node_id} is a witness: it holds no data to watch")
         if node.was_removed:

@@ -17,6 +17,7 @@ from raftkv.kv.commands import (
     Acquire,
     Branch,
     BranchDone,
+    CheckState,
     Command,
     Compact,
     Compacted,
@@ -46,6 +47,7 @@ from raftkv.kv.commands import (
     Revoked,
     RevokeLease,
     SessionRegistered,
+    StateChecked,
     Sweep,
     Swept,
     Target,
@@ -298,6 +300,9 @@ class State:
                     report(f"compaction: {command} was answered {result}, history begins at {self.compacted}")
             case Sweep(), Swept(versions):
                 self.swept += versions
+            case CheckState(), StateChecked(revision):
+                if revision != self.revision:
+                    report(f"check: {command} was answered {result} at revision {self.revision}")
             case _:
                 return self._judge_lease(command, result, took)
         return []
