@@ -88,6 +88,12 @@ class WriteAheadLog:
         """Where the confirmed log ends; meaningful while no append is under way. It outlives `close`."""
         return self._writer.tail
 
+    def cut_behind(self, segment: int) -> Index | None:
+        """Return the first entry to keep so that `compact` drops everything up to and including `segment`; None: there
+        is no such place now.
+        """
+        return self._writer.cut_behind(segment)
+
     async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         """See `LogStore.append`."""
         self._require_open()

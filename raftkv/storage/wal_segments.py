@@ -95,6 +95,10 @@ class SegmentWriter:
     def size_bytes(self) -> int:
         return self._size_bytes
 
+    def cut_behind(self, segment: int) -> Index | None:
+        """See `WriteAheadLog.cut_behind`. In any thread: it reads a list that others replace items of."""
+        return next((Index(mark.index + 1) for mark in tuple(self._marks) if mark.segment > segment), None)
+
     def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         """Make one batch durable. Raises StorageError."""
         with self._fatal():
