@@ -67,17 +67,23 @@ class DamagedChunks:
 Finding = DamagedSegment | DamagedChunks
 
 
-def scrub_log(files: FileSystem, directory: Path, current: Callable[[], int]) -> Iterator[int | Finding]:
+def scrub_log(
+    files: FileSystem, directory: Path, extent: Callable[[], tuple[int, int]]
+) -> Iterator[int | DamagedSegment]:
     """Read every closed segment; yield bytes read, in small steps, and what was found.
 
-    `current` is the sequence of the segment that is being written: those before it are closed. Segments that are
-    dropped meanwhile are skipped. Raises OSError.
+    `extent` is the sequences of the first segment that counts and of the one that is being written: the latter, and
+    what is before the former, is not closed, or garbage. Segments that are dropped meanwhile are skipped. Raises
+    OSError.
     """
     before: tuple[int, int] | None = None
     """The segment read last, and the checksum of its last record; for the one after it to name."""
     for sequence in sorted(_sequences(files, directory)):
         path = directory / segment_name(sequence)
-        closed = sequence < current()
+        first, current = extent()
+        if sequence < first:
+            continue
+        closed = sequence < current
         expected = before[1] if before is not None and before[0] == sequence - 1 else None
         before = None
         try:
@@ -93,8 +99,8 @@ def scrub_log(files: FileSystem, directory: Path, current: Callable[[], int]) ->
                 except StopIteration as end:
                     before = (sequence, end.value) if end.value is not None else None
                     break
-                if isinstance(step, DamagedSegment) and path.name not in files.names(directory):
-                    break  # dropped, and perhaps its blocks reused, while it was read
+                if isinstance(step, DamagedSegment) and not _counts(files, path, step, extent()[0]):
+                    break
                 yield step
             if closed:
                 drop_cache(file)
@@ -102,6 +108,13 @@ def scrub_log(files: FileSystem, directory: Path, current: Callable[[], int]) ->
             file.close()
         if not closed:
             return
+
+
+def _counts(files: FileSystem, path: Path, found: DamagedSegment, first: int) -> bool:
+    """Whether the segment is still one of the log. The chain of the first one begins with the base."""
+    if found.sequence < first or (found.sequence == first and found.problem == Flaw.CHAIN):
+        return False
+    return path.name in files.names(path.parent)
 
 
 def _read_segment(
@@ -135,7 +148,8 @@ def _read_segment(
                 break
             record = decode_record(window, at, segment, base=offset)
             if isinstance(record, Flaw):
-                yield DamagedSegment(sequence, path, offset + at, str(record))
+                if whole:  # else it may be half written
+                    yield DamagedSegment(sequence, path, offset + at, str(record))
                 return None
             if last is not None and record.previous != last:
                 yield DamagedSegment(sequence, path, offset + at, str(Flaw.CHAIN))
@@ -144,6 +158,9 @@ def _read_segment(
                 return None
             at, last = record.end, record.crc
         if at == 0:
+            if any(window):
+                yield DamagedSegment(sequence, path, offset, str(Flaw.LENGTH))
+                return None
             break
         yield at
         offset += at
