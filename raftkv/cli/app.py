@@ -25,6 +25,7 @@ from raftkv.cli import (
     ls,
     member,
     quorum,
+    repair,
     serve,
     txn,
     watch,
@@ -56,6 +57,7 @@ app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(leader.app, name="leader")
 app.add_typer(member.app, name="member")
 app.command("doctor")(doctor.doctor)
+app.command("repair")(repair.repair)
 app.add_typer(quorum.app, name="quorum")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")

@@ -130,6 +130,23 @@ class ClusterCalls(ClientCore):
             wire.check_u64("member_id", member_id)
         return await self._change_members(cluster_pb2.ChangeMembersRequest(promote=member_ids, remove=removed), timeout)
 
+    async def replace_member(
+        self, old_id: int, new_id: int, peer_address: str, *, witness: bool = False, timeout: float | None = None
+    ) -> tuple[Member, ...]:
+        """Let a node join as a learner, or a witness, and remove another one in the same step. Return the members.
+
+        The new one may have the old one's address. `raftkv repair` does it for a node whose disk is lost. Errors as
+        `add_member`.
+
+        Example::
+
+            await client.replace_member(3, 4, "10.0.0.3:7101")
+        """
+        wire.check_u64("old_id", old_id)
+        wire.check_u64("new_id", new_id)
+        new = cluster_pb2.NewMember(id=new_id, peer_address=parse_endpoint(peer_address), witness=witness)
+        return await self._change_members(cluster_pb2.ChangeMembersRequest(add=[new], remove=[old_id]), timeout)
+
     async def remove_members(self, *member_ids: int, timeout: float | None = None) -> tuple[Member, ...]:
         """Remove members of whatever kind, the leader included, all in one step. Return the members. As `add_member`.
 

@@ -35,6 +35,12 @@ class SyncClusterCalls(SyncCore):
         """See AsyncClient.promote_members."""
         return self._run(self._async.promote_members(*member_ids, remove=remove, timeout=timeout))
 
+    def replace_member(
+        self, old_id: int, new_id: int, peer_address: str, *, witness: bool = False, timeout: float | None = None
+    ) -> tuple[Member, ...]:
+        """See AsyncClient.replace_member."""
+        return self._run(self._async.replace_member(old_id, new_id, peer_address, witness=witness, timeout=timeout))
+
     def remove_members(self, *member_ids: int, timeout: float | None = None) -> tuple[Member, ...]:
         """See AsyncClient.remove_members."""
         return self._run(self._async.remove_members(*member_ids, timeout=timeout))

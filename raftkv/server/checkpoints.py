@@ -147,6 +147,19 @@ class Checkpoints:
         if refusal is not None:
             raise CheckpointRefused(refusal.message)
 
+    async def cut(self, first_kept: Index) -> bool:
+        """Let the log begin at entry `first_kept`, whoever would still like to have what is before: it is damaged.
+
+        False: no checkpoint has all of that. Older checkpoints, to which the log reaches back no more, are deleted.
+        """
+        newest = self._keeper.newest
+        if newest is None or newest.index + 1 < first_kept or newest.index > self._raft.log.applied:
+            return False
+        self._raft.compact(self._raft.snapshot_at(newest.index), first_kept)
+        await self._log_store.compact(first_kept)
+        await self._keeper.forget_below(Index(first_kept - 1))
+        return True
+
     def _needed(self) -> list[Index]:
         """Return the first entries that followers lack which answer, or get a checkpoint."""
         sends = self._installing_or_sending()

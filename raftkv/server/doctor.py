@@ -18,6 +18,7 @@ from raftkv.server.disk_kind import NAME as KIND_NAME
 from raftkv.server.endpoints_book import NAME as ENDPOINTS_NAME
 from raftkv.server.endpoints_book import known_endpoints
 from raftkv.server.rehearsal import Rehearsal, probe_apart, probe_here, rehearse
+from raftkv.server.replacement import ASIDE_PREFIX
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, decode_manifest
 from raftkv.storage.checkpoint_directory import DATA_SUFFIX, INCOMING, MANIFEST_SUFFIX, checkpoint_stem
 from raftkv.storage.corrupt_mark import NAME as CORRUPT_NAME
@@ -90,6 +91,8 @@ class Report:
     """Files that no node makes."""
     damage: list[str] = field(default_factory=list)
     """What is wrong, each with its file; empty: the directory is healthy."""
+    state_is_corrupt: bool = False
+    """The comparison of states found it so: no start puts that right."""
 
     @property
     def healthy(self) -> bool:
@@ -106,7 +109,7 @@ async def examine(
     files: Overlay | None = None,
     boot_id: str | None = None,
     progress: Progress = _silent,
-    probe: Callable[[Path], Index] | None = None,
+    probe_with: Callable[[Path], Index] | None = None,
     may_be_held: bool = False,
 ) -> Report:
     """Examine the data directory `path`, an absolute one. Blocks, for as long as it takes to read all of it.
@@ -119,7 +122,7 @@ async def examine(
         require_free(path)
     files = files or Overlay()
     boot_id = boot_id if boot_id is not None else read_boot_id()
-    start = await rehearse(path, files, boot_id, probe or _probe)
+    start = await rehearse(path, files, boot_id, probe_with or probe)
     # What is on the disk, that is: the rehearsal has changed its own view of it.
     disk = Overlay()
     report = Report(path, start)
@@ -174,7 +177,8 @@ def total_bytes(path: Path) -> int:
     return sizes
 
 
-def _probe(data: Path) -> Index:
+def probe(data: Path) -> Index:
+    """Read which entry the store in the file `data` has applied. Raises DamagedStore, StorageError."""
     # A store whose checksums are right cannot take the process down; any other one may.
     sums = data.parent.parent / SUMS_NAME
     return probe_here(data) if _sums_match(data, sums) else probe_apart(data)
@@ -187,14 +191,18 @@ def _sums_match(data: Path, sums: Path) -> bool:
 def _small_files(files: Overlay, report: Report) -> None:
     path = report.path
     report.others = [
-        name for name in files.names(path) if name not in KNOWN_NAMES and not name.endswith(TEMPORARY_SUFFIX)
+        name
+        for name in files.names(path)
+        if name not in KNOWN_NAMES and not name.endswith(TEMPORARY_SUFFIX) and not name.startswith(ASIDE_PREFIX)
     ]
     try:
         mark = read_mark(path, files)
     except StorageError as error:
+        report.state_is_corrupt = True
         report.damage.append(error.message)
     else:
         if mark is not None:
+            report.state_is_corrupt = True
             report.damage.append(
                 f"{path / CORRUPT_NAME}: the state of this node was found to be another one than that of "
                 f"{', '.join(map(str, mark.agreed))} at entry {mark.index}. It serves no reads. {RESTORE_FROM_PEERS}"

@@ -105,6 +105,8 @@ class Rehearsal:
     """What would become of the state store: kept, restored, rebuilt, or new."""
     applied: Index = field(default=Index(0))
     store_problem: str = ""
+    store_unreadable: bool = False
+    """Reading it is what the start fails at."""
     passed_over: tuple[str, ...] = ()
     """What is wrong with checkpoints that the start would do without."""
     configuration: Configuration | None = None
@@ -186,6 +188,9 @@ def _opened(path: Path, files: Overlay, probe: Callable[[Path], Index], found: R
     except DamagedStore as error:
         found.store_problem = error.message
         return _store_at(Index(0))
+    except StorageError:
+        found.store_unreadable = True
+        raise
 
 
 def _becomes_of(found: Rehearsal, *, restored: bool) -> str:

@@ -91,6 +91,10 @@ class CheckpointStore(Generic[S]):
         """What is wrong with checkpoints that were found damaged."""
         return self._directory.damaged
 
+    def condemn(self, manifest: CheckpointManifest, problem: str) -> str:
+        """Do not offer a checkpoint again that was found damaged. Return what is to be said of it. In any thread."""
+        return self._directory.condemn(manifest, problem).message
+
     async def create(self, store: S, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
         """Make a checkpoint of what `store` has committed; return it, durable and the newest.
 
@@ -186,6 +190,10 @@ class CheckpointStore(Generic[S]):
     async def forget_above(self, manifest: CheckpointManifest) -> None:
         """Delete damaged checkpoints that are newer than `manifest`: the node goes on from that one."""
         await self._run(self._transfers, partial(self._directory.forget_above, manifest.index))
+
+    async def forget_damaged(self) -> None:
+        """Delete what was found damaged, if there is another one. Raises StorageError."""
+        await self._run(self._transfers, self._directory.delete_superseded)
 
     async def forget_below(self, index: Index) -> None:
         """Delete the checkpoints of entries before `index` that are not held: the log begins anew there."""

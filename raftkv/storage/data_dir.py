@@ -211,7 +211,7 @@ def open_data_dir(
     lock_fd = -1
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = _lock(path)
+        lock_fd = lock_data_dir(path)
         refuse_half_repaired(files, path)
         identity = read_identity(path, files)
         if identity is None:
@@ -284,7 +284,8 @@ def refuse_half_repaired(files: FileSystem, path: Path) -> None:
         )
 
 
-def _lock(path: Path) -> int:
+def lock_data_dir(path: Path) -> int:
+    """Hold the directory `path`; return what to close to let go of it. Raises DataDirectoryMismatch, OSError."""
     fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -95,6 +95,11 @@ class OsFile:
     def fdatasync(self) -> None:
         os.fdatasync(self._fd)
 
+    def drop_cache(self) -> None:
+        """Let the kernel forget what it has read of the file; what is not on the disk yet stays."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
@@ -140,6 +145,12 @@ def read_file(files: FileSystem, path: Path) -> bytes:
         return file.pread(file.size(), 0)
     finally:
         file.close()
+
+
+def drop_cache(file: File) -> None:
+    """Make the next reads of `file` come from the disk, where that can be done."""
+    if isinstance(file, OsFile):
+        file.drop_cache()
 
 
 def write_all(file: File, data: bytes, offset: int) -> None:

@@ -96,6 +96,14 @@ class Overlay:
         """Files and directories that were deleted or renamed."""
         self._directories: set[Path] = set()
 
+    def fork(self) -> Overlay:
+        """Return another one that begins with what was written to this one."""
+        other = Overlay()
+        other.contents = {path: bytearray(content) for path, content in self.contents.items()}
+        other._hidden = set(self._hidden)
+        other._directories = set(self._directories)
+        return other
+
     def open(self, path: Path) -> File:
         if path in self.contents:
             return MemoryFile(self.contents[path])

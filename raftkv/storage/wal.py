@@ -90,6 +90,20 @@ class WriteAheadLog:
         """Where the confirmed log ends; meaningful while no append is under way. It outlives `close`."""
         return self._writer.tail
 
+    @property
+    def directory(self) -> Path:
+        return self._writer.directory
+
+    def extent(self) -> tuple[int, int]:
+        """Return the sequences of the first segment that counts and of the one that is being written. In any thread."""
+        return self._writer.extent()
+
+    def cut_behind(self, segment: int) -> Index | None:
+        """Return the first entry to keep so that `compact` drops everything up to and including `segment`; None: there
+        is no such place now.
+        """
+        return self._writer.cut_behind(segment)
+
     async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         """See `LogStore.append`."""
         self._require_open()

@@ -216,14 +216,16 @@ def encode_record(segment: Segment, offset: int, previous: int, kind: RecordType
     return _RECORD.pack(segment.marker, crc, previous, len(payload), offset, kind) + body, crc
 
 
-def decode_record(image: bytes, offset: int, segment: Segment) -> Record | Flaw:
-    """Decode the record at `offset` of a segment's bytes, judged by itself."""
+def decode_record(image: bytes, offset: int, segment: Segment, *, base: int = 0) -> Record | Flaw:
+    """Decode the record at `offset` of a segment's bytes, judged by itself. `image` begins at `base` of the segment,
+    and `offset` counts from there, as do start and end of what is returned.
+    """
     if offset + RECORD_HEADER_BYTES > len(image):
         return Flaw.LENGTH
     marker, crc, previous, length, own_offset, kind = _RECORD.unpack_from(image, offset)
     if marker != segment.marker:
         return Flaw.MARKER
-    if own_offset != offset:
+    if own_offset != base + offset:
         return Flaw.OFFSET
     end = offset + record_bytes(length)
     if end > len(image):

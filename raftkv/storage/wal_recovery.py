@@ -111,6 +111,13 @@ def recover(files: FileSystem, directory: Path, clean_tail: WalPosition | None =
     return _Recovery(files, directory, sequences, base or LogBase(segment=FIRST_SEQUENCE, chain=0)).run(clean_tail)
 
 
+def recover_from(
+    files: FileSystem, directory: Path, base: LogBase, clean_tail: WalPosition | None
+) -> RecoveredSegments:
+    """Read the log in `directory` as if it began with `base`, whatever its own base says. As `recover`."""
+    return _Recovery(files, directory, _sequences(files, directory), base).run(clean_tail)
+
+
 def _read_base(files: FileSystem, directory: Path) -> LogBase | None:
     path = directory / BASE_NAME
     if BASE_NAME not in files.names(directory):

@@ -107,6 +107,18 @@ class SegmentWriter:
     def size_bytes(self) -> int:
         return self._size_bytes
 
+    @property
+    def directory(self) -> Path:
+        return self._directory
+
+    def extent(self) -> tuple[int, int]:
+        """See `WriteAheadLog.extent`."""
+        return self._marks[0].segment, self._segment.sequence
+
+    def cut_behind(self, segment: int) -> Index | None:
+        """See `WriteAheadLog.cut_behind`. In any thread: it reads a list that others replace items of."""
+        return next((Index(mark.index + 1) for mark in tuple(self._marks) if mark.segment > segment), None)
+
     def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         """Make one batch durable. Raises StorageError; after NoRoom, it must be the same batch again."""
         with self._fatal():
