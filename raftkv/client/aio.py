@@ -5,11 +5,12 @@ from __future__ import annotations
 from raftkv.client.cluster_calls import ClusterCalls
 from raftkv.client.coordination_calls import CoordinationCalls
 from raftkv.client.kv_calls import KeyValueCalls
+from raftkv.client.maintenance_calls import MaintenanceCalls
 from raftkv.client.service import AsyncService
 from raftkv.client.watch_calls import WatchCalls
 
 
-class AsyncClient(KeyValueCalls, CoordinationCalls, WatchCalls, ClusterCalls):
+class AsyncClient(KeyValueCalls, CoordinationCalls, WatchCalls, ClusterCalls, MaintenanceCalls):
     """A client of one cluster, for one event loop: that of its first call. On any other it raises WrongEventLoop.
 
     Any number of tasks may use it; calls made in one turn of the loop share a message. Connects at the first call or on

@@ -5,11 +5,12 @@ from __future__ import annotations
 from raftkv.client.sync_cluster import SyncClusterCalls
 from raftkv.client.sync_coordination import SyncCoordinationCalls
 from raftkv.client.sync_kv import SyncKeyValueCalls
+from raftkv.client.sync_maintenance import SyncMaintenanceCalls
 from raftkv.client.sync_service import Service
 from raftkv.client.sync_watch import SyncWatchCalls
 
 
-class Client(SyncKeyValueCalls, SyncWatchCalls, SyncCoordinationCalls, SyncClusterCalls):
+class Client(SyncKeyValueCalls, SyncWatchCalls, SyncCoordinationCalls, SyncClusterCalls, SyncMaintenanceCalls):
     """A client of one cluster, for any number of threads. Everything is as AsyncClient says, but blocks.
 
     All clients of a process share one background thread. Calls made by several threads at a time share messages.

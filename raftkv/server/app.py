@@ -31,6 +31,7 @@ from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
 from raftkv.server.services.kv import KvService
 from raftkv.server.services.lease import LeaseService
 from raftkv.server.services.lock import LockService
+from raftkv.server.services.maintenance import MAINTENANCE_SERVICE, MaintenanceService
 from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
@@ -46,6 +47,7 @@ from raftkv.v1 import (
     lease_pb2_grpc,
     lock_pb2,
     lock_pb2_grpc,
+    maintenance_pb2_grpc,
     peer_pb2_grpc,
 )
 
@@ -137,6 +139,7 @@ class _Parts:
         """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""
         await self.health.set("", _SERVING)
         await self.health.set(CLUSTER_SERVICE, _SERVING)
+        await self.health.set(MAINTENANCE_SERVICE, _SERVING)
         with contextlib.suppress(ShuttingDown):
             while True:
                 changed = self.node.leadership_changed()
@@ -245,6 +248,7 @@ def _build(
     lease_pb2_grpc.add_LeaseServicer_to_server(LeaseService(requests), client_server)
     lock_pb2_grpc.add_LockServicer_to_server(LockService(requests), client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
+    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(MaintenanceService(node, requests), client_server)
     watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(
@@ -254,6 +258,7 @@ def _build(
             LOCK_SERVICE,
             WATCH_SERVICE,
             CLUSTER_SERVICE,
+            MAINTENANCE_SERVICE,
             health.SERVICE_NAME,
             reflection.SERVICE_NAME,
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from raftkv.errors import StorageError
+from raftkv.errors import RaftKVError, ShuttingDown, StorageError
 from raftkv.invariant import InvariantViolation
 from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
 from raftkv.raft.log import entry_bytes
@@ -28,6 +29,7 @@ from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
 from raftkv.storage.wal_format import FormatError
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Transport
+from raftkv.v1 import cluster_pb2 as pb
 
 log = structlog.get_logger("raftkv.checkpoints")
 
@@ -68,6 +70,13 @@ class Checkpoints:
         self._wake = wake
         self._fail = fail
         self._due = asyncio.Event()
+        self._asked: asyncio.Future[None] | None = None
+        """Of those who want the next one that is begun."""
+        self._awaited: asyncio.Future[None] | None = None
+        """Of those who want the one that is being made."""
+        self._stopped: ShuttingDown | None = None
+        self._making = False
+        self._made_at = 0.0
         self._sending: dict[NodeId, asyncio.Task[None]] = {}
         self._fabricating: asyncio.Task[None] | None = None
 
@@ -89,18 +98,71 @@ class Checkpoints:
         while True:
             await self._due.wait()
             self._due.clear()
-            self._policy.begun()
+            self._awaited, self._asked = self._asked, None
+            self._making = True
             try:
-                manifest = await self._keeper.create(self._configuration_at)
+                await self._make()
             except CheckpointRefused as error:
                 log.warning("no checkpoint was made; the log keeps growing", reason=error.message)
-                continue
-            if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
-                continue  # a snapshot was installed meanwhile
-            first_kept = self._policy.made(manifest.index)
-            self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
-            await self._log_store.compact(first_kept)
-            log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
+                self._answer(error)
+            else:
+                self._answer(None)
+            finally:
+                self._making = False
+
+    async def _make(self) -> None:
+        """Make one and compact the log, unless the newest is of this state. Raises CheckpointRefused."""
+        newest = self._keeper.newest
+        if newest is not None and newest.index == self._keeper.machine.applied_index:
+            return
+        self._policy.begun()
+        manifest = await self._keeper.create(self._configuration_at)
+        if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
+            return  # a snapshot was installed meanwhile
+        self._made_at = time.time()
+        first_kept = self._policy.made(manifest.index)
+        self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
+        await self._log_store.compact(first_kept)
+        log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
+
+    async def make_now(self) -> None:
+        """Make a checkpoint of the present state, or a later one. Waits for one that is being made already.
+
+        Nothing is made when the newest is of this state. Raises CheckpointRefused, ShuttingDown.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+        if self._asked is None:
+            self._asked = asyncio.get_running_loop().create_future()
+            self._asked.add_done_callback(_look_at)
+        self._due.set()
+        await asyncio.shield(self._asked)
+
+    def _answer(self, error: RaftKVError | None) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is None or awaited.done():
+            return
+        if error is None:
+            awaited.set_result(None)
+        else:
+            awaited.set_exception(error)
+
+    def fail_all(self, reason: ShuttingDown) -> None:
+        """The node stops: whoever waits for a checkpoint is told so."""
+        self._stopped = reason
+        self._answer(reason)
+        self._awaited, self._asked = self._asked, None
+        self._answer(reason)
+
+    def status(self) -> pb.CheckpointStatus:
+        """Say what there is by way of checkpoints."""
+        newest = self._keeper.newest
+        return pb.CheckpointStatus(
+            index=newest.index if newest else 0,
+            size_bytes=newest.size if newest else 0,
+            making=self._making,
+            made_at_ms=int(self._made_at * 1000),
+        )
 
     def _configuration_at(self, index: Index, term: Term) -> bytes:
         try:
@@ -220,6 +282,12 @@ class _Intake:
     async def finish(self) -> CheckpointManifest:
         with _failure_of_the_node(self._fail):
             return await self._receiving.finish()
+
+
+def _look_at(future: asyncio.Future[None]) -> None:
+    """Nobody may wait for it any more, and asyncio need not complain of that."""
+    if not future.cancelled():
+        future.exception()
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class Node:
             max_log_commands=self._limits.max_log_commands,
         )
         self._durability = Durability(raft)
-        self._checkpoints = Checkpoints(
+        self.checkpoints = Checkpoints(
             raft=raft,
             keeper=keeper,
             log_store=log_store,
@@ -175,7 +175,7 @@ class Node:
             ("tick", self._tick()),
             ("write", self._write()),
             ("crank", self._crank()),
-            ("checkpoint", self._checkpoints.run()),
+            ("checkpoint", self.checkpoints.run()),
             *self._upkeep.tasks(),
         ):
             self._begin_task(name, coroutine)
@@ -414,12 +414,12 @@ class Node:
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
         """A peer, the leader as it believes, begins to send a checkpoint. See `Checkpoints.begin`."""
-        return await self._checkpoints.begin(manifest)
+        return await self.checkpoints.begin(manifest)
 
     def _step(self, message: Message) -> None:
         try:
             if isinstance(message, InstallSnapshot):
-                self._checkpoints.install(message)
+                self.checkpoints.install(message)
             else:
                 self.raft.step(message)
         except (InvariantViolation, DataDirectoryMismatch) as error:
@@ -528,7 +528,7 @@ class Node:
             self._wake_writer.set()
         self._unapplied.extend(ready.committed)
         for peer in ready.snapshots_needed:
-            self._checkpoints.send(peer)
+            self.checkpoints.send(peer)
         for read in ready.reads:
             self._barriers.confirmed(read.request, read.index)
         for request in ready.reads_dropped:
@@ -548,7 +548,7 @@ class Node:
                 payload = None
             batch = self._proposals.batch_of(entry.term, entry.index)
             ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
-            self._checkpoints.applied(entry)
+            self.checkpoints.applied(entry)
             # Watches first: who is told that a lock is his goes on at once, and others wait for him.
             self.hub.publish(changes, self.machine.revision)
             self._proposals.applied(entry.term, entry.index, results)
@@ -560,7 +560,7 @@ class Node:
                 break
         if self._proposals.queued_commands:
             self.wake()  # there may be room in the log now
-        self._checkpoints.make_when_due()
+        self.checkpoints.make_when_due()
 
     async def _write(self) -> None:
         while True:
@@ -571,7 +571,7 @@ class Node:
                 await self._wake_writer.wait()
             writes = self._next_writes()
             if writes[0].restore is not None:
-                await self._checkpoints.restore(writes[0], writes[0].restore)
+                await self.checkpoints.restore(writes[0], writes[0].restore)
                 self._stored_index = writes[0].entries[-1].index if writes[0].entries else writes[0].restore.index
                 self.hub.reset(self.machine.revision)
                 self._proposals.overtaken(writes[0].restore.index)
@@ -686,5 +686,6 @@ class Node:
         )
         self._durability.leadership_lost()
         self._barriers.fail_all(ShuttingDown(reason.message))
+        self.checkpoints.fail_all(ShuttingDown(reason.message))
         self._applied_waits.fail_all(ShuttingDown(reason.message))
         self._announce_leadership()

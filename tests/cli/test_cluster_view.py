@@ -90,6 +90,21 @@ def test_hash(cli: Cli, cluster: RunningCluster) -> None:
 
 
 @pytest.mark.processes
+def test_checkpoint(cli: Cli, cluster: RunningCluster) -> None:
+    cli("put", "checkpoint", "me")
+    result = cli("endpoint", "checkpoint", "-o", "json")
+    assert result.code == 0, result.err
+    made = [one["checkpoint"] for one in result.json["members"]]
+    assert len(made) == 3
+    for one in made:
+        assert one["index"] > 0 < one["size_bytes"]
+        assert one["making"] is False
+    rows = cli("endpoint", "checkpoint", "2").text.splitlines()
+    assert [row.split()[0] for row in rows] == ["ID", "2"]
+    assert cli("endpoint", "checkpoint", "9").code == 2
+
+
+@pytest.mark.processes
 def test_leader_transfer(cli: Cli, cluster: RunningCluster) -> None:
     before = cli("endpoint", "status", "-o", "json").json["leader"]
     target = before % 3 + 1

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from raftkv.errors import StorageError
+from raftkv.errors import ShuttingDown, StorageError
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.transport.protocols import Incoming
@@ -175,6 +175,51 @@ async def test_a_node_that_is_restarted_often_makes_its_checkpoints_all_the_same
             # An entry counts once, also when it has to be applied again.
             assert follower.newest == last // 6 * 6
     assert follower.log_disk.base[0] == 6
+
+
+async def test_one_is_made_when_asked_for_and_a_second_asker_gets_what_came_after_his_question() -> None:
+    async with Follower() as follower:
+        follower.hear(append(0, entries(1, 3), 3))
+        await follower.applied(3)
+        follower.copying.clear()
+        first = asyncio.create_task(follower.node.checkpoints.make_now())
+        await turns()
+        assert follower.node.checkpoints.status().making
+        second = asyncio.create_task(follower.node.checkpoints.make_now())
+        third = asyncio.create_task(follower.node.checkpoints.make_now())
+        follower.hear(append(3, entries(4, 5), 5))
+        await follower.applied(5)
+        follower.copying.set()
+        await asyncio.gather(first, second, third)
+        assert follower.newest == 5
+        status = follower.node.checkpoints.status()
+        assert (status.index, status.making, status.made_at_ms > 0) == (5, False, True)
+        await follower.node.checkpoints.make_now()  # of the same state: nothing to do
+        follower.disk.fail_next("create", errno.ENOSPC)
+        follower.hear(append(5, entries(6, 6), 6))
+        await follower.applied(6)
+        with pytest.raises(CheckpointRefused, match="no room"):
+            await follower.node.checkpoints.make_now()
+        await follower.node.checkpoints.make_now()
+        assert follower.newest == 6
+
+
+async def test_whoever_waits_for_a_checkpoint_is_told_that_the_node_stops() -> None:
+    async with Follower() as follower:
+        follower.hear(append(0, entries(1, 3), 3))
+        await follower.applied(3)
+        follower.copying.clear()
+        waiting = [asyncio.create_task(follower.node.checkpoints.make_now())]
+        await turns()
+        waiting.append(asyncio.create_task(follower.node.checkpoints.make_now()))
+        await turns()
+        await follower.node.stop()
+        for one in waiting:
+            with pytest.raises(ShuttingDown):
+                await one
+        with pytest.raises(ShuttingDown):
+            await follower.node.checkpoints.make_now()
+        follower.copying.set()
 
 
 async def turns() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from raftkv.cli.endpoint.checkpoint import checkpoint
 from raftkv.cli.endpoint.hash import state_hash
 from raftkv.cli.endpoint.health import health
 from raftkv.cli.endpoint.status import status
@@ -12,3 +13,4 @@ app = typer.Typer(help="The nodes of the cluster; one endpoint is enough to see 
 app.command("status")(status)
 app.command("health")(health)
 app.command("hash")(state_hash)
+app.command("checkpoint")(checkpoint)
