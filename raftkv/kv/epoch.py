@@ -1,10 +1,11 @@
 """Fencing epochs: how the numbers that a store gives out go on in a cluster that was restored from a backup.
 
 The old cluster may have given more of them after the backup, and goes on if nobody stops it. So the restored one begins
-far above: an epoch, higher than any before, in the upper bits of the number given last. What is numbered: fencing tokens
-(which must never go back: whoever fences elsewhere would let the old holder through), sessions (or one of the old
-cluster's clients would be answered with what another one did), and the leases that the store numbers itself (or one would
-renew another one's).
+far above: an epoch, higher than any before, in the upper bits of the number given last. What is numbered:
+
+ - fencing tokens, which must never go back: whoever fences elsewhere would let an old holder through;
+ - sessions, or a client of the old cluster would be answered with what another one's writes did;
+ - leases that the store numbers itself, or one client would renew another one's.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def rewind(reader: Reader, revision: int) -> Iterator[Row]:
             yield attachment_key(lease, prefix), b""
     for stored_key, row in reader.scan(LOCKS, LINES):
         head = decode_lock_head(row)
-        # Tickets are revisions, which begin again at `revision`: the next one may be lower than the last one granted.
+        # The next grant is to shut out all before it, and tickets, which are revisions, go back to `revision`.
         yield stored_key, encode_lock_head(head._replace(shared=False, last_granted=0, holders=0, waiting=0))
 
 
