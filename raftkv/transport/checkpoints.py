@@ -76,10 +76,13 @@ async def receive(
         if first is None or first.cluster_id != transport.identity.cluster_id:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "refused: a checkpoint of another cluster")
         incoming = await transport.begin_checkpoint(first.manifest)
-        yield pb.CheckpointProgress(offset=incoming.offset)
-        async for piece in pieces:
-            yield pb.CheckpointProgress(offset=await incoming.write_chunk(piece.offset, piece.data, piece.crc))
-        await incoming.finish()
+        try:
+            yield pb.CheckpointProgress(offset=incoming.offset)
+            async for piece in pieces:
+                yield pb.CheckpointProgress(offset=await incoming.write_chunk(piece.offset, piece.data, piece.crc))
+            await incoming.finish()
+        finally:
+            incoming.close()
         yield pb.CheckpointProgress(done=True)
     except RaftKVError as error:
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {error.message}")

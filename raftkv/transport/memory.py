@@ -90,6 +90,8 @@ class MemoryTransport(Transport):
             self._hub.require_link(peer, self._node)
         except RaftKVError as error:
             raise CheckpointNotSent(error.message) from error
+        finally:
+            incoming.close()
 
     async def close(self) -> None:
         self._hub.detach(self._node)
