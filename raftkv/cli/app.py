@@ -12,7 +12,23 @@ import typer
 from typer.exceptions import TyperException
 
 import raftkv
-from raftkv.cli import bench, demo, elect, endpoint, kv, leader, lease, lock, ls, member, quorum, serve, txn, watch
+from raftkv.cli import (
+    bench,
+    demo,
+    elect,
+    endpoint,
+    kv,
+    leader,
+    lease,
+    lock,
+    ls,
+    member,
+    quorum,
+    serve,
+    snapshot,
+    txn,
+    watch,
+)
 from raftkv.cli.command import TakesCommand
 from raftkv.cli.exits import INTERRUPTED, Exit, asks_for_json, complain, errors_as, exit_code, usage_error
 from raftkv.errors import RaftKVError
@@ -40,6 +56,7 @@ app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(leader.app, name="leader")
 app.add_typer(member.app, name="member")
 app.add_typer(quorum.app, name="quorum")
+app.add_typer(snapshot.app, name="snapshot")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 

@@ -42,6 +42,8 @@ class Identity:
     """Seconds since 1970, for people to read."""
     founded: bool | None = None
     """Whether the node founded the cluster, with `members`, or joined it. None: an earlier raftkv did not say."""
+    restored: bool = False
+    """Whether the cluster was founded on a backup: `cluster_id` says more than its name and `members`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,18 +265,22 @@ def _create_identity(files: FileSystem, path: Path, identity: Identity) -> None:
             )
     # The name of the directory itself must be durable too, before anything in it counts.
     files.fsync_dir(path.parent)
-    write_json(
-        files,
-        path / IDENTITY_NAME,
-        {
-            "format_version": FORMAT_VERSION,
-            "cluster_id": identity.cluster_id,
-            "node_id": identity.node_id,
-            "members": {str(member): address for member, address in identity.members.items()},
-            "created_at": identity.created_at,
-            "founded": identity.founded,
-        },
-    )
+    write_identity(files, path, identity)
+
+
+def write_identity(files: FileSystem, path: Path, identity: Identity) -> None:
+    """Say, durably, whose data the directory `path` holds. Raises StorageError."""
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "cluster_id": identity.cluster_id,
+        "node_id": identity.node_id,
+        "members": {str(member): address for member, address in identity.members.items()},
+        "created_at": identity.created_at,
+        "founded": identity.founded,
+    }
+    if identity.restored:
+        content["restored"] = True
+    write_json(files, path / IDENTITY_NAME, content)
 
 
 def read_identity(path: Path) -> Identity | None:
@@ -286,12 +292,16 @@ def read_identity(path: Path) -> Identity | None:
         founded = stored.get("founded")
         if founded not in (None, True, False):
             raise ValueError(f"founded: {founded!r}")
+        restored = stored.get("restored", False)
+        if type(restored) is not bool:
+            raise ValueError(f"restored: {restored!r}")
         return Identity(
             cluster_id=int(stored["cluster_id"]),
             node_id=NodeId(int(stored["node_id"])),
             members={NodeId(int(member)): str(address) for member, address in stored["members"].items()},
             created_at=float(stored["created_at"]),
             founded=founded,
+            restored=restored,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path / IDENTITY_NAME, error) from error
