@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from raftkv.client import AsyncClient, Fence
+from raftkv.client import AsyncClient, FencingToken
 from raftkv.testing.cluster import LocalCluster
 
 YEAR_S = 31_536_000.0
@@ -27,9 +27,9 @@ ARGUMENTS = ("--wal-segment-bytes", "65536", "--checkpoint-log-bytes", "65536", 
 _HOLDERS: list[asyncio.Task[None]] = []
 
 
-async def held(client: AsyncClient) -> Fence:
+async def held(client: AsyncClient) -> FencingToken:
     """Take the lock, and keep it when this process is gone."""
-    fences: asyncio.Queue[Fence] = asyncio.Queue()
+    fences: asyncio.Queue[FencingToken] = asyncio.Queue()
 
     async def hold() -> None:
         # In a task of its own: it is cancelled when the node, and so the lock, is gone.
