@@ -27,6 +27,7 @@ from raftkv.cli import (
     quorum,
     repair,
     serve,
+    snapshot,
     txn,
     watch,
 )
@@ -59,6 +60,7 @@ app.add_typer(member.app, name="member")
 app.command("doctor")(doctor.doctor)
 app.command("repair")(repair.repair)
 app.add_typer(quorum.app, name="quorum")
+app.add_typer(snapshot.app, name="snapshot")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 

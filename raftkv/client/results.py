@@ -446,3 +446,25 @@ class StateHash:
     applied_index: int
     applied_term: int
     hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotProgress:
+    """How far a backup has come."""
+
+    endpoint: str
+    done_bytes: int
+    total_bytes: int
+    """As far as can be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedSnapshot:
+    """A backup that was written to its end."""
+
+    endpoint: str
+    member_id: int
+    applied_index: int
+    """The entry of the log up to which the state was applied."""
+    revision: int
+    size_bytes: int

@@ -70,8 +70,11 @@ def encode_meta(meta: Meta) -> bytes:
 def read_meta(reader: Reader) -> Meta:
     """Return the META row, or EMPTY_META for a new store. Raises CorruptRow."""
     row = reader.get(META)
-    if row is None:
-        return EMPTY_META
+    return EMPTY_META if row is None else decode_meta(row)
+
+
+def decode_meta(row: bytes) -> Meta:
+    """Raises CorruptState."""
     if row[:1] != bytes((FORMAT,)):
         raise CorruptRow(f"state store of format {row[:1].hex()}; this build reads format {FORMAT:02x}")
     try:

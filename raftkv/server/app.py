@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Index, NodeId, Raft, RaftConfig
+from raftkv.server.backups import Backups
 from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
@@ -294,6 +295,8 @@ def _build(
         changes=changes,
         comparison=comparison,
     )
+    backups = Backups(node, requests.reads, disk, requests.header, cluster.cluster_id)
+    maintenance = MaintenanceService(node, requests, backup=backups.stream, compare=comparisons.run)
     health_service = health.aio.HealthServicer()
     peer_pb2_grpc.add_PeerServicer_to_server(
         PeerService(transport, requests, transfers, changes, comparisons), peer_server
@@ -302,9 +305,7 @@ def _build(
     lease_pb2_grpc.add_LeaseServicer_to_server(LeaseService(requests), client_server)
     lock_pb2_grpc.add_LockServicer_to_server(LockService(requests), client_server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(service, client_server)
-    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(
-        MaintenanceService(node, requests, compare=comparisons.run), client_server
-    )
+    maintenance_pb2_grpc.add_MaintenanceServicer_to_server(maintenance, client_server)
     watches.add_to(client_server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, client_server)
     reflection.enable_server_reflection(

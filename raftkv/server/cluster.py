@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
-from raftkv.errors import ConfigurationError, NoLeader, StorageError
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoLeader, StorageError
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
 from raftkv.server.settings import ServerSettings, founded_cluster_id
 from raftkv.storage.data_dir import IDENTITY_NAME, Identity, check_identity, read_identity
@@ -81,6 +81,10 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
     # Its --member is that of the node in whose place it came, in words that no command line has to be changed for.
     named = settings.member and not identity.replaces
     cluster_id = settings.founded_cluster_id if named else identity.cluster_id
+    if identity.restored:
+        # Its members do not make its id: a backup does, with them. They are to be the same all the same.
+        cluster_id = identity.cluster_id
+        _require_members(identity, settings)
     check_identity(settings.data_dir, identity, cluster_id, NodeId(settings.id))
     address = identity.members.get(identity.node_id)
     if address is None:
@@ -117,6 +121,17 @@ def _read_identity(settings: ServerSettings) -> Identity | None:
         return read_identity(settings.data_dir)
     except StorageError as error:
         raise StorageError(exact(error.message, settings.data_dir, node_id=settings.id)) from error
+
+
+def _require_members(identity: Identity, settings: ServerSettings) -> None:
+    given = {NodeId(node): address for node, address in settings.member.items()}
+    if given and given != identity.members:
+        listed = ",".join(f"{node}={address}" for node, address in sorted(identity.members.items()))
+        raise DataDirectoryMismatch(
+            f"the data directory {settings.data_dir} was restored from a backup for other members than --member names: "
+            f"{listed}. The way out: give exactly this list, or no --member at all; for other members, restore the "
+            "backup again"
+        )
 
 
 def _founding(members: Mapping[NodeId, str]) -> Configuration:

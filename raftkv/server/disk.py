@@ -23,6 +23,7 @@ from raftkv.server.cluster import Cluster
 from raftkv.server.disk_kind import DiskKind, Kind, KindGuard
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
+from raftkv.storage.checkpoint_directory import OpenCopy
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import DataDir, open_data_dir
 from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
@@ -92,6 +93,11 @@ class Disk:
 
     async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
         return await self.checkpoints.create(self.store, configuration_at)
+
+    async def copy_aside(self) -> tuple[OpenCopy, int]:
+        """Copy the state for a reader who takes his time; return that and how many rows it has, about."""
+        rows = self.store.row_count()
+        return await self.checkpoints.copy_aside(self.store), rows
 
     def send(self) -> Sending:
         return self.checkpoints.send()

@@ -88,6 +88,23 @@ class Reads:
         index = await self._node.read_index()
         return peer_pb2.ReadIndexResponse(index=index, replicas=majority(len(self._node.raft.voters)))
 
+    async def catch_up(self, timeout_s: float) -> None:
+        """Return once this node's state has all that was acknowledged before. Raises NoLeader, TooStale, and more."""
+        self._require_readable()
+        point = await self._point()
+        reached = self._applied(LogEnd(0, point.index))
+        if reached is not None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await reached
+            except TimeoutError:
+                raise self._lags(point.index) from None
+
+    def require_state(self) -> None:
+        """Raise FailedPrecondition where there is no state to read here, however stale."""
+        if self._node.raft.is_witness:
+            raise FailedPrecondition(f"node {self._id} is a witness: it holds no data to read")
+
     def log_end(self) -> kv_pb2.LogEndResponse:
         """Return what this node's log ends with, without a header. Raises QuorumUnavailable."""
         return log_end(self._node)
@@ -297,8 +314,7 @@ class Reads:
 
     def _require_readable(self) -> None:
         self._node.require_sound()
-        if self._node.raft.is_witness:
-            raise FailedPrecondition(f"node {self._id} is a witness: it holds no data to read")
+        self.require_state()
         if self._node.was_removed:
             raise NoLeader(f"node {self._id} is not a member of the cluster any more")
 

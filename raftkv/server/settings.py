@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from raftkv.errors import ConfigurationError, InvalidArgument
 from raftkv.quorum import concern_name, parse_concern
+from raftkv.raft import NodeId
 from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
 from raftkv.server.watch_hub import WatchLimits
@@ -399,3 +400,17 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}"
     return f"{name.replace('_', '-')}: {message}" if name else message
+
+
+def parse_members(texts: Iterable[str]) -> dict[NodeId, str]:
+    """Return the members in texts like ID=HOST:PORT, alone or separated by commas. Raises ConfigurationError."""
+    try:
+        found = parse_addresses([part for text in texts for part in text.split(",") if part.strip()])
+    except ValueError as error:
+        raise ConfigurationError(f"--member: {error}") from error
+    assert isinstance(found, dict)
+    if not found:
+        raise ConfigurationError("--member: no member is named")
+    if len(set(found.values())) != len(found):
+        raise ConfigurationError("--member: two members have the same address")
+    return {NodeId(node): address for node, address in found.items()}

@@ -205,6 +205,20 @@ class CheckpointDirectory:
             CheckpointMeta(info.index, info.term, b""), size=size, chunk_crcs=crcs, state_hash=info.state_hash
         )
 
+    def copy_aside(self, store: CopyableStore, name: str, stopped: Callable[[], bool]) -> OpenCopy:
+        """Copy `store` for somebody to read at leisure, in a file without a name. Raises CheckpointRefused."""
+        path = self.path / (name + TEMPORARY_SUFFIX)  # after a crash, the next start removes it
+        with refuse_when_full():
+            file = self.files.create(path)
+        try:
+            with refuse_when_full(), store.copy() as blocks:
+                size, _ = _write_chunks(file, blocks, stopped)
+            opened = self._open_copy(path)
+            return OpenCopy(opened, opened.__enter__(), size)
+        finally:
+            file.close()
+            self.files.unlink(path)
+
     def examine(self, path: Path, stopped: Callable[[], bool]) -> StateInfo:
         """Return what the copy at `path` says of itself. Raises CheckpointRefused when `stopped`."""
         with self._open_copy(path) as reader:
@@ -392,6 +406,24 @@ class CheckpointReader:
         if len(data) != stop - start or google_crc32c.value(data) != self.manifest.chunk_crcs[start // CHUNK_BYTES]:
             raise self._directory.condemn(self.manifest, f"byte offset {start}: checksum mismatch")
         return data
+
+
+class OpenCopy:
+    """A copy of a state for somebody to read: a snapshot that keeps nothing from reuse but its own file."""
+
+    def __init__(self, opened: AbstractContextManager[Reader], reader: Reader, size: int) -> None:
+        self.size = size
+        """Of the file."""
+        self._opened = opened
+        self._reader = reader
+
+    def reader(self, stopped: Callable[[], bool]) -> Reader:
+        """Return what to read it by, in one thread at a time. Scans raise CheckpointRefused once `stopped`."""
+        return _StoppableReader(self._reader, stopped)
+
+    def close(self) -> None:
+        """Give the file back. Nobody reads any more."""
+        self._opened.__exit__(None, None, None)
 
 
 class _StoppableReader:

@@ -21,7 +21,14 @@ from raftkv.storage.checkpoint import (
     StateInfo,
     refuse_when_full,
 )
-from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, CheckpointReader, complete, go_on
+from raftkv.storage.checkpoint_directory import (
+    CREATING,
+    CheckpointDirectory,
+    CheckpointReader,
+    OpenCopy,
+    complete,
+    go_on,
+)
 from raftkv.storage.checkpoint_receive import Incoming
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.wal_segments import describe_os_error
@@ -46,6 +53,8 @@ class CheckpointStore(Generic[S]):
         self._transfers = make_runner("raftkv-transfer")
         self._incoming: Incoming | None = None
         self._give_up_copy = threading.Event()
+        self._aside: set[threading.Event] = set()
+        """Of copies that are being made for readers: sets one, and it is given up."""
         self._restoring = False
         self._busy = False
         self._closed = False
@@ -124,6 +133,25 @@ class CheckpointStore(Generic[S]):
             give_up.set()
             self._busy = False
 
+    async def copy_aside(self, store: S) -> OpenCopy:
+        """Copy what `store` has committed, for a reader who takes his time. Writes go on meanwhile.
+
+        It takes the room of a copy on the disk until it is closed, and is no checkpoint. Raises CheckpointRefused: no
+        room, or it was stopped by `close` or `restore`.
+        """
+        self._require_open()
+        if self._restoring:
+            raise CheckpointRefused("the state is being replaced")
+        give_up = threading.Event()
+        self._aside.add(give_up)
+        try:
+            job = partial(self._directory.copy_aside, store, f"aside-{id(give_up):x}", give_up.is_set)
+            return await self._run(self._creating, job)
+        finally:
+            # Also when cancelled, with the copy still under way.
+            give_up.set()
+            self._aside.discard(give_up)
+
     def send(self) -> Sending:
         """Open the newest checkpoint for sending. Raises CheckpointRefused when there is none."""
         self._require_open()
@@ -166,7 +194,7 @@ class CheckpointStore(Generic[S]):
         await self._run(self._transfers, partial(self._prepare_held, manifest))
         self._restoring = True
         try:
-            self._give_up_copy.set()
+            self._give_up_copies()
             await self._run(self._creating, _nothing)
             return self._engine.swap(store)
         finally:
@@ -202,12 +230,16 @@ class CheckpointStore(Generic[S]):
     async def close(self) -> None:
         """Give up what is under way. Idempotent. Before the state store is closed, which would wait for its copy."""
         self._closed = True
-        self._give_up_copy.set()
+        self._give_up_copies()
         self._directory.closing.set()
         await self._creating.stop()
         await self._transfers.stop()
         if self._incoming is not None:
             self._incoming.close()
+
+    def _give_up_copies(self) -> None:
+        for copying in (self._give_up_copy, *self._aside):
+            copying.set()
 
     def _publish_created(self, manifest: CheckpointManifest) -> CheckpointManifest:
         try:

@@ -52,6 +52,8 @@ class Identity:
     """Ids of the nodes in whose place it came when they were repaired (ADR 9): it may be started under those, too."""
     promote: bool = False
     """It came as a learner in the place of a voter: it asks to be one as soon as it is caught up."""
+    restored: bool = False
+    """Whether the cluster was founded on a backup: `cluster_id` says more than its name and `members`."""
 
     def may_run_as(self, node_id: NodeId) -> bool:
         return node_id == self.node_id or node_id in self.replaces
@@ -358,6 +360,8 @@ def write_identity(files: FileSystem, path: Path, identity: Identity) -> None:
     }
     if identity.replaces:
         content |= {"replaces": list(identity.replaces), "promote": identity.promote}
+    if identity.restored:
+        content["restored"] = True
     write_json(files, path / IDENTITY_NAME, content)
 
 
@@ -370,6 +374,9 @@ def read_identity(path: Path, files: FileSystem | None = None) -> Identity | Non
         founded = stored.get("founded")
         if founded not in (None, True, False):
             raise ValueError(f"founded: {founded!r}")
+        restored = stored.get("restored", False)
+        if type(restored) is not bool:
+            raise ValueError(f"restored: {restored!r}")
         return Identity(
             cluster_id=int(stored["cluster_id"]),
             node_id=NodeId(int(stored["node_id"])),
@@ -378,6 +385,7 @@ def read_identity(path: Path, files: FileSystem | None = None) -> Identity | Non
             founded=founded,
             replaces=tuple(NodeId(int(node)) for node in stored.get("replaces", ())),
             promote=bool(stored.get("promote", False)),
+            restored=restored,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path / IDENTITY_NAME, error, "whose votes and entries these are") from error

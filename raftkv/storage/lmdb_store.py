@@ -246,6 +246,10 @@ class LmdbStore:
         stat = self._environment.stat()
         return int((stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"])
 
+    def row_count(self) -> int:
+        """How many rows there are. Cheap."""
+        return int(self._environment.stat()["entries"])
+
     def close(self) -> None:
         """Flush everything and release the store. Idempotent; open snapshots become unusable.
 

@@ -1,0 +1,38 @@
+"""How far a backup or a restore has come: a bar on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+REFRESH_PER_S: Final = 4
+
+
+class Shown(Protocol):
+    """Told of a phase, how much of it is done, and of how much."""
+
+    def __call__(self, phase: str, done: int, total: int, /) -> None: ...
+
+
+@contextmanager
+def bar(*, in_bytes: bool) -> Iterator[Shown]:
+    """Show the progress of phases on stderr while the block runs."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda phase, done, total: None
+        return
+    amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (TextColumn("{task.completed:,.0f}"),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=REFRESH_PER_S) as progress:
+        tasks = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(phase)
+            progress.update(tasks[phase], completed=done, total=total)
+
+        yield show

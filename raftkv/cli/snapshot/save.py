@@ -1,0 +1,98 @@
+"""`raftkv snapshot save`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raftkv.cli.exits import say
+from raftkv.cli.options import DEFAULT_ENDPOINTS, Endpoints, Format, Output
+from raftkv.cli.output import megabytes, print_json
+from raftkv.cli.session import run_with_client
+from raftkv.cli.snapshot.bar import bar
+from raftkv.client import AsyncClient, SavedSnapshot, SnapshotProgress
+from raftkv.client.core import DEFAULT_TIMEOUT_S
+from raftkv.errors import ConnectionFailed, DeadlineExceeded
+from raftkv.storage.backup_file import BackupWriter
+from raftkv.storage.backup_format import BackupSummary
+
+
+def save(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the backup goes.")],
+    *,
+    revision: Annotated[
+        int, typer.Option(min=0, help="The keys, and their history, as of this revision; 0: all there is now.")
+    ] = 0,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Whatever state the node has, however old; needs no leader.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    endpoints: Endpoints = DEFAULT_ENDPOINTS,
+    output: Format = Output.TABLE,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.001, max=86_400, metavar="SECONDS", help="For every silence of the node, not for all."
+        ),
+    ] = 60.0,
+) -> None:
+    """Save a consistent backup of the running cluster: keys with history, leases, locks, sessions.
+
+    The first endpoint that can sends it, so name one node to have that node do it; writes go on meanwhile. All that was
+    acknowledged before is in it, unless --stale. The bytes are checked as they come, written to FILE.part, and put in
+    place once they are whole and on the disk; otherwise nothing is left.
+
+    With --revision there are no sessions in it, nobody holds a lock or waits for one, and keys whose lease has ended
+    since are deleted. Ids and fencing tokens are those of now: nothing is given twice.
+    """
+    began = time.monotonic()
+    saved, summary = run_with_client(
+        endpoints,
+        DEFAULT_TIMEOUT_S,
+        lambda client: _save(client, file, revision=revision, stale=stale, force=force, timeout=timeout),
+    )
+    seconds = time.monotonic() - began
+    if output is Output.JSON:
+        print_json(
+            {
+                "file": str(file),
+                "endpoint": saved.endpoint,
+                "member_id": saved.member_id,
+                "revision": saved.revision,
+                "applied_index": saved.applied_index,
+                "rows": summary.rows,
+                "size_bytes": summary.file_bytes,
+                "state_hash": summary.state_hash.hex(),
+                "seconds": round(seconds, 3),
+            }
+        )
+        return
+    rate = megabytes(int(summary.file_bytes / max(seconds, 0.001)))
+    say(
+        f"saved revision {saved.revision} (entry {saved.applied_index}) of node {saved.member_id} to {file}: "
+        f"{summary.rows:,} rows, {megabytes(summary.file_bytes)} in {seconds:.1f} s ({rate}/s)"
+    )
+
+
+async def _save(
+    client: AsyncClient, file: Path, *, revision: int, stale: bool, force: bool, timeout: float
+) -> tuple[SavedSnapshot, BackupSummary]:
+    begun = False
+
+    def moved(one: SnapshotProgress) -> None:
+        nonlocal begun
+        begun = True
+        show(f"node {one.endpoint}", one.done_bytes, one.total_bytes)
+
+    with BackupWriter(file, replace=force) as writer, bar(in_bytes=True) as show:
+        try:
+            saved = await client.save_snapshot(writer, revision=revision, stale=stale, progress=moved, timeout=timeout)
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if begun:
+                error.message = f"{error.message}. The backup was cut short, and nothing of it is kept: try again"
+            raise
+        return saved, await asyncio.to_thread(writer.finish)

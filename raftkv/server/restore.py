@@ -1,0 +1,267 @@
+"""Makes the data directories of a new cluster from a backup. Offline; all or nothing.
+
+The new cluster begins where the backup ends: the same keys at the same revisions, in a cluster with an id of its own
+and with numbers that go on in a new epoch (raftkv.kv.epoch). Each directory gets what a node has that was sent a
+checkpoint by a peer just before its first start: the checkpoint, and no log. What says whose it all is (identity.json)
+comes last: until then a node refuses to start there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import chain, islice
+from pathlib import Path
+from typing import Final
+
+from raftkv.errors import ConfigurationError, StorageError
+from raftkv.invariant import invariant
+from raftkv.kv.epoch import MAX_EPOCH, epoch_of, in_epoch, next_epoch
+from raftkv.kv.keys import META
+from raftkv.kv.records import FORMAT, Meta, decode_meta, encode_meta
+from raftkv.raft import Configuration, NodeId
+from raftkv.raft.membership import encode_configuration
+from raftkv.server.disk import inspect_state
+from raftkv.server.disk_kind import NAME as KIND_NAME
+from raftkv.server.disk_kind import Kind
+from raftkv.storage.backup_file import BackupReader
+from raftkv.storage.backup_format import HASH_BYTES, BackupSummary, DamagedBackup
+from raftkv.storage.checkpoint import CheckpointRefused
+from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, complete
+from raftkv.storage.data_dir import CHECKPOINTS_NAME, IDENTITY_NAME, Identity, write_identity, write_json
+from raftkv.storage.files import FileSystem, OsFileSystem
+from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
+
+EPOCH_BEGINS_S: Final = 1_577_836_800
+"""2020-01-01 in seconds since 1970: epochs are minutes since."""
+ROWS_PER_TRANSACTION: Final = 20_000
+SCRATCH_NAME: Final = "restore.scratch"
+
+_LENGTHS = struct.Struct(">II")
+
+Progress = Callable[[str, int, int], object]
+"""Told what is done, how much of it, and of how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a restore is to make."""
+
+    members: Mapping[NodeId, str]
+    """Peer addresses of all members of the new cluster."""
+    directories: Mapping[NodeId, Path]
+    """Of those whose data directories are to be made."""
+    cluster_name: str
+    epoch: int | None
+    """None: the next one by the clock. Equal for all members."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was made."""
+
+    backup: BackupSummary
+    cluster_id: int
+    epoch: int
+    directories: Mapping[NodeId, Path]
+    state_hash: bytes
+    """Of the new state: equal on all members. That of the backup, but for the numbers in the META row."""
+
+
+def read_whole(path: Path, progress: Progress) -> tuple[BackupSummary, Meta, list[int]]:
+    """Read a backup to its end; return what it is, its META row, and how many rows each table has, by its number.
+
+    Raises ConfigurationError, DamagedBackup.
+    """
+    done = size = 0
+
+    def read(more: int) -> None:
+        nonlocal done
+        done += more
+        progress("verify", done, max(size, done))
+
+    with BackupReader(path, read) as backup:
+        size = backup.size
+        meta = None
+        counts = [0] * 256
+        for key, value in backup.rows():
+            if meta is None:
+                meta = _meta_of(path, backup, key, value)
+            counts[key[0]] += 1
+        if meta is None:
+            raise DamagedBackup(f"{path}: the backup has no rows")
+        return backup.summary, meta, counts
+
+
+def restore(path: Path, plan: Plan, *, progress: Progress, files: FileSystem | None = None) -> Restored:
+    """Make the directories of `plan` from the backup at `path`. Blocks.
+
+    Raises ConfigurationError, DamagedBackup, StorageError; what was there before is then as it was.
+    """
+    for directory in plan.directories.values():
+        _require_empty(directory)
+    summary, meta, _ = read_whole(path, progress)
+    epoch = _epoch(plan, meta)
+    new = in_epoch(meta, epoch)
+    cluster_id = restored_cluster_id(plan.cluster_name, plan.members, summary.state_hash, epoch)
+    configuration = encode_configuration(
+        Configuration(voters=frozenset(plan.members), addresses=tuple(sorted(plan.members.items())))
+    )
+    files = files or OsFileSystem()
+    with _made(plan, files) as directories:
+        with _scratch(next(iter(directories.values()))) as scratch:
+            hashes = {_fill(scratch, path, summary, new, progress)}
+            for number, directory in enumerate(directories.values()):
+                progress("write", number, len(directories))
+                hashes.add(_checkpoint(files, directory, scratch, configuration))
+            progress("write", len(directories), len(directories))
+        invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
+        now = time.time()
+        for directory in directories.values():
+            write_json(files, directory / KIND_NAME, {"kind": Kind.DATA})
+        for node, directory in directories.items():
+            identity = Identity(
+                cluster_id=cluster_id,
+                node_id=node,
+                members=dict(plan.members),
+                created_at=now,
+                founded=True,
+                restored=True,
+            )
+            write_identity(files, directory, identity)
+    return Restored(summary, cluster_id, epoch, dict(directories), hashes.pop())
+
+
+def restored_cluster_id(name: str, members: Mapping[NodeId, str], state_hash: bytes, epoch: int) -> int:
+    """Return the identity of the cluster that these members make of a backup: another one for every epoch."""
+    listed = ",".join(f"{node}={address}" for node, address in sorted(members.items()))
+    text = f"{name}\n{listed}\nrestored {state_hash.hex()} {epoch}"
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _meta_of(path: Path, backup: BackupReader, key: bytes, value: bytes) -> Meta:
+    """Return the META row, the first one. Raises StorageError unless it is what the header says."""
+    header = backup.header
+    if header.state_format != FORMAT:
+        raise DamagedBackup(
+            f"{path} is the backup of a state of format {header.state_format}; this raftkv reads format {FORMAT}. The "
+            "way out: take the raftkv that made it, or a newer one"
+        )
+    if key != META:
+        raise DamagedBackup(f"{path}: the backup does not begin with the state's own row")
+    meta = decode_meta(value)
+    said = (header.index, header.term, header.revision, header.compacted_revision, header.time_ms, header.last_token)
+    if said != (*meta[:5], meta.last_token) or not meta.applied_index:
+        raise DamagedBackup(f"{path}: the backup's header says something else than its rows")
+    return meta
+
+
+def _epoch(plan: Plan, meta: Meta) -> int:
+    least = epoch_of(meta) + 1
+    minutes = int(time.time() - EPOCH_BEGINS_S) // 60
+    epoch = next_epoch(meta, minutes) if plan.epoch is None else plan.epoch
+    if not least <= epoch <= MAX_EPOCH:
+        raise ConfigurationError(
+            f"the fencing epoch is to be {epoch}, and this backup takes {least} to {MAX_EPOCH}: it is of epoch "
+            f"{least - 1}, and tokens never go back"
+        )
+    return epoch
+
+
+def _require_empty(directory: Path) -> None:
+    try:
+        found = sorted(entry.name for entry in directory.iterdir() if entry.name != "lost+found")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be used as a data directory: {error.strerror}") from error
+    if found:
+        left = "an interrupted restore" if IDENTITY_NAME not in found and CHECKPOINTS_NAME in found else "other data"
+        raise ConfigurationError(
+            f"{directory} is not empty: it holds {', '.join(found[:5])}, {left}. Nothing was changed. The way out: "
+            "name a directory that is empty or not there yet, or move away what is in it"
+        )
+
+
+@contextmanager
+def _made(plan: Plan, files: FileSystem) -> Iterator[dict[NodeId, Path]]:
+    """Make the directories; if the block fails, take back all that it put there."""
+    made: list[Path] = []
+    directories = dict(sorted(plan.directories.items()))
+    try:
+        for directory in directories.values():
+            for parent in reversed([one for one in (directory, *directory.parents) if not one.exists()]):
+                parent.mkdir(mode=0o700)
+                made.append(parent)
+                files.fsync_dir(parent.parent)
+        yield directories
+    except BaseException as error:
+        # Ctrl-C too.
+        for directory in directories.values():
+            _empty(directory)
+        for parent in reversed(made):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            raise StorageError(f"nothing was restored: {error.filename or 'the disk'}: {error.strerror}") from error
+        if isinstance(error, CheckpointRefused | StorageError):
+            raise StorageError(f"nothing was restored: {error.message}") from error
+        raise
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[LmdbStore]:
+    """Open an empty store in `directory` that is gone at the end of the block."""
+    store = LmdbStore.open(directory / SCRATCH_NAME)
+    try:
+        yield store
+    finally:
+        store.discard()
+        shutil.rmtree(directory / SCRATCH_NAME)
+
+
+def _fill(store: LmdbStore, path: Path, verified: BackupSummary, meta: Meta, progress: Progress) -> bytes:
+    """Put the rows of a backup that was found whole into `store`, with another META row; return their state hash."""
+    done = 0
+    hashed = blake2b(digest_size=HASH_BYTES)
+    with BackupReader(path) as backup:
+        rows = chain([(META, encode_meta(meta))], islice(backup.rows(), 1, None))
+        while some := list(islice(rows, ROWS_PER_TRANSACTION)):
+            with store.write() as writer:
+                for key, value in some:
+                    writer.put(key, value)
+                    hashed.update(_LENGTHS.pack(len(key), len(value)) + key + value)
+            done += len(some)
+            progress("load", done, verified.rows)
+        if backup.summary != verified:
+            raise DamagedBackup(f"{path}: the file has changed since it was verified")
+    return hashed.digest()
+
+
+def _checkpoint(files: FileSystem, directory: Path, store: LmdbStore, configuration: bytes) -> bytes:
+    """Make the checkpoint of a new member; return its state hash."""
+    path = directory / CHECKPOINTS_NAME
+    checkpoints = CheckpointDirectory(files, path, LmdbEngine(directory).open_copy, inspect_state)
+    checkpoints.load()
+    made = checkpoints.copy_state(store, lambda: False)
+    # "received": the log need not reach it.
+    checkpoints.publish(CREATING, replace(complete(made, configuration), received=True))
+    return made.state_hash
+
+
+def _empty(directory: Path) -> None:
+    """Remove what a restore may have put into a directory."""
+    # First of all what would let a node start there.
+    with contextlib.suppress(OSError):
+        (directory / IDENTITY_NAME).unlink()
+    for name in (IDENTITY_NAME + ".tmp", KIND_NAME, KIND_NAME + ".tmp"):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink()
+    for name in (CHECKPOINTS_NAME, SCRATCH_NAME):
+        shutil.rmtree(directory / name, ignore_errors=True)
