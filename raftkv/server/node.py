@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -41,6 +40,7 @@ from raftkv.raft import (
     Role,
     Term,
 )
+from raftkv.raft.log import entry_bytes
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.alarms import Alarms
 from raftkv.server.applied_waits import AppliedWaits, Reached
@@ -52,8 +52,10 @@ from raftkv.server.durability import Copies, Durability
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.replay import REPLAY_BYTES, in_slices
 from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import LogStore
 from raftkv.transport.protocols import Incoming, Transport
 
@@ -160,12 +162,27 @@ class Node:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def recover(self) -> None:
-        """Apply what is known to be committed, so that the node does not begin by serving an older state."""
+    def recover(self, progress: Progress = UNHEARD) -> None:
+        """Apply what is known to be committed, so that the node does not begin by serving an older state.
+
+        Nobody waits for a result yet, nor watches: so many entries share a transaction.
+        """
+        committed: list[Entry] = []
         while (ready := self.raft.ready()) is not None:
             invariant(not ready.messages and ready.write is None, "a node that has heard nothing has nothing to say")
-            self._unapplied.extend(ready.committed)
-        self._apply(until=math.inf)
+            committed += ready.committed
+        with progress.phase("applying the log", sum(map(entry_bytes, committed))) as phase:
+            for entries in in_slices(committed, REPLAY_BYTES):
+                self._replay(entries)
+                phase.advance(sum(map(entry_bytes, entries)))
+        self.hub.reset(self.machine.revision)
+        self.checkpoints.make_when_due()
+
+    def _replay(self, entries: Sequence[Entry]) -> None:
+        self.machine.apply([AppliedEntry(entry.index, entry.term, self._payload(entry)) for entry in entries])
+        for entry in entries:
+            self.checkpoints.applied(entry)
+        self.raft.applied(entries[-1].index)
 
     async def start(self) -> None:
         """Join the cluster. Call `recover` before."""
@@ -540,12 +557,7 @@ class Node:
         """Apply what is committed, entry by entry, until there is no more or it is `until` (event loop time)."""
         while self._unapplied:
             entry = self._unapplied.popleft()
-            payload = entry.data if entry.kind is EntryKind.COMMANDS else None
-            if payload == b"":
-                # Only a witness is sent entries without their payload, and it may not have come to the entry yet that
-                # says so. A node that holds data and skipped one would diverge.
-                invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
-                payload = None
+            payload = self._payload(entry)
             batch = self._proposals.batch_of(entry.term, entry.index)
             ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
             self.checkpoints.applied(entry)
@@ -561,6 +573,17 @@ class Node:
         if self._proposals.queued_commands:
             self.wake()  # there may be room in the log now
         self.checkpoints.make_when_due()
+
+    def _payload(self, entry: Entry) -> bytes | None:
+        """Return what the state machine is to be given of an entry, in front of which everything has been applied."""
+        if entry.kind is not EntryKind.COMMANDS:
+            return None
+        if entry.data == b"":
+            # Only a witness is sent entries without their payload, and it may not have come to the entry yet that
+            # says so. A node that holds data and skipped one would diverge.
+            invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
+            return None
+        return entry.data
 
     async def _write(self) -> None:
         while True:

@@ -142,6 +142,15 @@ def read_file(files: FileSystem, path: Path) -> bytes:
         file.close()
 
 
+def file_size(files: FileSystem, path: Path) -> int:
+    """Return the size of `path`. Raises OSError."""
+    file = files.open(path)
+    try:
+        return file.size()
+    finally:
+        file.close()
+
+
 def write_all(file: File, data: bytes, offset: int) -> None:
     """Write all of `data`, going on after short writes."""
     written = file.pwrite(data, offset)

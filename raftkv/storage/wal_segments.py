@@ -18,6 +18,7 @@ from pathlib import Path
 from raftkv.errors import CorruptLog, StorageError
 from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, publish_file, write_all, write_zeros
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.wal_format import (
     BASE_NAME,
@@ -280,6 +281,7 @@ def open_segments(
     make_nonce: Callable[[], int],
     clean_tail: WalPosition | None,
     must_exist: bool = False,
+    progress: Progress = UNHEARD,
 ) -> tuple[SegmentWriter, RecoveredSegments | None]:
     """Recover the log in `directory`, creating it if need be, and make it ready for appending.
 
@@ -295,7 +297,7 @@ def open_segments(
     try:
         files.mkdir(directory)
         files.fsync_dir(directory.parent)
-        found = recover(files, directory, clean_tail)
+        found = recover(files, directory, clean_tail, progress)
         if found is None and must_exist:
             raise CorruptLog(
                 f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone. "
