@@ -24,6 +24,7 @@ from raftkv.raft.messages import InstallSnapshot
 from raftkv.server.compaction import CompactionPolicy
 from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
+from raftkv.server.pulse import Pulse
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
@@ -49,11 +50,13 @@ class Checkpoints:
         transport: Transport,
         due_bytes: int,
         begin_task: BeginTask,
+        pulse: Pulse,
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
     ) -> None:
-        """`due_bytes`: see `NodeLimits.checkpoint_log_bytes`. `deliver` takes a message whose checkpoint is here now;
+        """`due_bytes`: see `NodeLimits.checkpoint_log_bytes`. `pulse` says how late its ticks come.
+        `deliver` takes a message whose checkpoint is here now;
         `wake` has the core asked what there is to do; `fail` stops the node.
         """
         self._raft = raft
@@ -66,6 +69,7 @@ class Checkpoints:
         for entry in raft.log.slice(Index(newest + 1), Index(raft.log.applied + 1), sys.maxsize):
             self.applied(entry)
         self._begin_task = begin_task
+        self._pulse = pulse
         self._deliver = deliver
         self._wake = wake
         self._fail = fail
@@ -116,14 +120,20 @@ class Checkpoints:
         if newest is not None and newest.index == self._keeper.machine.applied_index:
             return
         self._policy.begun()
-        manifest = await self._keeper.create(self._configuration_at)
+        with self._pulse.measure() as longest:
+            manifest = await self._keeper.create(self._configuration_at)
         if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
             return  # a snapshot was installed meanwhile
         self._made_at = time.time()
         first_kept = self._policy.made(manifest.index)
         self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
         await self._log_store.compact(first_kept)
-        log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
+        log.info(
+            "checkpoint made, log compacted",
+            index=manifest.index,
+            first_kept=first_kept,
+            longest_delay_ms=round(longest.ms, 1),
+        )
 
     async def make_now(self) -> None:
         """Make a checkpoint of the present state, or a later one. Waits for one that is being made already.

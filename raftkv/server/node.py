@@ -52,6 +52,7 @@ from raftkv.server.durability import Copies, Durability
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.pulse import Pulse
 from raftkv.server.replay import REPLAY_BYTES, in_slices
 from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
@@ -128,6 +129,7 @@ class Node:
             max_log_commands=self._limits.max_log_commands,
         )
         self._durability = Durability(raft)
+        self._pulse = Pulse()
         self.checkpoints = Checkpoints(
             raft=raft,
             keeper=keeper,
@@ -135,6 +137,7 @@ class Node:
             transport=transport,
             due_bytes=self._limits.checkpoint_log_bytes,
             begin_task=self._begin_task,
+            pulse=self._pulse,
             deliver=self._step,
             wake=self.wake,
             fail=self._fail,
@@ -465,6 +468,7 @@ class Node:
             # Timers may end a little early. Ticks must not: leases rest on them.
             while (left_ms := due_ms - self._clock.now_ms()) > 0:  # noqa: ASYNC110 - it waits for time
                 await asyncio.sleep(max(left_ms, SHORTEST_SLEEP_MS) / 1000)
+            self._pulse.late(-left_ms)
             self._time.tick()
             self.raft.tick()
             self.wake()
