@@ -7,15 +7,21 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from raftkv.cli.exits import Exit, exit_code, fail
+from raftkv.cli.start_bar import start_display
 from raftkv.errors import RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.server.app import serve
 from raftkv.server.endpoints_book import saying_how_to_repair
 from raftkv.server.logs import configure_logging
 from raftkv.server.settings import ServerSettings, load_settings
+from raftkv.server.start_progress import StartProgress
+from raftkv.storage.progress import Interrupted
+
+log = structlog.get_logger("raftkv.start")
 
 
 def run_node(flags: Mapping[str, object], config: Path | None) -> None:
@@ -32,8 +38,25 @@ def run_node(flags: Mapping[str, object], config: Path | None) -> None:
 
 
 async def _serve(settings: ServerSettings) -> None:
-    stop = asyncio.Event()
+    stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    progress = StartProgress(start_display())
+    running = loop.create_task(serve(settings, stop, started=started.set, progress=progress))
+
+    def end() -> None:
+        if started.is_set():
+            stop.set()
+        else:
+            running.cancel()
+
+    def on_signal(number: int, frame: object) -> None:
+        progress.interrupt()
+        loop.call_soon_threadsafe(end)
+
+    # Not the event loop's handlers: those run when the loop gets its turn, and a long start keeps it waiting.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+        signal.signal(number, on_signal)
+    try:
+        await running
+    except (Interrupted, asyncio.CancelledError):
+        log.info("stopped before it served")

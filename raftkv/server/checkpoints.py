@@ -25,6 +25,7 @@ from raftkv.raft.progress import ProgressState
 from raftkv.server.compaction import CompactionPolicy
 from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
+from raftkv.server.pulse import Pulse
 from raftkv.server.transfers import Phase, Transfer, Watched
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
@@ -52,6 +53,7 @@ class Checkpoints:
         due_bytes: int,
         due_entries: int,
         begin_task: BeginTask,
+        pulse: Pulse,
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
@@ -59,8 +61,9 @@ class Checkpoints:
     ) -> None:
         """`corruption`: what keeps the state from being copied or sent on.
 
-        `due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `deliver` takes a
-        message whose checkpoint is here now; `wake` has the core asked what there is to do; `fail` stops the node.
+        `due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `pulse` says how late
+        its ticks come. `deliver` takes a message whose checkpoint is here now; `wake` has the core asked what there is
+        to do; `fail` stops the node.
         """
         self._raft = raft
         self._keeper = keeper
@@ -72,6 +75,7 @@ class Checkpoints:
         for entry in raft.log.slice(Index(newest + 1), Index(raft.log.applied + 1), sys.maxsize):
             self.applied(entry)
         self._begin_task = begin_task
+        self._pulse = pulse
         self._deliver = deliver
         self._wake = wake
         self._fail = fail
@@ -129,7 +133,8 @@ class Checkpoints:
         if newest is not None and newest.index == self._keeper.machine.applied_index:
             return
         self._policy.begun()
-        manifest = await self._keeper.create(self._configuration_at)
+        with self._pulse.measure() as longest:
+            manifest = await self._keeper.create(self._configuration_at)
         self._require_sound()  # else the log, which the right state can be made from again, would be cut
         if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
             return  # a snapshot was installed meanwhile
@@ -138,7 +143,12 @@ class Checkpoints:
         first_kept = self._policy.made(manifest.index, fallback.index if fallback else Index(0), self._needed())
         self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
         await self._log_store.compact(first_kept)
-        log.info("checkpoint made, log compacted", index=manifest.index, first_kept=first_kept)
+        log.info(
+            "checkpoint made, log compacted",
+            index=manifest.index,
+            first_kept=first_kept,
+            longest_delay_ms=round(longest.ms, 1),
+        )
 
     def _require_sound(self) -> None:
         """Raise CheckpointRefused where the state is not to be trusted: nothing that others or this node may come to

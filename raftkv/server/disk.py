@@ -27,6 +27,7 @@ from raftkv.storage.checkpoint_directory import OpenCopy
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import DataDir, open_data_dir
 from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import LogStore, RecoveredLog
 from raftkv.storage.recovery import Recovered, recover_node
 from raftkv.storage.wal import WriteAheadLog
@@ -193,7 +194,7 @@ def _open_store(engine: LmdbEngine, data_dir: DataDir) -> LmdbStore:
 
 
 @asynccontextmanager
-async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator[Disk]:
+async def open_disk(settings: ServerSettings, cluster: Cluster, *, progress: Progress = UNHEARD) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
@@ -213,6 +214,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             segment_bytes=settings.wal_segment_bytes,
             clean_tail=data_dir.clean_tail,
             must_exist=data_dir.ran_before,
+            progress=progress,
         )
         stack.push_async_callback(wal.close)
         kind = DiskKind.open(settings.data_dir, cluster.node_id)
@@ -227,7 +229,9 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
         checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)
         stack.push_async_callback(checkpoints.close)
         open_store = partial(_open_store, engine, data_dir)
-        node = await recover_node(wal, recovered, checkpoints, open_store=open_store, applied_index=_applied_index)
+        node = await recover_node(
+            wal, recovered, checkpoints, open_store=open_store, applied_index=_applied_index, progress=progress
+        )
         _report(node)
         recovered = node.log
         machine = StateMachine(node.store)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -51,6 +50,7 @@ from raftkv.raft import (
     Role,
     Term,
 )
+from raftkv.raft.log import entry_bytes
 from raftkv.raft.messages import AppendRequest, InstallSnapshot
 from raftkv.server.alarms import Alarms
 from raftkv.server.applied_waits import AppliedWaits, Reached
@@ -64,11 +64,14 @@ from raftkv.server.fitness import Objections
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
 from raftkv.server.proposals import Outcome, Proposals
+from raftkv.server.pulse import Pulse
 from raftkv.server.quarantine import Quarantine
+from raftkv.server.replay import REPLAY_BYTES, in_slices
 from raftkv.server.state_hashes import StateHashes, asks_for_hash
 from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.storage.corrupt_mark import CorruptMark
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import LogStore
 from raftkv.storage.worker import Inline, Runner
 from raftkv.transport.protocols import Incoming, Transport
@@ -153,6 +156,7 @@ class Node:
             max_log_commands=self._limits.max_log_commands,
         )
         self._durability = Durability(raft)
+        self._pulse = Pulse()
         self.checkpoints = Checkpoints(
             raft=raft,
             keeper=keeper,
@@ -161,6 +165,7 @@ class Node:
             due_bytes=self._limits.checkpoint_log_bytes,
             due_entries=self._limits.checkpoint_entries,
             begin_task=self._begin_task,
+            pulse=self._pulse,
             deliver=self._step,
             wake=self.wake,
             fail=self._fail,
@@ -198,12 +203,27 @@ class Node:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def recover(self) -> None:
-        """Apply what is known to be committed, so that the node does not begin by serving an older state."""
+    def recover(self, progress: Progress = UNHEARD) -> None:
+        """Apply what is known to be committed, so that the node does not begin by serving an older state.
+
+        Nobody waits for a result yet, nor watches: so many entries share a transaction.
+        """
+        committed: list[Entry] = []
         while (ready := self.raft.ready()) is not None:
             invariant(not ready.messages and ready.write is None, "a node that has heard nothing has nothing to say")
-            self._unapplied.extend(ready.committed)
-        self._apply(until=math.inf)
+            committed += ready.committed
+        with progress.phase("applying the log", sum(map(entry_bytes, committed))) as phase:
+            for entries in in_slices(committed, REPLAY_BYTES):
+                self._replay(entries)
+                phase.advance(sum(map(entry_bytes, entries)))
+        self.hub.reset(self.machine.revision)
+        self.checkpoints.make_when_due()
+
+    def _replay(self, entries: Sequence[Entry]) -> None:
+        self.machine.apply([AppliedEntry(entry.index, entry.term, self._payload(entry)) for entry in entries])
+        for entry in entries:
+            self.checkpoints.applied(entry)
+        self.raft.applied(entries[-1].index)
 
     async def start(self) -> None:
         """Join the cluster. Call `recover` before."""
@@ -538,6 +558,7 @@ class Node:
             # Timers may end a little early. Ticks must not: leases rest on them.
             while (left_ms := due_ms - self._clock.now_ms()) > 0:  # noqa: ASYNC110 - it waits for time
                 await asyncio.sleep(max(left_ms, SHORTEST_SLEEP_MS) / 1000)
+            self._pulse.late(-left_ms)
             self._time.tick()
             self.raft.tick()
             self.wake()
@@ -630,12 +651,7 @@ class Node:
         """Apply what is committed, entry by entry, until there is no more or it is `until` (event loop time)."""
         while self._unapplied:
             entry = self._unapplied.popleft()
-            payload = entry.data if entry.kind is EntryKind.COMMANDS else None
-            if payload == b"":
-                # Only a witness is sent entries without their payload, and it may not have come to the entry yet that
-                # says so. A node that holds data and skipped one would diverge.
-                invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
-                payload = None
+            payload = self._payload(entry)
             batch = self._proposals.batch_of(entry.term, entry.index)
             try:
                 ((results, changes),) = self.machine.apply([AppliedEntry(entry.index, entry.term, payload, batch)])
@@ -675,6 +691,17 @@ class Node:
                 self.wake()
 
         self._begin_task("await-room", wait())
+
+    def _payload(self, entry: Entry) -> bytes | None:
+        """Return what the state machine is to be given of an entry, in front of which everything has been applied."""
+        if entry.kind is not EntryKind.COMMANDS:
+            return None
+        if entry.data == b"":
+            # Only a witness is sent entries without their payload, and it may not have come to the entry yet that
+            # says so. A node that holds data and skipped one would diverge.
+            invariant(self.machine.holds_nothing, "entry {} has no payload, and this node has data", entry.index)
+            return None
+        return entry.data
 
     async def _write(self) -> None:
         while True:

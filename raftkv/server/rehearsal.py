@@ -38,6 +38,7 @@ from raftkv.storage.data_dir import (
 from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from raftkv.storage.overlay import Overlay
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, RecoveredLog
 from raftkv.storage.recovery import recover_node
 from raftkv.storage.wal import WriteAheadLog
@@ -75,7 +76,9 @@ def _applied_index(store: OrderedStore) -> Index:
 class _Checkpoints(CheckpointStore[MemoryOrderedStore]):
     """Verifies what it would restore, and restores nothing."""
 
-    def restore_at_start(self, manifest: CheckpointManifest, store: MemoryOrderedStore | None) -> MemoryOrderedStore:
+    def restore_at_start(
+        self, manifest: CheckpointManifest, store: MemoryOrderedStore | None, progress: Progress = UNHEARD
+    ) -> MemoryOrderedStore:
         """See `CheckpointStore.restore_at_start`. Raises DamagedCheckpoint."""
         reader = self._directory.open_reader(manifest)
         try:

@@ -31,6 +31,7 @@ from raftkv.storage.checkpoint_directory import (
 )
 from raftkv.storage.checkpoint_receive import Incoming
 from raftkv.storage.files import FileSystem, OsFileSystem
+from raftkv.storage.progress import UNHEARD, Phase, Progress
 from raftkv.storage.wal_segments import describe_os_error
 from raftkv.storage.worker import Runner, Worker
 
@@ -209,10 +210,13 @@ class CheckpointStore(Generic[S]):
 
         return await self._run(self._transfers, work)
 
-    def restore_at_start(self, manifest: CheckpointManifest, store: S | None) -> S:
+    def restore_at_start(self, manifest: CheckpointManifest, store: S | None, progress: Progress = UNHEARD) -> S:
         """Do what `restore` does, blocking, with the checkpoint of choice. Before the node runs."""
-        with _storage_errors(self._directory.path):
-            self._prepare(manifest)
+        with (
+            _storage_errors(self._directory.path),
+            progress.phase("restoring the state from a checkpoint", manifest.size) as phase,
+        ):
+            self._prepare(manifest, phase)
         return self._engine.swap(store)
 
     async def forget_above(self, manifest: CheckpointManifest) -> None:
@@ -271,10 +275,11 @@ class CheckpointStore(Generic[S]):
         self._directory.release(manifest.index)
         self._directory.delete_superseded()
 
-    def _prepare(self, manifest: CheckpointManifest) -> None:
+    def _prepare(self, manifest: CheckpointManifest, phase: Phase | None = None) -> None:
         reader = self._directory.open_reader(manifest)
         try:
-            self._engine.prepare(reader.blocks())
+            blocks = reader.blocks()
+            self._engine.prepare(blocks if phase is None else _told(blocks, phase))
         finally:
             reader.close()
 
@@ -359,6 +364,12 @@ class Receiving:
     async def abort(self) -> None:
         """Forget what was received."""
         await self._run(self._incoming.abort)
+
+
+def _told(blocks: Iterator[bytes], phase: Phase) -> Iterator[bytes]:
+    for block in blocks:
+        yield block
+        phase.advance(len(block))
 
 
 def _nothing() -> None:

@@ -153,6 +153,15 @@ def drop_cache(file: File) -> None:
         file.drop_cache()
 
 
+def file_size(files: FileSystem, path: Path) -> int:
+    """Return the size of `path`. Raises OSError."""
+    file = files.open(path)
+    try:
+        return file.size()
+    finally:
+        file.close()
+
+
 def write_all(file: File, data: bytes, offset: int) -> None:
     """Write all of `data`, going on after short writes."""
     written = file.pwrite(data, offset)

@@ -17,6 +17,7 @@ from raftkv.errors import StorageError
 from raftkv.raft.types import HardState, Index
 from raftkv.storage.checkpoint import CheckpointManifest, DamagedCheckpoint, S
 from raftkv.storage.checkpoint_store import CheckpointStore
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, LogStore, RecoveredLog
 
 
@@ -68,6 +69,7 @@ async def recover_node(
     *,
     open_store: Callable[[], S],
     applied_index: Callable[[S], Index],
+    progress: Progress = UNHEARD,
 ) -> Recovered[S]:
     """Decide from which state the node goes on, and make store and log agree with it. Before the node runs.
 
@@ -82,7 +84,7 @@ async def recover_node(
             restore = applied_index(store) < checkpoint.index
             if restore:
                 try:
-                    store = checkpoints.restore_at_start(checkpoint, store)
+                    store = checkpoints.restore_at_start(checkpoint, store, progress)
                 except DamagedCheckpoint:
                     # An older one will do, if the log reaches back to it.
                     continue

@@ -15,6 +15,7 @@ from raftkv.invariant import invariant
 from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.log_shape import LogShape
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import RecoveredLog, WalPosition
 from raftkv.storage.wal_format import segment_name
 from raftkv.storage.wal_recovery import RecoveredSegments
@@ -58,6 +59,7 @@ class WriteAheadLog:
         files: FileSystem | None = None,
         make_nonce: Callable[[], int] = _random_nonce,
         runner: Runner | None = None,
+        progress: Progress = UNHEARD,
     ) -> tuple[Self, RecoveredLog]:
         """Recover the log in `directory`, or create an empty one (the parent must exist). Blocks.
 
@@ -67,7 +69,8 @@ class WriteAheadLog:
         With `must_exist`, an empty or missing directory is a lost log, and refused: a node that has forgotten its votes
         must not vote under its old id.
 
-        `runner` does the file access of appends; by default a thread of this log's own.
+        `runner` does the file access of appends; by default a thread of this log's own. `progress` is told how far
+        reading has come.
 
         Raises CorruptLog when confirmed data is damaged; nothing is changed on the disk then. Raises StorageError when
         the disk fails.
@@ -80,6 +83,7 @@ class WriteAheadLog:
             make_nonce=make_nonce,
             clean_tail=clean_tail,
             must_exist=must_exist,
+            progress=progress,
         )
         if found is None:
             return cls(writer, LogShape(), runner), RecoveredLog(hard_state=HardState(), entries=())

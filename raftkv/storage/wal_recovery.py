@@ -15,8 +15,9 @@ from typing import NoReturn
 from raftkv.errors import CorruptLog
 from raftkv.invariant import InvariantViolation
 from raftkv.raft.types import Entry, HardState, Index
-from raftkv.storage.files import FileSystem, read_file
+from raftkv.storage.files import FileSystem, file_size, read_file
 from raftkv.storage.log_shape import NO_INDEX, LogShape
+from raftkv.storage.progress import STEP_BYTES, UNHEARD, Phase, Progress
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, WalPosition
 from raftkv.storage.wal_format import (
     BASE_NAME,
@@ -96,7 +97,12 @@ class _Image:
         return self.used <= SEGMENT_HEADER_BYTES
 
 
-def recover(files: FileSystem, directory: Path, clean_tail: WalPosition | None = None) -> RecoveredSegments | None:
+def recover(
+    files: FileSystem,
+    directory: Path,
+    clean_tail: WalPosition | None = None,
+    progress: Progress = UNHEARD,
+) -> RecoveredSegments | None:
     """Read the log in `directory`; None when it has no segment and no base yet.
 
     `clean_tail` is where a clean shutdown left the log: then every byte up to it was confirmed, and any other end is
@@ -108,14 +114,18 @@ def recover(files: FileSystem, directory: Path, clean_tail: WalPosition | None =
         if clean_tail is not None:
             _refuse(directory / segment_name(FIRST_SEQUENCE), 0, "the segment is missing", Index(0))
         return None
-    return _Recovery(files, directory, sequences, base or LogBase(segment=FIRST_SEQUENCE, chain=0)).run(clean_tail)
+    recovery = _Recovery(files, directory, sequences, base or LogBase(segment=FIRST_SEQUENCE, chain=0))
+    with progress.phase("reading the log", recovery.size_bytes()) as phase:
+        return recovery.run(clean_tail, phase)
 
 
 def recover_from(
     files: FileSystem, directory: Path, base: LogBase, clean_tail: WalPosition | None
 ) -> RecoveredSegments:
     """Read the log in `directory` as if it began with `base`, whatever its own base says. As `recover`."""
-    return _Recovery(files, directory, _sequences(files, directory), base).run(clean_tail)
+    recovery = _Recovery(files, directory, _sequences(files, directory), base)
+    with UNHEARD.phase("reading the log", recovery.size_bytes()) as phase:
+        return recovery.run(clean_tail, phase)
 
 
 def _read_base(files: FileSystem, directory: Path) -> LogBase | None:
@@ -159,7 +169,11 @@ class _Recovery:
         self._crc = base.chain
         self._marks: list[LogBase] = []
 
-    def run(self, clean_tail: WalPosition | None) -> RecoveredSegments:
+    def size_bytes(self) -> int:
+        """Bytes of the segments to read."""
+        return sum(file_size(self._files, self._path(sequence)) for sequence in self._sequences)
+
+    def run(self, clean_tail: WalPosition | None, phase: Phase) -> RecoveredSegments:
         self._check_sequence()
         segments: list[Segment] = []
         before: _Image | None = None
@@ -178,7 +192,9 @@ class _Recovery:
                     self._refuse(before.path, torn.start, f"{torn.flaw}, in a segment that is not the last one")
                 written = image
                 self._mark(sequence)
-                last, end, torn = self._replay(image)
+                last, end, torn = self._replay(image, phase)
+            else:
+                phase.advance(len(image.data))
             before = image
         if written is None:
             raise InvariantViolation("a log that has a segment has a first one")
@@ -236,11 +252,14 @@ class _Recovery:
             self._refuse(path, len(data), f"the file has {len(data)} bytes, but was created with {segment.size}")
         return _Image(path=path, segment=segment, data=data, used=_used(data))
 
-    def _replay(self, image: _Image) -> tuple[Record | None, int, TornTail | None]:
+    def _replay(self, image: _Image, phase: Phase) -> tuple[Record | None, int, TornTail | None]:
         """Take over the segment's records; return the last one, where they end, and what is torn after them."""
         last: Record | None = None
-        offset = SEGMENT_HEADER_BYTES
+        offset, told = SEGMENT_HEADER_BYTES, 0
         while offset < image.used:
+            if offset - told >= STEP_BYTES:
+                phase.advance(offset - told)
+                told = offset
             record = decode_record(image.data, offset, image.segment)
             if isinstance(record, Flaw):
                 later = find_record(image.data, offset + 1, image.segment)
@@ -255,6 +274,7 @@ class _Recovery:
             self._take(image, record)
             self._crc = record.crc
             last, offset = record, record.end
+        phase.advance(len(image.data) - told)
         return last, offset, None
 
     def _take(self, image: _Image, record: Record) -> None:

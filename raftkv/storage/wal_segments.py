@@ -27,6 +27,7 @@ from raftkv.storage.files import (
     write_all,
     write_zeros,
 )
+from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.wal_format import (
     BASE_NAME,
@@ -321,6 +322,7 @@ def open_segments(
     make_nonce: Callable[[], int],
     clean_tail: WalPosition | None,
     must_exist: bool = False,
+    progress: Progress = UNHEARD,
 ) -> tuple[SegmentWriter, RecoveredSegments | None]:
     """Recover the log in `directory`, creating it if need be, and make it ready for appending.
 
@@ -336,7 +338,7 @@ def open_segments(
     try:
         files.mkdir(directory)
         files.fsync_dir(directory.parent)
-        found = recover(files, directory, clean_tail)
+        found = recover(files, directory, clean_tail, progress)
         if found is None and must_exist:
             raise CorruptLog(
                 f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone, "

@@ -20,6 +20,7 @@ from raftkv.raft.membership import decode_configuration
 from raftkv.server.app import serve
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.cluster import Cluster, find_cluster
+from raftkv.server.pulse import Pulse
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.data_dir import IDENTITY_NAME, open_data_dir
@@ -224,6 +225,7 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
         due_bytes=1,
         due_entries=1 << 30,
         begin_task=lambda name, coroutine: pytest.fail(f"{name} was started"),
+        pulse=Pulse(),
         deliver=lambda message: None,
         wake=lambda: None,
         fail=lambda error: pytest.fail(str(error)),

@@ -17,6 +17,8 @@ from raftkv.server.cluster import founded_by
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage import data_dir
+from raftkv.storage.progress import Interrupted
+from tests.storage.progress import Told
 from tests.storage.states import configuration_at, transfer
 from tests.storage.support import hard
 
@@ -146,3 +148,27 @@ async def test_the_manifest_has_the_state_hash_of_the_state_machine(tmp_path: Pa
             assert manifest.meta.configuration == configuration_at(Index(applied), Term(1))
             hashes.append(manifest.state_hash)
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+async def test_a_start_says_how_far_it_is_and_can_be_ended_anywhere(tmp_path: Path, reboot: Any) -> None:
+    node = settings(tmp_path / "node")
+    async with crashing(node) as disk:
+        for first in (1, 101, 201):
+            await disk.wal.append(hard(1, 1, first - 1), tuple(put(index) for index in range(first, first + 100)))
+        apply(disk, 200)
+        manifest = await disk.checkpoints.create(disk.store, configuration_at)
+        log_bytes = disk.wal.size_bytes()
+    for ending in ("reading the log", "restoring the state from a checkpoint"):
+        reboot()
+        with pytest.raises(Interrupted):
+            async with open_disk(node, founded_by(node), progress=Told(ending=ending)):
+                pytest.fail("opened")
+    reboot()
+    told = Told()
+    async with open_disk(node, founded_by(node), progress=told) as disk:
+        assert disk.machine.applied_index == 200
+        assert len(disk.entries) == 100
+    assert told.phases == {
+        "reading the log": (log_bytes, log_bytes),
+        "restoring the state from a checkpoint": (manifest.size, manifest.size),
+    }

@@ -288,6 +288,50 @@ def failover(
     print_line(f"  all    {'  '.join(str(sample) for sample in result.samples_ms)} ms")
 
 
+def checkpoint(
+    *,
+    local: Annotated[int, typer.Option(min=1, max=9, metavar="NODES", help="Size of the cluster that is started.")] = 3,
+    keys: Annotated[int, typer.Option(min=1, max=100_000_000, help="Keys that are written first.")] = 1_000_000,
+    value_size: ValueSize = 128,
+    rate: Annotated[int, typer.Option(min=1, max=100_000, metavar="PUTS/S", help="Puts of these keys.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many checkpoints the leader makes.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long puts go on without, in each round.")] = 5.0,
+    directory: Directory = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Measure what a checkpoint of the leader costs: latencies of puts with and without, heartbeats, memory.
+
+    Puts are sent at a steady rate, and their time counts from when they are due.
+    """
+    from raftkv.cli.bench.checkpoint import measure_checkpoint  # noqa: PLC0415 - see raftkv.cli
+
+    require_empty(directory)
+    result = run_to_end(
+        measure_checkpoint(
+            local, directory, keys=keys, value_size=value_size, rate=rate, rounds=rounds, seconds=seconds
+        )
+    )
+    if output is Output.JSON:
+        print_json(asdict(result))
+        return
+    print_line(
+        f"{result.rounds} checkpoints of {result.keys:,} keys, on the leader of {result.nodes}, {result.rate:,} puts/s"
+    )
+    for name, put in (("without", result.without), ("during", result.during)):
+        print_line(f"  {name:8} p50 {put.p50_ms} ms   p99 {put.p99_ms} ms   max {put.max_ms} ms   ({put.puts:,} puts)")
+    print_line(f"  p99 x {result.p99_ratio} (median of the rounds)   {result.elections} elections")
+    print_line(f"  a checkpoint took {_list(result.checkpoint_s)} s")
+    print_line(f"  longest delay of a heartbeat {_list(result.longest_delay_ms)} ms")
+    print_line(
+        f"  memory {result.before.resident} MiB, at most {result.peak.resident} meanwhile; without pages of files "
+        f"{result.before.anonymous}, at most {result.peak.anonymous}"
+    )
+
+
+def _list(numbers: list[float]) -> str:
+    return "  ".join(str(number) for number in numbers)
+
+
 def _measure(
     *operations: Operation,
     clients: int,

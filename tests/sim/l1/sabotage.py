@@ -227,7 +227,9 @@ def _recovery_goes_by_the_log(patch: Patch) -> None:
         interrupted[:] = [needs_restart(log, checkpoint)]
         return interrupted[0]
 
-    def trusting(checkpoints: CheckpointStore[Any], manifest: CheckpointManifest, store: CrashableStore) -> Any:
+    def trusting(
+        checkpoints: CheckpointStore[Any], manifest: CheckpointManifest, store: CrashableStore, *_: Any
+    ) -> Any:
         if store.size_bytes() and not interrupted[0]:
             return store
         return restore(checkpoints, manifest, store)
@@ -259,7 +261,7 @@ def an_install_replaces_the_log_first(patch: Patch) -> None:
 def the_state_is_not_restored_at_recovery(patch: Patch) -> None:
     """Raft-bugs 28, 29: an interrupted installation is not finished; the store that is there goes on."""
 
-    def trusting(checkpoints: CheckpointStore[Any], manifest: CheckpointManifest, store: Any) -> Any:
+    def trusting(checkpoints: CheckpointStore[Any], manifest: CheckpointManifest, store: Any, *_: Any) -> Any:
         return store
 
     patch.setattr(CheckpointStore, "restore_at_start", trusting)
