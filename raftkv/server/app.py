@@ -35,6 +35,7 @@ from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
+from raftkv.storage.files import FileSystem
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
 from raftkv.v1 import (
@@ -64,10 +65,16 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:
+async def serve(
+    settings: ServerSettings,
+    stop: asyncio.Event,
+    *,
+    started: Callable[[], None] = lambda: None,
+    files: FileSystem | None = None,
+) -> None:
     """Run a node until `stop` is set, then hand over leadership and stop cleanly.
 
-    `started` is called once the node takes requests.
+    `started` is called once the node takes requests. `files` does the file operations, by default the system's own.
 
     Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
@@ -76,9 +83,10 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, *, started: Calla
     async with (
         _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
         _listener(settings.listen, "clients") as client_server,
-        open_disk(settings, cluster) as disk,
+        open_disk(settings, cluster, files) as disk,
     ):
-        parts = _build(settings, cluster, disk, peer_server=peer_server, client_server=client_server)
+        book = PeerBook.open(settings.data_dir, files)
+        parts = _build(settings, cluster, disk, book, peer_server=peer_server, client_server=client_server)
         try:
             parts.node.recover()
             _tune_interpreter()
@@ -179,11 +187,11 @@ def _build(
     settings: ServerSettings,
     cluster: Cluster,
     disk: Disk,
+    book: PeerBook,
     *,
     peer_server: grpc.aio.Server,
     client_server: grpc.aio.Server,
 ) -> _Parts:
-    book = PeerBook.open(settings.data_dir)
     node_id = NodeId(settings.id)
     raft = Raft(
         RaftConfig(

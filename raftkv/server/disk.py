@@ -24,6 +24,7 @@ from raftkv.server.settings import ServerSettings
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import open_data_dir
+from raftkv.storage.files import FileSystem
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 from raftkv.storage.protocols import LogStore, RecoveredLog
 from raftkv.storage.recovery import Recovered, recover_node
@@ -152,8 +153,10 @@ def _report(node: Recovered[LmdbStore]) -> None:
 
 
 @asynccontextmanager
-async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator[Disk]:
+async def open_disk(settings: ServerSettings, cluster: Cluster, files: FileSystem | None = None) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
+
+    `files` does all that is done to its files, but for what LMDB does to its own.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
     """
@@ -165,6 +168,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             members=cluster.members,
             founded=cluster.founded,
             promise_ms=settings.promise_ms,
+            files=files,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(
@@ -172,16 +176,17 @@ async def open_disk(settings: ServerSettings, cluster: Cluster) -> AsyncIterator
             segment_bytes=settings.wal_segment_bytes,
             clean_tail=data_dir.clean_tail,
             must_exist=data_dir.ran_before,
+            files=files,
         )
         stack.push_async_callback(wal.close)
         data_dir.mark_running()
-        kind = DiskKind.open(settings.data_dir, NodeId(settings.id))
+        kind = DiskKind.open(settings.data_dir, NodeId(settings.id), files)
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
         if data_dir.store_discarded:
             log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
-        engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size)
-        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)
+        engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size, files=files)
+        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state, files=files)
         stack.push_async_callback(checkpoints.close)
         node = await recover_node(wal, recovered, checkpoints, open_store=engine.open, applied_index=_applied_index)
         _report(node)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -191,7 +190,7 @@ def open_data_dir(
         recorded_boot, clean, promised_ms = _read_boot(path)
         keep = store_is_trustworthy(recorded_boot, boot_id, clean)
         discarded = False if keep else _discard_store(files, path)
-        _delete_discarded(path)
+        _delete_discarded(files, path)
     except BaseException as error:
         if lock_fd >= 0:
             os.close(lock_fd)
@@ -347,12 +346,15 @@ def _discard_store(files: FileSystem, path: Path) -> bool:
     store = path / STORE_NAME
     if not store.exists():
         return False
-    _delete_discarded(path)
+    _delete_discarded(files, path)
     files.rename(store, path / DISCARDED_NAME)
     files.fsync_dir(path)
     return True
 
 
-def _delete_discarded(path: Path) -> None:
-    if (path / DISCARDED_NAME).exists():
-        shutil.rmtree(path / DISCARDED_NAME)
+def _delete_discarded(files: FileSystem, path: Path) -> None:
+    discarded = path / DISCARDED_NAME
+    if discarded.exists():
+        for name in files.names(discarded):
+            files.unlink(discarded / name)
+        discarded.rmdir()
