@@ -84,11 +84,15 @@ class NodeProcess:
 
     async def start(self) -> None:
         """Start the process and return when it answers. Raises ClusterError."""
+        self.launch()
+        await self.answers()
+
+    def launch(self) -> None:
+        """Start the process and wait for nothing."""
         if self.running:
             raise ClusterError(f"node {self.id} is running already")
         self._process = self._spawn()
         self._paused = False
-        await self.answers()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTKV_")}
