@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim verify fix proto clean
+.PHONY: help demo test slow sim crash verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -21,6 +21,9 @@ slow: $(INSTALLED) ## run the tests that take too long for every run: rare seeds
 sim: $(INSTALLED) ## simulate fresh seeds (SEEDS=500) or replay one (SEED=n); LEVEL=l0|l1; docs/simulation.md
 	@$(BIN)/python -m tests.sim $(if $(LEVEL),--level $(LEVEL)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
+
+crash: $(INSTALLED) ## kill a node at every step of its disk, under load (CRASH_ARGS="--seed 1 --minutes 30")
+	@$(BIN)/python -m tests.crash $(CRASH_ARGS)
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check

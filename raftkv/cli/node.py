@@ -19,29 +19,33 @@ from raftkv.server.endpoints_book import saying_how_to_repair
 from raftkv.server.logs import configure_logging
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.server.start_progress import StartProgress
+from raftkv.storage.files import FileSystem
 from raftkv.storage.progress import Interrupted
 
 log = structlog.get_logger("raftkv.start")
 
 
-def run_node(flags: Mapping[str, object], config: Path | None) -> None:
-    """Run a node until SIGTERM or SIGINT. What ends it otherwise is one line on stderr and an exit code."""
+def run_node(flags: Mapping[str, object], config: Path | None, *, files: FileSystem | None = None) -> None:
+    """Run a node until SIGTERM or SIGINT. What ends it otherwise is one line on stderr and an exit code.
+
+    `files`: see `serve`.
+    """
     try:
         settings = load_settings(flags, config)
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
         with saying_how_to_repair(settings.data_dir):
-            uvloop.run(_serve(settings))
+            uvloop.run(_serve(settings, files))
     except RaftKVError as error:
         fail(error, exit_code(error, writes=False), writes=False)
     except InvariantViolation as error:
         fail(f"stopped: a safety invariant does not hold (please report this): {error}", Exit.ERROR)
 
 
-async def _serve(settings: ServerSettings) -> None:
+async def _serve(settings: ServerSettings, files: FileSystem | None) -> None:
     stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     progress = StartProgress(start_display())
-    running = loop.create_task(serve(settings, stop, started=started.set, progress=progress))
+    running = loop.create_task(serve(settings, stop, started=started.set, progress=progress, files=files))
 
     def end() -> None:
         if started.is_set():

@@ -46,6 +46,7 @@ from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.corrupt_mark import read_mark, write_mark
+from raftkv.storage.files import FileSystem
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
@@ -85,11 +86,13 @@ async def serve(
     *,
     started: Callable[[], None] = lambda: None,
     progress: Progress = UNHEARD,
+    files: FileSystem | None = None,
 ) -> None:
     """Run a node until `stop` is set, then hand over leadership and stop cleanly.
 
     `started` is called once the node takes requests. `progress` is told how the start goes, which keeps the event loop
-    waiting, and may end it by raising Interrupted: the data directory is as after the end of a process then.
+    waiting, and may end it by raising Interrupted: the data directory is as after the end of a process then. `files`
+    does the file operations, by default the system's own.
 
     Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
@@ -102,9 +105,10 @@ async def serve(
         _no_collections(),
         _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
         _listener(settings.listen, "clients") as client_server,
-        open_disk(settings, cluster, progress=progress) as disk,
+        open_disk(settings, cluster, progress=progress, files=files) as disk,
     ):
-        parts = _build(settings, cluster, disk, peer_server=peer_server, client_server=client_server)
+        book = PeerBook.open(settings.data_dir, files)
+        parts = _build(settings, cluster, disk, book, peer_server=peer_server, client_server=client_server)
         try:
             parts.node.recover(progress)
             _tune_interpreter()
@@ -235,11 +239,11 @@ def _build(
     settings: ServerSettings,
     cluster: Cluster,
     disk: Disk,
+    book: PeerBook,
     *,
     peer_server: grpc.aio.Server,
     client_server: grpc.aio.Server,
 ) -> _Parts:
-    book = PeerBook.open(settings.data_dir)
     node_id = cluster.node_id
     raft = Raft(
         RaftConfig(

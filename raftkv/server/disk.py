@@ -26,6 +26,7 @@ from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, Checkpoin
 from raftkv.storage.checkpoint_directory import OpenCopy
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import DataDir, open_data_dir
+from raftkv.storage.files import FileSystem
 from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import LogStore, RecoveredLog
@@ -194,8 +195,12 @@ def _open_store(engine: LmdbEngine, data_dir: DataDir) -> LmdbStore:
 
 
 @asynccontextmanager
-async def open_disk(settings: ServerSettings, cluster: Cluster, *, progress: Progress = UNHEARD) -> AsyncIterator[Disk]:
+async def open_disk(
+    settings: ServerSettings, cluster: Cluster, *, progress: Progress = UNHEARD, files: FileSystem | None = None
+) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
+
+    `files` does all that is done to its files, but for what LMDB does to its own.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
     """
@@ -207,6 +212,7 @@ async def open_disk(settings: ServerSettings, cluster: Cluster, *, progress: Pro
             members=cluster.members,
             founded=cluster.founded,
             promise_ms=settings.promise_ms,
+            files=files,
         )
         stack.callback(data_dir.close)
         wal, recovered = WriteAheadLog.open(
@@ -215,9 +221,10 @@ async def open_disk(settings: ServerSettings, cluster: Cluster, *, progress: Pro
             clean_tail=data_dir.clean_tail,
             must_exist=data_dir.ran_before,
             progress=progress,
+            files=files,
         )
         stack.push_async_callback(wal.close)
-        kind = DiskKind.open(settings.data_dir, cluster.node_id)
+        kind = DiskKind.open(settings.data_dir, cluster.node_id, files)
         data_dir.mark_running()
         if recovered.torn_bytes:
             log.warning("cut a torn write off the log", bytes=recovered.torn_bytes, where=recovered.torn_at)
@@ -225,8 +232,8 @@ async def open_disk(settings: ServerSettings, cluster: Cluster, *, progress: Pro
             log.error("the state store is damaged: rebuilt from checkpoint and log", problem=data_dir.store_problem)
         elif data_dir.store_discarded:
             log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
-        engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size)
-        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state)
+        engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size, files=files)
+        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state, files=files)
         stack.push_async_callback(checkpoints.close)
         open_store = partial(_open_store, engine, data_dir)
         node = await recover_node(

@@ -101,7 +101,8 @@ class Reads:
                 raise self._lags(point.index) from None
 
     def require_state(self) -> None:
-        """Raise FailedPrecondition where there is no state to read here, however stale."""
+        """Raise FailedPrecondition or CorruptState where there is no state to read here, however stale."""
+        self._node.require_sound()
         if self._node.raft.is_witness:
             raise FailedPrecondition(f"node {self._id} is a witness: it holds no data to read")
 
@@ -313,7 +314,6 @@ class Reads:
         return self._node.raft.node_id
 
     def _require_readable(self) -> None:
-        self._node.require_sound()
         self.require_state()
         if self._node.was_removed:
             raise NoLeader(f"node {self._id} is not a member of the cluster any more")

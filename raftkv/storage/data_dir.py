@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -224,7 +223,7 @@ def open_data_dir(
         check_identity(path, identity, cluster_id, node_id)
         last = read_last_run(files, path, boot_id)
         discarded = False if last.keeps_store else _discard_store(files, path)
-        _delete_discarded(path)
+        _delete_discarded(files, path)
     except BaseException as error:
         if lock_fd >= 0:
             os.close(lock_fd)
@@ -444,12 +443,15 @@ def _discard_store(files: FileSystem, path: Path) -> bool:
     store = path / STORE_NAME
     if not store.exists():
         return False
-    _delete_discarded(path)
+    _delete_discarded(files, path)
     files.rename(store, path / DISCARDED_NAME)
     files.fsync_dir(path)
     return True
 
 
-def _delete_discarded(path: Path) -> None:
-    if (path / DISCARDED_NAME).exists():
-        shutil.rmtree(path / DISCARDED_NAME)
+def _delete_discarded(files: FileSystem, path: Path) -> None:
+    discarded = path / DISCARDED_NAME
+    if discarded.exists():
+        for name in files.names(discarded):
+            files.unlink(discarded / name)
+        discarded.rmdir()

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from raftkv.client import AsyncClient, KeyValue, ReadLevel, Role, StateHash, Status
 from raftkv.errors import RaftKVError
@@ -31,6 +31,7 @@ from raftkv.testing.processes import LOOPBACK, bound_to_parent, port_of, reserve
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.02
+PROGRAM: Final = (sys.executable, "-m", "raftkv.cli", "serve")
 
 
 class ClusterError(RaftKVError):
@@ -50,6 +51,10 @@ class NodeProcess:
         self.log_path = cluster.directory / f"node-{node_id}.log"
         self.extra_arguments: list[str] = []
         """Further flags of `raftkv serve`, from the next start on."""
+        self.program: Sequence[str] = cluster.program
+        """What takes these flags, from the next start on."""
+        self.environment: dict[str, str] = {}
+        """Additions to the environment, from the next start on."""
         self._cluster = cluster
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
@@ -75,15 +80,19 @@ class NodeProcess:
                 arguments += ["--peer-dial", f"{node.id}={dialled}"]
         for address in self.joins:
             arguments += ["--join", address]
-        return [sys.executable, "-m", "raftkv.cli", "serve", *arguments, *self.extra_arguments]
+        return [*self.program, *arguments, *self.extra_arguments]
 
     async def start(self) -> None:
         """Start the process and return when it answers. Raises ClusterError."""
+        self.launch()
+        await self.answers()
+
+    def launch(self) -> None:
+        """Start the process and wait for nothing."""
         if self.running:
             raise ClusterError(f"node {self.id} is running already")
         self._process = self._spawn()
         self._paused = False
-        await self.answers()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTKV_")}
@@ -96,7 +105,7 @@ class NodeProcess:
                 stdout=log,
                 stderr=log,
                 process_group=0,  # a Ctrl-C at the terminal is for the parent, which then ends its nodes
-                env=environment,
+                env=environment | self.environment,
             )
 
     async def answers(self, timeout_s: float = START_TIMEOUT_S) -> Status:
@@ -190,17 +199,20 @@ class LocalCluster:
         directory: Path | None = None,
         arguments: Sequence[str] = (),
         dial: Callable[[int, int], str] | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         """Prepare `size` nodes; nothing runs until `start`.
 
         `directory` holds data and logs and is kept; without it a temporary one is used and removed. `arguments` are
         further flags of `raftkv serve` for every node. `dial(source, target)` gives the address at which one node dials
-        another one (fault proxies); it may be set later, as `dial`, but before `start`.
+        another one (fault proxies); it may be set later, as `dial`, but before `start`. `program` runs a
+        node, given the flags of `raftkv serve`.
         """
         self._temporary = directory is None
         self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="raftkv-"))
         self.directory.mkdir(parents=True, exist_ok=True)
         self.dial = dial
+        self.program = program
         self.nodes = [NodeProcess(self, node_id) for node_id in range(1, size + 1)]
         self._arguments = list(arguments)
         for node in self.nodes:
