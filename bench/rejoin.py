@@ -22,8 +22,8 @@ from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
-from raftkv.client import AsyncClient
-from raftkv.errors import FailedPrecondition, RaftKVError
+from raftkv.client import AsyncClient, MemberKind
+from raftkv.errors import RaftKVError
 from raftkv.kv.codec import encode_batch
 from raftkv.kv.commands import Batch, Group, Put
 from raftkv.kv.machine import AppliedEntry, StateMachine
@@ -155,15 +155,17 @@ async def prepare(cluster: LocalCluster, keys: int) -> None:
     shutil.rmtree(cluster.directory / "store")
 
 
-async def insist(call: Callable[[], Awaitable[object]]) -> None:
-    """Do what is refused until its time has come."""
-    while True:
-        try:
+async def insist(call: Callable[[], Awaitable[object]], done: Callable[[], Awaitable[bool]]) -> None:
+    """Do what is refused until its time has come, or whose answer was lost."""
+    while not await done():
+        with suppress(RaftKVError):
             await call()
-        except FailedPrecondition:
-            await asyncio.sleep(0.2)
-        else:
             return
+        await asyncio.sleep(0.2)
+
+
+async def has_kind(client: AsyncClient, node: int, kind: MemberKind | None) -> bool:
+    return {member.id: member.kind for member in await client.members()}.get(node) is kind
 
 
 async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments: list[str]) -> None:
@@ -187,7 +189,7 @@ async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments
             begin = time.perf_counter()
             await cluster.node(lost).kill()
             shutil.rmtree(cluster.node(lost).data_dir)
-            await insist(lambda: client.remove_members(lost))
+            await insist(lambda: client.remove_members(lost), lambda: has_kind(client, lost, None))
             new = await cluster.add()
             phases: dict[str, float] = {}
             while True:
@@ -199,7 +201,7 @@ async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments
                     break
                 await asyncio.sleep(0.1)
             phases["replicating"] = time.perf_counter() - begin
-            await insist(lambda: client.promote_members(new.id))
+            await insist(lambda: client.promote_members(new.id), lambda: has_kind(client, new.id, MemberKind.VOTER))
             phases["voter"] = time.perf_counter() - begin
             load.begin("after")
             await asyncio.sleep(alone_s / 2)
