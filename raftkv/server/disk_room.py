@@ -109,7 +109,7 @@ class DiskRoom:
     def starve(self, what: str, problem: str) -> None:
         """`what` (the log, the state) has found no room, and waits."""
         self.starved_count += 1
-        self._starving[what] = problem.partition(". The way out")[0]
+        self._starving[what] = problem
 
     def feed(self, what: str) -> None:
         """`what` has found room."""

@@ -16,13 +16,16 @@ from raftkv.kv.machine import StateMachine
 from raftkv.quorum import MAJORITY
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
 from raftkv.server.clock import Clock, MonotonicClock
+from raftkv.server.disk_health import DiskHealth
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.read_receipts import receipt_of
 from raftkv.server.requests import RequestLimits, Requests
 from raftkv.server.upkeep import AutoCompaction
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
 from raftkv.storage.checkpoint_store import Receiving, Sending
+from raftkv.storage.lmdb_store import LmdbStore
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
+from raftkv.storage.protocols import LogStore, RecoveredLog
 from raftkv.transport.calls import unavailable
 from raftkv.transport.memory import MemoryHub
 from raftkv.v1 import kv_pb2, peer_pb2
@@ -48,7 +51,7 @@ class NoCheckpoints:
 
     newest = None
 
-    def __init__(self, machine: StateMachine, store: MemoryOrderedStore) -> None:
+    def __init__(self, machine: StateMachine, store: LmdbStore | MemoryOrderedStore) -> None:
         self.machine = machine
         self._store = store
 
@@ -90,12 +93,14 @@ class MemoryNode:
         self.cluster = cluster
         self.gate = Gate()
         self.disk = MemoryDisk(flush_seconds=self.gate.flush_seconds)
-        self.store = MemoryOrderedStore()
+        self.store: LmdbStore | MemoryOrderedStore = MemoryOrderedStore()
+        self.open_log: Callable[[], tuple[LogStore, RecoveredLog]] = lambda: MemoryLogStore.open(self.disk)
+        self.disk_health: Callable[[], DiskHealth | None] = lambda: None
         self.node: Node
         self.requests: Requests
 
     async def start(self) -> None:
-        log_store, recovered = MemoryLogStore.open(self.disk)
+        log_store, recovered = self.open_log()
         machine = StateMachine(self.store)
         raft = Raft(
             RaftConfig(
@@ -116,6 +121,7 @@ class MemoryNode:
             clock=self.cluster.clocks.get(self.id, MonotonicClock()),
             limits=self.cluster.limits,
             auto_compaction=self.cluster.compaction,
+            disk_health=self.disk_health(),
         )
         self.requests = Requests(
             self.node,
