@@ -95,13 +95,21 @@ class DiskHealth:
 
 def disk_health(data_dir: Path, clock: Clock, *, reserve_bytes: int, slow_s: float, election_s: float) -> DiskHealth:
     """Return the health of the disk under a data directory."""
-    room = DiskRoom(lambda: free_bytes(data_dir), reserve_bytes, str(data_dir))
-    return DiskHealth(room, DiskPace(lambda: clock.now_ms() / 1000, slow_s, election_s))
+
+    def now_s() -> float:
+        return clock.now_ms() / 1000
+
+    room = DiskRoom(lambda: free_bytes(data_dir), reserve_bytes, str(data_dir), now_s=now_s)
+    return DiskHealth(room, DiskPace(now_s, slow_s, election_s))
 
 
 def unwatched(clock: Clock) -> DiskHealth:
     """Return that of a disk that nobody looks at: what finds no room waits all the same."""
-    return DiskHealth(DiskRoom(), DiskPace(lambda: clock.now_ms() / 1000))
+
+    def now_s() -> float:
+        return clock.now_ms() / 1000
+
+    return DiskHealth(DiskRoom(now_s=now_s), DiskPace(now_s))
 
 
 class _WatchedLog:

@@ -14,6 +14,7 @@ Votes, reads and what is committed already go on in any case.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -21,13 +22,17 @@ from raftkv.errors import SpaceExceeded
 from raftkv.kv.commands import Command, Compact, Expire, KeepAlive, Release, RevokeLease, Sweep
 from raftkv.storage.worker import Runner
 
-LOOK_S: Final = 1.0
-"""How often the file system is asked."""
+LOOK_S: Final = 0.25
+"""How often the file system is asked: it takes microseconds, and a fast writer fills a lot in a second."""
+
+GRACE_S: Final = 0.25
+"""A leader that has just run out of room takes writes for so long, in seconds: it is handing over, if it can, and what
+comes in meanwhile goes to the next leader."""
 
 CLEAR_SHARE: Final = 4
 """The alarm ends when there is a quarter more than the reserve: a node should not change its mind by the page."""
 
-PATIENT_LOOKS: Final = 5
+PATIENT_LOOKS: Final = 20
 """What found no room is tried again after so many looks at the latest; earlier when there is more of it."""
 
 
@@ -41,19 +46,24 @@ class DiskRoom:
         where: str = "the data directory",
         *,
         look_s: float = LOOK_S,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`free_bytes` asks the file system, and may block; None: nobody looks. `reserve_bytes` 0: no reserve."""
+        """`free_bytes` asks the file system, and may block; None: nobody looks. `reserve_bytes` 0: no reserve.
+
+        `now_s` gives seconds of a clock that never goes back.
+        """
         self._ask = free_bytes
         self.reserve_bytes = reserve_bytes
         self._where = where
         self._look_s = look_s
+        self._now_s = now_s
         self.free_bytes = 0
         """As of the last look."""
         self.starved_count = 0
         """How often something has found no room."""
-        self._looks_low = 0
-        """In a row, the last one included."""
+        self._low = False
         self._exhausted = False
+        self._low_since_s: float | None = None
         self._starving: dict[str, str] = {}
         """What waits for room, and what it was told."""
 
@@ -62,12 +72,12 @@ class DiskRoom:
     @property
     def low(self) -> bool:
         """Whether this node should not lead for want of room."""
-        return self._looks_low > 0 or bool(self._starving)
+        return self._low or bool(self._starving)
 
     @property
     def refuses_writes(self) -> bool:
-        """Whether a leader refuses what clients write. Not from the first moment: it may be about to hand over."""
-        return self._looks_low > 1 or self.takes_no_commands
+        """Whether a leader refuses what clients write."""
+        return self._low_since_s is not None and self._now_s() - self._low_since_s >= GRACE_S
 
     @property
     def takes_no_commands(self) -> bool:
@@ -99,21 +109,27 @@ class DiskRoom:
     def note(self, free_bytes: int) -> None:
         """Take in what a look at the file system has shown."""
         self.free_bytes = free_bytes
-        if free_bytes < (self.clears_at if self._looks_low else self.reserve_bytes):
-            self._looks_low += 1
-        else:
-            self._looks_low = 0
+        self._low = free_bytes < (self.clears_at if self._low else self.reserve_bytes)
         floor = self.reserve_bytes if self._exhausted else self.reserve_bytes // 2
         self._exhausted = free_bytes < floor
+        self._changed()
 
     def starve(self, what: str, problem: str) -> None:
         """`what` (the log, the state) has found no room, and waits."""
         self.starved_count += 1
-        self._starving[what] = problem.partition(". The way out")[0]
+        self._starving[what] = problem
+        self._changed()
 
     def feed(self, what: str) -> None:
         """`what` has found room."""
         self._starving.pop(what, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        if not self.low:
+            self._low_since_s = None
+        elif self._low_since_s is None:
+            self._low_since_s = self._now_s()
 
     async def pause(self) -> None:
         """Return when it is worth trying again."""

@@ -304,11 +304,12 @@ class SegmentWriter:
         try:
             yield
         except OSError as error:
-            problem = describe_os_error(self._directory, error)
             if is_full(error):
                 self._failure = ""
-                raise NoRoom(problem) from error
-            self._failure = problem
+                raise NoRoom(
+                    f"no space left on the device of {self._directory} ({error}). The way out: free or add space"
+                ) from error
+            self._failure = problem = describe_os_error(self._directory, error)
             raise StorageError(problem) from error
         self._failure = ""
 

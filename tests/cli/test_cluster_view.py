@@ -26,6 +26,11 @@ def test_status_sees_the_whole_cluster_through_one_endpoint(cli: Cli, cluster: R
     table = cli("endpoint", "status").text.splitlines()
     assert table[0].split()[:4] == ["ID", "ENDPOINT", "ROLE", "LEADER"]
     assert [row.split()[1] for row in table[1:]] == cluster.endpoints
+    assert table[0].split()[-4:] == ["LOG", "FREE", "WRITE", "ALARMS"]
+    for one in members:
+        assert one["disk"]["free_bytes"] > 0
+        assert one["disk"]["reserve_bytes"] == 256 << 20
+        assert one["disk"]["slowest_write_s"] >= one["disk"]["write_s"] >= 0
 
 
 @pytest.mark.processes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftkv.raft import Fitness, NodeId, Role, transfer
+from raftkv.raft import Fitness, Message, NodeId, Role, transfer
 from raftkv.raft.messages import AppendRequest, AppendResponse, HeartbeatResponse, TimeoutNow
 from raftkv.raft.state import RaftState
 from tests.raft.group import ELECTION_TICKS, HEARTBEAT_TICKS, Group, change
@@ -155,6 +155,34 @@ def test_a_hindered_voter_is_elected_where_no_other_can_be() -> None:
     for node in (2, 3):
         group[node].set_fitness(Fitness.HINDERED)
     assert group.wait_for_leader() in (2, 3)
+
+
+def test_a_hindered_follower_that_takes_nothing_in_is_sent_entries_ever_again_but_seldom() -> None:
+    """A full disk drops them; a megabyte a heartbeat would be a lot for nothing."""
+
+    def attempts(fitness: Fitness) -> int:
+        group = settled()
+        group[3].set_fitness(fitness)
+        group.tick(2 * HEARTBEAT_TICKS)
+        sent = 0
+
+        def full(message: Message) -> bool:
+            nonlocal sent
+            dropped = message.receiver == 3 and isinstance(message, AppendRequest) and bool(message.entries)
+            sent += dropped
+            return dropped
+
+        group.drop = full
+        group.propose(1, b"x")
+        group.tick(40 * ELECTION_TICKS)
+        assert led_by(group) == [1]
+        group.heal()
+        group.tick(6 * ELECTION_TICKS)
+        assert b"x" in group.data(3), "it gets them once there is room"
+        return sent
+
+    assert attempts(Fitness.FIT) > 100
+    assert 5 <= attempts(Fitness.HINDERED) <= 25
 
 
 # --- barred -----------------------------------------------------------------------------------------------------------

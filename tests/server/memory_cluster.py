@@ -18,6 +18,7 @@ from raftkv.quorum import MAJORITY
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
 from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.comparison import Comparison
+from raftkv.server.disk_health import DiskHealth
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.quarantine import Quarantine
 from raftkv.server.read_receipts import receipt_of
@@ -26,7 +27,9 @@ from raftkv.server.upkeep import AutoCompaction
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused
 from raftkv.storage.checkpoint_store import Receiving, Sending
 from raftkv.storage.corrupt_mark import CorruptMark
+from raftkv.storage.lmdb_store import LmdbStore
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore, MemoryOrderedStore
+from raftkv.storage.protocols import LogStore, RecoveredLog
 from raftkv.transport.calls import unavailable
 from raftkv.transport.memory import MemoryHub
 from raftkv.v1 import kv_pb2, peer_pb2
@@ -54,7 +57,7 @@ class NoCheckpoints:
     fallback = None
     kept = 0
 
-    def __init__(self, machine: StateMachine, store: MemoryOrderedStore) -> None:
+    def __init__(self, machine: StateMachine, store: LmdbStore | MemoryOrderedStore) -> None:
         self.machine = machine
         self._store = store
 
@@ -98,14 +101,16 @@ class MemoryNode:
         self.cluster = cluster
         self.gate = Gate()
         self.disk = MemoryDisk(flush_seconds=self.gate.flush_seconds)
-        self.store = MemoryOrderedStore()
+        self.store: LmdbStore | MemoryOrderedStore = MemoryOrderedStore()
         self.mark: CorruptMark | None = None
+        self.open_log: Callable[[], tuple[LogStore, RecoveredLog]] = lambda: MemoryLogStore.open(self.disk)
+        self.disk_health: Callable[[], DiskHealth | None] = lambda: None
         self.node: Node
         self.comparison: Comparison
         self.requests: Requests
 
     async def start(self) -> None:
-        log_store, recovered = MemoryLogStore.open(self.disk)
+        log_store, recovered = self.open_log()
         machine = StateMachine(self.store)
         raft = Raft(
             RaftConfig(
@@ -127,6 +132,7 @@ class MemoryNode:
             limits=self.cluster.limits,
             auto_compaction=self.cluster.compaction,
             quarantine=Quarantine(self.mark, self._keep),
+            disk_health=self.disk_health(),
         )
         self.comparison = Comparison(
             self.node,

@@ -12,6 +12,7 @@ from raftkv.kv.limits import PAGE_PAIRS
 from raftkv.raft import Entry, HardState, Index, LogWrite, NodeId
 from raftkv.server.node import NodeLimits
 from raftkv.server.proposals import Outcome
+from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import TICK_S, MemoryCluster, MemoryNode, until
 
@@ -321,7 +322,7 @@ async def test_a_restarted_node_serves_what_it_knew_to_be_committed() -> None:
         await member.put(b"a", b"1")
         await member.put(b"b", b"2")  # its write carries the commit index of the first one
         await member.node.stop()
-        member.store = type(member.store)()  # the state store is lost with the machine
+        member.store = MemoryOrderedStore()  # the state store is lost with the machine
         await member.start()
         assert member.node.machine.applied_index >= Index(2)
         read = await member.get(b"a", kv_pb2.LOCAL)

@@ -136,6 +136,26 @@ def test_the_quota_leaves_room_in_the_store() -> None:
         load_settings(FLAGS | {"quota_bytes": -1})
 
 
+def test_the_reserve_of_the_disk_holds_two_segments_of_the_log() -> None:
+    assert load_settings(FLAGS).disk_reserve == 256 << 20
+    assert load_settings(FLAGS | {"disk_reserve_bytes": 0}).disk_reserve == 0
+    assert load_settings(FLAGS | {"disk_reserve_bytes": 128 << 20}).disk_reserve == 128 << 20
+    assert load_settings(FLAGS | {"wal_segment_bytes": 200 << 20}).disk_reserve == 400 << 20
+    with pytest.raises(
+        ConfigurationError, match=r"disk_reserve_bytes .* must be at least 134217728, room for 2 segments"
+    ):
+        load_settings(FLAGS | {"disk_reserve_bytes": 127 << 20})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("disk_reserve_bytes", -1), ("disk_reserve_bytes", "much"), ("slow_disk_ms", -1), ("slow_disk_ms", 60_001)],
+)
+def test_a_reserve_or_a_pace_that_makes_no_sense(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=name.replace("_", "-")):
+        load_settings(FLAGS | {name: value})
+
+
 def test_limits_of_watches() -> None:
     assert load_settings(FLAGS).watch_limits == WatchLimits()
     given = {"max_watches": 7, "max_stream_watches": 5, "watch_ring_bytes": 0, "watch_progress_s": 0.5}

@@ -23,6 +23,9 @@ def status(
     USED is what the state itself takes of the file STORE, and what counts against QUOTA. The alarm `no space` says that
     the quota is reached: writes that make the state grow are refused until keys are deleted and history is compacted.
     Checkpoints on their way between nodes are shown in a table of their own.
+
+    FREE is what the disk has left, WRITE how long a write to the log takes on average. The alarms `disk full` and `slow
+    disk` say that there is too little of the one or too much of the other: such a node hands leadership over.
     """
     views = run_with_client(endpoints, timeout, lambda client: look(client, timeout))
     leader = leader_of(views)
@@ -43,10 +46,25 @@ def status(
                 "QUOTA",
                 "STORE",
                 "LOG",
+                "FREE",
+                "WRITE",
                 "ALARMS",
             ),
             (_row(view) for view in views),
-            right=("ID", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "USED", "QUOTA", "STORE", "LOG"),
+            right=(
+                "ID",
+                "LEADER",
+                "TERM",
+                "COMMIT",
+                "APPLIED",
+                "REVISION",
+                "USED",
+                "QUOTA",
+                "STORE",
+                "LOG",
+                "FREE",
+                "WRITE",
+            ),
         )
         print_transfers(views)
     fail_unless_all_answered(views)
@@ -55,7 +73,7 @@ def status(
 def _row(view: MemberView) -> tuple[object, ...]:
     found = view.status
     if found is None:
-        return (view.id, view.endpoint, "unreachable", *[None] * 10)
+        return (view.id, view.endpoint, "unreachable", *[None] * 12)
     return (
         view.id,
         view.endpoint,
@@ -69,6 +87,8 @@ def _row(view: MemberView) -> tuple[object, ...]:
         megabytes(found.quota_bytes) if found.quota_bytes else None,
         megabytes(found.store_bytes),
         megabytes(found.log_bytes),
+        megabytes(found.disk.free_bytes) if found.disk.free_bytes else None,
+        f"{found.disk.write_s * 1000:.1f} ms",
         ", ".join(raised.alarm.name.lower().replace("_", " ") for raised in found.alarms) or None,
     )
 
@@ -92,6 +112,7 @@ def _described(view: MemberView) -> dict[str, object]:
         "log_bytes": found.log_bytes,
         "used_bytes": found.used_bytes,
         "quota_bytes": found.quota_bytes or None,
+        "disk": asdict(found.disk),
         "alarms": [
             {"alarm": raised.alarm.name.lower(), "message": raised.message, "since": raised.since}
             for raised in found.alarms

@@ -29,9 +29,10 @@ _EXPECTED_OF_WRITES = frozenset(
         common_pb2.DEADLINE_EXCEEDED,
         common_pb2.SHUTTING_DOWN,
         common_pb2.SESSION_EXPIRED,
+        common_pb2.SPACE_EXCEEDED,
     }
 )
-_EXPECTED_OF_READS = _EXPECTED_OF_WRITES - {common_pb2.SESSION_EXPIRED}
+_EXPECTED_OF_READS = _EXPECTED_OF_WRITES - {common_pb2.SESSION_EXPIRED, common_pb2.SPACE_EXCEEDED}
 _OF_TOKENS = frozenset({common_pb2.TOO_STALE, common_pb2.WRITE_LOST, common_pb2.TOKEN_OUT_OF_RANGE})
 _EXPECTED_OF_LEVELS: dict[int, frozenset[int]] = {
     kv_pb2.LINEARIZABLE: frozenset({common_pb2.TOO_STALE}),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, TypeVar
 
-from raftkv.errors import RaftKVError
+from raftkv.errors import NoRoom, RaftKVError
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from tests.storage.simdisk import PowerLoss, SimDisk, sectors
 
@@ -161,7 +161,7 @@ class SimRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._crashed = False
         self.faults = 0
-        """Injected faults that its jobs have met."""
+        """Injected faults that its jobs have met, but for want of room."""
         self.on_begin: Callable[[], object] | None = None
         """Called once, when the next job is taken up: for faults that are to hit the disk at work."""
 
@@ -212,7 +212,8 @@ class SimRunner:
             result = job()
         except Exception as raised:  # noqa: BLE001 - handed to the caller, as the thread does
             error = raised
-        self.faults += self._disk.faults_fired - before
+        if not isinstance(error, NoRoom):  # it has changed nothing, and is made again
+            self.faults += self._disk.faults_fired - before
         self._jobs.popleft()
         if self._jobs:
             self._begin()
