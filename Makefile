@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim verify fix proto clean
+.PHONY: help demo test sim fuzz verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -18,6 +18,9 @@ test: $(INSTALLED) ## run all tests, one worker a core (PYTEST_ARGS="...")
 sim: $(INSTALLED) ## simulate fresh seeds (SEEDS=500) or replay one (SEED=n); LEVEL=l0|l1; docs/simulation.md
 	@$(BIN)/python -m tests.sim $(if $(LEVEL),--level $(LEVEL)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
+
+fuzz: $(INSTALLED) ## strike a data directory with single faults, each found or harmless (FLIPS=10000, FIRST=n)
+	@$(BIN)/python -m tests.storage.flips $(if $(FLIPS),--flips $(FLIPS)) $(if $(FIRST),--first $(FIRST))
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check
