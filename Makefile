@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -24,6 +24,9 @@ sim: $(INSTALLED) ## simulate fresh seeds (SEEDS=500) or replay one (SEED=n); LE
 
 crash: $(INSTALLED) ## kill a node at every step of its disk, under load (CRASH_ARGS="--seed 1 --minutes 30")
 	@$(BIN)/python -m tests.crash $(CRASH_ARGS)
+
+fuzz: $(INSTALLED) ## strike a data directory with single faults, each found or harmless (FLIPS=10000, FIRST=n)
+	@$(BIN)/python -m tests.storage.flips $(if $(FLIPS),--flips $(FLIPS)) $(if $(FIRST),--first $(FIRST))
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check

@@ -53,7 +53,7 @@ def test_version(cli: Cli) -> None:
                 "leader", "quorum", "demo", "bench",
             )
         ),
-        *(("endpoint", one) for one in ("status", "health", "hash")),
+        *(("endpoint", one) for one in ("status", "health", "hash", "compare")),
         *(("lease", one) for one in ("grant", "list", "ttl", "keepalive", "revoke")),
         ("leader", "transfer"),
         ("quorum", "explain"),
@@ -70,7 +70,8 @@ def test_every_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
 
 CLIENT_COMMANDS = (
     ("put", "k", "v"), ("get", "k"), ("del", "k"), ("ls",), ("endpoint", "status"), ("endpoint", "health"),
-    ("endpoint", "hash"), ("leader", "transfer"), ("bench", "put"), ("bench", "get"), ("compact", "1"),
+    ("endpoint", "hash"), ("endpoint", "compare"),
+    ("leader", "transfer"), ("bench", "put"), ("bench", "get"), ("compact", "1"),
     ("watch", "k"), ("lock", "l", "--no-wait"), ("lock", "l", "--show"), ("elect", "e", "--leader"),
     ("elect", "e", "v"), ("lease", "grant", "9"), ("lease", "list"), ("lease", "ttl", "1"), ("lease", "keepalive", "1"),
     ("lease", "revoke", "1"), ("bench", "lock"),

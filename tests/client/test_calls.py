@@ -43,6 +43,7 @@ def make_call(
         (ErrorCode.NOT_LEADER, Verdict.ELSEWHERE),
         (ErrorCode.LEADER_CHANGED, Verdict.ELSEWHERE),
         (ErrorCode.SHUTTING_DOWN, Verdict.ELSEWHERE),
+        (ErrorCode.CORRUPT_STATE, Verdict.ELSEWHERE),
         (ErrorCode.OVERLOADED, Verdict.LATER),
         (ErrorCode.DEADLINE_EXCEEDED, Verdict.LATER),
         (ErrorCode.INVALID_ARGUMENT, Verdict.FAIL),
@@ -160,3 +161,13 @@ def test_the_last_moments_before_the_deadline_are_not_spent_on_losing_certainty(
     assert not worth_retrying(call, 99.96)
     call.doubtful = True
     assert worth_retrying(call, 99.99)
+
+
+def test_a_read_at_a_node_with_a_corrupt_state_goes_to_another_and_says_why_there_is_none(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    refusal = ERROR_TYPES[ErrorCode.CORRUPT_STATE]("out of service")
+    call = make_call(loop, Kind.LOCAL_READ)
+    assert judge(call, refusal) is Verdict.ANOTHER
+    call.last_error = refusal
+    assert type(out_of_time(call, "")) is ERROR_TYPES[ErrorCode.CORRUPT_STATE]
