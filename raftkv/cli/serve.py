@@ -92,6 +92,9 @@ def serve(
         typer.Option(help="A watch that asks for progress is told it when it was told nothing for so long [10]."),
     ] = None,
     wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
+    scrub_bytes_per_s: Annotated[
+        int | None, typer.Option(help="Cold files are read again at this rate, to find bit rot [4 MiB/s; 0: never].")
+    ] = None,
     shutdown_timeout_s: Annotated[
         float | None, typer.Option(help="How long a stopping node waits for a successor and open requests [5].")
     ] = None,

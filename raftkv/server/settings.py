@@ -193,6 +193,12 @@ class ServerSettings(BaseSettings):
         "majority: acknowledged writes can be lost; only plain puts and deletes heed that, the others take a majority.",
     )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
+    scrub_bytes_per_s: int = Field(
+        4 << 20,
+        ge=0,
+        description="How fast closed segments of the log and checkpoints are read again in search of bit rot, in bytes "
+        "per second; 0: never.",
+    )
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
     )

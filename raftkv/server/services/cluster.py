@@ -99,7 +99,9 @@ class ClusterService(ClusterServicer):
         transport: GrpcTransport,
         transfers: LeadershipTransfers,
         changes: MembershipChanges,
+        scrub: Callable[[], pb.ScrubStatus] = pb.ScrubStatus,
     ) -> None:
+        self._scrub = scrub
         self._node = node
         self._log_store = log_store
         self._store_bytes = store_bytes
@@ -140,6 +142,7 @@ class ClusterService(ClusterServicer):
             sessions=machine.session_count,
             leases=len(machine.leases),
             watches=self._node.hub.watches,
+            scrub=self._scrub(),
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
         )
