@@ -103,6 +103,9 @@ def serve(
         float | None, typer.Option(help="Seconds between comparisons of the members' states; 0: on demand [600].")
     ] = None,
     wal_segment_bytes: Annotated[int | None, typer.Option(help="Size of a log segment [64 MiB].")] = None,
+    scrub_bytes_per_s: Annotated[
+        int | None, typer.Option(help="Cold files are read again at this rate, to find bit rot [4 MiB/s; 0: never].")
+    ] = None,
     shutdown_timeout_s: Annotated[
         float | None, typer.Option(help="How long a stopping node waits for a successor and open requests [5].")
     ] = None,

@@ -140,7 +140,10 @@ class ClusterCalls(ClientCore):
 
         Example::
 
-            await client.replace_member(3, 4, "10.0.0.3:7101")
+            try:
+                await client.replace_member(7, 8, "10.0.0.7:7101")
+            except FailedPrecondition as error:
+                print("nothing was changed:", error)
         """
         wire.check_u64("old_id", old_id)
         wire.check_u64("new_id", new_id)

@@ -35,6 +35,7 @@ from raftkv.server.peer_book import PeerBook
 from raftkv.server.promotion import promote_when_caught_up
 from raftkv.server.quarantine import Quarantine
 from raftkv.server.requests import RequestLimits, Requests
+from raftkv.server.scrubber import Scrubber
 from raftkv.server.services.cluster import ClusterService, LeadershipTransfers
 from raftkv.server.services.comparison import StateComparisons
 from raftkv.server.services.kv import KvService
@@ -46,7 +47,7 @@ from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.corrupt_mark import read_mark, write_mark
-from raftkv.storage.files import FileSystem
+from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
@@ -108,7 +109,16 @@ async def serve(
         open_disk(settings, cluster, progress=progress, files=files) as disk,
     ):
         book = PeerBook.open(settings.data_dir, files)
-        parts = _build(settings, cluster, disk, book, peer_server=peer_server, client_server=client_server)
+        parts = _build(
+            settings,
+            cluster,
+            disk,
+            book,
+            files=files or OsFileSystem(),
+            peer_server=peer_server,
+            client_server=client_server,
+        )
+        own_tasks: list[asyncio.Task[None]] = []
         try:
             parts.node.recover(progress)
             _tune_interpreter()
@@ -121,20 +131,23 @@ async def serve(
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
-            own_tasks = [asyncio.create_task(coroutine) for coroutine in parts.errands(settings, cluster)]
+            for errand in parts.errands(settings, cluster):
+                own_tasks.append(asyncio.create_task(errand))
+                own_tasks[-1].add_done_callback(partial(_look_after, parts.node))
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
             health_task.cancel()
             removal_task.cancel()
             watch_task.cancel()
-            for task in own_tasks:
-                task.cancel()
             # A node that fails meanwhile has nothing to hand over; what made it fail is raised below.
             with contextlib.suppress(ShuttingDown):
                 await parts.hand_over(settings.shutdown_timeout_s)
             await client_server.stop(min(GRACE_S, settings.shutdown_timeout_s))
         finally:
+            for task in own_tasks:
+                task.cancel()
+            await asyncio.gather(*own_tasks, return_exceptions=True)
             # Both servers are silent before the node, and the node before the disk.
             await client_server.stop(None)
             await parts.node.stop()
@@ -142,6 +155,12 @@ async def serve(
         if parts.node.failure.done():
             parts.node.failure.result()  # the disk may have failed after `stop` was asked for: no clean end
         log.info("stopped")
+
+
+def _look_after(node: Node, task: asyncio.Task[None]) -> None:
+    """What a node does beside serving must not end unnoticed."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        node.on_failure(error)
 
 
 async def warn_when_removed(node: Node) -> None:
@@ -170,10 +189,12 @@ class _Parts:
     health: health.aio.HealthServicer
     transport: GrpcTransport
     changes: MembershipChanges
+    scrubber: Scrubber
 
     def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[Coroutine[Any, Any, None]]:
         """What the process does for itself, beside serving. Ends with the node."""
         yield keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
+        yield self.scrubber.run()
         if cluster.promote:
             yield promote_when_caught_up(self.node, self.changes)
 
@@ -241,6 +262,7 @@ def _build(
     disk: Disk,
     book: PeerBook,
     *,
+    files: FileSystem,
     peer_server: grpc.aio.Server,
     client_server: grpc.aio.Server,
 ) -> _Parts:
@@ -312,8 +334,18 @@ def _build(
     changes = MembershipChanges(node, requests, transport)
     kv = KvService(requests, node_id)
     watches = WatchService(node, requests.header)
+    scrubber = Scrubber(
+        wal=disk.wal,
+        store=disk.checkpoints,
+        checkpoints=node.checkpoints,
+        alarms=node.alarms,
+        applied_index=lambda: node.machine.applied_index,
+        files=files,
+        bytes_per_s=settings.scrub_bytes_per_s,
+    )
     service = ClusterService(
         node=node,
+        scrub=scrubber.status,
         log_store=disk.log_store,
         store_bytes=disk.store_bytes,
         requests=requests,
@@ -348,7 +380,7 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, comparison, kv, watches, health_service, transport, changes)
+    return _Parts(node, comparison, kv, watches, health_service, transport, changes, scrubber)
 
 
 @asynccontextmanager

@@ -195,6 +195,12 @@ def _small_files(files: Overlay, report: Report) -> None:
         for name in files.names(path)
         if name not in KNOWN_NAMES and not name.endswith(TEMPORARY_SUFFIX) and not name.startswith(ASIDE_PREFIX)
     ]
+    names = files.names(path)
+    if PEERS_NAME in names and BOOT_NAME not in names:
+        report.damage.append(
+            f"{path / BOOT_NAME} is missing: how the last run ended is lost, and with it where the log must end. The "
+            "start takes it for a crash of the machine"
+        )
     try:
         mark = read_mark(path, files)
     except StorageError as error:

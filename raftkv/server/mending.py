@@ -75,7 +75,8 @@ def apply(remedy: Remedy, files: FileSystem, path: Path, aside: Path) -> None:
     flush_dir(files, aside.parent)
     for replaced in remedy.replaces:
         # A copy: the file itself is replaced in one step, so that a crash leaves the damaged one or the new one.
-        publish_file(files, aside / replaced.name, read_file(files, replaced)).close()
+        target = _target(files, replaced, path, aside)
+        publish_file(files, target, read_file(files, replaced)).close()
     # What is to be moved is garbage once the rest is written: a crash in between loses nothing.
     remedy.write(files)
     _move(remedy, files, path, aside)
@@ -83,15 +84,21 @@ def apply(remedy: Remedy, files: FileSystem, path: Path, aside: Path) -> None:
 
 def _move(remedy: Remedy, files: FileSystem, path: Path, aside: Path) -> None:
     for source in remedy.moves:
-        target = aside / source.relative_to(path)
         if source.name not in files.names(source.parent):
             continue
-        if target.parent != aside:
-            files.mkdir(target.parent)
-            flush_dir(files, aside)
+        target = _target(files, source, path, aside)
         files.rename(source, target)
         flush_dir(files, target.parent)
         flush_dir(files, source.parent)
+
+
+def _target(files: FileSystem, source: Path, path: Path, aside: Path) -> Path:
+    """Return where `source` goes, in a directory that is there."""
+    target = aside / source.relative_to(path)
+    if target.parent != aside:
+        files.mkdir(target.parent)
+        flush_dir(files, aside)
+    return target
 
 
 def _remedy(
@@ -182,6 +189,7 @@ def _log_remedy(
         f"let the log begin after entry {base.index}, in segment {base.segment}; set aside {', '.join(found.dropped)}",
         f"a checkpoint whose every byte is right has all entries up to {base.index}, and all after that are whole",
         tuple(directory / name for name in found.dropped),
+        replaces=(directory / BASE_NAME,) if BASE_NAME in files.names(directory) else (),
         write=lambda target: publish_file(target, directory / BASE_NAME, base.encode()).close(),
     )
 

@@ -217,6 +217,12 @@ class ServerSettings(BaseSettings):
         "state is not that of a majority goes out of service. 0: only on demand (`raftkv endpoint compare`).",
     )
     wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
+    scrub_bytes_per_s: int = Field(
+        4 << 20,
+        ge=0,
+        description="How fast closed segments of the log and checkpoints are read again in search of bit rot, in bytes "
+        "per second; 0: never.",
+    )
     shutdown_timeout_s: float = Field(
         5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
     )

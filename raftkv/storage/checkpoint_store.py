@@ -87,6 +87,10 @@ class CheckpointStore(Generic[S]):
         return self._directory.newest
 
     @property
+    def path(self) -> Path:
+        return self._directory.path
+
+    @property
     def valid(self) -> tuple[CheckpointManifest, ...]:
         """All that are there, newest first. More than two only after a crash, or while one is held."""
         return self._directory.valid

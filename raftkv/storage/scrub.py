@@ -10,6 +10,7 @@ others need. Where the kernel has no such call, rot is found once the pages have
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ def scrub_log(
                 except StopIteration as end:
                     before = (sequence, end.value) if end.value is not None else None
                     break
+                except OSError as error:
+                    # A sector that cannot be read is as good as one with other bytes.
+                    step = DamagedSegment(sequence, path, 0, _unreadable(error))
                 if isinstance(step, DamagedSegment) and not _counts(files, path, step, extent()[0]):
                     break
                 yield step
@@ -167,6 +171,13 @@ def _read_segment(
     return last
 
 
+def _unreadable(error: OSError) -> str:
+    """Say what the disk says. Raises `error` where it says nothing of the disk."""
+    if error.errno != errno.EIO:
+        raise error
+    return f"cannot be read ({error.strerror})"
+
+
 def _window(file: File, offset: int, segment: Segment) -> bytes:
     """Read on from `offset`: a step, or the record there, if that is longer."""
     window = file.pread(min(STEP_BYTES, segment.size - offset), offset)
@@ -224,7 +235,11 @@ def scrub_checkpoint(files: FileSystem, directory: Path, manifest: CheckpointMan
             start, stop = manifest.chunk_at(number * CHUNK_BYTES)
             crc = 0
             for offset in range(start, stop, STEP_BYTES):
-                block = file.pread(min(STEP_BYTES, stop - offset), offset)
+                try:
+                    block = file.pread(min(STEP_BYTES, stop - offset), offset)
+                except OSError as error:
+                    yield DamagedChunks(manifest, data, f"byte offset {offset}: {_unreadable(error)}")
+                    return
                 crc = google_crc32c.extend(crc, block)
                 yield len(block)
             if crc != expected:

@@ -598,3 +598,32 @@ def test_random_changes_crashes_partitions_and_snapshots(seed: int) -> None:
         assert group.history[index].data == data
     for voter in group[leader].configuration.voters - group[leader].configuration.witnesses:
         assert group.data(voter)[-1:] == [b"the end"], f"node {voter} does not catch up"
+
+
+# --- a damaged node that comes back under another id (ADR 9) ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("witness", [False, True])
+def test_a_node_takes_the_place_and_the_address_of_another_in_one_step(witness: bool) -> None:
+    """While the change is under way both are members, and have the same address; nobody ever has neither."""
+    addresses = ((NodeId(1), "a:1"), (NodeId(2), "b:1"), (NodeId(3), "c:1"))
+    before = Configuration(ids(1, 2, 3), witnesses=ids(3) if witness else ids(), addresses=addresses)
+    joining = ((NodeId(4), "c:1"),)
+    made = plan(
+        before,
+        MembershipChange(
+            learners=() if witness else joining, witnesses=joining if witness else (), remove=frozenset(ids(3))
+        ),
+        {},
+    )
+    assert isinstance(made, Configuration)
+    assert dict(made.addresses) == {NodeId(1): "a:1", NodeId(2): "b:1", NodeId(3): "c:1", NodeId(4): "c:1"}
+    # The two that are well are a majority of the old voters and of the new ones: the change needs no one else.
+    assert has_quorum(made, ids(1, 2))
+    after = left(made)
+    assert dict(after.addresses) == {NodeId(1): "a:1", NodeId(2): "b:1", NodeId(4): "c:1"}
+    assert (after.voters, after.learners) == ((ids(1, 2, 4), ids()) if witness else (ids(1, 2), ids(4)))
+    assert after.removed == ids(3)
+    # The address is free for one, not for two.
+    refused = plan(before, MembershipChange(learners=joining), {})
+    assert refused == "c:1 is the peer address of node 3 already"

@@ -171,6 +171,7 @@ def test_limits_of_watches() -> None:
         ({"max_stream_watches": 0}, "max-stream-watches"),
         ({"max_watches": 7, "max_stream_watches": 8}, r"max_stream_watches \(8\) exceeds max_watches \(7\)"),
         ({"watch_ring_bytes": -1}, "watch-ring-bytes"),
+        ({"scrub_bytes_per_s": -1}, "scrub-bytes-per-s"),
         ({"watch_progress_s": 0.0}, "watch-progress-s"),
         ({"watch_progress_s": float("inf")}, "watch-progress-s"),
         ({"watch_progress_s": float("nan")}, "watch-progress-s"),

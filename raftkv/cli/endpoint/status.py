@@ -124,6 +124,7 @@ def _described(view: MemberView) -> dict[str, object]:
         "cluster_id": f"{found.cluster_id:016x}",
         "version": found.version,
         "followers": [asdict(one) for one in found.progress],
+        "scrub": asdict(found.scrub),
         "checkpoint": asdict(found.checkpoint),
         "transfers": [asdict(one) for one in found.transfers],
     }

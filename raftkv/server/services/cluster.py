@@ -101,7 +101,9 @@ class ClusterService(ClusterServicer):
         transfers: LeadershipTransfers,
         changes: MembershipChanges,
         comparison: Comparison,
+        scrub: Callable[[], pb.ScrubStatus] = pb.ScrubStatus,
     ) -> None:
+        self._scrub = scrub
         self._node = node
         self._log_store = log_store
         self._store_bytes = store_bytes
@@ -145,6 +147,7 @@ class ClusterService(ClusterServicer):
             leases=len(machine.leases),
             watches=self._node.hub.watches,
             comparison=self._comparison.newest,
+            scrub=self._scrub(),
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
         )
