@@ -32,7 +32,7 @@ def names(directory: Path) -> list[str]:
 def test_what_was_saved_is_read(tmp_path: Path) -> None:
     save(tmp_path / "b")
     assert names(tmp_path) == ["b"]
-    read = []
+    read: list[int] = []
     with BackupReader(tmp_path / "b", read.append) as backup:
         assert len(list(backup.rows())) == 100
         assert backup.summary.file_bytes == len(BACKUP) == sum(read) == backup.size
