@@ -112,7 +112,7 @@ def test_files_that_are_none(cli: Cli, tmp_path: Path) -> None:
         (("--member", ","), "no member is named"),
         ((*MEMBER, "--id", "4", "--fencing-epoch", "1"), "--id 4 is not among the members"),
         ((*MEMBER, "--id", "1"), "give all the same --fencing-epoch"),
-        ((*MEMBER, "--fencing-epoch", "0"), "0 is not in the range"),
+        ((*MEMBER, "--fencing-epoch", "0"), "greater than or equal to 1"),
     ],
 )
 def test_restore_refuses(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], problem: str) -> None:
