@@ -32,7 +32,7 @@ from raftkv.client.unary import answer_of
 from raftkv.client.watch_mux import WatchMux
 from raftkv.client.wire import size_estimate, to_error
 from raftkv.client.wire_quorum import to_read_receipt, to_write_receipt
-from raftkv.errors import ConnectionFailed, DeadlineExceeded, RaftKVError
+from raftkv.errors import ClusterMismatch, ConnectionFailed, DeadlineExceeded, RaftKVError
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 
 TICK_S: Final = 0.020
@@ -96,6 +96,8 @@ class Dispatcher:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_s = _NEVER
         self._ready_waiters: set[asyncio.Future[None]] = set()
+        self._cluster_id = 0
+        """That of the first endpoint that took operations."""
         self._configuration_index = 0
         self._learning: asyncio.Task[None] | None = None
         self._learn_timer: asyncio.TimerHandle | None = None
@@ -222,8 +224,12 @@ class Dispatcher:
         """Return an id for an operation of the stream's own."""
         return self._sequences.next_id()
 
-    def ready(self, stream: Pipeline, member_id: int) -> None:
+    def ready(self, stream: Pipeline, member_id: int, cluster_id: int) -> None:
         """An endpoint takes operations."""
+        self._cluster_id = self._cluster_id or cluster_id
+        if cluster_id not in (0, self._cluster_id):
+            self._foreign(stream, cluster_id)
+            return
         self.router.ready(stream.address, member_id)
         if self._nearest:
             stream.probe()
@@ -233,6 +239,20 @@ class Dispatcher:
         self._rerouted()
         self._wake_ready_waiters()
         self._release()
+
+    def _foreign(self, stream: Pipeline, cluster_id: int) -> None:
+        """An endpoint is of another cluster than this client's: sequences, tokens and revisions mean nothing there.
+
+        Where all do, no call is left waiting: a cluster that was restored from a backup does not become the old one.
+        """
+        problem = (
+            f"{stream.address} is of cluster {cluster_id:016x}, and this client talks to {self._cluster_id:016x}: if "
+            "it was restored from a backup, a new client is needed"
+        )
+        self._lose(stream, problem)
+        if not self.router.any_ready():
+            for call in tuple(self._live):
+                self._fail(call, ClusterMismatch(problem, ambiguous=call.ambiguous))
 
     def answered(self, stream: Pipeline, response: kv_pb2.BatchResponse) -> None:
         """Give every answer of a message to its call."""

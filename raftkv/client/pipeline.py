@@ -17,7 +17,7 @@ from raftkv.client.batches import PROBES, Queue
 from raftkv.client.calls import Call, Kind
 from raftkv.client.channels import Connection
 from raftkv.client.spans import FIRST_KEY, Span
-from raftkv.client.wire import describe, fill_range, member_id, size_estimate
+from raftkv.client.wire import cluster_id, describe, fill_range, member_id, size_estimate
 from raftkv.v1 import kv_pb2
 
 MAX_OUTSTANDING: Final = 4096
@@ -36,8 +36,8 @@ class Host(Protocol):
     def next_id(self) -> int:
         """Return an id for an operation of the stream's own."""
 
-    def ready(self, stream: Pipeline, member_id: int) -> None:
-        """The node has answered: the stream takes operations."""
+    def ready(self, stream: Pipeline, member_id: int, cluster_id: int) -> None:
+        """The node has answered: the stream takes operations. Each id is 0 where it did not tell."""
 
     def answered(self, stream: Pipeline, response: kv_pb2.BatchResponse) -> None:
         """A message came. The host takes what it answers out of `stream.outstanding`."""
@@ -165,7 +165,7 @@ class Pipeline:
         metadata = await self._rpc.initial_metadata()
         if not self._rpc.done():  # where the call failed, gRPC makes up empty metadata
             self.is_ready = True
-            self._host.ready(self, member_id(metadata))
+            self._host.ready(self, member_id(metadata), cluster_id(metadata))
         while True:
             response = await self._rpc.read()
             if not isinstance(response, kv_pb2.BatchResponse):

@@ -31,6 +31,7 @@ from raftkv.quorum import Guarantee
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 
 MEMBER_ID_KEY: Final = "raftkv-member-id"
+CLUSTER_ID_KEY: Final = "raftkv-cluster-id"
 """In a node's initial metadata on Pipeline: its id, in decimal."""
 
 MAX_OPERATION_BYTES: Final = 8 << 20
@@ -312,6 +313,15 @@ def member_id(metadata: Metadata) -> int:
     """Return the id that a node gave in its initial metadata, 0 where it gave none that makes sense."""
     value = metadata.get(MEMBER_ID_KEY)
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else 0
+
+
+def cluster_id(metadata: Metadata) -> int:
+    """Return the id of the cluster that a node gave in its initial metadata, 0 where it gave none that makes sense."""
+    value = metadata.get(CLUSTER_ID_KEY)
+    try:
+        return int(value, 16) if isinstance(value, str) else 0
+    except ValueError:
+        return 0
 
 
 def to_key_value(pair: kv_pb2.KeyValue, guarantee: Guarantee) -> KeyValue:

@@ -67,7 +67,7 @@ class Backups:
     ) -> AsyncIterator[pb.SnapshotPart]:
         """Answer a call of Maintenance.Snapshot."""
         try:
-            async for part in self._parts(request):
+            async for part in self.parts(request):
                 yield part
         except CheckpointRefused as error:
             refusal = Overloaded(
@@ -77,7 +77,7 @@ class Backups:
         except RaftKVError as error:
             await abort(context, wire.to_error(error))
 
-    async def _parts(self, request: pb.SnapshotRequest) -> AsyncIterator[pb.SnapshotPart]:
+    async def parts(self, request: pb.SnapshotRequest) -> AsyncIterator[pb.SnapshotPart]:
         """Yield the parts. Raises RaftKVError."""
         if self._running >= MAX_BACKUPS:
             raise Overloaded(f"{MAX_BACKUPS} backups of this node are under way already")

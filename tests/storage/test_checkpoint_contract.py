@@ -651,3 +651,61 @@ async def test_a_restore_does_not_wait_for_a_checkpoint_that_is_being_made(tmp_p
     peer.store = await restoring
     assert applied_index(peer.store) == 7
     await peer.close()
+
+
+async def test_a_copy_that_is_set_aside_stays_what_it_was_and_leaves_nothing(peer: Peer) -> None:
+    checkpoints = peer.opened[-1]
+    rows = large_rows(1)
+    apply_entry(peer.store, 3, 1, rows)
+    copy = await checkpoints.copy_aside(peer.store)
+    names = peer.names()
+    apply_entry(peer.store, 4, 1, {b"later": b""})
+    await checkpoints.create(peer.store, configuration_at)  # it may come and go meanwhile
+    reader = copy.reader(lambda: False)
+    assert (inspect(reader).index, copy.size > 2_000_000) == (3, True)
+    assert dict(reader.scan(b"key", b"kez")) == rows
+    with pytest.raises(CheckpointRefused):
+        list(copy.reader(lambda: True).scan(b"\0", None))
+    copy.close()
+    assert names == []
+
+
+async def test_a_copy_that_is_being_set_aside_gives_way_to_a_new_state(peers: tuple[Peer, Peer]) -> None:
+    """Else the state would wait for it to be replaced, and the whole node with it."""
+    source, peer = peers
+    sending_store = await source.open()
+    await source.checkpoint(9, rows=large_rows(2))
+    checkpoints = await peer.open()
+    apply_entry(peer.store, 3, 1, large_rows(3))
+    sending = sending_store.send()
+    receiving = await checkpoints.begin(sending.manifest)
+    await transfer(sending, receiving)
+    sending.close()
+    await receiving.finish()
+    assert checkpoints.hold(Index(9), Term(1))
+    stopped = asyncio.Event()
+
+    async def restore() -> None:
+        peer.store = await checkpoints.restore(peer.store, Index(9))
+        stopped.set()
+
+    copying = [asyncio.create_task(checkpoints.copy_aside(peer.store)) for _ in range(3)]
+    restoring = asyncio.create_task(restore())
+    ended = await asyncio.gather(*copying, return_exceptions=True)
+    await restoring
+    assert applied_index(peer.store) == 9
+    for one in ended:
+        if isinstance(one, BaseException):
+            assert isinstance(one, CheckpointRefused)
+        else:
+            one.close()
+    assert not [name for name in peer.names() if "aside" in name]
+    copy = await checkpoints.copy_aside(peer.store)
+    assert inspect(copy.reader(lambda: False)).index == 9
+    copy.close()
+
+
+async def test_what_a_crash_left_of_a_copy_is_removed(peer: Peer) -> None:
+    peer.files.create(peer.path / "aside-1.tmp").close()
+    await peer.open()
+    assert peer.names() == []

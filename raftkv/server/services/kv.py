@@ -26,6 +26,9 @@ MAX_OPERATIONS_PER_BATCH = 4096
 MEMBER_ID_METADATA = "raftkv-member-id"
 """Initial metadata of a pipeline: which node this endpoint is."""
 
+CLUSTER_ID_METADATA = "raftkv-cluster-id"
+"""And of which cluster, in hexadecimal: clients of another one, as before a restore, turn back."""
+
 
 class KvService(KVServicer):
     """What clients call."""
@@ -108,7 +111,10 @@ class KvService(KVServicer):
         request_iterator: AsyncIterator[kv_pb2.BatchRequest],
         context: grpc.aio.ServicerContext[kv_pb2.BatchRequest, kv_pb2.BatchResponse],
     ) -> AsyncIterator[kv_pb2.BatchResponse]:
-        await context.send_initial_metadata(((MEMBER_ID_METADATA, str(self._member_id)),))
+        cluster_id = self._requests.header().cluster_id
+        await context.send_initial_metadata(
+            ((MEMBER_ID_METADATA, str(self._member_id)), (CLUSTER_ID_METADATA, f"{cluster_id:016x}"))
+        )
         if self._draining:
             return
         pipeline = _Pipeline(self._requests, request_iterator)

@@ -1,0 +1,136 @@
+"""Which state a node backs up, and when it refuses to."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftkv.errors import Compacted, FailedPrecondition, FutureRevision, NoLeader, Overloaded
+from raftkv.kv.hashing import StateHasher
+from raftkv.server.backups import MAX_BACKUPS, Backups
+from raftkv.storage.backup_format import BackupDecoder, BackupSummary
+from raftkv.storage.checkpoint import CheckpointRefused
+from raftkv.storage.checkpoint_directory import OpenCopy
+from raftkv.v1 import kv_pb2
+from raftkv.v1 import maintenance_pb2 as pb
+from tests.server.memory_cluster import CLUSTER_ID, MemoryCluster, MemoryNode
+
+
+class Aside:
+    """Copies of an in-memory store are its snapshots."""
+
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+        self.open = 0
+
+    async def copy_aside(self) -> tuple[OpenCopy, int]:
+        snapshot = self.node.store.read()
+        self.open += 1
+        copy = OpenCopy(snapshot, snapshot.__enter__(), 1000)
+        close = copy.close
+
+        def closed() -> None:
+            self.open -= 1
+            close()
+
+        copy.close = closed  # type: ignore[method-assign]
+        return copy, 100
+
+
+def backups_of(node: MemoryNode) -> tuple[Backups, Aside]:
+    aside = Aside(node)
+    return Backups(node.node, node.requests.reads, aside, node.requests.header, CLUSTER_ID), aside
+
+
+async def backup(node: MemoryNode, **fields: int | bool) -> tuple[pb.SnapshotPart, BackupSummary]:
+    backups, aside = backups_of(node)
+    decoder = BackupDecoder()
+    parts = [part async for part in backups.parts(pb.SnapshotRequest(**fields))]  # type: ignore[arg-type]
+    for part in parts:
+        decoder.feed(part.data)
+    assert aside.open == 0
+    assert not any(part.HasField("header") for part in parts[1:])
+    assert parts[-1].remaining_bytes < 10_000
+    return parts[0], decoder.finish()
+
+
+async def test_a_follower_has_all_that_was_acknowledged_and_the_hash_that_nodes_compare() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        for number in range(20):
+            assert not (await leader.put(b"k", b"%d" % number)).HasField("error")
+            follower = cluster.follower(leader)
+            first, summary = await backup(follower)
+            assert first.header.member_id == follower.id
+            assert first.revision == summary.header.revision == 2 + number
+            assert (summary.header.cluster_id, summary.header.node_id) == (CLUSTER_ID, follower.id)
+        with follower.store.read() as reader:
+            hasher = StateHasher(reader)
+            while not hasher.step(1000):
+                pass
+        assert summary.state_hash == hasher.digest()
+        _, past = await backup(leader, revision=5)
+        assert (past.header.revision, past.header.as_of) == (5, 5)
+        with pytest.raises(FutureRevision):
+            await backup(leader, revision=22)
+
+
+async def test_a_compacted_revision_is_refused() -> None:
+    async with MemoryCluster(1) as cluster:
+        leader = await cluster.leader()
+        for number in range(5):
+            await leader.put(b"k", b"%d" % number)
+        result = await leader.run(kv_pb2.Operation(id=9, compact=kv_pb2.CompactRequest(revision=4)))
+        assert not result.HasField("error")
+        with pytest.raises(Compacted, match="begins at 4"):
+            await backup(leader, revision=3)
+        assert (await backup(leader, revision=4))[1].header.as_of == 4
+
+
+async def test_without_a_leader_only_a_stale_one_is_made() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        await leader.put(b"k", b"v")
+        follower = cluster.follower(leader)
+        await backup(follower)
+        cluster.silence()
+        cluster.cut_off.update(cluster.ids)
+        with pytest.raises(NoLeader):
+            await backup(follower)
+        _, summary = await backup(follower, stale=True)
+        assert summary.header.revision == 2
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_a_witness_has_none(stale: bool) -> None:
+    async with MemoryCluster(witnesses=[3]) as cluster:
+        await cluster.leader()
+        with pytest.raises(FailedPrecondition, match="node 3 is a witness"):
+            await backup(cluster[3], stale=stale)
+
+
+async def test_so_many_at_a_time_and_one_that_is_given_up_makes_room() -> None:
+    async with MemoryCluster(1) as cluster:
+        leader = await cluster.leader()
+        backups, aside = backups_of(leader)
+        request = pb.SnapshotRequest()
+        running = [backups.parts(request) for _ in range(MAX_BACKUPS)]
+        for one in running:
+            await anext(one)
+        with pytest.raises(Overloaded):
+            await anext(backups.parts(request))
+        assert aside.open == MAX_BACKUPS
+        await running[0].aclose()  # type: ignore[attr-defined]
+        assert aside.open == MAX_BACKUPS - 1
+        assert [part async for part in backups.parts(request)]
+        for one in running[1:]:
+            await one.aclose()  # type: ignore[attr-defined]
+        assert aside.open == 0
+
+
+async def test_a_state_to_which_nothing_was_applied_is_not_backed_up() -> None:
+    async with MemoryCluster(3) as cluster:
+        await cluster.leader()
+        backups, _ = backups_of(cluster[1])
+        backups._copier = Aside(MemoryNode(cluster, cluster.ids[0]))
+        with pytest.raises(CheckpointRefused, match="nothing has been applied"):
+            await anext(backups.parts(pb.SnapshotRequest(stale=True)))

@@ -1,0 +1,248 @@
+"""Data directories made from a backup: whole or not at all, with numbers above all that were given before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, StorageError
+from raftkv.kv import commands as c
+from raftkv.kv.commands import LockKind, Place
+from raftkv.kv.epoch import EPOCH_BITS, MAX_EPOCH
+from raftkv.kv.records import FORMAT, read_meta
+from raftkv.raft import NodeId
+from raftkv.server import restore as module
+from raftkv.server.cluster import find_cluster
+from raftkv.server.restore import Plan, Restored, read_whole, restore
+from raftkv.server.settings import load_settings
+from raftkv.storage.backup_format import BackupEncoder, BackupHeader, DamagedBackup
+from raftkv.storage.data_dir import read_identity
+from raftkv.storage.memory import MemoryOrderedStore
+from tests.formats.opening import opened
+from tests.kv.host import Host, put
+
+MEMBERS = {NodeId(node): f"127.0.0.1:71{node:02}" for node in (1, 2, 3)}
+EPOCH = 5
+
+
+def silent(phase: str, done: int, total: int) -> None: ...
+
+
+def acquire(host: Host, lock: bytes, lease: int) -> int:
+    (place,) = host.do(c.Acquire(0, lock, lease, LockKind.MUTEX, True, 0, b"", True))
+    assert isinstance(place, Place)
+    return place.token
+
+
+def backup_of(host: Host, **changed: Any) -> bytes:
+    with host.store.read() as reader:
+        meta = read_meta(reader)
+        said: dict[str, Any] = {
+            "state_format": FORMAT,
+            "cluster_id": 7,
+            "node_id": 1,
+            "index": meta.applied_index,
+            "term": meta.applied_term,
+            "revision": meta.revision,
+            "compacted_revision": meta.compacted_revision,
+            "as_of": 0,
+            "time_ms": meta.time_ms,
+            "last_token": meta.last_token,
+            "made_at_ms": 0,
+            "software": "",
+        }
+        return b"".join(BackupEncoder(BackupHeader(**{**said, **changed})).encode(reader.scan(b"\0", None)))
+
+
+@pytest.fixture
+def old() -> Host:
+    host = Host()
+    host.do(*[put(b"key %03d" % number, b"v" * 200) for number in range(300)])
+    acquire(host, b"lock", host.grant())
+    return host
+
+
+@pytest.fixture
+def backup(old: Host, tmp_path: Path) -> Path:
+    path = tmp_path / "backup"
+    path.write_bytes(backup_of(old))
+    return path
+
+
+def plan(base: Path, *, epoch: int | None = EPOCH, name: str = "raftkv") -> Plan:
+    return Plan(MEMBERS, {node: base / str(node) for node in MEMBERS}, name, epoch)
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b"" for path in directory.rglob("*")
+    }
+
+
+async def test_tokens_of_a_restored_cluster_are_above_all_that_the_old_one_gives(
+    old: Host, backup: Path, tmp_path: Path
+) -> None:
+    made = restore(backup, plan(tmp_path / "new"), progress=silent)
+    # The old cluster goes on after the backup, whatever it was told.
+    given = [acquire(old, b"other %d" % number, old.grant()) for number in range(50)]
+    leases = [old.grant() for _ in range(50)]
+    session = old.register()
+    async with opened(made.directories[NodeId(1)]) as disk:
+        new = Host(disk.store)
+        assert acquire(new, b"other", new.grant()) == (EPOCH << EPOCH_BITS) + 1 > max(given)
+        assert new.grant() > max(leases)
+        assert new.register() > session
+        with disk.machine.view() as view:
+            assert [one.token for one in view.line(b"lock", 9).contenders] == [1]
+        again = tmp_path / "again"
+        again.write_bytes(backup_of(new))
+        more = [acquire(new, b"more %d" % number, new.grant()) for number in range(10)]
+    with pytest.raises(ConfigurationError, match=f"is to be {EPOCH}, and this backup takes {EPOCH + 1} to {MAX_EPOCH}"):
+        restore(again, plan(tmp_path / "newer"), progress=silent)
+    newer = restore(again, plan(tmp_path / "newer", epoch=EPOCH + 1), progress=silent)
+    assert newer.cluster_id != made.cluster_id
+    async with opened(newer.directories[NodeId(2)], 2) as disk:
+        newest = Host(disk.store)
+        assert acquire(newest, b"other 1", newest.grant()) == ((EPOCH + 1) << EPOCH_BITS) + 1 > max(more)
+
+
+def test_members_of_one_restore_agree_and_others_differ(backup: Path, tmp_path: Path) -> None:
+    all_at_once = restore(backup, plan(tmp_path / "all"), progress=silent)
+    alone: list[Restored] = [
+        restore(backup, Plan(MEMBERS, {node: tmp_path / f"alone {node}"}, "raftkv", EPOCH), progress=silent)
+        for node in MEMBERS
+    ]
+    for one in alone:
+        assert (one.cluster_id, one.state_hash) == (all_at_once.cluster_id, all_at_once.state_hash)
+    assert restore(backup, plan(tmp_path / "name", name="x"), progress=silent).cluster_id != all_at_once.cluster_id
+    later = restore(backup, plan(tmp_path / "epoch", epoch=EPOCH + 1), progress=silent)
+    assert later.cluster_id != all_at_once.cluster_id
+    clocked = restore(backup, plan(tmp_path / "clock", epoch=None), progress=silent)
+    assert clocked.epoch > 3_000_000  # minutes since 2020
+
+
+async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backup: Path, tmp_path: Path) -> None:
+    made = restore(backup, plan(tmp_path / "new"), progress=silent)
+    data_dir = made.directories[NodeId(1)]
+    identity = read_identity(data_dir)
+    assert identity is not None
+    assert (identity.restored, identity.cluster_id, identity.members) == (True, made.cluster_id, MEMBERS)
+    flags = {"id": 1, "data_dir": data_dir}
+    member = [f"{node}={address}" for node, address in MEMBERS.items()]
+    for given in ({}, {"member": member}, {"member": member, "cluster_name": "another"}):
+        cluster = await find_cluster(load_settings({**flags, **given}))
+        assert cluster.cluster_id == made.cluster_id
+        assert cluster.founded_with.voters == set(MEMBERS)
+    with pytest.raises(DataDirectoryMismatch, match=r"for other members than --member names: 1=127.0.0.1:7101,2="):
+        await find_cluster(load_settings({**flags, "member": member[:2]}))
+    with pytest.raises(DataDirectoryMismatch, match="belongs to node 1"):
+        await find_cluster(load_settings({**flags, "id": 2, "member": member}))
+
+
+def test_a_directory_that_is_not_empty_is_left_as_it_is(backup: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "3").mkdir(parents=True)
+    (base / "3" / "precious").write_bytes(b"data")
+    before = tree(base)
+    with pytest.raises(ConfigurationError, match=r"3 is not empty: it holds precious, other data\. Nothing was"):
+        restore(backup, plan(base), progress=silent)
+    assert tree(base) == before
+    (base / "3" / "precious").unlink()
+    (base / "3" / "lost+found").mkdir()  # a file system of its own
+    restore(backup, plan(base), progress=silent)
+    with pytest.raises(ConfigurationError, match="1 is not empty"):
+        restore(backup, plan(base, epoch=EPOCH + 1), progress=silent)
+    (base / "1").rename(base / "kept")
+    (base / "1").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="cannot be used as a data directory"):
+        restore(backup, plan(base), progress=silent)
+
+
+def test_what_is_no_whole_backup_is_not_restored(old: Host, tmp_path: Path) -> None:
+    whole = backup_of(old)
+    path = tmp_path / "backup"
+    for content, problem in (
+        (whole[:-1], "cut short"),
+        (whole[:-40], "cut short"),
+        (b"", "no backup of raftkv"),
+        (os.urandom(1000), "no backup of raftkv"),
+        (whole[:200] + b"\xff" + whole[201:], "damaged at byte"),
+        (backup_of(old, state_format=FORMAT + 1), f"of format {FORMAT + 1}; this raftkv reads format {FORMAT}"),
+        (backup_of(old, revision=4), "header says something else than its rows"),
+        (backup_of(Host()), "no rows"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DamagedBackup, match=problem):
+            restore(path, plan(tmp_path / "base"), progress=silent)
+        with pytest.raises(DamagedBackup, match=problem):
+            read_whole(path, silent)
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["backup"]
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [(_interrupted, KeyboardInterrupt), (_full, StorageError)], ids=["Ctrl-C", "full disk"]
+)
+@pytest.mark.parametrize("where", ["_fill", "_checkpoint", "write_json", "write_identity", "encode_meta"])
+def test_whatever_fails_nothing_is_left(
+    backup: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    where: str,
+    fault: Callable[..., None],
+    error: type[BaseException],
+) -> None:
+    base = tmp_path / "base"
+    (base / "2").mkdir(parents=True)
+    works = getattr(module, where)
+    calls = iter(range(100))
+
+    def fails_at_the_second(*arguments: Any) -> Any:
+        if next(calls) == (0 if where in {"_fill", "encode_meta"} else 1):
+            fault()
+        return works(*arguments)
+
+    monkeypatch.setattr(module, where, fails_at_the_second)
+    with pytest.raises(error):
+        restore(backup, plan(base), progress=silent)
+    assert tree(base) == {"2": b""}
+    monkeypatch.undo()
+    restore(backup, plan(base), progress=silent)
+
+
+def test_a_disk_that_is_full_is_left_as_it_was(old: Host, tmp_path: Path, full_disk: Path) -> None:
+    host = Host(MemoryOrderedStore())
+    host.do(*[put(b"key %04d" % number, b"v" * 1000) for number in range(1000)])
+    path = tmp_path / "backup"
+    path.write_bytes(backup_of(host))
+    with pytest.raises(StorageError, match="nothing was restored"):
+        restore(path, plan(full_disk / "base"), progress=silent)
+    assert tree(full_disk) == {}
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with less room than the copies need."""
+    mounted = tmp_path / "full"
+    mounted.mkdir()
+    if os.system(f"mount -t tmpfs -o size=3m tmpfs {mounted} 2>/dev/null"):
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield mounted
+    finally:
+        shutil.rmtree(mounted, ignore_errors=True)
+        assert os.system(f"umount {mounted}") == 0
