@@ -70,6 +70,13 @@ def serve(
     checkpoint_log_bytes: Annotated[
         int | None, typer.Option(help="Log after which a checkpoint is made and the log compacted [64 MiB].")
     ] = None,
+    checkpoint_entries: Annotated[
+        int | None, typer.Option(help="Entries after which the same is done [100000].")
+    ] = None,
+    snapshot_send_bytes_per_s: Annotated[
+        int | None,
+        typer.Option(help="Checkpoints are sent to followers no faster than this; 0: as fast as it goes [100 MiB]."),
+    ] = None,
     max_watches: Annotated[
         int | None, typer.Option(help="Watches served at a time; one more is refused, retryably [100000].")
     ] = None,

@@ -239,6 +239,7 @@ def _build(
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
         admits=book.admits,
         is_new=lambda: raft.log.last_index == 0,
+        checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
     )
     node = Node(
         raft=raft,
@@ -246,7 +247,11 @@ def _build(
         log_store=disk.log_store,
         transport=transport,
         clock=MonotonicClock(),
-        limits=NodeLimits(tick_s=settings.tick_ms / 1000, checkpoint_log_bytes=settings.checkpoint_log_bytes),
+        limits=NodeLimits(
+            tick_s=settings.tick_ms / 1000,
+            checkpoint_log_bytes=settings.checkpoint_log_bytes,
+            checkpoint_entries=settings.checkpoint_entries,
+        ),
         watch_limits=settings.watch_limits,
         auto_compaction=settings.auto_compaction,
     )

@@ -21,10 +21,12 @@ from raftkv.raft import Entry, Index, LogWrite, NodeId, Raft, Snapshot, Term
 from raftkv.raft.log import entry_bytes
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
+from raftkv.raft.progress import ProgressState
 from raftkv.server.compaction import CompactionPolicy
 from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
 from raftkv.server.pulse import Pulse
+from raftkv.server.transfers import Phase, Transfer, Watched
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
 from raftkv.storage.protocols import LogStore
@@ -49,22 +51,23 @@ class Checkpoints:
         log_store: LogStore,
         transport: Transport,
         due_bytes: int,
+        due_entries: int,
         begin_task: BeginTask,
         pulse: Pulse,
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
     ) -> None:
-        """`due_bytes`: see `NodeLimits.checkpoint_log_bytes`. `pulse` says how late its ticks come.
-        `deliver` takes a message whose checkpoint is here now;
-        `wake` has the core asked what there is to do; `fail` stops the node.
+        """`due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `pulse` says
+        how late ticks come. `deliver` takes a message whose checkpoint is here now; `wake` has the core asked what there is
+        to do; `fail` stops the node.
         """
         self._raft = raft
         self._keeper = keeper
         self._log_store = log_store
         self._transport = transport
         newest = raft.snapshot.index if raft.snapshot else Index(0)
-        self._policy = CompactionPolicy(due_bytes, newest)
+        self._policy = CompactionPolicy(due_bytes, due_entries)
         # What the state had applied before this start is in the log as well, and no checkpoint has it.
         for entry in raft.log.slice(Index(newest + 1), Index(raft.log.applied + 1), sys.maxsize):
             self.applied(entry)
@@ -82,6 +85,9 @@ class Checkpoints:
         self._making = False
         self._made_at = 0.0
         self._sending: dict[NodeId, asyncio.Task[None]] = {}
+        self._sends: dict[NodeId, Transfer] = {}
+        """Those under way, and those that their receivers are installing, as far as is known."""
+        self._intake: _Intake | None = None
         self._fabricating: asyncio.Task[None] | None = None
 
     # --- making -------------------------------------------------------------------------------------------------------
@@ -125,7 +131,8 @@ class Checkpoints:
         if manifest.index <= (self._raft.snapshot.index if self._raft.snapshot else 0):
             return  # a snapshot was installed meanwhile
         self._made_at = time.time()
-        first_kept = self._policy.made(manifest.index)
+        fallback = self._keeper.fallback
+        first_kept = self._policy.made(manifest.index, fallback.index if fallback else Index(0), self._needed())
         self._raft.compact(self._raft.snapshot_at(manifest.index), first_kept)
         await self._log_store.compact(first_kept)
         log.info(
@@ -134,6 +141,25 @@ class Checkpoints:
             first_kept=first_kept,
             longest_delay_ms=round(longest.ms, 1),
         )
+
+    def _needed(self) -> list[Index]:
+        """Return the first entries that followers lack which answer, or get a checkpoint."""
+        sends = self._installing_or_sending()
+        return [
+            Index((sends[peer].index if peer in sends else follower.match) + 1)
+            for peer, follower in self._raft.followers().items()
+            if follower.silent_ticks < self._raft.election_ticks
+        ]
+
+    def _installing_or_sending(self) -> dict[NodeId, Transfer]:
+        """Return what is on its way to whom, without what has been installed."""
+        followers = self._raft.followers()
+        for peer, transfer in list(self._sends.items()):
+            follower = followers.get(peer)
+            waits = follower is not None and follower.state is ProgressState.SNAPSHOT
+            if transfer.phase is Phase.INSTALL and not waits:
+                del self._sends[peer]
+        return self._sends
 
     async def make_now(self) -> None:
         """Make a checkpoint of the present state, or a later one. Waits for one that is being made already.
@@ -170,6 +196,7 @@ class Checkpoints:
         return pb.CheckpointStatus(
             index=newest.index if newest else 0,
             size_bytes=newest.size if newest else 0,
+            kept=self._keeper.kept,
             making=self._making,
             made_at_ms=int(self._made_at * 1000),
         )
@@ -183,6 +210,13 @@ class Checkpoints:
             # Whoever starts from such a checkpoint is a member of nothing, for ever.
             raise CheckpointRefused(f"the members at entry {index} are not known here")
         return encode_configuration(configuration)
+
+    def transfers(self) -> list[pb.CheckpointTransfer]:
+        """Say what is on its way from and to this node."""
+        found = [transfer for _, transfer in sorted(self._installing_or_sending().items())]
+        if self._intake is not None:
+            found.append(self._intake.transfer)
+        return [transfer.status() for transfer in found]
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -198,12 +232,17 @@ class Checkpoints:
         try:
             sending = self._keeper.send()
             meta = sending.manifest.meta
-            await self._transport.send_checkpoint(peer, sending)
+            transfer = self._sends[peer] = Transfer(peer, False, meta.index, sending.size_bytes())
+            await self._transport.send_checkpoint(peer, Watched(sending, transfer))
         except (CheckpointRefused, DamagedCheckpoint, CheckpointNotSent) as error:
             log.warning("a checkpoint was not sent", peer=peer, reason=str(error))
+            self._sends.pop(peer, None)
             self._raft.snapshot_failed(peer)
+            if isinstance(error, DamagedCheckpoint):
+                self._due.set()  # until there is a new one, the one before it is sent
         else:
             log.info("sent a checkpoint", peer=peer, index=meta.index)
+            transfer.phase = Phase.INSTALL
             snapshot = Snapshot(meta.index, meta.term, decode_configuration(meta.configuration))
             self._raft.snapshot_delivered(peer, snapshot)
         finally:
@@ -223,7 +262,25 @@ class Checkpoints:
         except FormatError as error:
             raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
         with _failure_of_the_node(self._fail):
-            return _Intake(await self._keeper.begin(decoded), self._fail)
+            receiving = await self._keeper.begin(decoded)
+        transfer = Transfer(self._raft.leader or NodeId(0), True, decoded.index, decoded.size, receiving.offset)
+        self._intake = _Intake(receiving, transfer, self)
+        return self._intake
+
+    def received(self, intake: _Intake) -> None:
+        """A checkpoint is here, whole; the leader will say that it is to be installed."""
+        self._made_at = time.time()
+        if intake.transfer.index <= self._raft.log.commit:
+            self.ended(intake)
+
+    def ended(self, intake: _Intake) -> None:
+        """A transfer is over, or was broken off."""
+        if self._intake is intake:
+            self._intake = None
+
+    def failed(self, error: BaseException) -> None:
+        """Stop the node."""
+        self._fail(error)
 
     def install(self, message: InstallSnapshot) -> None:
         """Give the core the message if the bytes of its snapshot are here. If not, it is as good as lost: the leader
@@ -268,30 +325,43 @@ class Checkpoints:
         # What was heard in the same turn may have committed entries behind the snapshot, which come second.
         state = replace(write.hard_state, commit=snapshot.index)
         await self._log_store.restart(state, snapshot.index, snapshot.term)
+        await self._keeper.forget_below(snapshot.index)
         if write.entries:
             await self._log_store.append(write.hard_state, write.entries)
         self._policy.restored(snapshot.index)
+        if self._intake is not None and self._intake.transfer.index <= snapshot.index:
+            self._intake = None
         log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
 
 
 class _Intake:
     """A checkpoint on its way here, and what its failure means. See `transport.protocols.Incoming`."""
 
-    def __init__(self, receiving: Receiving, fail: Callable[[BaseException], None]) -> None:
+    def __init__(self, receiving: Receiving, transfer: Transfer, checkpoints: Checkpoints) -> None:
+        self.transfer = transfer
         self._receiving = receiving
-        self._fail = fail
+        self._checkpoints = checkpoints
 
     @property
     def offset(self) -> int:
         return self._receiving.offset
 
     async def write_chunk(self, offset: int, data: bytes, crc: int) -> int:
-        with _failure_of_the_node(self._fail):
-            return await self._receiving.write_chunk(offset, data, crc)
+        with _failure_of_the_node(self._checkpoints.failed):
+            self.transfer.done_bytes = await self._receiving.write_chunk(offset, data, crc)
+        return self.transfer.done_bytes
 
     async def finish(self) -> CheckpointManifest:
-        with _failure_of_the_node(self._fail):
-            return await self._receiving.finish()
+        self.transfer.phase = Phase.VERIFY
+        with _failure_of_the_node(self._checkpoints.failed):
+            manifest = await self._receiving.finish()
+        self.transfer.phase = Phase.INSTALL
+        self._checkpoints.received(self)
+        return manifest
+
+    def close(self) -> None:
+        if self.transfer.phase is not Phase.INSTALL:
+            self._checkpoints.ended(self)
 
 
 def _look_at(future: asyncio.Future[None]) -> None:

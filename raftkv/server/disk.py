@@ -72,6 +72,14 @@ class Disk:
         return self.checkpoints.newest
 
     @property
+    def kept(self) -> int:
+        return len(self.checkpoints.valid)
+
+    @property
+    def fallback(self) -> CheckpointManifest | None:
+        return self.checkpoints.fallback
+
+    @property
     def log_store(self) -> LogStore:
         """The log, as the node may write it."""
         return KindGuard(self.wal, self.kind)
@@ -90,6 +98,9 @@ class Disk:
 
     async def begin(self, manifest: CheckpointManifest) -> Receiving:
         return await self.checkpoints.begin(manifest)
+
+    async def forget_below(self, index: Index) -> None:
+        await self.checkpoints.forget_below(index)
 
     async def fabricate(self, snapshot: Snapshot) -> None:
         """See `Keeper.fabricate`. It goes the way of one that was received, so that a crash leaves what that leaves."""

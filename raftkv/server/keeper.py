@@ -28,6 +28,16 @@ class Keeper(Protocol):
         """The newest checkpoint."""
         ...
 
+    @property
+    def kept(self) -> int:
+        """How many checkpoints there are."""
+        ...
+
+    @property
+    def fallback(self) -> CheckpointManifest | None:
+        """What takes its place if it turns out to be damaged: the log has to reach back to that."""
+        ...
+
     def store_bytes(self) -> int:
         """Bytes that the state store occupies, free pages included."""
         ...
@@ -46,6 +56,10 @@ class Keeper(Protocol):
 
     async def begin(self, manifest: CheckpointManifest) -> Receiving:
         """Begin to receive a checkpoint, or go on with it."""
+        ...
+
+    async def forget_below(self, index: Index) -> None:
+        """Delete checkpoints of entries before `index`: the log begins anew there."""
         ...
 
     async def fabricate(self, snapshot: Snapshot) -> None:

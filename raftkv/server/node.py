@@ -75,6 +75,8 @@ class NodeLimits:
     """Length of the core's tick, in seconds."""
     checkpoint_log_bytes: int = 64 << 20
     """So much log after a checkpoint makes another one due, or a quarter of the store's size, if that is more."""
+    checkpoint_entries: int = 100_000
+    """So many entries do, too (more in the same measure): each takes memory and, at a start, time beside its bytes."""
     max_entry_bytes: int = 1 << 20
     """Writes are gathered into one entry up to this size; a larger single group makes an entry of its own."""
     worthwhile_commands: int = 64
@@ -136,6 +138,7 @@ class Node:
             log_store=log_store,
             transport=transport,
             due_bytes=self._limits.checkpoint_log_bytes,
+            due_entries=self._limits.checkpoint_entries,
             begin_task=self._begin_task,
             pulse=self._pulse,
             deliver=self._step,

@@ -136,6 +136,18 @@ class ServerSettings(BaseSettings):
         ge=1 << 16,
         description="Log after a checkpoint that makes another one due, in bytes (or a quarter of the store, if more).",
     )
+    checkpoint_entries: int = Field(
+        100_000,
+        ge=1,
+        description="Entries after a checkpoint that make another one due (more in the same measure for a store of "
+        "more than four times --checkpoint-log-bytes).",
+    )
+    snapshot_send_bytes_per_s: int = Field(
+        100 << 20,
+        ge=0,
+        description="Checkpoints are sent to followers that are too far behind no faster than this, all together, in "
+        "bytes per second; 0: as fast as it goes.",
+    )
     quota_bytes: int = Field(
         8 << 30,
         ge=0,

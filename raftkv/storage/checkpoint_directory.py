@@ -6,8 +6,9 @@
       incoming.manifest, incoming.data   a checkpoint that is being received
       creating.data                   one that is being made
 
-A data file without a manifest is garbage. Only the newest checkpoint is kept, and those that are to be installed;
-another one stays on disk only when a crash came between the publication of the newer one and its deletion.
+A data file without a manifest is garbage. Two checkpoints are kept: the newest, and the newest before it that state
+and log may rest on, which takes its place if it turns out to be damaged. Those that are to be installed are kept as
+well. More stay on disk only when a crash came between the publication of one and the deletion of others.
 """
 
 from __future__ import annotations
@@ -96,6 +97,12 @@ class CheckpointDirectory:
     def newest(self) -> CheckpointManifest | None:
         return self._valid[0] if self._valid else None
 
+    @property
+    def fallback(self) -> CheckpointManifest | None:
+        """What takes the place of the newest one if that turns out to be damaged; the log must reach back to it."""
+        with self._books:
+            return next((manifest for manifest in self._valid[1:] if not self._is_pending(manifest)), None)
+
     def find(self, index: Index) -> CheckpointManifest | None:
         """Return the checkpoint of entry `index`."""
         return next((manifest for manifest in self._valid if manifest.index == index), None)
@@ -122,15 +129,10 @@ class CheckpointDirectory:
         It may if it was received and never installed: its leader is gone, and the next one has only the older. What
         comes after the older one in the log is then still to come, or here already.
         """
-        return (
-            newer.received
-            and newer.index > self._needed
-            and newer.index not in self._held
-            and older.index > self._needed
-        )
+        return self._is_pending(newer) and newer.index not in self._held and older.index > self._needed
 
     def release(self, index: Index) -> None:
-        """Undo `hold`. `delete_superseded`, or the next publication, deletes what is not the newest."""
+        """Undo `hold`. `delete_superseded`, or the next publication, deletes what is not kept."""
         with self._books:
             self._held.discard(index)
 
@@ -212,7 +214,7 @@ class CheckpointDirectory:
             return self._inspect(_StoppableReader(reader, stopped))
 
     def publish(self, stem: str, manifest: CheckpointManifest) -> CheckpointManifest:
-        """Make the staged copy the newest checkpoint and delete all others; return the newest.
+        """Make the staged copy the newest checkpoint, and delete those that are not kept; return the newest.
 
         The staged copy is durable, but for its name. One that is not newer than what is there is dropped, unless that
         `gives_way`. Raises CheckpointRefused when the disk is full: the copy is staged as before.
@@ -247,7 +249,7 @@ class CheckpointDirectory:
         return by.received and other.index > by.index and self.gives_way(other, by)
 
     def delete_superseded(self) -> None:
-        """Delete everything but the newest checkpoint and those that are held, if there is a newest one."""
+        """Delete the checkpoints that are not kept, if there is a newest one."""
         with self._lock:
             if self._valid:
                 self._delete_superseded()
@@ -255,15 +257,38 @@ class CheckpointDirectory:
     def forget_above(self, index: Index) -> None:
         """Delete the damaged checkpoints that are newer than entry `index`, lest they hide the ones made later."""
         with self._lock:
+            with self._books:
+                self._needed = min(self._needed, index)  # what was installed is lost: the node goes on from here
             stem = checkpoint_stem(index)
             self._delete(other for other in self._stems() if other > stem)
+
+    def forget_below(self, index: Index) -> None:
+        """Delete checkpoints of entries before `index` that are not held: the log does not reach back to them."""
+        with self._lock:
+            with self._books:
+                gone = [older for older in self._valid if older.index < index and older.index not in self._held]
+                self._valid = tuple(manifest for manifest in self._valid if manifest not in gone)
+            self._delete({checkpoint_stem(manifest.index) for manifest in gone} & self._stems())
 
     def _delete_superseded(self) -> None:
         with self._books:
             # First of all: what is about to be deleted can no longer be held.
-            self._valid = (self._valid[0], *(older for older in self._valid[1:] if older.index in self._held))
+            self._valid = tuple(self._kept())
             kept = {checkpoint_stem(manifest.index) for manifest in self._valid}
         self._delete(self._stems() - kept)
+
+    def _kept(self) -> Iterator[CheckpointManifest]:
+        """Yield the newest, the newest one before it that state and log may rest on, and all that are held."""
+        fallback_found = False
+        for place, manifest in enumerate(self._valid):
+            is_fallback = place > 0 and not fallback_found and not self._is_pending(manifest)
+            fallback_found |= is_fallback
+            if place == 0 or is_fallback or manifest.index in self._held:
+                yield manifest
+
+    def _is_pending(self, manifest: CheckpointManifest) -> bool:
+        """Whether it was received, and state and log do not rest on it, or not yet."""
+        return manifest.received and manifest.index > self._needed
 
     def _stems(self) -> set[str]:
         names = self.files.names(self.path)
@@ -293,7 +318,8 @@ class CheckpointDirectory:
         """Do not offer a damaged checkpoint again. Its files stay until the next one is published."""
         message = (
             f"the checkpoint of entry {manifest.index} is damaged: {self.data_path(manifest)}: {problem}. The way out: "
-            "nothing as long as the node runs, it takes another one; if it refuses to start, restore it from its peers"
+            "nothing as long as the node runs, it makes another one, and starts from the one before; if it refuses to "
+            "start, restore it from its peers"
         )
         with self._books:
             self._valid = tuple(other for other in self._valid if other.index != manifest.index)

@@ -35,13 +35,12 @@ class Incoming:
             raise CheckpointRefused(
                 f"a checkpoint of entry {newest.index} is here, newer than that of {manifest.index}"
             )
-        if newest is not None and newest.index == manifest.index:
-            if newest.term != manifest.term:
-                raise CheckpointRefused(
-                    f"entry {newest.index} has term {newest.term} here and term {manifest.term} there"
-                )
+        here = directory.find(manifest.index)
+        if here is not None:
+            if here.term != manifest.term:
+                raise CheckpointRefused(f"entry {here.index} has term {here.term} here and term {manifest.term} there")
             # The same state, if perhaps in other bytes.
-            self._finished, self.offset = newest, manifest.size
+            self._finished, self.offset = here, manifest.size
             return
         self._open()
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class CheckpointStore(Generic[S]):
-    """The newest checkpoint, and the one that is being made or received.
+    """The two newest checkpoints, and the one that is being made or received.
 
     Methods raise StorageError when the disk fails, and from then on: the node must stop. CheckpointRefused and
     DamagedCheckpoint are not that: nothing has changed, and the node goes on.
@@ -79,8 +79,13 @@ class CheckpointStore(Generic[S]):
 
     @property
     def valid(self) -> tuple[CheckpointManifest, ...]:
-        """All that are there, newest first. More than one only after a crash, or while one is held."""
+        """All that are there, newest first. More than two only after a crash, or while one is held."""
         return self._directory.valid
+
+    @property
+    def fallback(self) -> CheckpointManifest | None:
+        """What takes the place of `newest` if that turns out to be damaged, as long as the log reaches back to it."""
+        return self._directory.fallback
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -186,6 +191,10 @@ class CheckpointStore(Generic[S]):
         """Delete damaged checkpoints that are newer than `manifest`: the node goes on from that one."""
         await self._run(self._transfers, partial(self._directory.forget_above, manifest.index))
 
+    async def forget_below(self, index: Index) -> None:
+        """Delete the checkpoints of entries before `index` that are not held: the log begins anew there."""
+        await self._run(self._transfers, partial(self._directory.forget_below, index))
+
     async def close(self) -> None:
         """Give up what is under way. Idempotent. Before the state store is closed, which would wait for its copy."""
         self._closed = True
@@ -277,7 +286,7 @@ class Sending:
     async def read_chunk(self, offset: int, size: int) -> Chunk:
         """Read up to `size` bytes at `offset`, fewer at the end of a chunk. One call at a time.
 
-        Raises DamagedCheckpoint: this checkpoint is not offered again, and the next one made replaces it.
+        Raises DamagedCheckpoint: this checkpoint is not offered again, the one before it is, until the next is made.
         """
         return await self._run(partial(self._reader.read_chunk, offset, size))
 

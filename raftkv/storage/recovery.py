@@ -3,7 +3,8 @@
 The newest checkpoint comes first: its publication is the moment at which an install has happened. Whatever was to
 follow it, the swap of the store and the restart of the log, is done here if a crash came in between. Each is atomic,
 and each is redone until it has happened (raft-bugs 28), the store first: as long as it is not restored, the old log is
-not given up.
+not given up. A checkpoint that is found damaged costs nothing where the one before it is whole: the log reaches back to
+that one.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ async def recover_node(
     store = open_store()
     try:
         for checkpoint in checkpoints.valid:
+            if checkpoints.damaged and checkpoint.index < log.first_index - 1:
+                continue  # of a state that an install has replaced, and so it was with the log
             restart = needs_restart(log, checkpoint)
             restore = applied_index(store) < checkpoint.index
             if restore:
@@ -88,7 +91,11 @@ async def recover_node(
                 _require_state(checkpoint, applied_index(store))
             damaged = checkpoints.damaged
             await checkpoints.forget_above(checkpoint)
-            log = await _restart(wal, log, checkpoint) if restart else _committed(log, checkpoint.index)
+            if restart:
+                log = await _restart(wal, log, checkpoint)
+                await checkpoints.forget_below(checkpoint.index)
+            else:
+                log = _committed(log, checkpoint.index)
             log.require_covers(applied_index(store))
             return Recovered(log, checkpoint, store, restore, restart, damaged)
         _require_whole(log, checkpoints.damaged)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from raftkv.errors import RaftKVError
+from raftkv.transport.pace import Pace
 from raftkv.transport.protocols import CheckpointNotSent, Outgoing
 from raftkv.v1 import peer_pb2 as pb
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 256 << 10
 BYTES_PER_S: Final = 100 << 20
-"""At most so fast, so that entries and heartbeats on the same network and disk do not wait."""
+"""At most so fast by default, all receivers together, so that entries and heartbeats on the same network and disk do
+not wait."""
 PIECE_TIMEOUT_S: Final = 10.0
 """A receiver that takes longer for a piece is given up."""
 FINISH_TIMEOUT_S: Final = 600.0
@@ -30,19 +32,18 @@ FINISH_TIMEOUT_S: Final = 600.0
 earlier transfer reads and rewrites what it has. A peer that is gone is noticed by the connection's keepalive."""
 
 
-async def send(stub: PeerAsyncStub, cluster_id: int, checkpoint: Outgoing) -> None:
+async def send(stub: PeerAsyncStub, cluster_id: int, checkpoint: Outgoing, pace: Pace) -> None:
     """Send a checkpoint; return when the peer holds it. Raises CheckpointNotSent, and what `checkpoint` raises."""
     call = stub.SendCheckpoint()
-    loop = asyncio.get_running_loop()
     try:
         await call.write(pb.CheckpointPiece(cluster_id=cluster_id, manifest=checkpoint.encoded_manifest()))
         offset = (await _progress(call, FINISH_TIMEOUT_S)).offset
         while offset < checkpoint.size_bytes():
-            not_before = loop.time()
+            pace.begin()
             piece = await checkpoint.read_chunk(offset, PIECE_BYTES)
             await call.write(pb.CheckpointPiece(offset=piece.offset, data=piece.data, crc=piece.crc))
             offset = (await _progress(call, PIECE_TIMEOUT_S)).offset
-            await asyncio.sleep(max(0.0, not_before + len(piece.data) / BYTES_PER_S - loop.time()))
+            await asyncio.sleep(pace.spent_s(len(piece.data)))
         await call.done_writing()
         if not (await _progress(call, FINISH_TIMEOUT_S)).done:
             raise CheckpointNotSent("the peer ended without saying that it holds the checkpoint")
@@ -76,10 +77,13 @@ async def receive(
         if first is None or first.cluster_id != transport.identity.cluster_id:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "refused: a checkpoint of another cluster")
         incoming = await transport.begin_checkpoint(first.manifest)
-        yield pb.CheckpointProgress(offset=incoming.offset)
-        async for piece in pieces:
-            yield pb.CheckpointProgress(offset=await incoming.write_chunk(piece.offset, piece.data, piece.crc))
-        await incoming.finish()
+        try:
+            yield pb.CheckpointProgress(offset=incoming.offset)
+            async for piece in pieces:
+                yield pb.CheckpointProgress(offset=await incoming.write_chunk(piece.offset, piece.data, piece.crc))
+            await incoming.finish()
+        finally:
+            incoming.close()
         yield pb.CheckpointProgress(done=True)
     except RaftKVError as error:
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {error.message}")

@@ -23,6 +23,7 @@ from raftkv.raft import Message, NodeId
 from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
+from raftkv.transport.pace import Pace
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2 as pb
 from raftkv.v1.peer_pb2_grpc import PeerStub
@@ -77,18 +78,21 @@ class GrpcTransport(Transport):
         dial: Mapping[NodeId, str] | None = None,
         admits: Callable[[NodeId, int], bool] = lambda node, incarnation: True,
         is_new: Callable[[], bool] = lambda: False,
+        checkpoint_bytes_per_s: float = checkpoints.BYTES_PER_S,
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
         `admits` says whether a peer's incarnation is the one known under its id; its StorageError stops the node.
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
-        (`refused_by`).
+        (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
+        as it goes).
         """
         self.identity = identity
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
         """Where clients reach each node, as far as it has been heard."""
         self.admits = admits
         self._is_new = is_new
+        self._pace = Pace(checkpoint_bytes_per_s)
         self._strangers: set[NodeId] = set()
         """Members that said to be of another cluster."""
         self._dial = dial or {}
@@ -145,7 +149,7 @@ class GrpcTransport(Transport):
         stub = self.stub(peer)
         if stub is None:
             raise CheckpointNotSent(f"no way to node {peer} is known")
-        await checkpoints.send(stub, self.identity.cluster_id, checkpoint)
+        await checkpoints.send(stub, self.identity.cluster_id, checkpoint, self._pace)
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
         """Let the driver take a checkpoint in. Raises RaftKVError."""

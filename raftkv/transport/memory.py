@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from raftkv.errors import RaftKVError
 from raftkv.raft import Message, NodeId
@@ -46,10 +47,8 @@ class MemoryHub:
 
     async def begin_checkpoint(self, sender: NodeId, receiver: NodeId, manifest: bytes) -> Incoming:
         self.require_link(sender, receiver)
-        try:
+        with _refusals():
             return await self._receivers[receiver].begin_checkpoint(manifest)
-        except RaftKVError as error:
-            raise CheckpointNotSent(error.message) from error
 
     def deliver(self, sender: NodeId, receiver: NodeId, messages: Sequence[Message]) -> None:
         target = self._receivers.get(receiver)
@@ -85,11 +84,22 @@ class MemoryTransport(Transport):
             while offset < checkpoint.size_bytes():
                 piece = await checkpoint.read_chunk(offset, PIECE_BYTES)
                 self._hub.require_link(self._node, peer)
-                offset = await incoming.write_chunk(piece.offset, piece.data, piece.crc)
-            await incoming.finish()
+                with _refusals():
+                    offset = await incoming.write_chunk(piece.offset, piece.data, piece.crc)
+            with _refusals():
+                await incoming.finish()
             self._hub.require_link(peer, self._node)
-        except RaftKVError as error:
-            raise CheckpointNotSent(error.message) from error
+        finally:
+            incoming.close()
 
     async def close(self) -> None:
         self._hub.detach(self._node)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a receiver raises, as its sender is told."""
+    try:
+        yield
+    except RaftKVError as error:
+        raise CheckpointNotSent(error.message) from error

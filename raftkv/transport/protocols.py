@@ -76,6 +76,10 @@ class Incoming(Protocol):
         """Verify and publish."""
         ...
 
+    def close(self) -> None:
+        """The call that brought it has ended, whole or not. Idempotent."""
+        ...
+
 
 class CheckpointNotSent(Exception):
     """A checkpoint did not reach its receiver whole. It can be tried again, and goes on where it ended."""

@@ -36,7 +36,7 @@ from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryDisk, MemoryEngine, MemoryLogStore, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
-from raftkv.storage.recovery import recover_node
+from raftkv.storage.recovery import Recovered, recover_node
 from raftkv.storage.worker import Inline, Runner
 from raftkv.transport.memory import MemoryHub
 from tests.server.memory_cluster import TICK_S, until
@@ -93,14 +93,14 @@ class Checkpoint:
 async def checkpoint_of(index: int) -> Checkpoint:
     files, store = MemoryFileSystem(), MemoryOrderedStore()
     StateMachine(store).apply([AppliedEntry(e.index, e.term, e.data) for e in entries(1, index)])
-    made = _open_checkpoints(files)
+    made = open_checkpoints(files)
     manifest = await made.create(store, lambda _index, _term: encode_configuration(MEMBERS))
     sending = made.send()
     chunks = [await sending.read_chunk(offset, 1 << 20) for offset in range(0, manifest.size, 1 << 20)]
     return Checkpoint(manifest, chunks)
 
 
-def _open_checkpoints(
+def open_checkpoints(
     files: FileSystem, make_runner: Callable[[str], Runner] = lambda _: Inline()
 ) -> CheckpointStore[Any]:
     return CheckpointStore.open(
@@ -120,8 +120,15 @@ class HeldUp(Inline):
         return await super()._run(job)
 
 
-class _Keeper(Disk):
+class MemoryKeeper(Disk):
     """A `Disk` whose store is in memory."""
+
+    @classmethod
+    def of(
+        cls, log_store: Any, recovered: Recovered[Any], checkpoints: CheckpointStore[Any], kind: DiskKind
+    ) -> MemoryKeeper:
+        store = recovered.store
+        return cls(log_store, recovered.log, store, StateMachine(store), checkpoints, recovered.checkpoint, kind)
 
     def store_bytes(self) -> int:
         return 0
@@ -160,14 +167,12 @@ class Follower:
         self.log_store, found = _Log.open(self.log_disk)
         self.log_store.flushing = self.flushing
         runners = {"raftkv-checkpoint": HeldUp(self.copying)}
-        checkpoints = _open_checkpoints(self.disk, lambda name: runners.get(name, Inline()))
+        checkpoints = open_checkpoints(self.disk, lambda name: runners.get(name, Inline()))
         recovered = await recover_node(
-            self.log_store, found, checkpoints, open_store=lambda: self.store, applied_index=_applied_index
+            self.log_store, found, checkpoints, open_store=lambda: self.store, applied_index=applied_index
         )
-        store: Any = recovered.store
-        wal: Any = self.log_store
         kind = DiskKind.open(CHECKPOINTS.parent, ME, self.disk)
-        self.keeper = _Keeper(wal, recovered.log, store, StateMachine(store), checkpoints, recovered.checkpoint, kind)
+        self.keeper = MemoryKeeper.of(self.log_store, recovered, checkpoints, kind)
         raft = Raft(
             RaftConfig(node_id=ME, configuration=MEMBERS, election_ticks=1_000_000),
             hard_state=recovered.log.hard_state,
@@ -228,6 +233,6 @@ class Follower:
         await incoming.finish()
 
 
-def _applied_index(store: MemoryOrderedStore) -> Index:
+def applied_index(store: MemoryOrderedStore) -> Index:
     with store.read() as reader:
         return Index(read_meta(reader).applied_index)

@@ -47,6 +47,8 @@ class NoCheckpoints:
     """The Keeper of a node whose log grows for ever."""
 
     newest = None
+    fallback = None
+    kept = 0
 
     def __init__(self, machine: StateMachine, store: MemoryOrderedStore) -> None:
         self.machine = machine
@@ -66,6 +68,8 @@ class NoCheckpoints:
 
     async def begin(self, manifest: CheckpointManifest) -> Receiving:
         raise CheckpointRefused("this node keeps no checkpoints")
+
+    async def forget_below(self, index: Index) -> None: ...
 
     async def fabricate(self, snapshot: Snapshot) -> None:
         raise CheckpointRefused("this node keeps no checkpoints")

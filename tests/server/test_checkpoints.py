@@ -122,7 +122,7 @@ async def test_bug_29_the_snapshot_that_the_core_has_accepted_is_installed_and_n
         follower.hear(append(10, entries(11, 12), 12, term=2, sender=NEXT_LEADER))
         await follower.applied(12)
         assert follower.node.machine.applied_index == 12
-        assert follower.held == [20]
+        assert follower.held == [20, 10]
         # Or with the checkpoint that is here.
         follower.hear(install(20, term=2, sender=NEXT_LEADER))
         await follower.applied(20)

@@ -222,6 +222,7 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
         log_store=log_store,
         transport=MemoryHub().transport(NodeId(1)),
         due_bytes=1,
+        due_entries=1 << 30,
         begin_task=lambda name, coroutine: pytest.fail(f"{name} was started"),
         pulse=Pulse(),
         deliver=lambda message: None,

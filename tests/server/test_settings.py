@@ -69,6 +69,8 @@ def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> Non
         ({"peer_dial": ["1=a:1"]}, "peer_dial names node 1"),
         ({"election_ms": 100}, "election_ms (100) must exceed twice heartbeat_ms (50)"),
         ({"log_level": "loud"}, "log-level"),
+        ({"checkpoint_entries": 0}, "checkpoint-entries: Input should be greater than or equal to 1"),
+        ({"snapshot_send_bytes_per_s": -1}, "snapshot-send-bytes-per-s: Input should be greater than or equal to 0"),
     ],
 )
 def test_bad_settings_are_one_clear_line(changed: dict[str, Any], complaint: str) -> None:

@@ -107,7 +107,11 @@ async def peer(peers: tuple[Peer, Peer]) -> Peer:
     return peers[0]
 
 
-FILES_OF_7 = [f"{7:020d}.data", f"{7:020d}.manifest"]
+def files_of(*indexes: int) -> list[str]:
+    return [f"{index:020d}.{suffix}" for index in indexes for suffix in ("data", "manifest")]
+
+
+FILES_OF_7 = files_of(7)
 
 
 async def test_a_new_directory_has_none(peer: Peer) -> None:
@@ -157,11 +161,52 @@ async def test_the_copy_decides_where_it_stands_not_the_store_afterwards(peer: P
     assert b"later" not in rows_of(peer.store)
 
 
-async def test_only_the_newest_is_kept(peer: Peer) -> None:
-    for index in (5, 6, 7):
+async def test_the_two_newest_are_kept(peer: Peer) -> None:
+    for index in (4, 5, 6, 7):
         await peer.checkpoint(index)
-        assert peer.names() == [name.replace("7.", f"{index}.") for name in FILES_OF_7]
-    assert [manifest.index for manifest in peer.opened[-1].valid] == [7]
+        assert peer.names() == files_of(*range(max(4, index - 1), index + 1))
+    for reopened in (False, True):
+        checkpoints = await peer.open() if reopened else peer.opened[-1]
+        assert [manifest.index for manifest in checkpoints.valid] == [7, 6]
+        assert checkpoints.fallback == checkpoints.valid[1]
+
+
+async def test_one_that_is_not_installed_yet_does_not_cost_the_one_that_everything_rests_on(
+    peers: tuple[Peer, Peer],
+) -> None:
+    source, target, manifest = await begin(peers)
+    await peers[1].checkpoint(4)
+    await peers[1].checkpoint(5)
+    for index in (7, 9):
+        manifest = await peers[0].checkpoint(index, 3)
+        receiving = await target.begin(manifest)
+        await transfer(source.send(), receiving)
+        await receiving.finish()
+        assert peers[1].names() == files_of(5, index)
+        assert target.fallback is not None
+        assert target.fallback.index == 5
+    # Installed: state and log rest on it, and on those before it as long as the log reaches back to them.
+    peers[1].store = await target.restore(peers[1].store, Index(9))
+    assert peers[1].names() == files_of(5, 9)
+    await target.forget_below(Index(9))
+    assert peers[1].names() == files_of(9)
+    assert target.fallback is None
+    await peers[1].checkpoint(10, 3)
+    assert peers[1].names() == files_of(9, 10)
+
+
+async def test_a_damaged_checkpoint_gives_its_place_to_the_one_before_it(peer: Peer) -> None:
+    await peer.checkpoint(6, 3, large_rows(6))
+    before = await whole_copy(peer.opened[-1])
+    await peer.checkpoint(7, 3)
+    checkpoints = peer.opened[-1]
+    peer.flip(files_of(7)[0], CHUNK_BYTES + 100)
+    with pytest.raises(DamagedCheckpoint):
+        await whole_copy(checkpoints)
+    assert await whole_copy(checkpoints) == before
+    await peer.checkpoint(8, 3)
+    assert peer.names() == files_of(6, 8)
+    assert checkpoints.fallback == before[0]
 
 
 async def test_nothing_new_needs_no_new_checkpoint(peer: Peer) -> None:
@@ -414,7 +459,7 @@ async def test_a_checkpoint_made_during_a_transfer_does_not_disturb_it(peers: tu
     await peers[1].checkpoint(5, 1)
     await transfer(sending, receiving)
     assert (await receiving.finish()).index == 7
-    assert peers[1].names() == FILES_OF_7
+    assert peers[1].names() == files_of(5, 7)
 
 
 @pytest.mark.parametrize("why", ["it is to be installed", "it is installed", "the node started from it"])
@@ -435,7 +480,7 @@ async def test_an_older_checkpoint_replaces_a_newer_one_that_was_never_installed
         await transfer(older, receiving)
         if not after:
             assert (await receiving.finish()).index == 7
-            assert peers[1].names() == FILES_OF_7
+            assert peers[1].names() == files_of(5, 7)
     if why == "it is to be installed":
         assert target.hold(Index(9), Term(3))
     elif why == "it is installed":
@@ -446,7 +491,7 @@ async def test_an_older_checkpoint_replaces_a_newer_one_that_was_never_installed
         assert (await receiving.finish()).index == 9
     with pytest.raises(CheckpointRefused, match="of entry 9 is here, newer than that of 7"):
         await target.begin(manifest)
-    assert [manifest.index for manifest in target.valid] == [9]
+    assert [manifest.index for manifest in target.valid] == [9, 5]
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -461,7 +506,7 @@ async def test_what_was_received_goes_when_it_is_overtaken(peers: tuple[Peer, Pe
     await peers[1].checkpoint(6, 3)
     assert "incoming.data" in peers[1].names()
     await peers[1].checkpoint(7, 3)
-    assert peers[1].names() == FILES_OF_7
+    assert peers[1].names() == files_of(6, 7)
     if not restarted:
         with pytest.raises(CheckpointRefused, match="has ended"):
             await transfer(source.send(), receiving)

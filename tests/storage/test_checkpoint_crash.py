@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from raftkv.errors import StorageError
-from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointRefused
+from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointRefused
 from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
@@ -43,6 +43,10 @@ async def make(checkpoints: Checkpoints, index: int) -> None:
     await checkpoints.create(state(index), configuration_at)
 
 
+def files_of(*indexes: int) -> list[str]:
+    return [f"{index:020d}.{suffix}" for index in indexes for suffix in ("data", "manifest")]
+
+
 async def leader_with(index: int) -> Checkpoints:
     leader = open_checkpoints(MemoryFileSystem())
     await make(leader, index)
@@ -55,22 +59,24 @@ async def receive(checkpoints: Checkpoints, leader: Checkpoints) -> None:
     await receiving.finish()
 
 
-async def disk_with(index: int) -> SimDisk:
+async def disk_with(*indexes: int) -> SimDisk:
     disk = SimDisk()
     checkpoints = open_checkpoints(disk)
-    if index:
+    for index in indexes:
         await make(checkpoints, index)
     return disk
 
 
-async def check_every_crash(before: int, step: Callable[[Checkpoints], Awaitable[None]], after: int) -> None:
-    whole = await disk_with(before)
+async def check_every_crash(kept: tuple[int, ...], step: Callable[[Checkpoints], Awaitable[None]], after: int) -> None:
+    """`kept` are there before; the newest of them or `after` counts at any time, and the one before it is whole too."""
+    before = kept[-1] if kept else 0
+    whole = await disk_with(*kept)
     start = len(whole.trace)
     await step(open_checkpoints(whole))
     outcomes = set()
     for crash_at in range(start + 1, len(whole.trace) + 1):
         for seed in range(4):
-            disk = await disk_with(before)
+            disk = await disk_with(*kept)
             disk.crash_at = crash_at
             with pytest.raises(PowerLoss):
                 await step(open_checkpoints(disk))
@@ -82,8 +88,10 @@ async def check_every_crash(before: int, step: Callable[[Checkpoints], Awaitable
             found = checkpoints.newest.index if checkpoints.newest else 0
             assert found in {before, after}
             assert checkpoints.damaged == ()
-            if found:
-                await whole_copy(checkpoints)
+            valid = [manifest.index for manifest in checkpoints.valid]
+            assert valid[:2] == ([*kept, after] if found == after else list(kept))[:-3:-1]
+            for manifest in checkpoints.valid:
+                await read_whole(checkpoints, manifest)
             outcomes.add((found, bool(seed)))
             # What is left neither stands in the way nor grows.
             await step(checkpoints)
@@ -91,21 +99,27 @@ async def check_every_crash(before: int, step: Callable[[Checkpoints], Awaitable
             assert checkpoints.newest.index == after
             await whole_copy(checkpoints)
             await make(checkpoints, after + 1)
-            assert disk.names(DIRECTORY) == [f"{after + 1:020d}.data", f"{after + 1:020d}.manifest"]
+            assert disk.names(DIRECTORY) == files_of(after, after + 1)
     assert {found for found, _ in outcomes} == {before, after}
     assert {power for _, power in outcomes} == {False, True}
 
 
-@pytest.mark.parametrize("before", [0, 5])
-async def test_a_crash_while_one_is_made(before: int) -> None:
+async def read_whole(checkpoints: Checkpoints, manifest: CheckpointManifest) -> None:
+    reader = checkpoints._directory.open_reader(manifest)
+    assert sum(len(block) for block in reader.blocks()) == manifest.size
+    reader.close()
+
+
+@pytest.mark.parametrize("before", [(), (4, 5)])
+async def test_a_crash_while_one_is_made(before: tuple[int, ...]) -> None:
     async def step(checkpoints: Checkpoints) -> None:
         await make(checkpoints, 7)
 
     await check_every_crash(before, step, 7)
 
 
-@pytest.mark.parametrize("before", [0, 5])
-async def test_a_crash_while_one_is_received(before: int) -> None:
+@pytest.mark.parametrize("before", [(), (4, 5)])
+async def test_a_crash_while_one_is_received(before: tuple[int, ...]) -> None:
     leader = await leader_with(7)
 
     async def step(checkpoints: Checkpoints) -> None:
@@ -239,7 +253,7 @@ async def refusals(step: Callable[[Checkpoints], Awaitable[None]], needs_room: f
             assert not [name for name in disk.names(DIRECTORY) if name.endswith(".tmp")]
             await step(checkpoints)
             await whole_copy(checkpoints)
-            assert disk.names(DIRECTORY) == [f"{7:020d}.data", f"{7:020d}.manifest"]
+            assert disk.names(DIRECTORY) == files_of(5, 7)
     pytest.fail("it never ended")
 
 
@@ -330,7 +344,7 @@ async def test_bug_39_what_a_failed_flush_left_in_the_page_cache_is_written_agai
 
 
 async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_durable() -> None:
-    disk = await disk_with(5)
+    disk = await disk_with(4, 5)
     checkpoints = open_checkpoints(disk)
     before = len(disk.trace)
     await make(checkpoints, 7)
@@ -343,7 +357,7 @@ async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_d
         "fdatasync",
         "rename",
         "fsync_dir",
-        "unlink",  # the manifest of the old one, durably, before its data
+        "unlink",  # the manifest of the oldest one, durably, before its data
         "fsync_dir",
         "unlink",
         "fsync_dir",
@@ -357,7 +371,7 @@ async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_d
 
 async def test_a_large_copy_is_flushed_as_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftkv.storage.checkpoint_directory.COPY_SYNC_BYTES", 600_000)
-    disk = await disk_with(0)
+    disk = await disk_with()
     await make(open_checkpoints(disk), 7)
     # After 0.7 MB, after all, and for the manifest.
     assert disk.trace.count("fdatasync") == 3

@@ -89,8 +89,8 @@ class Node:
         assert replace(again, hard_state=replace(again.hard_state, commit=Index(commit))) == node.log
         return node
 
-    def damage(self, index: int) -> None:
-        file = self.files.open(DATA / "checkpoints" / f"{index:020d}.data")
+    def damage(self, index: int, suffix: str = "data") -> None:
+        file = self.files.open(DATA / "checkpoints" / f"{index:020d}.{suffix}")
         file.pwrite(bytes((file.pread(1, 20)[0] ^ 1,)), 20)
 
 
@@ -226,30 +226,56 @@ async def test_a_vote_in_the_term_of_the_checkpoint_is_kept() -> None:
     assert (await disk.start()).log.hard_state == hard(5, 3, 100)
 
 
-async def test_a_damaged_checkpoint_is_passed_over_when_the_log_reaches_back_to_an_older_one() -> None:
-    disk = Node(hard(4, 3, 6), run(1, 1, 9))
-    # Both are there only after a crash between the publication of one and the deletion of the other.
-    old, new = await checkpoint_of(5), await checkpoint_of(8)
-    await receive(disk.checkpoints(), old)
-    saved = {name: content(disk, name) for name in disk.files.names(DATA / "checkpoints")}
-    await receive(disk.checkpoints(), new)
-    for name, data in saved.items():
-        disk.files.create(DATA / "checkpoints" / name).pwrite(data, 0)
-    disk.damage(8)
+@pytest.mark.parametrize("suffix", ["data", "manifest"])
+@pytest.mark.parametrize("stored", [0, 6])
+async def test_a_damaged_checkpoint_costs_nothing_where_the_one_before_it_is_whole(suffix: str, stored: int) -> None:
+    """`stored`: what the store has applied that the machine's crash has left."""
+    disk = Node(hard(4, 3, 6), run(1, 6, 9), base=(5, 1))
+    for index in (3, 5, 8):
+        disk.apply(index)
+        await disk.checkpoints().create(disk.store, configuration_at)
+    disk.store = MemoryOrderedStore()
+    if stored:
+        disk.apply(stored)
+    disk.damage(8, suffix)
     node = await disk.start()
     assert node.checkpoint is not None
     assert node.checkpoint.index == 5
-    assert rows_of(node.store)[b"applied"] == b"5"
-    assert "entry 8 is damaged" in node.damaged[0]
+    assert rows_of(node.store)[b"applied"] == b"%d" % (stored or 5)
+    assert node.log.after(Index(5)) == run(1, 6, 9)
+    assert f"{8:020d}.{suffix}" in node.damaged[0]
     # It does not hide the ones that are made later.
     disk.apply(7)
     assert (await disk.checkpoints().create(disk.store, configuration_at)).index == 7
     assert disk.checkpoints().newest == (await disk.start()).checkpoint
+    assert len(disk.files.names(DATA / "checkpoints")) == 4
 
 
-def content(disk: Node, name: str) -> bytes:
-    file = disk.files.open(DATA / "checkpoints" / name)
-    return file.pread(file.size(), 0)
+async def test_a_received_checkpoint_that_is_damaged_before_it_was_installed_costs_nothing() -> None:
+    disk = Node(hard(4, 3, 6), run(1, 1, 9))
+    disk.apply(6)
+    await disk.checkpoints().create(disk.store, configuration_at)
+    leader = await checkpoint_of(100, 4)
+    await receive(disk.checkpoints(), leader)
+    disk.damage(100)
+    node = await disk.start()
+    assert (node.checkpoint and node.checkpoint.index, node.log.last_index) == (6, 9)
+    # The leader sends it once more.
+    await receive(disk.checkpoints(), leader)
+    assert rows_of((await disk.start()).store)[b"applied"] == b"100"
+
+
+async def test_what_an_install_has_replaced_takes_the_place_of_nothing() -> None:
+    """A crash came before the old checkpoint was deleted: what follows it in the log is gone."""
+    disk = Node(hard(4, 3, 6), run(1, 1, 9))
+    disk.apply(6)
+    await disk.checkpoints().create(disk.store, configuration_at)
+    await receive(disk.checkpoints(), await checkpoint_of(100, 4))
+    disk.disk.entries, disk.disk.base = [], (Index(100), Term(4))
+    disk.disk.hard_state = hard(4, 3, 100)
+    disk.damage(100)
+    with pytest.raises(StorageError, match=r"begins at entry 101, and no checkpoint .*entry 100 is damaged.* way out"):
+        await disk.start()
 
 
 @pytest.mark.parametrize("suffix", ["data", "manifest"])
@@ -415,6 +441,7 @@ async def install(disk: SimDisk, leader: Checkpoints, progress: list[str]) -> No
         await started.checkpoints.restore(started.node.store, Index(100))
         progress.append("restored")
         await started.wal.restart(hard(6, 1), Index(100), Term(5))
+        await started.checkpoints.forget_below(Index(100))
         progress.append("restarted")
         await append(started.wal, hard(6, 1, 100), run(6, 101, 102))
         progress.append("appended")
@@ -520,12 +547,13 @@ async def install_the_older(disk: SimDisk, leaders: tuple[Checkpoints, Checkpoin
         progress.append("published")
         assert started.checkpoints.hold(Index(100), Term(5))
         await receive(started.checkpoints, leaders[1])
-        assert [manifest.index for manifest in started.checkpoints.valid] == [150, 100]
+        assert [manifest.index for manifest in started.checkpoints.valid] == [150, 100, 20]
         progress.append("newer")
         store = await started.checkpoints.restore(started.node.store, Index(100))
         assert applied_index(store) == 100
         progress.append("restored")
         await started.wal.restart(hard(6, 1), Index(100), Term(5))
+        await started.checkpoints.forget_below(Index(100))
         progress.append("restarted")
         await append(started.wal, hard(6, 1, 100), run(6, 101, 102))
         progress.append("appended")
@@ -538,7 +566,10 @@ async def test_bug_29_a_crash_at_every_operation_of_an_install_that_a_newer_chec
     whole = await prepared()
     before = len(whole.trace)
     await install_the_older(whole, leaders, [])
-    assert whole.names(DATA / "checkpoints") == [f"{150:020d}.data", f"{150:020d}.manifest"]
+    assert [name for name in whole.names(DATA / "checkpoints") if name.endswith(".data")] == [
+        f"{100:020d}.data",
+        f"{150:020d}.data",
+    ]
     outcomes = set()
     for crash_at in range(before + 1, len(whole.trace) + 1):
         for seed in range(3):

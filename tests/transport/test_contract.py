@@ -32,7 +32,7 @@ class IncomingBytes:
 
     def __init__(self) -> None:
         self.content = b"01234"
-        self.finished = False
+        self.finished = self.closed = False
 
     @property
     def offset(self) -> int:
@@ -45,6 +45,9 @@ class IncomingBytes:
 
     async def finish(self) -> None:
         self.finished = True
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from raftkv.cli.endpoint.transfers import print_transfers
 from raftkv.cli.endpoint.verdict import fail_unless_all_answered
 from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, Format, Output, Timeout
 from raftkv.cli.output import megabytes, print_json, print_table
@@ -21,6 +22,7 @@ def status(
 
     USED is what the state itself takes of the file STORE, and what counts against QUOTA. The alarm `no space` says that
     the quota is reached: writes that make the state grow are refused until keys are deleted and history is compacted.
+    Checkpoints on their way between nodes are shown in a table of their own.
     """
     views = run_with_client(endpoints, timeout, lambda client: look(client, timeout))
     leader = leader_of(views)
@@ -46,6 +48,7 @@ def status(
             (_row(view) for view in views),
             right=("ID", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "USED", "QUOTA", "STORE", "LOG"),
         )
+        print_transfers(views)
     fail_unless_all_answered(views)
 
 
@@ -100,4 +103,6 @@ def _described(view: MemberView) -> dict[str, object]:
         "cluster_id": f"{found.cluster_id:016x}",
         "version": found.version,
         "followers": [asdict(one) for one in found.progress],
+        "checkpoint": asdict(found.checkpoint),
+        "transfers": [asdict(one) for one in found.transfers],
     }

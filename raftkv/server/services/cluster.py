@@ -140,6 +140,8 @@ class ClusterService(ClusterServicer):
             sessions=machine.session_count,
             leases=len(machine.leases),
             watches=self._node.hub.watches,
+            checkpoint=self._node.checkpoints.status(),
+            transfers=self._node.checkpoints.transfers(),
         )
 
     async def TransferLeader(  # noqa: N802
