@@ -59,8 +59,8 @@ class Checkpoints:
         fail: Callable[[BaseException], None],
     ) -> None:
         """`due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `pulse` says
-        how late ticks come. `deliver` takes a message whose checkpoint is here now; `wake` has the core asked what there
-        is to do; `fail` stops the node.
+        how late ticks come. `deliver` takes a message whose checkpoint is here now; `wake` has the core asked what
+        there is to do; `fail` stops the node.
         """
         self._raft = raft
         self._keeper = keeper
