@@ -14,6 +14,7 @@ well. More stay on disk only when a crash came between the publication of one an
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -55,7 +56,10 @@ DATA_SUFFIX: Final = ".data"
 INCOMING: Final = "incoming"
 CREATING: Final = "creating"
 SYNC_BYTES: Final = 16 << 20
-"""A copy is flushed as it grows: a flush of all of it at the end would hold up those of the log."""
+"""What is received is flushed as it grows: a flush of all of it at the end would hold up those of the log."""
+COPY_SYNC_BYTES: Final = 2 << 20
+"""The same for a copy that is made here, under load; and then the disk is left to the log for as long as the flush has
+taken."""
 
 
 class CheckpointDirectory:
@@ -477,7 +481,7 @@ def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], boo
     for block in blocks:
         go_on(stopped)
         write_all(file, block, size)
-        view, synced = memoryview(block), size // SYNC_BYTES
+        view, synced = memoryview(block), size // COPY_SYNC_BYTES
         while view:
             part = view[: CHUNK_BYTES - size % CHUNK_BYTES]
             crc = google_crc32c.extend(crc, bytes(part))
@@ -486,8 +490,10 @@ def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], boo
             if size % CHUNK_BYTES == 0:
                 crcs.append(crc)
                 crc = 0
-        if size // SYNC_BYTES > synced:
+        if size // COPY_SYNC_BYTES > synced:
+            begin_s = time.monotonic()
             flush(file)
+            time.sleep(time.monotonic() - begin_s)
     if size % CHUNK_BYTES:
         crcs.append(crc)
     return size, tuple(crcs)

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import google_crc32c
 
@@ -50,6 +50,7 @@ _HARD_STATE: Final = struct.Struct("<QQQII")
 """Term, vote (0: none), commit, number of entries, zero."""
 _ENTRY: Final = struct.Struct("<QQIB3x")
 """Term, index, length of the data, kind."""
+_KINDS: Final = {int(kind): kind for kind in EntryKind}
 BATCH_HEADER_BYTES: Final = _HARD_STATE.size
 ENTRY_HEADER_BYTES: Final = _ENTRY.size
 
@@ -102,8 +103,7 @@ class Segment:
         return self._fields() + _SEGMENT_CRC.pack(self.seed)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record that is valid by itself; whether it follows its predecessor is for the caller to compare."""
 
     start: int
@@ -114,8 +114,7 @@ class Record:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The payload of a BATCH record."""
 
     hard_state: HardState
@@ -227,7 +226,8 @@ def decode_record(image: bytes, offset: int, segment: Segment, *, base: int = 0)
         return Flaw.MARKER
     if own_offset != base + offset:
         return Flaw.OFFSET
-    end = offset + record_bytes(length)
+    # As `record_bytes`.
+    end = offset + (RECORD_HEADER_BYTES + length + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
     if end > len(image):
         return Flaw.LENGTH
     # From the bytes, not from the fields: a flipped bit in the header's padding must not go unnoticed.
@@ -235,8 +235,7 @@ def decode_record(image: bytes, offset: int, segment: Segment, *, base: int = 0)
     if google_crc32c.extend(segment.seed, checked) != crc:
         return Flaw.CHECKSUM
     payload_at = offset + RECORD_HEADER_BYTES
-    payload = image[payload_at : payload_at + length]
-    return Record(start=offset, end=end, crc=crc, previous=previous, type=kind, payload=payload)
+    return Record(offset, end, crc, previous, kind, image[payload_at : payload_at + length])
 
 
 def record_end(image: bytes, offset: int) -> int:
@@ -271,27 +270,25 @@ def encode_batch(hard_state: HardState, entries: Sequence[Entry]) -> bytes:
 
 def decode_batch(payload: bytes) -> Batch:
     """Decode the payload of a BATCH record. Raises FormatError."""
+    # Written out: a log of small writes has a million of these, and a start waits for them.
+    size, offset, entries = len(payload), BATCH_HEADER_BYTES, []
     try:
         term, vote, commit, count, _ = _HARD_STATE.unpack_from(payload)
-        entries = tuple(_entries(payload, count))
-    except (struct.error, ValueError) as error:
+        for _ in range(count):
+            entry_term, index, length, kind = _ENTRY.unpack_from(payload, offset)
+            offset += ENTRY_HEADER_BYTES
+            end = offset + length
+            if end > size:
+                raise FormatError("an entry reaches beyond its record")
+            entries.append(Entry(entry_term, index, _KINDS[kind], payload[offset:end]))
+            offset = end
+    except struct.error as error:
         raise FormatError(str(error)) from error
-    hard_state = HardState(term=Term(term), vote=NodeId(vote) if vote else None, commit=Index(commit))
-    return Batch(hard_state=hard_state, entries=entries)
-
-
-def _entries(payload: bytes, count: int) -> Iterator[Entry]:
-    offset = BATCH_HEADER_BYTES
-    for _ in range(count):
-        term, index, length, kind = _ENTRY.unpack_from(payload, offset)
-        offset += ENTRY_HEADER_BYTES
-        if offset + length > len(payload):
-            raise FormatError("an entry reaches beyond its record")
-        data = payload[offset : offset + length]
-        yield Entry(term=Term(term), index=Index(index), kind=EntryKind(kind), data=data)
-        offset += length
-    if offset != len(payload):
-        raise FormatError(f"{len(payload) - offset} bytes follow the last entry")
+    except KeyError as error:
+        raise FormatError(f"{error} is not a valid EntryKind") from error
+    if offset != size:
+        raise FormatError(f"{size - offset} bytes follow the last entry")
+    return Batch(HardState(term, vote or None, commit), tuple(entries))
 
 
 def split_batch(hard_state: HardState, entries: Sequence[Entry], limit_bytes: int) -> Iterator[Batch]:

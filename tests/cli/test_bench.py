@@ -213,3 +213,18 @@ def test_failover(tmp_path: Path) -> None:
     assert figures["how"] == "kill"
     assert figures["max_ms"] > 0
     assert processes_naming(tmp_path) == []
+
+
+@pytest.mark.processes
+def test_checkpoint(tmp_path: Path) -> None:
+    shape = ("--local", "1", "--keys", "300", "--rate", "200", "--rounds", "2", "--seconds", "0.3")
+    result = finished(tmp_path, "bench", "checkpoint", *shape, "-o", "json")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    asked = {"nodes": 1, "keys": 300, "value_size": 128, "rate": 200, "rounds": 2, "elections": 0}
+    assert {name: figures[name] for name in asked} == asked
+    assert len(figures["checkpoint_s"]) == len(figures["longest_delay_ms"]) == 2
+    assert 0 < figures["without"]["p50_ms"] <= figures["without"]["p99_ms"] <= figures["without"]["max_ms"]
+    for memory in (figures["before"], figures["peak"]):
+        assert 0 < memory["anonymous"] < memory["resident"]
+    assert processes_naming(tmp_path) == []

@@ -9,6 +9,7 @@ from raftkv.server.node import Node
 from raftkv.server.replay import in_slices
 from raftkv.storage.progress import Interrupted
 from raftkv.v1 import kv_pb2
+from raftkv.storage.memory import MemoryOrderedStore
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
 from tests.storage.progress import Told
 
@@ -39,7 +40,7 @@ async def written(cluster: MemoryCluster) -> MemoryNode:
     for number in range(20):
         await member.put(b"k%d" % (number % 7), b"v%d" % number)
     await member.node.stop()
-    member.store = type(member.store)()
+    member.store = MemoryOrderedStore()
     return member
 
 

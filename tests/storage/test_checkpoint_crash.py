@@ -370,7 +370,7 @@ async def test_bug_33_a_checkpoint_counts_only_when_its_bytes_and_its_name_are_d
 
 
 async def test_a_large_copy_is_flushed_as_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftkv.storage.checkpoint_directory.SYNC_BYTES", 600_000)
+    monkeypatch.setattr("raftkv.storage.checkpoint_directory.COPY_SYNC_BYTES", 600_000)
     disk = await disk_with()
     await make(open_checkpoints(disk), 7)
     # After 0.7 MB, after all, and for the manifest.

@@ -119,17 +119,19 @@ async def measure_checkpoint(
     say(f"starting a cluster of {nodes} in {cluster.directory}")
     async with cluster, AsyncClient(cluster.url, timeout=30.0) as client:
         await _preload(client, template, keys, value)
-        for node in cluster.nodes:
-            # So that none becomes due by itself before long.
-            await client.checkpoint(node.client_address, timeout=CHECKPOINT_TIMEOUT_S)
-        return await measure_rounds(
-            cluster, _Steady(client, rate, template, keys, value), rounds=rounds, seconds=seconds
-        )
+        # Connections of its own: what the load makes of a slow answer does not concern these calls.
+        async with AsyncClient(cluster.url, timeout=CHECKPOINT_TIMEOUT_S) as operator:
+            for node in cluster.nodes:
+                # So that none becomes due by itself before long.
+                await operator.checkpoint(node.client_address)
+            load = _Steady(client, rate, template, keys, value)
+            return await measure_rounds(cluster, operator, load, rounds=rounds, seconds=seconds)
 
 
-async def measure_rounds(cluster: LocalCluster, load: _Steady, *, rounds: int, seconds: float) -> CheckpointResult:
+async def measure_rounds(
+    cluster: LocalCluster, operator: AsyncClient, load: _Steady, *, rounds: int, seconds: float
+) -> CheckpointResult:
     """Alternate between load alone and load during a checkpoint."""
-    client = load.client
     leader = cluster.node(await cluster.leader())
     logged = len(leader.log())
     without: list[list[float]] = []
@@ -148,15 +150,13 @@ async def measure_rounds(cluster: LocalCluster, load: _Steady, *, rounds: int, s
                 memory.look(memory.before)
                 await _while_it_runs(running, asyncio.sleep(seconds))
                 without.append(load.take())
-                term = await highest_term(client)
+                term = await highest_term(operator)
                 async with memory.sampled():
                     begin = perf_counter()
-                    await _while_it_runs(
-                        running, client.checkpoint(leader.client_address, timeout=CHECKPOINT_TIMEOUT_S)
-                    )
+                    await _while_it_runs(running, operator.checkpoint(leader.client_address))
                     took_s.append(round(perf_counter() - begin, 2))
                 during.append(load.take())
-                elections += await highest_term(client) - term
+                elections += await highest_term(operator) - term
                 await _while_it_runs(running, asyncio.sleep(1.0))
     finally:
         running.cancel()
