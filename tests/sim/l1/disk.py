@@ -35,6 +35,7 @@ OPERATIONS_BEFORE_A_CRASH = (0, 0, 1, 1, 1, 2, 2, 2, 3, 5, 9)
 eight."""
 
 
+RECOVER = "recover"
 WORK = {
     "SegmentWriter._append_record": "append",
     "SegmentWriter._zero_ahead": "append",
@@ -52,14 +53,20 @@ WORK = {
     "CheckpointDirectory.publish < Incoming.finish": "install: publish",
     "SegmentWriter._rebase < SegmentWriter.restart": "install: restart the log",
     "SegmentWriter._create < SegmentWriter.restart": "install: restart the log",
-    "SegmentWriter.resume": "recover",
-    "_clean_up": "recover",
-    "CheckpointDirectory.load": "recover",
-    "DataDir._write_boot": "recover",
+    "SegmentWriter.resume": RECOVER,
+    "SegmentWriter._create < SegmentWriter.start": RECOVER,
+    "open_segments": RECOVER,
+    "_clean_up": RECOVER,
+    "CheckpointDirectory.load": RECOVER,
+    "DataDir._write_boot": RECOVER,
 }
 """What a disk was at, by where the product's code called it."""
 TRUNCATE = "truncate"
 """An append of entries that take the place of others."""
+
+
+class AimedPowerLoss(PowerLoss):
+    """See `NodeDisk.aim`."""
 
 
 class NodeDisk(SimDisk):
@@ -75,6 +82,10 @@ class NodeDisk(SimDisk):
         """What this death has interrupted (`WORK`)."""
         self.lost: Counter[str] = Counter()
         """Power losses in the middle of some work, and of writes and names that nobody had synced."""
+        self.aim: dict[str, int] = {}
+        """Lose power at such work, after so many operations of it (`aimed`)."""
+        self.power_fails: Callable[[], object] | None = None
+        """Called when it does."""
 
     @property
     def faults_fired(self) -> int:
@@ -92,10 +103,19 @@ class NodeDisk(SimDisk):
         try:
             super().step(operation)
         except PowerLoss:
-            place = calling_place()
-            work = next((work for start, work in WORK.items() if place.startswith(start)), place)
-            self.interrupted.append(TRUNCATE if work == "append" and self.truncating else work)
+            self.interrupted.append(self._work())
             raise
+        if self.aim and (work := self._work()) in self.aim:
+            self.aim[work] -= 1
+            if self.aim[work] < 0:
+                self.aim = {}
+                self.interrupted.append(work)
+                raise AimedPowerLoss
+
+    def _work(self) -> str:
+        place = calling_place()
+        work = next((work for start, work in WORK.items() if place.startswith(start)), place)
+        return TRUNCATE if work == "append" and self.truncating else work
 
     def lose_power(self, random: Random) -> None:
         """As SimDisk does; and often the last write of each file, most of all a record, is torn."""
@@ -258,6 +278,12 @@ class SimRunner:
         before = self._disk.faults_fired
         try:
             result = job()
+        except AimedPowerLoss:
+            self._jobs.clear()
+            self._crashed = True
+            if self._disk.power_fails is not None:
+                self._disk.power_fails()
+            return
         except Exception as raised:  # noqa: BLE001 - handed to the caller, as the thread does
             error = raised
         self.faults += self._disk.faults_fired - before

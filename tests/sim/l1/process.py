@@ -183,6 +183,7 @@ class _WatchedLog(WriteAheadLog):
         oracle, number = process.world.oracle, process.number
         oracle.appending(number, entries)
         process.machine.disk.truncating = bool(entries) and entries[0].index <= self._shape.last_index
+        process.world.network.counts["suffixes replaced"] += process.machine.disk.truncating
         await super().append(hard_state, entries)
         if process.runner.faults:
             process.world.violation(f"disk: the log of node {number} goes on after a failed disk operation")
