@@ -68,7 +68,7 @@ class FileSystem(Protocol):
 
 
 class OsFile:
-    """A file of the operating system."""
+    """A file of the operating system. Its errors name it."""
 
     __slots__ = ("_fd",)
 
@@ -77,23 +77,35 @@ class OsFile:
 
     def pread(self, size: int, offset: int) -> bytes:
         parts = []
-        while size:
-            part = os.pread(self._fd, size, offset)
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-            offset += len(part)
+        try:
+            while size:
+                part = os.pread(self._fd, size, offset)
+                if not part:
+                    break
+                parts.append(part)
+                size -= len(part)
+                offset += len(part)
+        except OSError as error:
+            raise self._named(error) from error
         return b"".join(parts)
 
     def pwrite(self, data: bytes | memoryview, offset: int) -> int:
-        return os.pwrite(self._fd, data, offset)
+        try:
+            return os.pwrite(self._fd, data, offset)
+        except OSError as error:
+            raise self._named(error) from error
 
     def fallocate(self, size: int) -> None:
-        os.posix_fallocate(self._fd, 0, size)
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            raise self._named(error) from error
 
     def fdatasync(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._named(error) from error
 
     def drop_cache(self) -> None:
         """Let the kernel forget what it has read of the file; what is not on the disk yet stays."""
@@ -107,6 +119,14 @@ class OsFile:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+    def _named(self, error: OSError) -> OSError:
+        """Return the error with the file's name of now, where the kernel tells it (Linux)."""
+        try:
+            path = str(Path(f"/proc/self/fd/{self._fd}").readlink())
+        except OSError:
+            return error
+        return OSError(error.errno, error.strerror, path)
 
 
 class OsFileSystem:
@@ -214,7 +234,7 @@ def flush(file: File) -> None:
     try:
         file.fdatasync()
     except OSError as error:
-        raise FlushFailed(*error.args) from error
+        raise FlushFailed(error.errno, error.strerror, error.filename) from error
 
 
 def flush_dir(files: FileSystem, directory: Path) -> None:
@@ -222,7 +242,7 @@ def flush_dir(files: FileSystem, directory: Path) -> None:
     try:
         files.fsync_dir(directory)
     except OSError as error:
-        raise FlushFailed(*error.args) from error
+        raise FlushFailed(error.errno, error.strerror, error.filename) from error
 
 
 def publish_file(files: FileSystem, path: Path, content: bytes, *, reserve_bytes: int = 0) -> File:

@@ -22,7 +22,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 SMALL: Final = ("--checkpoint-log-bytes", "65536", "--wal-segment-bytes", "65536")
 WITHOUT_CHECKPOINTS: Final = ("--wal-segment-bytes", "65536")
 PROGRAM: Final = (sys.executable, "-m", "tests.crash.node")
-STRIKE_S: Final = 60.0
+STRIKE_S: Final = 90.0
 
 
 class NeverStruck(AssertionError):

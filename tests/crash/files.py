@@ -149,7 +149,7 @@ class DeadlyFileSystem(OsFileSystem):
 
     def begin(self, operation: str, path: Path) -> str:
         """Name a step, note it, and die in front of it if that is the order."""
-        step = f"{operation} {self._kind(path)} in {_place()}"
+        step = f"{operation} {self._kind(path)} in {calling_place()}"
         self._control.note(step)
         if self.due(step):
             self._count += 1
@@ -223,7 +223,7 @@ class _DeadlyFile:
         self._file.close()
 
 
-def _place() -> str:
+def calling_place() -> str:
     """Return the two innermost places that mean something: "SegmentWriter._create < SegmentWriter._roll"."""
     found: list[str] = []
     frame = sys._getframe(2)

@@ -21,7 +21,8 @@ CONTROL: Final = "CRASH_CONTROL"
 """The variable of the environment that names the directory of `Control`."""
 
 FORGETS: Final = "CRASH_FORGETS"
-UNWRITTEN: Final = 100
+UNWRITTEN: Final = 4
+"""Writes that it has said are done, and has not done."""
 
 
 class ForgetfulFileSystem(DeadlyFileSystem):

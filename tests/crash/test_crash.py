@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from raftkv.client import AsyncClient
 from raftkv.storage.files import publish_file
 from tests.crash.cluster import WITHOUT_CHECKPOINTS, CrashCluster, NeverStruck
-from tests.crash.drives import CORE, DRIVES, FIRST_STARTS
+from tests.crash.drives import CORE, DRIVES, FIRST_STARTS, Load
 from tests.crash.files import Control, DeadlyFileSystem, Order
 from tests.crash.node import FORGETS
 from tests.crash.trials import (
@@ -23,6 +24,7 @@ from tests.crash.trials import (
     run_first_starts,
     ways_to_die,
 )
+from tests.integration.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.processes
 
@@ -81,6 +83,8 @@ async def test_control_a_node_that_forgets_what_it_has_acknowledged_is_noticed(t
     cluster = CrashCluster(tmp_path, LARGE_SEGMENTS)
     cluster.node(1).environment[FORGETS] = "1"
     async with cluster:
+        async with AsyncClient(cluster.url, timeout=PATIENCE_S) as client, Load(client, "before/") as load:
+            await load.progress(100)  # more than it keeps in memory
         role: Role = "leader" if await cluster.leader() == 1 else "follower"
         with pytest.raises(AssertionError, match=r"has gone back|is gone"):
             await run(cluster, Case("rebuild", Order("fsync_dir . in _discard_store"), role), "forgotten/")

@@ -7,9 +7,9 @@ import pytest
 from raftkv.raft import Entry, EntryKind, Index, Term
 from raftkv.server.node import Node
 from raftkv.server.replay import in_slices
+from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.storage.progress import Interrupted
 from raftkv.v1 import kv_pb2
-from raftkv.storage.memory import MemoryOrderedStore
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
 from tests.storage.progress import Told
 

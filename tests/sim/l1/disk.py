@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from raftkv.errors import NoRoom, RaftKVError
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
+from tests.crash.files import calling_place
 from tests.storage.simdisk import PowerLoss, SimDisk, sectors
 
 T = TypeVar("T")
@@ -34,13 +35,57 @@ OPERATIONS_BEFORE_A_CRASH = (0, 0, 1, 1, 1, 2, 2, 2, 3, 5, 9)
 eight."""
 
 
+RECOVER = "recover"
+WORK = {
+    "SegmentWriter._append_record": "append",
+    "SegmentWriter._zero_ahead": "append",
+    "SegmentWriter._create < SegmentWriter._roll": "rotate",
+    "SegmentWriter._create < SegmentWriter.prepare_next": "rotate",
+    "SegmentWriter._rebase < SegmentWriter.compact": "compact",
+    "SegmentWriter.delete_one": "compact",
+    "_write_chunks": "checkpoint",
+    "CheckpointDirectory.copy_state": "checkpoint",
+    "CheckpointDirectory.publish < CheckpointStore._publish_created": "checkpoint",
+    "CheckpointDirectory._delete": "prune checkpoints",
+    "Incoming.": "install: receive",
+    "CheckpointDirectory.begin_incoming": "install: receive",
+    "CheckpointDirectory.drop_incoming": "install: receive",
+    "CheckpointDirectory.publish < Incoming.finish": "install: publish",
+    "SegmentWriter._rebase < SegmentWriter.restart": "install: restart the log",
+    "SegmentWriter._create < SegmentWriter.restart": "install: restart the log",
+    "SegmentWriter.resume": RECOVER,
+    "SegmentWriter._create < SegmentWriter.start": RECOVER,
+    "open_segments": RECOVER,
+    "_clean_up": RECOVER,
+    "CheckpointDirectory.load": RECOVER,
+    "DataDir._write_boot": RECOVER,
+}
+"""What a disk was at, by where the product's code called it."""
+TRUNCATE = "truncate"
+"""An append of entries that take the place of others."""
+
+
+class AimedPowerLoss(PowerLoss):
+    """See `NodeDisk.aim`."""
+
+
 class NodeDisk(SimDisk):
-    """A SimDisk that counts the faults that really happened."""
+    """A SimDisk that counts the faults that really happened, and what its power losses have interrupted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fired: Counter[str] = Counter()
         """Faults that an operation has met, by the operation's name."""
+        self.truncating = False
+        """Whether the append that is under way replaces entries."""
+        self.interrupted: list[str] = []
+        """What this death has interrupted (`WORK`)."""
+        self.lost: Counter[str] = Counter()
+        """Power losses in the middle of some work, and of writes and names that nobody had synced."""
+        self.aim: dict[str, int] = {}
+        """Lose power at such work, after so many operations of it (`aimed`)."""
+        self.power_fails: Callable[[], object] | None = None
+        """Called when it does."""
 
     @property
     def faults_fired(self) -> int:
@@ -54,8 +99,30 @@ class NodeDisk(SimDisk):
             if len(self.faults) < before:
                 self.fired[operation] += 1
 
+    def step(self, operation: str) -> None:
+        try:
+            super().step(operation)
+        except PowerLoss:
+            self.interrupted.append(self._work())
+            raise
+        if self.aim and (work := self._work()) in self.aim:
+            self.aim[work] -= 1
+            if self.aim[work] < 0:
+                self.aim = {}
+                self.interrupted.append(work)
+                raise AimedPowerLoss
+
+    def _work(self) -> str:
+        place = calling_place()
+        work = next((work for start, work in WORK.items() if place.startswith(start)), place)
+        return TRUNCATE if work == "append" and self.truncating else work
+
     def lose_power(self, random: Random) -> None:
         """As SimDisk does; and often the last write of each file, most of all a record, is torn."""
+        self.lost.update(f"power lost: {work}" for work in self.interrupted)
+        self.interrupted.clear()
+        self.lost["power lost: unsynced writes"] += any(inode.dirty for inode in self._names.values())
+        before = dict(self._names)
         for path in sorted(self._names):
             inode = self._names[path]
             if inode.dirty and random.random() < TORN:
@@ -67,6 +134,7 @@ class NodeDisk(SimDisk):
                         inode.apply(inode.durable, start, piece[: random.randint(1, len(piece))])
                 inode.dirty.clear()
         super().lose_power(random)
+        self.lost["power lost: names"] += before.keys() != self._names.keys()
 
 
 class CrashableStore(MemoryOrderedStore):
@@ -210,6 +278,12 @@ class SimRunner:
         before = self._disk.faults_fired
         try:
             result = job()
+        except AimedPowerLoss:
+            self._jobs.clear()
+            self._crashed = True
+            if self._disk.power_fails is not None:
+                self._disk.power_fails()
+            return
         except Exception as raised:  # noqa: BLE001 - handed to the caller, as the thread does
             error = raised
         if not isinstance(error, NoRoom):  # it has changed nothing, and is made again

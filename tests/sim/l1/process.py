@@ -182,6 +182,8 @@ class _WatchedLog(WriteAheadLog):
         process = self.process
         oracle, number = process.world.oracle, process.number
         oracle.appending(number, entries)
+        process.machine.disk.truncating = bool(entries) and entries[0].index <= self._shape.last_index
+        process.world.network.counts["suffixes replaced"] += process.machine.disk.truncating
         await super().append(hard_state, entries)
         if process.runner.faults:
             process.world.violation(f"disk: the log of node {number} goes on after a failed disk operation")
@@ -578,6 +580,8 @@ class Machine:
         writing = self._end(power=True, note="lost power")
         self.powered = False
         self.disk.lose_power(self.random)
+        self._world.network.counts.update(self.disk.lost)
+        self.disk.lost.clear()
         self.store.lose_power(self.random)
         self._boots += 1
         return writing
@@ -611,6 +615,8 @@ class Machine:
         self._note(note)
         process.dead = True
         writing = sum(runner.crash(self.random) for runner in process.runners) > 0  # every one, not only the first
+        if not power:
+            self.disk.interrupted.clear()
         if process.transport is not None:
             process.transport.cut_off()
         self._world.loop.kill(process)
