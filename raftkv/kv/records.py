@@ -74,7 +74,7 @@ def read_meta(reader: Reader) -> Meta:
 
 
 def decode_meta(row: bytes) -> Meta:
-    """Raises CorruptState."""
+    """Raises CorruptRow."""
     if row[:1] != bytes((FORMAT,)):
         raise CorruptRow(f"state store of format {row[:1].hex()}; this build reads format {FORMAT:02x}")
     try:

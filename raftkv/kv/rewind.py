@@ -67,7 +67,7 @@ class _Leased(NamedTuple):
 def rewind(reader: Reader, revision: int) -> Iterator[Row]:
     """Yield the rows of the state at `revision`, in the order of their keys, META first. Reads all versions twice.
 
-    Raises Compacted, FutureRevision, CorruptState.
+    Raises Compacted, FutureRevision, CorruptRow.
     """
     meta = _meta(reader, revision)
     leased = _leased(reader, revision)

@@ -29,9 +29,11 @@ STORE_NAME: Final = "store"
 STORE_DATA_NAME: Final = "data.mdb"
 """The file in the store's directory."""
 DISCARDED_NAME: Final = "store.discarded"
+CORRUPT_NAME: Final = "corrupt.json"
+"""Written by `corrupt_mark`."""
 PEERS_NAME: Final = "peers.json"
 """Written by `raftkv.server.peer_book`, after `mark_running`."""
-LEFTOVERS: Final = (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME)
+LEFTOVERS: Final = (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAME, CORRUPT_NAME)
 """What only a node that has run leaves behind."""
 
 

@@ -16,7 +16,7 @@ from raftkv.errors import ErrorCode, RaftKVError
 from raftkv.kv import limits
 from raftkv.server import wire
 from raftkv.server.services.status import status_code
-from raftkv.v1 import cluster_pb2, kv_pb2, lease_pb2, lock_pb2, watch_pb2
+from raftkv.v1 import cluster_pb2, kv_pb2, lease_pb2, lock_pb2, maintenance_pb2, watch_pb2
 from tests.examples.blocks import ROOT, Block, example_of, run_all, sections, table
 
 API = "docs/api.md"
@@ -42,7 +42,7 @@ INTERNAL_LIMITS = {
     "PLAIN_KEY_BYTES",
     "SESSION_SAFE_MS",
 }
-OF_NODES = {errors.CorruptLog, errors.DataDirectoryMismatch}
+OF_NODES = {errors.CorruptLog, errors.DataDirectoryMismatch, errors.NoRoom}
 
 
 @pytest.mark.processes
@@ -128,7 +128,7 @@ def test_every_service_and_call_for_clients_is_named() -> None:
         service.strip("`"): set(re.findall(r"`(\w+)`", calls))
         for service, calls in table(API, "## Other languages: gRPC")
     }
-    files = (kv_pb2, watch_pb2, lease_pb2, lock_pb2, cluster_pb2)
+    files = (kv_pb2, watch_pb2, lease_pb2, lock_pb2, cluster_pb2, maintenance_pb2)
     services = [one for file in files for one in file.DESCRIPTOR.services_by_name.values()]
     assert told == {service.name: {call.name for call in service.methods} for service in services}
 
