@@ -165,7 +165,9 @@ async def insist(call: Callable[[], Awaitable[object]], done: Callable[[], Await
 
 
 async def has_kind(client: AsyncClient, node: int, kind: MemberKind | None) -> bool:
-    return {member.id: member.kind for member in await client.members()}.get(node) is kind
+    while True:
+        with suppress(RaftKVError):
+            return {member.id: member.kind for member in await client.members()}.get(node) is kind
 
 
 async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments: list[str]) -> None:
@@ -193,13 +195,16 @@ async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments
             new = await cluster.add()
             phases: dict[str, float] = {}
             while True:
-                status = await client.status(cluster.node(leader).client_address)
+                await asyncio.sleep(0.1)
+                try:
+                    status = await client.status(cluster.node(leader).client_address)
+                except RaftKVError:
+                    continue  # a busy machine
                 for transfer in status.transfers:
                     phases.setdefault(transfer.phase, time.perf_counter() - begin)
                 follower = next((one for one in status.progress if one.id == new.id), None)
                 if follower is not None and follower.state == "replicate":
                     break
-                await asyncio.sleep(0.1)
             phases["replicating"] = time.perf_counter() - begin
             await insist(lambda: client.promote_members(new.id), lambda: has_kind(client, new.id, MemberKind.VOTER))
             phases["voter"] = time.perf_counter() - begin

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from raftkv.errors import StorageError
+from raftkv.storage.data_dir import CORRUPT_NAME as NAME
 from raftkv.storage.data_dir import FORMAT_VERSION, write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
 from raftkv.storage.json_files import unseal
 from raftkv.storage.way_out import REPAIR_NODE
-
-NAME: Final = "corrupt.json"
 
 
 @dataclass(frozen=True, slots=True)
