@@ -188,6 +188,8 @@ async def test_writes_that_a_corrupt_leader_has_under_way_are_not_answered_from_
             if not session:
                 first = second
         await leader.node.condemn(CorruptMark(1, b"a", b"b", (1, 2), 0.0))
+        assert first.done()
+        assert second.done()
         for write in (first, second):
             with pytest.raises(LeaderChanged) as caught:
                 await write
