@@ -19,6 +19,7 @@ from raftkv.server.app import serve, warn_when_removed
 from raftkv.server.node import Node
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.data_dir import open_data_dir
+from raftkv.storage.json_files import unseal
 from raftkv.testing.processes import LOOPBACK, free_port
 from raftkv.v1 import common_pb2, kv_pb2, kv_pb2_grpc, watch_pb2, watch_pb2_grpc
 from tests.server.memory_cluster import MemoryCluster, until
@@ -122,7 +123,7 @@ async def test_a_node_whose_log_is_gone_does_not_start(tmp_path: Path) -> None:
     await asyncio.wait_for(running, 20)
     (node.data_dir / "wal").rename(tmp_path / "lost")
     boot = node.data_dir / "boot.json"
-    boot.write_text(json.dumps({**json.loads(boot.read_text()), "clean_tail": None}))  # as after a crash
+    boot.write_text(json.dumps({**unseal(boot.read_bytes()), "clean_tail": None}))  # as after a crash
     with pytest.raises(CorruptLog, match="no log"):
         await asyncio.wait_for(serve(node, stop), 20)
 
