@@ -478,7 +478,9 @@ def _other_disk(node: NodeId, by: NodeId) -> str:
     return (
         f"node {node} was a member of this cluster with another disk, says node {by}: this one has forgotten its votes "
         f"and all that it acknowledged. The way out: run `raftkv member remove {node}` against a node that is well, "
-        "add a new id with `raftkv member add`, and start that one with an empty data directory and --join"
+        "add a new id with `raftkv member add`, and start that one with an empty data directory and --join; or do all "
+        f"of it in one step, with the node stopped: `raftkv repair --data-dir DATA_DIR --id {node} --replace "
+        "--endpoints HOST:PORT --yes`, and start it as before"
     )
 
 

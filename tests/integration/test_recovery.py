@@ -13,6 +13,7 @@ import pytest
 from raftkv.client import AsyncClient, KeyValue
 from raftkv.raft.types import HardState, Index, Term
 from raftkv.storage.data_dir import BOOT_NAME, STORE_NAME, WAL_NAME
+from raftkv.storage.json_files import unseal
 from raftkv.storage.wal_format import (
     SEGMENT_HEADER_BYTES,
     Record,
@@ -74,7 +75,7 @@ async def test_under_another_boot_id_the_store_is_rebuilt_from_the_log(
     victim = await written_then_killed(cluster, client, prefix)
     before = await cluster.contents(await cluster.leader(), prefix)
     boot = victim.data_dir / BOOT_NAME
-    recorded = json.loads(boot.read_text())
+    recorded = unseal(boot.read_bytes())
     boot.write_text(json.dumps(recorded | {"boot_id": "00000000-0000-4000-8000-000000000000"}))
     said = await restarted(victim)
     assert "the state store is rebuilt from checkpoint and log" in said

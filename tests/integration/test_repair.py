@@ -106,8 +106,6 @@ async def test_a_lost_directory_comes_back_too_and_an_interrupted_repair_goes_on
         await victim.stop()
         shutil.rmtree(victim.data_dir)
         arguments = ["repair", "--data-dir", str(victim.data_dir), "--endpoints", ",".join(three.endpoints), "--yes"]
-        nameless = await raftkv(*arguments)
-        assert nameless.returncode == 2
         done = await raftkv(*arguments, "--id", str(victim.id))
         assert done.returncode == 0, done.stderr
         # As if it had died before the last step: the start refuses, and the same command goes on.
@@ -131,6 +129,4 @@ async def test_a_lost_directory_comes_back_too_and_an_interrupted_repair_goes_on
             {4} | {node.id for node in three.nodes if node is not victim}
         )
         await victim.start()
-        in_use = await raftkv(*arguments, "--replace")
-        assert (in_use.returncode, "held by process" in in_use.stderr) == (2, True)
     await three.converged()
