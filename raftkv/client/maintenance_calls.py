@@ -45,7 +45,7 @@ class MaintenanceCalls(ClientCore):
 
         Example::
 
-            made = await client.checkpoint("127.0.0.1:7001", timeout=60)
+            made = await client.checkpoint(client.endpoints[0], timeout=60)
             print(made.index, made.size_bytes)
         """
         address = parse_endpoint(endpoint)
