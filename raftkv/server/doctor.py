@@ -21,11 +21,11 @@ from raftkv.server.rehearsal import Rehearsal, probe_apart, probe_here, rehearse
 from raftkv.server.replacement import ASIDE_PREFIX
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, decode_manifest
 from raftkv.storage.checkpoint_directory import DATA_SUFFIX, INCOMING, MANIFEST_SUFFIX, checkpoint_stem
-from raftkv.storage.corrupt_mark import NAME as CORRUPT_NAME
 from raftkv.storage.corrupt_mark import read_mark
 from raftkv.storage.data_dir import (
     BOOT_NAME,
     CHECKPOINTS_NAME,
+    CORRUPT_NAME,
     DISCARDED_NAME,
     IDENTITY_NAME,
     LEFTOVERS,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftkv.errors import StorageError
-from raftkv.storage.data_dir import CORRUPT_NAME as NAME
-from raftkv.storage.data_dir import FORMAT_VERSION, write_json
+from raftkv.storage.data_dir import CORRUPT_NAME, FORMAT_VERSION, write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
 from raftkv.storage.json_files import unseal
 from raftkv.storage.way_out import REPAIR_NODE
@@ -30,7 +29,7 @@ class CorruptMark:
 
 def read_mark(data_dir: Path, files: FileSystem | None = None) -> CorruptMark | None:
     """Return the mark of a data directory; None: it has none. Raises StorageError for one that is damaged."""
-    path = data_dir / NAME
+    path = data_dir / CORRUPT_NAME
     try:
         stored = unseal(read_file(files or OsFileSystem(), path))
         if stored["format_version"] != FORMAT_VERSION:
@@ -54,7 +53,7 @@ def write_mark(data_dir: Path, mark: CorruptMark, files: FileSystem | None = Non
     """Mark a data directory, durably. Raises StorageError."""
     write_json(
         files or OsFileSystem(),
-        data_dir / NAME,
+        data_dir / CORRUPT_NAME,
         {
             "format_version": FORMAT_VERSION,
             "index": mark.index,

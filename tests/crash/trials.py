@@ -11,6 +11,7 @@ from random import Random
 from typing import Final, Literal
 
 from raftkv.client import AsyncClient
+from raftkv.server.disk_kind import NAME as KIND_NAME
 from raftkv.testing.cluster import NodeProcess
 from tests.crash.cluster import SMALL, WITHOUT_CHECKPOINTS, CrashCluster, require_log_opens, require_one_leader_a_term
 from tests.crash.drives import (
@@ -112,6 +113,8 @@ async def record(directory: Path, names: Sequence[str] = tuple(DRIVES)) -> tuple
 
     async with cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
         async with Load(client, "record/") as load:
+            # Acknowledged is what two of three have: the first node may be the one that is behind.
+            await until("it has stored a command", (cluster.node(1).data_dir / KIND_NAME).exists)
             await load.progress(TASKS)
             take(FOUND, cluster.node(1))
             for name in names:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import StorageError
-from raftkv.storage.corrupt_mark import NAME, CorruptMark, read_mark, write_mark
+from raftkv.storage.corrupt_mark import CorruptMark, read_mark, write_mark
+from raftkv.storage.data_dir import CORRUPT_NAME as NAME
 from raftkv.storage.json_files import seal, unseal
 
 CONTENT = {"format_version": 1, "node_id": 2, "members": {"2": "host:port"}, "created_at": 1700000000.25, "none": None}
