@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -354,13 +354,18 @@ class Checkpoints:
         # What was heard in the same turn may have committed entries behind the snapshot, which come second.
         state = replace(write.hard_state, commit=snapshot.index)
         await self._log_store.restart(state, snapshot.index, snapshot.term)
-        await self._keeper.forget_below(snapshot.index)
+        # Beside it: nobody need wait for that.
+        self._begin_task("forget-checkpoints", self._forget_below(snapshot.index))
         if write.entries:
             await self._log_store.append(write.hard_state, write.entries)
         self._policy.restored(snapshot.index)
         if self._intake is not None and self._intake.transfer.index <= snapshot.index:
             self._intake = None
         log.info("installed a snapshot", index=snapshot.index, term=snapshot.term)
+
+    async def _forget_below(self, index: Index) -> None:
+        with suppress(CheckpointRefused):  # the node stops; the next checkpoint deletes them as well
+            await self._keeper.forget_below(index)
 
 
 class _Intake:

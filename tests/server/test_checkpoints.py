@@ -117,6 +117,7 @@ async def test_bug_29_the_snapshot_that_the_core_has_accepted_is_installed_and_n
         await follower.receive(await checkpoint_of(20))
         follower.flushing.set()
         await follower.applied(10)
+        await until(lambda: follower.node.raft.log.applied > 0)
         assert follower.node.machine.applied_index == follower.node.raft.log.applied == 10
         # The leader dies, and the next one goes on with the log.
         follower.hear(append(10, entries(11, 12), 12, term=2, sender=NEXT_LEADER))
