@@ -688,7 +688,12 @@ async def test_a_copy_that_is_being_set_aside_gives_way_to_a_new_state(peers: tu
 
     @contextmanager
     def endless() -> Iterator[Iterator[bytes]]:
-        yield iter(lambda: time.sleep(0.001) or b"block", b"")
+        def blocks() -> Iterator[bytes]:
+            while True:
+                time.sleep(0.001)
+                yield b"block"
+
+        yield blocks()
 
     if peer.kind == "lmdb":  # the others copy at one go
         peer.store.copy = endless
