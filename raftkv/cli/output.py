@@ -89,6 +89,11 @@ def print_table(
     sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
+def size_text(size_bytes: int) -> str:
+    """Return a size for people, small ones too."""
+    return megabytes(size_bytes) if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.1f} kB"
+
+
 def megabytes(size_bytes: int) -> str:
     """Return a size for people."""
     return f"{size_bytes / 1e6:.1f} MB"

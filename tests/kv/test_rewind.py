@@ -149,7 +149,7 @@ class Rewindable(Host):
             return read_meta(reader)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(STEPS)
 def test_a_rewound_state_answers_as_the_original_did(steps: list[tuple[int, list[Command]]]) -> None:
     host = Rewindable()

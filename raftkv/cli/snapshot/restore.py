@@ -10,7 +10,7 @@ import typer
 
 from raftkv.cli.exits import exit_code, fail, say
 from raftkv.cli.options import Format, Output
-from raftkv.cli.output import megabytes, print_json, print_table
+from raftkv.cli.output import print_json, print_table, size_text
 from raftkv.cli.snapshot.bar import bar
 from raftkv.errors import RaftKVError
 from raftkv.raft import NodeId
@@ -86,6 +86,6 @@ def restore(
         right=("ID",),
     )
     say(
-        f"restored revision {made.backup.header.revision}, {megabytes(made.backup.file_bytes)}, in {seconds:.1f} s: "
+        f"restored revision {made.backup.header.revision}, {size_text(made.backup.file_bytes)}, in {seconds:.1f} s: "
         f"cluster {made.cluster_id:016x}, fencing epoch {made.epoch}"
     )

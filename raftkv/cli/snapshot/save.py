@@ -11,7 +11,7 @@ import typer
 
 from raftkv.cli.exits import say
 from raftkv.cli.options import DEFAULT_ENDPOINTS, Endpoints, Format, Output
-from raftkv.cli.output import megabytes, print_json
+from raftkv.cli.output import print_json, size_text
 from raftkv.cli.session import run_with_client
 from raftkv.cli.snapshot.bar import bar
 from raftkv.client import AsyncClient, SavedSnapshot, SnapshotProgress
@@ -71,10 +71,10 @@ def save(
             }
         )
         return
-    rate = megabytes(int(summary.file_bytes / max(seconds, 0.001)))
+    rate = size_text(int(summary.file_bytes / max(seconds, 0.001)))
     say(
         f"saved revision {saved.revision} (entry {saved.applied_index}) of node {saved.member_id} to {file}: "
-        f"{summary.rows:,} rows, {megabytes(summary.file_bytes)} in {seconds:.1f} s ({rate}/s)"
+        f"{summary.rows:,} rows, {size_text(summary.file_bytes)} in {seconds:.1f} s ({rate}/s)"
     )
 
 

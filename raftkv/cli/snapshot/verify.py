@@ -9,7 +9,7 @@ import typer
 
 from raftkv.cli.exits import exit_code, fail, say
 from raftkv.cli.options import Format, Output
-from raftkv.cli.output import megabytes, print_json, print_table
+from raftkv.cli.output import print_json, print_table, size_text
 from raftkv.cli.snapshot.bar import bar
 from raftkv.cli.snapshot.described import summary_of, tables_of
 from raftkv.errors import RaftKVError
@@ -29,7 +29,7 @@ def verify(file: BackupFile, *, output: Format = Output.TABLE) -> None:
         print_json({"file": str(file), **summary_of(summary, meta)})
         return
     say(
-        f"{file} is whole: revision {summary.header.revision}, {summary.rows:,} rows, {megabytes(summary.file_bytes)}, "
+        f"{file} is whole: revision {summary.header.revision}, {summary.rows:,} rows, {size_text(summary.file_bytes)}, "
         f"state hash {summary.state_hash.hex()}"
     )
 
