@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from raftkv.client import AsyncClient
 from raftkv.errors import Compacted
 from raftkv.server.disk_kind import NAME as KIND_NAME
 from raftkv.storage.data_dir import BOOT_NAME
+from raftkv.storage.json_files import seal, unseal
 from raftkv.testing.cluster import NodeProcess
 from tests.crash.cluster import CrashCluster
 from tests.crash.files import Order
@@ -120,7 +120,7 @@ async def rebuild(scene: Scene, order: Order | None) -> None:
     """As after a power loss: the store is not trusted, and comes from checkpoint and log."""
     await scene.victim.kill()
     boot = scene.victim.data_dir / BOOT_NAME
-    boot.write_text(json.dumps(json.loads(boot.read_text()) | {"boot_id": "00000000-0000-4000-8000-000000000000"}))
+    boot.write_bytes(seal(unseal(boot.read_bytes()) | {"boot_id": "00000000-0000-4000-8000-000000000000"}))
     await _started(scene, order)
 
 
