@@ -11,7 +11,7 @@ import pytest
 
 from raftkv.server.requests import Requests
 from raftkv.server.services.kv import KvService
-from raftkv.v1 import kv_pb2
+from raftkv.v1 import common_pb2, kv_pb2
 
 
 class Broken:
@@ -19,6 +19,9 @@ class Broken:
 
     def __init__(self) -> None:
         self.asked = 0
+
+    def header(self) -> common_pb2.ResponseHeader:
+        return common_pb2.ResponseHeader(cluster_id=1)
 
     async def run(self, batch: kv_pb2.BatchRequest, *, forwarded: bool) -> kv_pb2.BatchResponse:
         self.asked += 1
