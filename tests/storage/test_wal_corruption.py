@@ -294,4 +294,4 @@ def test_the_message_names_file_offset_loss_and_way_out() -> None:
     assert str(Path("/log/0000000000000001.wal")) in text
     assert f"byte offset {place.start}: checksum mismatch" in text
     assert "Entries up to 1 are readable" in text
-    assert "Remove it from the cluster, and add it again" in text
+    assert "raftkv repair --data-dir" in text
