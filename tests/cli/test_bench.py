@@ -203,6 +203,7 @@ def test_transactions_locks_and_watches(cli: Cli, cluster: RunningCluster) -> No
     assert "7 watchers of one prefix" in cli("bench", "watch", *shape).text
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_failover(tmp_path: Path) -> None:
     result = finished(tmp_path, "bench", "failover", "--times", "1", "-o", "json")

@@ -127,6 +127,7 @@ def test_a_step_is_named_and_struck_where_it_is_told(tmp_path: Path, monkeypatch
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_first_start_is_interrupted_again_and_again(tmp_path: Path) -> None:
     await run_first_starts(CrashCluster(tmp_path, WITHOUT_CHECKPOINTS), INTERRUPTIONS, late=False)

@@ -18,6 +18,7 @@ from tests.integration.waiting import PATIENCE_S
 pytestmark = pytest.mark.processes
 
 
+@pytest.mark.slow
 async def test_a_cluster_grows_from_one_to_five_and_shrinks_again_under_load() -> None:
     async with LocalCluster(1) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
         async with CounterLoad(client, "k", tasks=12) as load:

@@ -22,6 +22,7 @@ async def takes_over(cluster: LocalCluster, node: int) -> int:
         return (await client.status(cluster.node(node).client_address)).term
 
 
+@pytest.mark.slow
 async def test_the_preferred_node_takes_over_when_it_has_caught_up_and_stays_in_office() -> None:
     async with LocalCluster(3) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
         preferred = cluster.node(3)

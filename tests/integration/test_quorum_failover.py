@@ -127,6 +127,7 @@ async def test_quorum_reads_go_on_between_the_death_of_a_leader_and_the_next_one
             check_reads(found_in_time, survivors, term, written.receipt.index)
 
 
+@pytest.mark.slow
 async def test_quorum_reads_need_no_node_that_has_ever_heard_of_a_leader() -> None:
     """All nodes are killed, and two come back that stand for no election: they know of no leader, all the time."""
     async with led_cluster() as (cluster, leader, survivors):

@@ -97,6 +97,7 @@ async def test_a_damaged_node_is_repaired_by_the_command_that_it_names(three: Lo
     assert healthy.returncode == 1, "what was set aside is still what it was"
 
 
+@pytest.mark.slow
 async def test_a_lost_directory_comes_back_too_and_an_interrupted_repair_goes_on(three: LocalCluster) -> None:
     leader = await three.leader()
     victim = next(node for node in three.nodes if node.id != leader)

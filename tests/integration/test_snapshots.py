@@ -54,6 +54,7 @@ async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_lo
         assert "checkpoint=None" not in opened[-1]
 
 
+@pytest.mark.slow
 async def test_a_follower_is_killed_again_and_again_while_it_installs() -> None:
     """Raft-bugs 28: whatever the kill leaves is the old state or the new one."""
     async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:

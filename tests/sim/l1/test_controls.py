@@ -35,9 +35,11 @@ class Control:
         return self.rule.__name__
 
 
-def _of_choosers(rule: Callable[[pytest.MonkeyPatch], None], finding: str, first: int = 4) -> Control:
+def _of_choosers(
+    rule: Callable[[pytest.MonkeyPatch], None], finding: str, first: int = 4, *, slow: bool = False
+) -> Control:
     """Return a control that only clients which choose concerns and levels can notice."""
-    return Control(rule, finding, seeds=20, first=first, step=CHOOSERS)
+    return Control(rule, finding, seeds=20, first=first, step=CHOOSERS, slow=slow)
 
 
 CONTROLS = [
@@ -47,7 +49,7 @@ CONTROLS = [
     Control(sabotage.appends_are_not_synced, seeds=10),
     Control(sabotage.the_store_is_kept_over_a_power_loss, "determinism|CorruptRow", seeds=10),
     Control(sabotage.directories_are_not_synced, seeds=10),
-    Control(sabotage.torn_records_are_accepted, seeds=20),
+    Control(sabotage.torn_records_are_accepted, seeds=20, slow=True),
     Control(sabotage.a_torn_tail_is_left_where_it_is, first=7),
     Control(sabotage.reads_do_not_wait_for_the_state, "real time|linearizable", first=11),
     Control(sabotage.open_outcomes_are_answered_as_no_effect, "no effect", seeds=10),
@@ -67,32 +69,32 @@ CONTROLS = [
     Control(sabotage.leases_are_judged_by_the_nodes_own_clock, "lease|determinism", seeds=5),
     Control(sabotage.leases_expire_in_spite_of_renewals, "lease", seeds=5),
     Control(sabotage.leases_outlive_their_deadline_until_they_are_expired, "lease|fence", seeds=20, first=7),
-    Control(sabotage.nobody_ends_leases, "lease in time", seeds=5),
+    Control(sabotage.nobody_ends_leases, "lease in time", seeds=5, slow=True),
     Control(sabotage.tokens_are_left_out_of_checkpoints, "tokens|determinism", seeds=10),
     Control(sabotage.leases_are_left_out_of_checkpoints, "lease|determinism|stopped by itself", seeds=10),
     Control(sabotage.fences_by_holder_are_not_checked, "fence", seeds=10),
     Control(sabotage.fences_by_newest_token_are_not_checked, "fence", seeds=10),
     Control(sabotage.places_are_not_remembered_by_sessions, "exactly once", seeds=10, first=1),
-    Control(sabotage.contenders_overtake, "line", seeds=20),
+    Control(sabotage.contenders_overtake, "line", seeds=20, slow=True),
     Control(sabotage.mutexes_let_two_in, "mutual exclusion", seeds=5),
     Control(sabotage.releases_grant_nobody, "line", seeds=5),
     Control(sabotage.watches_resume_one_revision_too_late, "watch", seeds=5),
     Control(sabotage.watches_resume_one_revision_too_early, "watch", seeds=5),
-    Control(sabotage.watches_are_not_told_of_an_installed_snapshot, "watch", first=8),
-    Control(sabotage.a_pause_of_the_leader_counts_as_time, "cluster time", seeds=20, first=4),
+    Control(sabotage.watches_are_not_told_of_an_installed_snapshot, "watch", first=34, slow=True),
+    Control(sabotage.a_pause_of_the_leader_counts_as_time, "cluster time", seeds=20, first=4, slow=True),
     Control(sabotage.cluster_time_runs_fast, "cluster time|lease in time", seeds=5),
     Control(sabotage.sweeps_remove_what_can_be_seen, "read|compaction|transaction|acknowledged|CorruptRow", seeds=5),
     Control(sabotage.one_node_sweeps_less_than_the_others, "determinism", seeds=5),
     Control(sabotage.compares_see_what_the_transaction_wrote, "transaction", seeds=20, first=1),
     Control(sabotage.conditions_are_not_looked_at, "transaction", seeds=5),
     _of_choosers(sabotage.quorum_reads_are_not_rinsed, "linearizable|sees writes at"),
-    _of_choosers(sabotage.read_points_are_stamped_at_receipt, "bounded", first=49),
+    _of_choosers(sabotage.read_points_are_stamped_at_receipt, "bounded", first=49, slow=True),
     _of_choosers(sabotage.a_leader_counts_before_it_has_synced, "durable_on"),
-    _of_choosers(sabotage.witnesses_and_learners_count_as_copies, "durable_on", first=29),
+    _of_choosers(sabotage.witnesses_and_learners_count_as_copies, "durable_on", first=29, slow=True),
     _of_choosers(sabotage.tokens_are_ignored, "at least"),
     Control(core.a_joint_change_needs_one_majority, "commit", first=5),
-    Control(core.learners_count, "commit", first=2),
-    Control(core.a_restart_forgets_the_configurations_of_the_log, "commit", first=3),
+    Control(core.learners_count, "commit|durable_on", first=2),
+    Control(core.a_restart_forgets_the_configurations_of_the_log, "commit", first=3, slow=True),
 ]
 
 
