@@ -51,7 +51,7 @@ CONTROLS = [
     Control(sabotage.directories_are_not_synced, seeds=10),
     Control(sabotage.torn_records_are_accepted, seeds=20, slow=True),
     Control(sabotage.a_torn_tail_is_left_where_it_is, first=7),
-    Control(sabotage.reads_do_not_wait_for_the_state, "real time|linearizable", first=11),
+    Control(sabotage.reads_do_not_wait_for_the_state, "real time|linearizable", first=9),
     Control(sabotage.open_outcomes_are_answered_as_no_effect, "no effect", seeds=10),
     Control(sabotage.writes_without_a_session_are_repeated, "exactly once", first=32),
     Control(sabotage.a_node_votes_again_after_a_restart, "durability|election safety", seeds=5),
@@ -88,13 +88,13 @@ CONTROLS = [
     Control(sabotage.compares_see_what_the_transaction_wrote, "transaction", seeds=20, first=1),
     Control(sabotage.conditions_are_not_looked_at, "transaction", seeds=5),
     _of_choosers(sabotage.quorum_reads_are_not_rinsed, "linearizable|sees writes at"),
-    _of_choosers(sabotage.read_points_are_stamped_at_receipt, "bounded", first=49, slow=True),
+    _of_choosers(sabotage.read_points_are_stamped_at_receipt, "bounded", first=9, slow=True),
     _of_choosers(sabotage.a_leader_counts_before_it_has_synced, "durable_on"),
-    _of_choosers(sabotage.witnesses_and_learners_count_as_copies, "durable_on", first=29, slow=True),
+    _of_choosers(sabotage.witnesses_and_learners_count_as_copies, "durable_on", first=9, slow=True),
     _of_choosers(sabotage.tokens_are_ignored, "at least"),
-    Control(core.a_joint_change_needs_one_majority, "commit", first=5),
+    Control(core.a_joint_change_needs_one_majority, "commit", first=4),
     Control(core.learners_count, "commit|durable_on", first=2),
-    Control(core.a_restart_forgets_the_configurations_of_the_log, "commit", first=3, slow=True),
+    Control(core.a_restart_forgets_the_configurations_of_the_log, "commit", first=6, slow=True),
 ]
 
 
