@@ -38,6 +38,7 @@ from raftkv.storage.checkpoint import (
     decode_manifest,
     refuse_when_full,
 )
+from raftkv.storage.checkpoint_room import CheckpointRoom
 from raftkv.storage.files import (
     TEMPORARY_SUFFIX,
     File,
@@ -71,9 +72,12 @@ class CheckpointDirectory:
         path: Path,
         open_copy: Callable[[Path], AbstractContextManager[Reader]],
         inspect: Callable[[Reader], StateInfo],
+        room: CheckpointRoom | None = None,
     ) -> None:
+        """`room`: what may be taken on the disk; None: all of it."""
         self.files = files
         self.path = path
+        self.room = room or CheckpointRoom(path)
         self.damaged: tuple[str, ...] = ()
         """What is wrong with checkpoints that were found damaged."""
         self._open_copy = open_copy

@@ -21,7 +21,7 @@ import lmdb
 from raftkv.errors import NoRoom, StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.store import MAX_KEY_BYTES
-from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, free_bytes, write_all
+from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, flush, free_bytes, is_full, write_all
 from raftkv.storage.wal_segments import describe_os_error
 
 MAP_SIZE_BYTES: Final = 64 << 30
@@ -380,9 +380,22 @@ class LmdbEngine:
                 for block in blocks:
                     write_all(file, block, size)
                     size += len(block)
-                file.fdatasync()
+                flush(file)
             finally:
                 file.close()
+        except OSError as error:
+            if not is_full(error):
+                raise StorageError(describe_os_error(self._path, error)) from error
+            self._drop_prepared()
+            raise NoRoom(
+                f"no room for the copy of a checkpoint in {self._path} ({error}). The way out: free or add space; a "
+                "node that runs goes on by itself then, one that did not start can be started again"
+            ) from error
+
+    def _drop_prepared(self) -> None:
+        try:
+            if self._prepared.name in self._files.names(self._path):
+                self._files.unlink(self._prepared)
         except OSError as error:
             raise StorageError(describe_os_error(self._path, error)) from error
 
