@@ -195,9 +195,8 @@ class CheckpointDirectory:
         with refuse_when_full():
             file = self.files.create(path)
         try:
-            with refuse_when_full(), store.copy() as blocks:
-                size, crcs = _write_chunks(file, blocks, stopped)
-                flush(file)
+            size, crcs = self._copy(store, file, stopped)
+            flush(file)
         except CheckpointRefused:
             self.files.unlink(path)
             raise
@@ -219,13 +218,22 @@ class CheckpointDirectory:
         with refuse_when_full():
             file = self.files.create(path)
         try:
-            with refuse_when_full(), store.copy() as blocks:
-                size, _ = _write_chunks(file, blocks, stopped)
+            size, _ = self._copy(store, file, stopped)
             opened = self._open_copy(path)
             return OpenCopy(opened, opened.__enter__(), size)
         finally:
             file.close()
             self.files.unlink(path)
+
+    def _copy(self, store: CopyableStore, file: File, stopped: Callable[[], bool]) -> tuple[int, tuple[int, ...]]:
+        """Copy `store` into `file`; return its size and checksums. Raises CheckpointRefused: stopped, or no room."""
+
+        def go_on_with_room() -> None:
+            self.room.require(0, "a copy of the state")
+
+        with refuse_when_full(), store.copy() as blocks:
+            self.room.require(store.used_bytes(), "a copy of the state")
+            return _write_chunks(file, blocks, stopped, go_on_with_room)
 
     def examine(self, path: Path, stopped: Callable[[], bool]) -> StateInfo:
         """Return what the copy at `path` says of itself. Raises CheckpointRefused when `stopped`."""
@@ -480,7 +488,9 @@ def complete(manifest: CheckpointManifest, configuration: bytes) -> CheckpointMa
     return replace(manifest, meta=replace(manifest.meta, configuration=configuration))
 
 
-def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], bool]) -> tuple[int, tuple[int, ...]]:
+def _write_chunks(
+    file: File, blocks: Iterable[bytes], stopped: Callable[[], bool], require_room: Callable[[], None]
+) -> tuple[int, tuple[int, ...]]:
     size, crc, crcs = 0, 0, []
     for block in blocks:
         go_on(stopped)
@@ -495,6 +505,7 @@ def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], boo
                 crcs.append(crc)
                 crc = 0
         if size // COPY_SYNC_BYTES > synced:
+            require_room()  # the log has grown meanwhile
             begin_s = time.monotonic()
             flush(file)
             time.sleep(time.monotonic() - begin_s)

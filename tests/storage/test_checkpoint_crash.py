@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -278,6 +278,46 @@ async def test_a_checkpoint_that_could_not_be_installed_for_want_of_room_is_not_
     with pytest.raises(CheckpointRefused, match=f"takes {size} bytes"):
         await checkpoints.begin(leader.send().manifest)
     assert disk.names(DIRECTORY) == [], "it only took room away"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "backup"])
+async def test_a_copy_leaves_the_reserve_to_the_log(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.storage.checkpoint_directory.COPY_SYNC_BYTES", 600_000)
+    disk = await disk_with(5)
+    store, reserve, asked = state(7), 1_000_000, 0
+    size = store.used_bytes()
+    free: Iterator[int] = iter(())
+
+    def ask(_: Path) -> int:
+        nonlocal asked
+        asked += 1
+        return next(free)
+
+    checkpoints: Checkpoints = CheckpointStore.open(
+        DIRECTORY,
+        engine=MemoryEngine(disk),
+        inspect=inspect,
+        files=disk,
+        make_runner=lambda _: Inline(),
+        room=CheckpointRoom(DIRECTORY, reserve, ask),
+    )
+
+    async def copy() -> None:
+        if kind == "backup":
+            (await checkpoints.copy_aside(store)).close()
+        else:
+            await checkpoints.create(store, configuration_at)
+
+    for found, needed in (((reserve + size - 1,), size), ((reserve + size, reserve - 1), 0)):
+        free = iter(found)
+        problem = rf"takes {needed} bytes, and of the {found[-1]} bytes .* {reserve} are kept for the log"
+        with pytest.raises(CheckpointRefused, match=problem):
+            await copy()
+        assert disk.names(DIRECTORY) == files_of(5), "it takes no room any more"
+    assert asked == 3, "beforehand, and on the way"
+    free = iter((reserve + size, reserve))
+    await copy()
+    assert disk.names(DIRECTORY) == (files_of(5) if kind == "backup" else files_of(5, 7))
 
 
 class FullDisk(SimDisk):
