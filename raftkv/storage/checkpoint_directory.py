@@ -62,6 +62,8 @@ COPY_SYNC_BYTES: Final = 2 << 20
 """The same for a copy that is made here, under load; and then the disk is left to the log for as long as the flush has
 taken."""
 
+A_COPY: Final = "a copy of the state"
+
 
 class CheckpointDirectory:
     """What was published, and how to publish more. Methods may be called from several threads."""
@@ -195,8 +197,10 @@ class CheckpointDirectory:
         with refuse_when_full():
             file = self.files.create(path)
         try:
-            size, crcs = self._copy(store, file, stopped)
-            flush(file)
+            with refuse_when_full(), store.copy() as blocks:
+                self.room.require(store.used_bytes(), A_COPY)
+                size, crcs = _write_chunks(file, blocks, stopped, self.room)
+                flush(file)
         except CheckpointRefused:
             self.files.unlink(path)
             raise
@@ -218,22 +222,14 @@ class CheckpointDirectory:
         with refuse_when_full():
             file = self.files.create(path)
         try:
-            size, _ = self._copy(store, file, stopped)
+            with refuse_when_full(), store.copy() as blocks:
+                self.room.require(store.used_bytes(), A_COPY)
+                size, _ = _write_chunks(file, blocks, stopped, self.room)
             opened = self._open_copy(path)
             return OpenCopy(opened, opened.__enter__(), size)
         finally:
             file.close()
             self.files.unlink(path)
-
-    def _copy(self, store: CopyableStore, file: File, stopped: Callable[[], bool]) -> tuple[int, tuple[int, ...]]:
-        """Copy `store` into `file`; return its size and checksums. Raises CheckpointRefused: stopped, or no room."""
-
-        def go_on_with_room() -> None:
-            self.room.require(0, "a copy of the state")
-
-        with refuse_when_full(), store.copy() as blocks:
-            self.room.require(store.used_bytes(), "a copy of the state")
-            return _write_chunks(file, blocks, stopped, go_on_with_room)
 
     def examine(self, path: Path, stopped: Callable[[], bool]) -> StateInfo:
         """Return what the copy at `path` says of itself. Raises CheckpointRefused when `stopped`."""
@@ -489,7 +485,7 @@ def complete(manifest: CheckpointManifest, configuration: bytes) -> CheckpointMa
 
 
 def _write_chunks(
-    file: File, blocks: Iterable[bytes], stopped: Callable[[], bool], require_room: Callable[[], None]
+    file: File, blocks: Iterable[bytes], stopped: Callable[[], bool], room: CheckpointRoom
 ) -> tuple[int, tuple[int, ...]]:
     size, crc, crcs = 0, 0, []
     for block in blocks:
@@ -505,7 +501,7 @@ def _write_chunks(
                 crcs.append(crc)
                 crc = 0
         if size // COPY_SYNC_BYTES > synced:
-            require_room()  # the log has grown meanwhile
+            room.require(0, A_COPY)  # the log has grown meanwhile
             begin_s = time.monotonic()
             flush(file)
             time.sleep(time.monotonic() - begin_s)
