@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 import raftkv
-from raftkv.errors import Overloaded, RaftKVError
+from raftkv.errors import Overloaded, RaftKVError, StorageError
 from raftkv.kv.records import EMPTY_META, FORMAT, Meta, decode_meta
 from raftkv.kv.rewind import rewind
 from raftkv.kv.store import Reader
@@ -24,6 +24,7 @@ from raftkv.server.services.status import abort
 from raftkv.storage.backup_format import BackupEncoder, BackupHeader
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.checkpoint_directory import OpenCopy
+from raftkv.storage.lmdb_store import DamagedStore
 from raftkv.storage.worker import Worker
 from raftkv.v1 import common_pb2
 from raftkv.v1 import maintenance_pb2 as pb
@@ -78,7 +79,7 @@ class Backups:
             await abort(context, wire.to_error(error))
 
     async def parts(self, request: pb.SnapshotRequest) -> AsyncIterator[pb.SnapshotPart]:
-        """Yield the parts. Raises RaftKVError."""
+        """Yield the parts. Raises RaftKVError. A disk that fails under the copy stops the node."""
         if self._running >= MAX_BACKUPS:
             raise Overloaded(f"{MAX_BACKUPS} backups of this node are under way already")
         self._running += 1
@@ -88,7 +89,13 @@ class Backups:
             else:
                 await self._reads.catch_up(CATCH_UP_S)
             async with AsyncExitStack() as stack:
-                copy, rows = await self._copier.copy_aside()
+                try:
+                    copy, rows = await self._copier.copy_aside()
+                except StorageError as error:
+                    if not isinstance(error, DamagedStore):  # that is said of the copy, not of the disk
+                        # The disk has failed, whoever noticed (raft-bugs 39).
+                        self._node.on_failure(error)
+                    raise
                 stack.callback(copy.close)
                 stop = threading.Event()
                 worker = Worker("raftkv-backup")

@@ -23,6 +23,7 @@ from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.progress import ProgressState
 from raftkv.server.compaction import CompactionPolicy
+from raftkv.server.disk_health import DiskHealth
 from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
 from raftkv.server.pulse import Pulse
@@ -57,9 +58,11 @@ class Checkpoints:
         deliver: Callable[[InstallSnapshot], None],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
+        disk_health: DiskHealth,
         corruption: Callable[[], CorruptState | None] = lambda: None,
     ) -> None:
-        """`corruption`: what keeps the state from being copied or sent on.
+        """`disk_health` has the patience where an install finds no room. `corruption`: what keeps the state from being
+        copied or sent on.
 
         `due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `pulse` says how late
         its ticks come. `deliver` takes a message whose checkpoint is here now; `wake` has the core asked what there is
@@ -79,6 +82,7 @@ class Checkpoints:
         self._deliver = deliver
         self._wake = wake
         self._fail = fail
+        self._disk_health = disk_health
         self._corruption = corruption
         self._due = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
@@ -350,7 +354,7 @@ class Checkpoints:
         A newer checkpoint may be here by now. Then a crash in between, or soon after, makes the node go on from that
         one: it is committed as well, and nothing was promised that it does not hold.
         """
-        await self._keeper.restore(snapshot)
+        await self._disk_health.with_room("an installed snapshot", lambda: self._keeper.restore(snapshot))
         # What was heard in the same turn may have committed entries behind the snapshot, which come second.
         state = replace(write.hard_state, commit=snapshot.index)
         await self._log_store.restart(state, snapshot.index, snapshot.term)

@@ -24,6 +24,7 @@ from raftkv.server.disk_kind import DiskKind, Kind, KindGuard
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
 from raftkv.storage.checkpoint_directory import OpenCopy
+from raftkv.storage.checkpoint_room import CheckpointRoom
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import DataDir, open_data_dir
 from raftkv.storage.files import FileSystem
@@ -236,7 +237,13 @@ async def open_disk(
         elif data_dir.store_discarded:
             log.warning("the machine stopped uncleanly: the state store is rebuilt from checkpoint and log")
         engine = LmdbEngine(data_dir.store_path, map_size=settings.store_map_size, files=files)
-        checkpoints = CheckpointStore.open(data_dir.checkpoints_path, engine=engine, inspect=inspect_state, files=files)
+        checkpoints = CheckpointStore.open(
+            data_dir.checkpoints_path,
+            engine=engine,
+            inspect=inspect_state,
+            files=files,
+            room=CheckpointRoom(data_dir.checkpoints_path, settings.disk_reserve),
+        )
         stack.push_async_callback(checkpoints.close)
         open_store = partial(_open_store, engine, data_dir)
         node = await recover_node(

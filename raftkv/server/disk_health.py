@@ -65,6 +65,21 @@ class DiskHealth:
         self.room.feed(what)
         self._tell()
 
+    async def with_room(self, what: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do `job`, again and again while it raises NoRoom. `what` says who waits."""
+        starved = False
+        while True:
+            try:
+                await job()
+            except NoRoom as error:
+                starved = True
+                self.starve(what, error)
+                await self.room.pause()
+                continue
+            if starved:
+                self.feed(what)
+            return
+
     def status(self) -> pb.DiskStatus:
         """Return what the node says of its disk."""
         return pb.DiskStatus(
@@ -129,30 +144,16 @@ class _WatchedLog:
             finally:
                 self._health.pace.end()
 
-        await self._with_room("the log", measured)
+        await self._health.with_room("the log", measured)
 
     async def compact(self, first_kept: Index) -> None:
-        await self._with_room("the log's base", lambda: self._log_store.compact(first_kept))
+        await self._health.with_room("the log's base", lambda: self._log_store.compact(first_kept))
 
     async def restart(self, hard_state: HardState, index: Index, term: Term) -> None:
-        await self._with_room("the log", lambda: self._log_store.restart(hard_state, index, term))
+        await self._health.with_room("the log", lambda: self._log_store.restart(hard_state, index, term))
 
     def size_bytes(self) -> int:
         return self._log_store.size_bytes()
 
     async def close(self) -> None:
         await self._log_store.close()
-
-    async def _with_room(self, what: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        starved = False
-        while True:
-            try:
-                await job()
-            except NoRoom as error:
-                starved = True
-                self._health.starve(what, error)
-                await self._health.room.pause()
-                continue
-            if starved:
-                self._health.feed(what)
-            return

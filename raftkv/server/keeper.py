@@ -79,5 +79,8 @@ class Keeper(Protocol):
         ...
 
     async def restore(self, snapshot: Snapshot) -> None:
-        """Replace the state by that of the checkpoint of `snapshot`, which was held, and let go of it."""
+        """Replace the state by that of the checkpoint of `snapshot`, which was held, and let go of it.
+
+        Raises NoRoom: nothing has happened, and it is held on.
+        """
         ...

@@ -169,6 +169,7 @@ class Node:
             deliver=self._step,
             wake=self.wake,
             fail=self._fail,
+            disk_health=self.disk_health,
             corruption=lambda: self.corruption,
         )
         self._upkeep = Upkeep(self, auto_compaction)

@@ -189,7 +189,7 @@ class StateEngine(Protocol[S]):
     def prepare(self, blocks: Iterator[bytes]) -> None:
         """Write a store that holds this copy beside the working one, durably. Blocks; in a thread of its own.
 
-        When `blocks` raises, so does this, and nothing has happened.
+        When `blocks` raises, so does this, and nothing has happened. Raises NoRoom, and takes no room then.
         """
         ...
 

@@ -38,6 +38,7 @@ from raftkv.storage.checkpoint import (
     decode_manifest,
     refuse_when_full,
 )
+from raftkv.storage.checkpoint_room import CheckpointRoom
 from raftkv.storage.files import (
     TEMPORARY_SUFFIX,
     File,
@@ -61,6 +62,8 @@ COPY_SYNC_BYTES: Final = 2 << 20
 """The same for a copy that is made here, under load; and then the disk is left to the log for as long as the flush has
 taken."""
 
+A_COPY: Final = "a copy of the state"
+
 
 class CheckpointDirectory:
     """What was published, and how to publish more. Methods may be called from several threads."""
@@ -71,9 +74,12 @@ class CheckpointDirectory:
         path: Path,
         open_copy: Callable[[Path], AbstractContextManager[Reader]],
         inspect: Callable[[Reader], StateInfo],
+        room: CheckpointRoom | None = None,
     ) -> None:
+        """`room`: what may be taken on the disk; None: all of it."""
         self.files = files
         self.path = path
+        self.room = room or CheckpointRoom(path)
         self.damaged: tuple[str, ...] = ()
         """What is wrong with checkpoints that were found damaged."""
         self._open_copy = open_copy
@@ -192,7 +198,8 @@ class CheckpointDirectory:
             file = self.files.create(path)
         try:
             with refuse_when_full(), store.copy() as blocks:
-                size, crcs = _write_chunks(file, blocks, stopped)
+                self.room.require(store.used_bytes(), A_COPY)
+                size, crcs = _write_chunks(file, blocks, stopped, self.room)
                 flush(file)
         except CheckpointRefused:
             self.files.unlink(path)
@@ -216,7 +223,8 @@ class CheckpointDirectory:
             file = self.files.create(path)
         try:
             with refuse_when_full(), store.copy() as blocks:
-                size, _ = _write_chunks(file, blocks, stopped)
+                self.room.require(store.used_bytes(), A_COPY)
+                size, _ = _write_chunks(file, blocks, stopped, self.room)
             opened = self._open_copy(path)
             return OpenCopy(opened, opened.__enter__(), size)
         finally:
@@ -476,7 +484,9 @@ def complete(manifest: CheckpointManifest, configuration: bytes) -> CheckpointMa
     return replace(manifest, meta=replace(manifest.meta, configuration=configuration))
 
 
-def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], bool]) -> tuple[int, tuple[int, ...]]:
+def _write_chunks(
+    file: File, blocks: Iterable[bytes], stopped: Callable[[], bool], room: CheckpointRoom
+) -> tuple[int, tuple[int, ...]]:
     size, crc, crcs = 0, 0, []
     for block in blocks:
         go_on(stopped)
@@ -491,6 +501,7 @@ def _write_chunks(file: File, blocks: Iterable[bytes], stopped: Callable[[], boo
                 crcs.append(crc)
                 crc = 0
         if size // COPY_SYNC_BYTES > synced:
+            room.require(0, A_COPY)  # the log has grown meanwhile
             begin_s = time.monotonic()
             flush(file)
             time.sleep(time.monotonic() - begin_s)

@@ -49,6 +49,7 @@ class Incoming:
         path = directory.staged(INCOMING)
         staged = directory.incoming_manifest()
         if staged is not None and staged.same_bytes(self.manifest) and path.name in files.names(directory.path):
+            self._require_room(1)
             self._file = files.open(path)
             try:
                 with refuse_when_full():
@@ -58,6 +59,7 @@ class Incoming:
                 raise
             return
         directory.drop_incoming()
+        self._require_room(2)
         try:
             with refuse_when_full():
                 self._file = files.create(path)
@@ -67,6 +69,16 @@ class Incoming:
         except CheckpointRefused:
             # What there is of it would only take room away from the log.
             self.abort()
+            raise
+
+    def _require_room(self, copies: int) -> None:
+        """Refuse what could not be installed: that takes another copy, beside this one and the state of now."""
+        size = self.manifest.size
+        try:
+            self._directory.room.require(copies * size, f"a checkpoint of {size} bytes and its installation")
+        except CheckpointRefused:
+            # What there is of it would only take room away from the log.
+            self._directory.drop_incoming()
             raise
 
     def write_chunk(self, offset: int, data: bytes, crc: int) -> int:

@@ -30,6 +30,7 @@ from raftkv.storage.checkpoint_directory import (
     go_on,
 )
 from raftkv.storage.checkpoint_receive import Incoming
+from raftkv.storage.checkpoint_room import CheckpointRoom
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.progress import UNHEARD, Phase, Progress
 from raftkv.storage.wal_segments import describe_os_error
@@ -71,12 +72,14 @@ class CheckpointStore(Generic[S]):
         inspect: Callable[[Reader], StateInfo],
         files: FileSystem | None = None,
         make_runner: Callable[[str], Runner] = Worker,
+        room: CheckpointRoom | None = None,
     ) -> Self:
         """Open or create the directory of checkpoints (the parent must exist). Blocks. Raises StorageError.
 
-        `inspect` says which state a store holds; it is called in another thread, and takes its time.
+        `inspect` says which state a store holds; it is called in another thread, and takes its time. `room`: what may
+        be taken on the disk; None: all of it.
         """
-        directory = CheckpointDirectory(files or OsFileSystem(), path, engine.open_copy, inspect)
+        directory = CheckpointDirectory(files or OsFileSystem(), path, engine.open_copy, inspect, room)
         with _storage_errors(path):
             directory.load()
         return cls(directory, engine, make_runner)
@@ -190,7 +193,8 @@ class CheckpointStore(Generic[S]):
         """Replace `store` by the copy in the checkpoint of entry `index`; return the new store. `store` is closed then.
 
         The old one serves until the very end: it is closed and replaced without giving way to another task. A crash
-        leaves the old store or the new one. Raises DamagedCheckpoint and leaves `store` as it is.
+        leaves the old store or the new one. Raises DamagedCheckpoint and leaves `store` as it is; so does NoRoom, and
+        the checkpoint is held on, so that it may be tried again.
         """
         self._require_open()
         manifest = self._directory.find(index)
@@ -215,7 +219,7 @@ class CheckpointStore(Generic[S]):
         return await self._run(self._transfers, work)
 
     def restore_at_start(self, manifest: CheckpointManifest, store: S | None, progress: Progress = UNHEARD) -> S:
-        """Do what `restore` does, blocking, with the checkpoint of choice. Before the node runs."""
+        """Do what `restore` does, blocking, with the checkpoint of choice. Before the node runs. Raises NoRoom."""
         with (
             _storage_errors(self._directory.path),
             progress.phase("restoring the state from a checkpoint", manifest.size) as phase,

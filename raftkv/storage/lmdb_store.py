@@ -6,6 +6,7 @@ the kernel has it, but not a power loss, which can leave any mixture of pages; `
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -20,7 +21,7 @@ import lmdb
 from raftkv.errors import NoRoom, StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.store import MAX_KEY_BYTES
-from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, write_all
+from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, flush, free_bytes, is_full, write_all
 from raftkv.storage.wal_segments import describe_os_error
 
 MAP_SIZE_BYTES: Final = 64 << 30
@@ -36,6 +37,8 @@ LOCK_NAME: Final = "lock.mdb"
 """And the one through which readers and the writer know of each other; worth nothing once all have gone."""
 SPARE_TRANSACTIONS: Final = 64
 """Snapshots whose memory is kept for the next ones."""
+NOTHING_FREE_BYTES: Final = 1 << 20
+"""With less free than this, a write that was cut short was so for want of room."""
 
 
 class DamagedStore(StorageError):
@@ -203,7 +206,7 @@ class LmdbStore:
         invariant(not self._writing, "a second writer was opened while the first one is open")
         self._writing = True
         try:
-            with self._errors(), self._environment.begin(write=True, buffers=True) as transaction:
+            with self._errors(), self._no_room(), self._environment.begin(write=True, buffers=True) as transaction:
                 yield LmdbWriter(transaction)
         finally:
             self._writing = False
@@ -291,14 +294,32 @@ class LmdbStore:
                 f"the state store in {self._path} has reached its limit of {limit} bytes. The way out: start the node "
                 "with a larger --store-map-size"
             ) from error
-        except lmdb.DiskError as error:  # LMDB's name for ENOSPC
-            raise NoRoom(
-                f"no space left for the state store in {self._path} ({error}). The way out: free or add space"
-            ) from error
         except _DAMAGE as error:
             raise DamagedStore(f"the state store in {self._path} is damaged: {error}") from error
         except lmdb.Error as error:
             raise StorageError(f"the state store in {self._path} failed: {error}") from error
+
+    @contextmanager
+    def _no_room(self) -> Iterator[None]:
+        """Tell a transaction that found no room from one that met a broken disk.
+
+        A write that the kernel cuts short, as the last one before a disk is full may be, is an I/O error to LMDB. By
+        then it has taken what was left. No flush is among what fails here: a transaction has none (`open`).
+        """
+        try:
+            yield
+        except lmdb.Error as error:
+            full = isinstance(error, lmdb.DiskError) or _is(error, errno.EDQUOT)  # LMDB's name for ENOSPC, and none
+            if full or (_is(error, errno.EIO) and free_bytes(self._path) < NOTHING_FREE_BYTES):
+                raise NoRoom(
+                    f"no space left for the state store in {self._path} ({error}). The way out: free or add space"
+                ) from error
+            raise
+
+
+def _is(error: lmdb.Error, number: int) -> bool:
+    """Whether LMDB passes on this error of the system; not every version of its module tells the number."""
+    return os.strerror(number) in str(error)
 
 
 def _widen(pipe: int) -> None:
@@ -359,9 +380,22 @@ class LmdbEngine:
                 for block in blocks:
                     write_all(file, block, size)
                     size += len(block)
-                file.fdatasync()
+                flush(file)
             finally:
                 file.close()
+        except OSError as error:
+            if not is_full(error):
+                raise StorageError(describe_os_error(self._path, error)) from error
+            self._drop_prepared()
+            raise NoRoom(
+                f"no room for the copy of a checkpoint in {self._path} ({error}). The way out: free or add space; a "
+                "node that runs goes on by itself then, one that did not start can be started again"
+            ) from error
+
+    def _drop_prepared(self) -> None:
+        try:
+            if self._prepared.name in self._files.names(self._path):
+                self._files.unlink(self._prepared)
         except OSError as error:
             raise StorageError(describe_os_error(self._path, error)) from error
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+from typing import cast
+
 import pytest
 
-from raftkv.errors import Compacted, FailedPrecondition, FutureRevision, NoLeader, Overloaded
+from raftkv.errors import Compacted, FailedPrecondition, FutureRevision, NoLeader, Overloaded, StorageError
 from raftkv.kv.hashing import StateHasher
 from raftkv.server.backups import MAX_BACKUPS, Backups
+from raftkv.server.reads import Reads
 from raftkv.storage.backup_format import BackupDecoder, BackupSummary
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.checkpoint_directory import OpenCopy
-from raftkv.v1 import kv_pb2
+from raftkv.v1 import common_pb2, kv_pb2
 from raftkv.v1 import maintenance_pb2 as pb
+from tests.server.follower import Follower, append, entries
 from tests.server.memory_cluster import CLUSTER_ID, MemoryCluster, MemoryNode
 
 
@@ -125,6 +130,43 @@ async def test_so_many_at_a_time_and_one_that_is_given_up_makes_room() -> None:
         for one in running[1:]:
             await one.aclose()  # type: ignore[attr-defined]
         assert aside.open == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "raised", "stops"), [(errno.EIO, StorageError, True), (errno.ENOSPC, CheckpointRefused, False)]
+)
+async def test_bug_39_a_disk_that_fails_under_a_copy_stops_the_node_and_a_full_one_does_not(
+    number: int, raised: type[Exception], stops: bool
+) -> None:
+    async with Follower() as follower:
+        follower.hear(append(0, entries(1, 3), 3))
+        await follower.applied(3)
+        backups = Backups(
+            follower.node, cast(Reads, NoReads()), OnDisk(follower), common_pb2.ResponseHeader, CLUSTER_ID
+        )
+        follower.disk.fail_next("pwrite", number)
+        with pytest.raises(raised):
+            await anext(backups.parts(pb.SnapshotRequest(stale=True)))
+        assert follower.node.failure.done() is stops
+        if stops:
+            with pytest.raises(StorageError, match="EIO"):
+                follower.node.failure.result()
+
+
+class OnDisk:
+    """Copies of an in-memory store to a simulated disk."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.keeper = follower.keeper
+
+    async def copy_aside(self) -> tuple[OpenCopy, int]:
+        return await self.keeper.checkpoints.copy_aside(self.keeper.store), 3
+
+
+class NoReads:
+    """Stands for the reads of a node that has a state."""
+
+    def require_state(self) -> None: ...
 
 
 async def test_a_state_to_which_nothing_was_applied_is_not_backed_up() -> None:

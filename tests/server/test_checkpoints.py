@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Iterator
 
 import pytest
 
-from raftkv.errors import ShuttingDown, StorageError
+from raftkv.errors import NoRoom, ShuttingDown, StorageError
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.transport.protocols import Incoming
+from raftkv.v1 import cluster_pb2 as pb
 from tests.server.follower import (
     ENTRY_BYTES,
     NEXT_LEADER,
@@ -55,6 +57,29 @@ async def send(incoming: Incoming, checkpoint: Checkpoint) -> None:
     for chunk in checkpoint.chunks:
         await incoming.write_chunk(chunk.offset, chunk.data, chunk.crc)
     await incoming.finish()
+
+
+async def test_an_install_that_finds_no_room_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Follower() as follower:
+        await follower.receive(await checkpoint_of(10))
+        engine, full = follower.keeper.checkpoints._engine, asyncio.Event()
+        prepare = engine.prepare
+
+        def no_room(blocks: Iterator[bytes]) -> None:
+            if not full.is_set():
+                full.set()
+                raise NoRoom("no room for the copy of a checkpoint")
+            prepare(blocks)
+
+        monkeypatch.setattr(engine, "prepare", no_room)
+        follower.hear(install(10))
+        await full.wait()
+        await until(lambda: pb.DISK_FULL in follower.node.alarms)
+        assert follower.node.machine.applied_index == 0
+        await follower.applied(10)
+        await until(lambda: pb.DISK_FULL not in follower.node.alarms)
+        follower.hear(append(10, entries(11, 12), 12))
+        await follower.applied(12)
 
 
 async def test_what_is_refused_does_not_stop_the_node() -> None:

@@ -19,7 +19,9 @@ from raftkv.raft import NO_MEMBERS, Configuration, Entry, EntryKind, HardState, 
 from raftkv.raft.membership import decode_configuration
 from raftkv.server.app import serve
 from raftkv.server.checkpoints import Checkpoints
+from raftkv.server.clock import MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
+from raftkv.server.disk_health import unwatched
 from raftkv.server.pulse import Pulse
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.checkpoint import CheckpointRefused
@@ -229,5 +231,6 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
         deliver=lambda message: None,
         wake=lambda: None,
         fail=lambda error: pytest.fail(str(error)),
+        disk_health=unwatched(MonotonicClock()),
     )
     return decode_configuration(checkpoints._configuration_at(Index(1), Term(1)))

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from raftkv.errors import StorageError
+from raftkv.errors import NoRoom, StorageError
+from raftkv.raft.types import Index, Term
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointRefused
+from raftkv.storage.checkpoint_room import CheckpointRoom
 from raftkv.storage.checkpoint_store import CheckpointStore
 from raftkv.storage.files import FileSystem
 from raftkv.storage.memory import MemoryEngine, MemoryOrderedStore
 from raftkv.storage.memory_files import MemoryFileSystem
 from raftkv.storage.worker import Inline, Runner, Worker
 from tests.storage.simdisk import PowerLoss, SimDisk
-from tests.storage.states import apply_entry, configuration_at, inspect, transfer, whole_copy
+from tests.storage.states import SimEngine, applied_index, apply_entry, configuration_at, inspect, transfer, whole_copy
 
 DIRECTORY = Path("/data/checkpoints")
 Checkpoints = CheckpointStore[Any]
@@ -213,6 +215,109 @@ async def test_a_disk_without_room_ends_the_checkpoint_not_the_node() -> None:
     assert checkpoints.newest.index == 5
     await receive(checkpoints, leader)
     assert checkpoints.newest.index == 7
+
+
+@pytest.mark.parametrize("operation", ["create", "pwrite"])
+async def test_an_install_that_finds_no_room_leaves_nothing_and_can_be_tried_again(operation: str) -> None:
+    leader, disk = await leader_with(7), SimDisk()
+    engine = SimEngine(Path("/data/store"), files=disk)
+    checkpoints: Checkpoints = CheckpointStore.open(
+        DIRECTORY, engine=engine, inspect=inspect, files=disk, make_runner=lambda _: Inline()
+    )
+    await receive(checkpoints, leader)
+    assert checkpoints.hold(Index(7), Term(1))
+    store = engine.open()
+    manifest = checkpoints.newest
+    assert manifest is not None
+    for attempt in (lambda: checkpoints.restore(store, Index(7)), lambda: at_start(checkpoints, manifest)):
+        disk.fail_next(operation, errno.ENOSPC)
+        with pytest.raises(NoRoom, match=r"no room for the copy of a checkpoint in /data/store .*free or add space"):
+            await attempt()
+        assert disk.names(Path("/data/store")) == []
+    assert applied_index(await checkpoints.restore(store, Index(7))) == 7
+
+
+async def test_a_copy_to_install_that_cannot_be_flushed_is_not_tried_again() -> None:
+    """Whatever the reason (raft-bugs 39)."""
+    disk = await disk_with(7)
+    engine = SimEngine(Path("/data/store"), files=disk)
+    disk.fail_next("fdatasync", errno.ENOSPC)
+    with pytest.raises(StorageError) as failed:
+        engine.prepare(iter((b"block",)))
+    assert not isinstance(failed.value, NoRoom)
+
+
+async def at_start(checkpoints: Checkpoints, manifest: CheckpointManifest) -> None:
+    checkpoints.restore_at_start(manifest, None)
+
+
+async def test_a_checkpoint_that_could_not_be_installed_for_want_of_room_is_not_taken() -> None:
+    leader, disk = await leader_with(7), SimDisk()
+    reserve = 1_000_000
+    size = leader.send().manifest.size
+    free = 2 * size + reserve - 1
+    checkpoints: Checkpoints = CheckpointStore.open(
+        DIRECTORY,
+        engine=MemoryEngine(disk),
+        inspect=inspect,
+        files=disk,
+        make_runner=lambda _: Inline(),
+        room=CheckpointRoom(DIRECTORY, reserve, lambda _: free),
+    )
+    refusal = rf"takes {2 * size} bytes, and of the {free} bytes .* {reserve} are kept for the log"
+    with pytest.raises(CheckpointRefused, match=refusal):
+        await checkpoints.begin(leader.send().manifest)
+    assert disk.names(DIRECTORY) == []
+    free += 1
+    receiving = await checkpoints.begin(leader.send().manifest)
+    await transfer(leader.send(), receiving, stop_at=CHUNK_BYTES)
+    free -= size  # it is here now
+    receiving = await checkpoints.begin(leader.send().manifest)
+    assert receiving.offset == CHUNK_BYTES, "it is resumed"
+    free -= 1
+    with pytest.raises(CheckpointRefused, match=f"takes {size} bytes"):
+        await checkpoints.begin(leader.send().manifest)
+    assert disk.names(DIRECTORY) == [], "it only took room away"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "backup"])
+async def test_a_copy_leaves_the_reserve_to_the_log(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftkv.storage.checkpoint_directory.COPY_SYNC_BYTES", 600_000)
+    disk = await disk_with(5)
+    store, reserve, asked = state(7), 1_000_000, 0
+    size = store.used_bytes()
+    free: Iterator[int] = iter(())
+
+    def ask(_: Path) -> int:
+        nonlocal asked
+        asked += 1
+        return next(free)
+
+    checkpoints: Checkpoints = CheckpointStore.open(
+        DIRECTORY,
+        engine=MemoryEngine(disk),
+        inspect=inspect,
+        files=disk,
+        make_runner=lambda _: Inline(),
+        room=CheckpointRoom(DIRECTORY, reserve, ask),
+    )
+
+    async def copy() -> None:
+        if kind == "backup":
+            (await checkpoints.copy_aside(store)).close()
+        else:
+            await checkpoints.create(store, configuration_at)
+
+    for found, needed in (((reserve + size - 1,), size), ((reserve + size, reserve - 1), 0)):
+        free = iter(found)
+        problem = rf"takes {needed} bytes, and of the {found[-1]} bytes .* {reserve} are kept for the log"
+        with pytest.raises(CheckpointRefused, match=problem):
+            await copy()
+        assert disk.names(DIRECTORY) == files_of(5), "it takes no room any more"
+    assert asked == 3, "beforehand, and on the way"
+    free = iter((reserve + size, reserve))
+    await copy()
+    assert disk.names(DIRECTORY) == (files_of(5) if kind == "backup" else files_of(5, 7))
 
 
 class FullDisk(SimDisk):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import lmdb
 import pytest
 
-from raftkv.errors import StorageError
-from raftkv.storage.lmdb_store import LmdbStore
+from raftkv.errors import NoRoom, StorageError
+from raftkv.storage import lmdb_store
+from raftkv.storage.lmdb_store import NOTHING_FREE_BYTES, DamagedStore, LmdbStore
 
 VICTIM = """
 import sys
@@ -73,6 +78,75 @@ def test_a_full_store_names_its_limit_and_the_flag_and_keeps_what_it_had(tmp_pat
         for key in range(10_000):
             writer.put(b"%d" % key, b"x" * 1000)
     larger.close()
+
+
+@contextmanager
+def small_volume(path: Path, size: int) -> Iterator[Path]:
+    """Mount a file system of `size` bytes."""
+    path.mkdir()
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    mounted = run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(path))
+    if mounted.returncode != 0:
+        pytest.skip(f"A FULL DISK UNDER THE STORE IS NOT TESTED HERE: {mounted.stderr.strip()} (needs root)")
+    try:
+        yield path
+    finally:
+        assert run("umount", "-l", str(path)).returncode == 0
+
+
+def test_a_full_disk_under_the_store_is_no_broken_one_and_the_store_goes_on_with_room(tmp_path: Path) -> None:
+    """The last write before it is full is cut short, which LMDB reports as an I/O error."""
+    with small_volume(tmp_path / "volume", 4 << 20) as volume:
+        store = LmdbStore.open(volume / "store")
+        ballast = volume / "ballast"
+        ballast.write_bytes(bytes(1 << 20))
+        applied, causes = 0, []
+
+        def apply() -> None:
+            with store.write() as writer:
+                writer.put(b"applied", b"%d" % (applied + 1))
+                writer.put(b"key %d" % applied, bytes(50_000))
+
+        for _ in range(200):
+            try:
+                apply()
+            except NoRoom as error:
+                causes.append(str(error.__cause__))
+                if len(causes) == 3:
+                    break
+            else:
+                applied += 1
+        assert os.strerror(errno.EIO) in causes[0], causes
+        assert len(causes) == 3
+        ballast.unlink()
+        apply()
+        with store.read() as reader:
+            assert reader.get(b"applied") == b"%d" % (applied + 1)
+        store.discard()
+
+
+@pytest.mark.parametrize(
+    ("number", "free", "kind"),
+    [
+        (errno.EDQUOT, 1 << 40, NoRoom),
+        (errno.EIO, NOTHING_FREE_BYTES - 1, NoRoom),
+        (errno.EIO, NOTHING_FREE_BYTES, StorageError),
+    ],
+)
+def test_an_io_error_is_for_want_of_room_only_where_nothing_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, free: int, kind: type[StorageError]
+) -> None:
+    store = LmdbStore.open(tmp_path / "store")
+    monkeypatch.setattr(lmdb_store, "free_bytes", lambda _: free)
+    for opened in (store.write, store.read):
+        with pytest.raises(StorageError) as failed, opened():
+            raise lmdb.Error(f"mdb_txn_commit: {os.strerror(number)}")
+        # What is read needs no room.
+        assert type(failed.value) is (kind if opened == store.write else StorageError)
+    store.close()
 
 
 def test_what_was_written_is_there_after_close(tmp_path: Path) -> None:
@@ -146,7 +220,7 @@ def test_a_store_out_of_readers_says_so(tmp_path: Path) -> None:
 def test_a_damaged_store_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "data.mdb").write_bytes(b"no database" * 1000)
-    with pytest.raises(StorageError, match=r"store in .* is damaged"):
+    with pytest.raises(DamagedStore, match=r"store in .* is damaged"):
         LmdbStore.open(tmp_path / "store")
     with pytest.raises(StorageError, match="cannot be opened"):
         LmdbStore.open(tmp_path / "missing" / "store")
