@@ -120,5 +120,8 @@ class KindGuard:
     def size_bytes(self) -> int:
         return self._log_store.size_bytes()
 
+    def reserved_bytes(self) -> int:
+        return self._log_store.reserved_bytes()
+
     async def close(self) -> None:
         await self._log_store.close()

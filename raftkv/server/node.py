@@ -40,6 +40,7 @@ from raftkv.raft import (
     Entry,
     EntryKind,
     Fitness,
+    Index,
     LogWrite,
     MembershipChange,
     Message,
@@ -145,7 +146,7 @@ class Node:
         self.alarms = alarms or Alarms(time.time)
         self.objections = Objections(self._set_fitness)
         """What speaks against this node leading."""
-        self.disk_health.bind(self.objections, self.alarms)
+        self.disk_health.bind(self.objections, self.alarms, raft.set_full)
         self._clock = clock
         self._time = ClusterTime(clock)
         self._lease = Lease(raft.lease_ms)
@@ -530,10 +531,17 @@ class Node:
             self._fail(error)
 
     def _has_no_room_for(self, request: AppendRequest) -> bool:
-        """Whether to drop a request, as if it were lost: the leader will send it again. What elections need passes."""
-        return self.disk_health.room.takes_no_commands and any(
-            entry.kind is EntryKind.COMMANDS for entry in request.entries
-        )
+        """Whether to drop a request, as if it were lost: the leader will send it again. What elections need passes, and
+        all else while the log has room of its own: what it cannot write would keep votes waiting behind it.
+        """
+        room, held = self.disk_health.room, self.raft.log
+        if not room.full:
+            return False
+        new = [entry for entry in request.entries if not held.matches(entry.index, entry.term)]
+        if all(entry.kind is not EntryKind.COMMANDS for entry in new):
+            return False
+        waiting = held.slice(Index(held.durable + 1), Index(held.last_index + 1), held.last_index << 32)
+        return not room.takes(sum(map(entry_bytes, (*waiting, *new))), self._log_store.reserved_bytes())
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)

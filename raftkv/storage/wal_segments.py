@@ -110,6 +110,13 @@ class SegmentWriter:
     def size_bytes(self) -> int:
         return self._size_bytes
 
+    def reserved_bytes(self) -> int:
+        """See `LogStore.reserved_bytes`. In any thread."""
+        following = self._next
+        # Not the sum: a record that does not fit into the rest of this segment leaves it unused.
+        ahead = following[0].size - SEGMENT_HEADER_BYTES if following is not None else 0
+        return max(self._segment.size - self._offset, ahead)
+
     @property
     def directory(self) -> Path:
         return self._directory

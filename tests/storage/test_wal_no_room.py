@@ -171,6 +171,26 @@ def test_a_log_that_finds_no_room_to_begin_anew_or_to_be_cut_goes_on(operation: 
     assert found.shape.first_index == 10
 
 
+def test_what_is_reserved_is_enough_for_as_much_and_what_a_new_segment_lacks_is_no_matter() -> None:
+    disk = SimDisk()
+    writer, _ = open_log(disk, segment_bytes=8 << 10)
+    writer.append(hard(1), run(1, 1, 1))
+    assert 7 << 10 < writer.reserved_bytes() < 8 << 10
+    before = writer.reserved_bytes()
+    writer.append(hard(1), run(1, 2, 2, b"x" * 7000))
+    assert writer.reserved_bytes() < before - 7000
+    writer.prepare_next()
+    assert writer.reserved_bytes() > 7 << 10
+    disk.fail_next("create", errno.ENOSPC)
+    index = 3
+    while writer.reserved_bytes() > 200:  # each record is of half as many bytes
+        writer.append(hard(1), run(1, index, index))
+        index += 1
+    writer.append(hard(2), ())
+    assert disk.faults, "no segment was created"
+    assert open_log_of(disk).hard_state == hard(2)
+
+
 async def test_the_log_waits_for_the_same_append() -> None:
     disk = SimDisk()
     wal, _ = WriteAheadLog.open(LOG, segment_bytes=1024, files=disk, runner=Inline())
