@@ -328,9 +328,7 @@ class SegmentWriter:
         except OSError as error:
             if is_full(error):
                 self._failure = ""
-                raise NoRoom(
-                    f"no space left on the device of {self._directory} ({error}). The way out: free or add space"
-                ) from error
+                raise no_room(self._directory, error) from error
             self._failure = problem = describe_os_error(self._directory, error)
             raise StorageError(problem) from error
         self._failure = ""
@@ -386,6 +384,11 @@ def _clean_up(files: FileSystem, directory: Path, garbage: Sequence[int]) -> Non
     files.fsync_dir(directory)
     for sequence in garbage:
         files.unlink(directory / segment_name(sequence))
+
+
+def no_room(path: Path, error: OSError) -> NoRoom:
+    """Return the error of an operation on `path` that has not happened: `is_full`."""
+    return NoRoom(f"no space left on the device of {path} ({error}). The way out: free or add space")
 
 
 def describe_os_error(path: Path, error: OSError) -> str:
