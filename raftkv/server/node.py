@@ -179,6 +179,8 @@ class Node:
         self.states = StateHashes(lambda: self.machine, self._hashing, self._begin_task)
         """The hashes of the state where it was to be compared with those of others."""
         self._quarantine = quarantine or Quarantine()
+        self._mark_waits = False
+        """Its mark has found no room."""
         self.hub = WatchHub(self.machine.revision, watch_limits)
         """What watches read from."""
         self._unapplied: deque[Entry] = deque()
@@ -402,7 +404,10 @@ class Node:
             raise refusal
 
     async def condemn(self, mark: CorruptMark) -> None:
-        """Take this node out of service: at once, and when this returns, for good. See `quarantine`."""
+        """Take this node out of service: at once, and when this returns, for good. See `quarantine`.
+
+        Where the disk has no room for the mark, it is for good as soon as there is some.
+        """
         if self._quarantine.enter(mark):
             self._leave_service()
             undecided = self._proposals.leadership_lost()
@@ -411,9 +416,23 @@ class Node:
             self.wake()
         try:
             await self._hashing.run(self._quarantine.keep)
+        except NoRoom as error:
+            if not self._mark_waits:
+                self._mark_waits = True
+                log.error("out of service, but not beyond a restart yet: the mark finds no room", problem=error.message)
+                self._begin_task("keep-mark", self._keep_mark())
         except StorageError as error:
             self._fail(error)
             raise
+
+    async def _keep_mark(self) -> None:
+        """Make the mark of the quarantine durable once there is room."""
+        while self._mark_waits:
+            await self.disk_health.room.pause()
+            with contextlib.suppress(NoRoom):
+                await self._hashing.run(self._quarantine.keep)
+                self._mark_waits = False
+        log.info("out of service for good: the mark has found room")
 
     def _leave_service(self) -> None:
         self.alarms.set(pb.CORRUPT, self._quarantine.describe(self.raft.node_id))
