@@ -169,8 +169,9 @@ def voters_full(nodes: Sequence[int]) -> SpaceExceeded:
     """Return the error for what clients write where a leader has room, and too few others have."""
     named = ", ".join(str(node) for node in nodes)
     return SpaceExceeded(
-        f"the disks of too many voters are full (of those that answer: nodes {named}). The way out: free or add space "
-        "there; they go on by themselves"
+        f"the disks of too many voters are full (of those that answer: nodes {named}): less than half of "
+        "--disk-reserve-bytes is free there, or something has found no room. The way out: free or add space there; the "
+        "nodes go on by themselves"
     )
 
 
