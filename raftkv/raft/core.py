@@ -64,6 +64,8 @@ class FollowerStatus:
     """Ticks since its last answer."""
     hindered: bool = False
     """Whether it says that it should not lead."""
+    full: bool = False
+    """Whether it says that its disk is full."""
 
 
 class Raft:
@@ -234,6 +236,10 @@ class Raft:
         """Say whether this node should lead, from now on; see `Fitness`. A restarted one is FIT until told again."""
         transfer.set_fitness(self._state, fitness)
         self._check()
+
+    def set_full(self, full: bool) -> None:
+        """Say whether this node's disk is too full for entries that others can commit without it, from now on."""
+        self._state.full = full
 
     def suspect(self, peer: NodeId) -> None:
         """The connection to `peer` was refused or reset: it may have died. A hint; see `election.suspect`."""
@@ -410,10 +416,22 @@ class Raft:
             return ()
         return durable_on(state.configuration, state.durable_match())
 
+    @property
+    def full_voters(self) -> tuple[NodeId, ...]:
+        """On a leader without a quorum of members with room on their disks: those without. Else nobody."""
+        state = self._state
+        if state.role is not Role.LEADER or not replication.short_of_room(state):
+            return ()
+        return tuple(
+            sorted(peer for peer in state.configuration.deciders if peer != state.id and state.progress[peer].full)
+        )
+
     def followers(self) -> dict[NodeId, FollowerStatus]:
         """Return each follower's progress on the leader, elsewhere nothing."""
         return {
-            peer: FollowerStatus(progress.match, progress.state, progress.silent_ticks, bool(progress.hindered))
+            peer: FollowerStatus(
+                progress.match, progress.state, progress.silent_ticks, bool(progress.hindered), progress.full
+            )
             for peer, progress in self._state.progress.items()
         }
 

@@ -55,6 +55,7 @@ def on_heartbeat_request(state: RaftState, request: HeartbeatRequest) -> None:
             priority=state.config.priority,
             lease_ms=state.config.lease_ms,
             hindered=state.fitness is not Fitness.FIT,
+            full=state.full,
         )
     )
 

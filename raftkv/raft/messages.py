@@ -100,6 +100,8 @@ class HeartbeatResponse(Envelope):
     """For so many milliseconds after it got the request, the sender votes for nobody (`lease`); 0: no promise."""
     hindered: bool = False
     """The sender should not lead (`Fitness`)."""
+    full: bool = False
+    """The sender has too little room to take entries that others can commit without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

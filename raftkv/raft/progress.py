@@ -32,6 +32,7 @@ class Progress:
         "_inflight",
         "commit_sent",
         "excused",
+        "full",
         "hindered",
         "inflight_bytes",
         "installing",
@@ -78,6 +79,8 @@ class Progress:
         """How much it is preferred as a leader; it says so itself."""
         self.hindered: bool | None = None
         """Whether it says that it should not lead (`Fitness`); None: it has not been heard yet."""
+        self.full = False
+        """Whether it says that its disk is full: `replication.spared`."""
         self.inflight_bytes = 0
         self._inflight: deque[tuple[Index, int]] = deque()
         """(last index, bytes) of each unanswered request, oldest first."""

@@ -62,13 +62,34 @@ def excuse(state: RaftState) -> None:
     advance_commit(state)
 
 
+def spared(state: RaftState, peer: NodeId) -> bool:
+    """Return whether `peer` is sent no entries for now: its disk is full, and others can commit without it.
+
+    What room it has left is for the time when they cannot, for votes, and for what is committed already.
+    """
+    return state.progress[peer].full and peer != state.transfer_target and not short_of_room(state)
+
+
+def short_of_room(state: RaftState) -> bool:
+    """Return, on the leader, whether those with room on their disks, itself included, and of those that answer, are no
+    quorum, though one answers.
+    """
+    answering = active(state)
+    roomy = {node for node in answering if node == state.id or not state.progress[node].full}
+    return len(roomy) < len(answering) and (
+        has_quorum(state.configuration, answering) and not has_quorum(state.configuration, roomy)
+    )
+
+
 def send_limit(state: RaftState, peer: NodeId) -> Index:
-    """Return the highest index that `peer` may be sent: all there is, unless it is a witness.
+    """Return the highest index that `peer` may be sent: all there is, unless it is `spared` or a witness.
 
     A witness gets what is committed, and what every data node that is not excused holds durably. It cannot lead, so
     with a log longer than that of the one data node that is left it would keep that node from ever being elected,
     although nothing that was acknowledged is missing there.
     """
+    if state.progress[peer].full and spared(state, peer):
+        return state.progress[peer].match
     if not state.progress[peer].witness:
         return state.log.last_index
     configuration = state.configuration
@@ -226,6 +247,7 @@ def on_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None
     progress.silent_ticks = 0
     progress.priority = response.priority
     progress.hindered = response.hindered
+    progress.full = response.full
     snapshots.retry(state, response.sender)
     if (
         progress.state is not ProgressState.SNAPSHOT

@@ -27,6 +27,7 @@ class RaftState:
         "election_elapsed",
         "election_timeout",
         "fitness",
+        "full",
         "handed_hard_state",
         "heartbeat_elapsed",
         "id",
@@ -83,6 +84,8 @@ class RaftState:
         self.pending_writes = PendingWrites()
 
         self.fitness = Fitness.FIT
+        self.full = False
+        """Whether this node's disk has no room for entries that can be committed without it."""
         self.role = Role.FOLLOWER
         self.leader: NodeId | None = None
         self.election_elapsed = 0

@@ -35,7 +35,7 @@ class DiskHealth:
         """Return `log_store` with every write measured, and with patience where there is no room."""
         return _WatchedLog(log_store, self)
 
-    def bind(self, objections: Objections, alarms: Alarms) -> None:
+    def bind(self, objections: Objections, alarms: Alarms, set_full: Callable[[bool], None]) -> None:
         """Say from now on what there is to say, to these."""
 
         def tell() -> None:
@@ -48,6 +48,7 @@ class DiskHealth:
                 else:
                     alarms.clear(alarm)
                 objections.set(reason, Fitness.HINDERED if bad else Fitness.FIT)
+            set_full(self.room.full)
 
         self._tell = tell
 
@@ -154,6 +155,9 @@ class _WatchedLog:
 
     def size_bytes(self) -> int:
         return self._log_store.size_bytes()
+
+    def reserved_bytes(self) -> int:
+        return self._log_store.reserved_bytes()
 
     async def close(self) -> None:
         await self._log_store.close()

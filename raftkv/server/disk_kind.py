@@ -63,7 +63,10 @@ class DiskKind:
         return self._known
 
     def require(self, kind: Kind) -> None:
-        """Make sure, durably, that the disk is one of this kind. Raises DataDirectoryMismatch, StorageError."""
+        """Make sure, durably, that the disk is one of this kind.
+
+        Raises DataDirectoryMismatch, and StorageError; NoRoom, where it may be tried again.
+        """
         self._compare(kind)
         if self._known is None:
             write_json(self._files, self._path, {"kind": kind})
@@ -102,7 +105,7 @@ class KindGuard:
         self._kind = kind
 
     async def append(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
-        """See LogStore. Raises DataDirectoryMismatch too; nothing is written then."""
+        """See LogStore. Raises DataDirectoryMismatch too; nothing is written then, nor is after NoRoom."""
         for entry in entries:
             if entry.kind is EntryKind.COMMANDS:
                 # A witness is sent entries in the place of those of the data members, without their payload.
@@ -119,6 +122,9 @@ class KindGuard:
 
     def size_bytes(self) -> int:
         return self._log_store.size_bytes()
+
+    def reserved_bytes(self) -> int:
+        return self._log_store.reserved_bytes()
 
     async def close(self) -> None:
         await self._log_store.close()

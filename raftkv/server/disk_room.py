@@ -5,8 +5,10 @@ There are two floors, so that a cluster whose disks fill up at the same pace nev
 - Below the reserve, a node does not want to lead. If it leads on all the same, because no other node is any better, it
   refuses what clients write. Its log still takes what is in flight, and the entries that elections and upkeep need:
   that is what the reserve is for.
-- Below half of it, or where something has found no room at all, a follower takes no commands any more. The leader finds
-  out by itself, and sends them again once there is room.
+- Below half of it, or where something has found no room at all, a follower says that it is full. It is sent entries
+  only where no quorum is to be had without it, and then the leader refuses what clients write. What is sent all the
+  same it takes into the room that its log has reserved already, and drops when that ends, as if it were lost: a little
+  of it is kept for votes.
 
 Votes, reads and what is committed already go on in any case.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from raftkv.errors import SpaceExceeded
@@ -31,6 +33,9 @@ comes in meanwhile goes to the next leader."""
 
 CLEAR_SHARE: Final = 4
 """The alarm ends when there is a quarter more than the reserve: a node should not change its mind by the page."""
+
+VOTES_BYTES: Final = 16 << 10
+"""So much of what the log has reserved is kept for votes and terms: each takes less than 100 bytes."""
 
 PATIENT_LOOKS: Final = 20
 """What found no room is tried again after so many looks at the latest; earlier when there is more of it."""
@@ -80,9 +85,15 @@ class DiskRoom:
         return self._low_since_s is not None and self._now_s() - self._low_since_s >= GRACE_S
 
     @property
-    def takes_no_commands(self) -> bool:
-        """Whether a follower drops entries with commands."""
+    def full(self) -> bool:
+        """Whether a follower should get no commands that others can commit without it."""
         return self._exhausted or bool(self._starving)
+
+    def takes(self, size_bytes: int, reserved_bytes: int) -> bool:
+        """Whether a follower takes commands in, or drops them: with them its log is to write `size_bytes`, and has
+        `reserved_bytes` for whatever is free.
+        """
+        return not self.full or (not self._starving and size_bytes + VOTES_BYTES <= reserved_bytes)
 
     @property
     def problem(self) -> str:
@@ -152,6 +163,16 @@ class DiskRoom:
             self.note(await runner.run(self._ask))
             tell()
             await asyncio.sleep(self._look_s)
+
+
+def voters_full(nodes: Sequence[int]) -> SpaceExceeded:
+    """Return the error for what clients write where a leader has room, and too few others have."""
+    named = ", ".join(str(node) for node in nodes)
+    return SpaceExceeded(
+        f"the disks of too many voters are full (of those that answer: nodes {named}): less than half of "
+        "--disk-reserve-bytes is free there, or something has found no room. The way out: free or add space there; the "
+        "nodes go on by themselves"
+    )
 
 
 def must_go_on(command: Command) -> bool:

@@ -40,6 +40,7 @@ from raftkv.raft import (
     Entry,
     EntryKind,
     Fitness,
+    Index,
     LogWrite,
     MembershipChange,
     Message,
@@ -145,7 +146,7 @@ class Node:
         self.alarms = alarms or Alarms(time.time)
         self.objections = Objections(self._set_fitness)
         """What speaks against this node leading."""
-        self.disk_health.bind(self.objections, self.alarms)
+        self.disk_health.bind(self.objections, self.alarms, raft.set_full)
         self._clock = clock
         self._time = ClusterTime(clock)
         self._lease = Lease(raft.lease_ms)
@@ -179,6 +180,8 @@ class Node:
         self.states = StateHashes(lambda: self.machine, self._hashing, self._begin_task)
         """The hashes of the state where it was to be compared with those of others."""
         self._quarantine = quarantine or Quarantine()
+        self._mark_waits = False
+        """Its mark has found no room."""
         self.hub = WatchHub(self.machine.revision, watch_limits)
         """What watches read from."""
         self._unapplied: deque[Entry] = deque()
@@ -402,7 +405,10 @@ class Node:
             raise refusal
 
     async def condemn(self, mark: CorruptMark) -> None:
-        """Take this node out of service: at once, and when this returns, for good. See `quarantine`."""
+        """Take this node out of service: at once, and when this returns, for good. See `quarantine`.
+
+        Where the disk has no room for the mark, it is for good as soon as there is some.
+        """
         if self._quarantine.enter(mark):
             self._leave_service()
             undecided = self._proposals.leadership_lost()
@@ -411,9 +417,23 @@ class Node:
             self.wake()
         try:
             await self._hashing.run(self._quarantine.keep)
+        except NoRoom as error:
+            if not self._mark_waits:
+                self._mark_waits = True
+                log.error("out of service, but not beyond a restart yet: the mark finds no room", problem=error.message)
+                self._begin_task("keep-mark", self._keep_mark())
         except StorageError as error:
             self._fail(error)
             raise
+
+    async def _keep_mark(self) -> None:
+        """Make the mark of the quarantine durable once there is room."""
+        while self._mark_waits:
+            await self.disk_health.room.pause()
+            with contextlib.suppress(NoRoom):
+                await self._hashing.run(self._quarantine.keep)
+                self._mark_waits = False
+        log.info("out of service for good: the mark has found room")
 
     def _leave_service(self) -> None:
         self.alarms.set(pb.CORRUPT, self._quarantine.describe(self.raft.node_id))
@@ -531,10 +551,17 @@ class Node:
             self._fail(error)
 
     def _has_no_room_for(self, request: AppendRequest) -> bool:
-        """Whether to drop a request, as if it were lost: the leader will send it again. What elections need passes."""
-        return self.disk_health.room.takes_no_commands and any(
-            entry.kind is EntryKind.COMMANDS for entry in request.entries
-        )
+        """Whether to drop a request, as if it were lost: the leader will send it again. What elections need passes, and
+        all else while the log has room of its own: what it cannot write would keep votes waiting behind it.
+        """
+        room, held = self.disk_health.room, self.raft.log
+        if not room.full:
+            return False
+        new = [entry for entry in request.entries if not held.matches(entry.index, entry.term)]
+        if all(entry.kind is not EntryKind.COMMANDS for entry in new):
+            return False
+        waiting = held.slice(Index(held.durable + 1), Index(held.last_index + 1), held.last_index << 32)
+        return not room.takes(sum(map(entry_bytes, (*waiting, *new))), self._log_store.reserved_bytes())
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.raft.unreachable(peer)

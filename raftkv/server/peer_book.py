@@ -17,8 +17,9 @@ from pathlib import Path
 from raftkv.errors import StorageError
 from raftkv.raft import NodeId
 from raftkv.storage.data_dir import PEERS_NAME
-from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
+from raftkv.storage.files import FileSystem, OsFileSystem, is_full, publish_file, read_file
 from raftkv.storage.json_files import seal, unseal
+from raftkv.storage.wal_segments import no_room
 from raftkv.storage.way_out import REPAIR
 
 
@@ -53,7 +54,10 @@ class PeerBook:
             ) from error
 
     def admits(self, node: NodeId, incarnation: int) -> bool:
-        """Return whether `node` is who it was; a node that was never met is written down. Raises StorageError."""
+        """Return whether `node` is who it was; a node that was never met is written down.
+
+        Raises StorageError; NoRoom, where it has not been met for that reason alone.
+        """
         known = self._met.get(node)
         if known is None:
             # In memory only once it is durable: after a failed write the next greeting must not be believed either.
@@ -68,4 +72,6 @@ class PeerBook:
         try:
             publish_file(self._files, self._path, seal(content)).close()
         except OSError as error:
+            if is_full(error):
+                raise no_room(self._path, error) from error
             raise StorageError(f"{self._path} cannot be written: {error}") from error

@@ -36,7 +36,7 @@ class Quarantine:
         return True
 
     def keep(self) -> None:
-        """Make the mark durable. Blocks. Raises StorageError: the node must stop then."""
+        """Make the mark durable. Blocks. Raises StorageError: the node must stop then; NoRoom: try again."""
         if self.mark is not None and self._keep is not None:
             self._keep(self.mark)
 

@@ -29,6 +29,7 @@ from raftkv.errors import (
     Overloaded,
     RaftKVError,
     ShuttingDown,
+    SpaceExceeded,
 )
 from raftkv.kv.commands import Command, Result, TxnDone
 from raftkv.kv.txn import read_bytes
@@ -38,7 +39,7 @@ from raftkv.server import wire
 from raftkv.server.barriers import Barrier
 from raftkv.server.concerns import Concerns
 from raftkv.server.deadlines import way_back_s
-from raftkv.server.disk_room import must_go_on
+from raftkv.server.disk_room import must_go_on, voters_full
 from raftkv.server.durability import Copies
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import another_leader, unless_replaced
@@ -256,6 +257,10 @@ class Attempt:
         self.answered.update([command.sequence for command in commands])
 
 
+def _fail_for_room(attempt: Attempt, refusal: SpaceExceeded) -> None:
+    attempt.fail_commands(refusal, tuple(command for command in attempt.work.commands if not must_go_on(command)))
+
+
 class Requests:
     """Runs batches of client operations on one node."""
 
@@ -395,8 +400,9 @@ class Requests:
             attempt.fail_commands(self.quota.refusal(), tuple(filter(grows, attempt.work.commands)))
         room = self._node.disk_health.room
         if attempt.work.commands and room.refuses_writes and not self._node.raft.transferring:
-            refused_for_room = [command for command in attempt.work.commands if not must_go_on(command)]
-            attempt.fail_commands(room.refusal(), tuple(refused_for_room))
+            _fail_for_room(attempt, room.refusal())
+        elif attempt.work.commands and (full := self._node.raft.full_voters):
+            _fail_for_room(attempt, voters_full(full))
         needs, refused = self._concerns.weigh(attempt.work)
         for command, refusal in refused:
             # Judged by the members of now, and by this node's default: an earlier attempt at a write of a session may

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft.types import NodeId
-from raftkv.storage.files import FileSystem, OsFileSystem, publish_file, read_file
+from raftkv.storage.files import FileSystem, OsFileSystem, is_full, publish_file, read_file
 from raftkv.storage.json_files import seal, unseal
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.store_sums import SUMS_NAME, problem_with, write_sums
-from raftkv.storage.wal_segments import describe_os_error
+from raftkv.storage.wal_segments import describe_os_error, no_room
 from raftkv.storage.way_out import INTERRUPTED_NAME, REPAIR, REPAIR_NODE
 
 FORMAT_VERSION: Final = 1
@@ -408,10 +408,15 @@ def _read_boot(files: FileSystem, path: Path) -> tuple[str | None, CleanMark | N
 
 
 def write_json(files: FileSystem, path: Path, content: dict[str, Any]) -> None:
-    """Put one of the directory's small files in place, durably. Raises StorageError."""
+    """Put one of the directory's small files in place, durably.
+
+    Raises StorageError; after NoRoom, what was there before stands.
+    """
     try:
         publish_file(files, path, seal(content)).close()
     except OSError as error:
+        if is_full(error):
+            raise no_room(path, error) from error
         raise StorageError(describe_os_error(path, error)) from error
 
 

@@ -176,6 +176,9 @@ class MemoryLogStore:
         """Bytes held by the disk when it was opened or compacted, and appended since."""
         return self._size_bytes
 
+    def reserved_bytes(self) -> int:
+        return 1 << 62
+
     async def close(self) -> None:
         """See `LogStore.close`."""
         self._finish()

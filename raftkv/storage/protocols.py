@@ -124,6 +124,12 @@ class LogStore(Protocol):
         """Bytes that the log occupies."""
         ...
 
+    def reserved_bytes(self) -> int:
+        """Bytes that appends may write, together, before the log needs more room than it has reserved. An estimate
+        while one is under way.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish the write under way and release every resource. Idempotent.
 

@@ -164,6 +164,10 @@ class WriteAheadLog:
         """Bytes of all segments, preallocated room included."""
         return self._writer.size_bytes()
 
+    def reserved_bytes(self) -> int:
+        """See `LogStore.reserved_bytes`. Where the file system copies on write, a reservation promises nothing."""
+        return self._writer.reserved_bytes()
+
     async def close(self) -> None:
         """See `LogStore.close`."""
         if not self._closed:

@@ -80,6 +80,8 @@ class SegmentWriter:
         self._crc = 0
         self._zeroed = 0
         """Where the blocks end that were written, and not only reserved, in this segment; 0: not known."""
+        self._touched = 0
+        """How far writes of records reached in this segment: beyond the tail where one has found no room."""
         self._next: tuple[Segment, File] | None = None
         self._unwritten: deque[Batch] = deque()
         """What an append that found no room has left of its batch."""
@@ -107,6 +109,13 @@ class SegmentWriter:
 
     def size_bytes(self) -> int:
         return self._size_bytes
+
+    def reserved_bytes(self) -> int:
+        """See `LogStore.reserved_bytes`. In any thread."""
+        following = self._next
+        # Not the sum: a record that does not fit into the rest of this segment leaves it unused.
+        ahead = following[0].size - SEGMENT_HEADER_BYTES if following is not None else 0
+        return max(self._segment.size - self._offset, ahead)
 
     @property
     def directory(self) -> Path:
@@ -160,7 +169,7 @@ class SegmentWriter:
                 self._segment, self._file = fresh
                 self._next = None
                 self._offset = SEGMENT_HEADER_BYTES
-                self._zeroed = 0
+                self._zeroed = self._touched = 0
 
     def delete_one(self) -> bool:
         """Delete one of the segments let go of; say whether there are more.
@@ -181,6 +190,9 @@ class SegmentWriter:
         return self._failure if self._failure != _CLOSED else ""
 
     def close(self) -> None:
+        """Leave nothing behind the tail, and let go of the files; `failure` says whether that went well."""
+        if not self._failure:
+            self._wipe_unfinished()
         self._file.close()
         if self._next is not None:
             self._next[1].close()
@@ -225,6 +237,7 @@ class SegmentWriter:
         if self._offset + room > self._zeroed:
             self._zero_ahead(self._offset + room)
         record, crc = encode_record(self._segment, self._offset, self._crc, RecordType.BATCH, payload)
+        self._touched = max(self._touched, self._offset + len(record))
         write_all(self._file, record, self._offset)
         flush(self._file)
         self._offset += len(record)
@@ -234,6 +247,15 @@ class SegmentWriter:
             while self._marks[-1].index >= batch.entries[0].index:
                 self._marks.pop()
             self._last, self._last_term = batch.entries[-1].index, batch.entries[-1].term
+
+    def _wipe_unfinished(self) -> None:
+        """Zero what a record that found no room has left of itself: a clean end has nothing behind the tail."""
+        if self._touched > self._offset:
+            try:
+                write_zeros(self._file, self._offset, self._touched)
+                flush(self._file)
+            except OSError as error:
+                self._failure = describe_os_error(self._directory, error)
 
     def _rebase(self, base: LogBase) -> None:
         """Make `base` the beginning of the log, durably: the one step in which a cut or a restart happens."""
@@ -259,7 +281,7 @@ class SegmentWriter:
             empty = self._file
             self._segment, self._file = self._create(self._segment.sequence, least_bytes)
             empty.close()
-            self._zeroed = 0
+            self._zeroed = self._touched = 0
             return
         following = self._next
         if following is None or following[0].size < least_bytes:
@@ -270,7 +292,7 @@ class SegmentWriter:
         self._file.close()
         self._segment, self._file = following
         self._offset = SEGMENT_HEADER_BYTES
-        self._zeroed = 0
+        self._zeroed = self._touched = 0
         self._marks.append(LogBase(self._segment.sequence, self._crc, self._last, self._last_term, self._hard_state))
 
     def _create(self, sequence: int, size: int) -> tuple[Segment, File]:
@@ -306,9 +328,7 @@ class SegmentWriter:
         except OSError as error:
             if is_full(error):
                 self._failure = ""
-                raise NoRoom(
-                    f"no space left on the device of {self._directory} ({error}). The way out: free or add space"
-                ) from error
+                raise no_room(self._directory, error) from error
             self._failure = problem = describe_os_error(self._directory, error)
             raise StorageError(problem) from error
         self._failure = ""
@@ -364,6 +384,11 @@ def _clean_up(files: FileSystem, directory: Path, garbage: Sequence[int]) -> Non
     files.fsync_dir(directory)
     for sequence in garbage:
         files.unlink(directory / segment_name(sequence))
+
+
+def no_room(path: Path, error: OSError) -> NoRoom:
+    """Return the error of an operation on `path` that has not happened: `is_full`."""
+    return NoRoom(f"no space left on the device of {path} ({error}). The way out: free or add space")
 
 
 def describe_os_error(path: Path, error: OSError) -> str:

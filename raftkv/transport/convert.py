@@ -74,6 +74,7 @@ def to_proto(message: Message) -> pb.RaftMessage:
                     priority=message.priority,
                     lease_ms=message.lease_ms,
                     hindered=message.hindered,
+                    full=message.full,
                 ),
             )
         case PreVoteRequest():
@@ -148,6 +149,7 @@ def from_proto(message: pb.RaftMessage, *, sender: NodeId, receiver: NodeId) -> 
                 priority=message.heartbeat_response.priority,
                 lease_ms=message.heartbeat_response.lease_ms,
                 hindered=message.heartbeat_response.hindered,
+                full=message.heartbeat_response.full,
             )
         case "pre_vote_request":
             ask = message.pre_vote_request

@@ -18,7 +18,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from raftkv.errors import ConfigurationError, DataDirectoryMismatch, ShuttingDown, StorageError
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoRoom, ShuttingDown, StorageError
 from raftkv.raft import Message, NodeId
 from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
@@ -82,7 +82,8 @@ class GrpcTransport(Transport):
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
-        `admits` says whether a peer's incarnation is the one known under its id; its StorageError stops the node.
+        `admits` says whether a peer's incarnation is the one known under its id; its StorageError stops the node,
+        unless it is NoRoom: then the peer is not listened to for now.
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
         (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
         as it goes).
@@ -420,6 +421,9 @@ class PeerStreams:
                 self._transport.deliver(
                     [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
                 )
+        except NoRoom as error:
+            # Who the caller is could not be written down: it may come again, as it does.
+            await self.refuse(context, f"this node's disk is full: {error.message}")
         except StorageError as error:
             # Who the caller is could not be written down. What this disk takes is not known any more.
             self._transport.report_failure(error)

@@ -674,12 +674,15 @@ class HeartbeatResponse(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     HINDERED_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
     read_sequence: _builtins.int
     priority: _builtins.int
     lease_ms: _builtins.int
     """For so many milliseconds the sender votes for nobody; 0: no promise."""
     hindered: _builtins.bool
     """The sender does not want to lead: its disk is slow or nearly full, or its state is not to be trusted."""
+    full: _builtins.bool
+    """The sender's disk is so full that it should be sent entries only where no quorum is to be had without it."""
     def __init__(
         self,
         *,
@@ -687,10 +690,11 @@ class HeartbeatResponse(_message.Message):
         priority: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
         hindered: _builtins.bool = ...,
+        full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hindered", b"hindered", "lease_ms", b"lease_ms", "priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "hindered", b"hindered", "lease_ms", b"lease_ms", "priority", b"priority", "read_sequence", b"read_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -130,7 +130,7 @@ async def test_full_disks_refuse_writes_stop_nothing_else_and_lose_nothing(tmp_p
             assert "--disk-reserve-bytes" in refused.message
             assert "free or add space" in refused.message
             await until_full(client, cluster.nodes, full=True)
-            assert all(each.free() > RESERVE // 2 for each in volumes.values())
+            assert all(each.free() > MIB for each in volumes.values())
             old = await cluster.leader()
             target = next(node for node in cluster.nodes if node.id != old)
             await client.transfer_leader(target.id)

@@ -94,6 +94,60 @@ def test_a_hindered_leader_stays_where_no_quorum_answers_without_it() -> None:
     assert led_by(group) in ([2], [3])
 
 
+def entries_for(group: Group, node: int) -> int:
+    requests = [one for one in group.sent(AppendRequest) if isinstance(one, AppendRequest)]
+    return sum(len(request.entries) for request in requests if request.receiver == node)
+
+
+def test_a_full_follower_is_sent_entries_only_while_no_quorum_answers_without_it() -> None:
+    group = settled()
+    group[2].set_full(True)
+    group.tick(2 * HEARTBEAT_TICKS)
+    assert not group[1].full_voters
+    before = entries_for(group, 2)
+    group.propose(1, b"by the others")
+    group.tick(2 * ELECTION_TICKS)
+    assert b"by the others" in group.data(3)
+    assert entries_for(group, 2) == before
+    group.crash(3)
+    group.tick(2 * ELECTION_TICKS)
+    assert list(group[1].full_voters) == [2]
+    assert b"by the others" in group.data(2)
+    group.propose(1, b"by this one")
+    group.tick(2 * HEARTBEAT_TICKS)
+    assert b"by this one" in group.data(1)
+    group.restart(3)
+    group.tick(2 * HEARTBEAT_TICKS)
+    assert not group[1].full_voters
+    before = entries_for(group, 2)
+    group.propose(1, b"later")
+    group.tick(2 * HEARTBEAT_TICKS)
+    assert entries_for(group, 2) == before
+    group[2].set_full(False)
+    group.tick(2 * HEARTBEAT_TICKS)
+    assert b"later" in group.data(2)
+
+
+def test_a_full_follower_that_is_to_lead_is_sent_what_it_lacks() -> None:
+    group = settled()
+    group[2].set_full(True)
+    group.tick(2 * HEARTBEAT_TICKS)
+    group.propose(1, b"k")
+    assert group[1].transfer(NodeId(2)) is None
+    group.tick(2 * HEARTBEAT_TICKS)
+    assert led_by(group) == [2]
+
+
+def test_without_a_quorum_that_answers_nobody_is_said_to_be_full() -> None:
+    group = settled(5)
+    group[2].set_full(True)
+    group.tick(2 * HEARTBEAT_TICKS)
+    for node in (3, 4, 5):
+        group.crash(node)
+    group.tick(ELECTION_TICKS - 1)
+    assert not group[1].full_voters
+
+
 def test_a_node_that_has_not_said_whether_it_is_fit_is_not_handed_leadership() -> None:
     group = Group(3)
     group.drop = lambda message: isinstance(message, HeartbeatResponse)

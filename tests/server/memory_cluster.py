@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 import grpc
 
+from raftkv.errors import StorageError
 from raftkv.kv.machine import StateMachine
 from raftkv.quorum import MAJORITY
 from raftkv.raft import Configuration, Index, NodeId, Raft, RaftConfig, Role, Snapshot, Term
@@ -103,6 +104,8 @@ class MemoryNode:
         self.disk = MemoryDisk(flush_seconds=self.gate.flush_seconds)
         self.store: LmdbStore | MemoryOrderedStore = MemoryOrderedStore()
         self.mark: CorruptMark | None = None
+        self.mark_failure: StorageError | None = None
+        """What keeping it fails with."""
         self.open_log: Callable[[], tuple[LogStore, RecoveredLog]] = lambda: MemoryLogStore.open(self.disk)
         self.disk_health: Callable[[], DiskHealth | None] = lambda: None
         self.node: Node
@@ -162,6 +165,8 @@ class MemoryNode:
         await self.start()
 
     def _keep(self, mark: CorruptMark) -> None:
+        if self.mark_failure is not None:
+            raise self.mark_failure
         self.mark = mark
 
     async def put(self, key: bytes, value: bytes, *, session: int = 0, sequence: int = 1) -> kv_pb2.OperationResult:

@@ -8,12 +8,15 @@ from typing import Any
 import grpc
 import pytest
 
-from raftkv.errors import CorruptState, FailedPrecondition, LeaderChanged, NotLeader
+from raftkv.errors import CorruptState, FailedPrecondition, LeaderChanged, NoRoom, NotLeader
 from raftkv.kv.commands import CheckState, Group, Put
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.keys import VERSIONS, VERSIONS_END
 from raftkv.raft import Fitness
 from raftkv.server.comparison import Comparison
+from raftkv.server.disk_health import DiskHealth
+from raftkv.server.disk_pace import DiskPace
+from raftkv.server.disk_room import DiskRoom
 from raftkv.server.node import Node
 from raftkv.server.services.watch import WatchService
 from raftkv.storage.checkpoint import CheckpointRefused
@@ -206,6 +209,28 @@ async def test_two_of_three_judge_while_the_third_is_silent() -> None:
         found = await leader.comparison.compare()
         assert outcome(found) == (sorted([leader.id, other.id]), [], [silent.id])
         assert found.hash
+
+
+async def test_a_mark_that_finds_no_room_is_written_once_there_is_some() -> None:
+    """The node stays up meanwhile, and in quarantine."""
+    async with MemoryCluster() as cluster:
+        for member in cluster.nodes.values():
+            member.disk_health = lambda: DiskHealth(DiskRoom(look_s=0.001), DiskPace(lambda: 0.0))
+            member.mark_failure = NoRoom("no space left")
+            await member.restart()
+        leader = await cluster_with_a_key(cluster)
+        odd = cluster.follower(leader)
+        corrupt(odd)
+        await leader.comparison.compare()
+        assert odd.node.corruption is not None
+        assert odd.mark is None
+        await leader.comparison.compare()  # it is told again
+        assert odd.mark is None
+        odd.mark_failure = None
+        await until(lambda: odd.mark)
+        assert not odd.node.failure.done()
+        await odd.restart()
+        assert odd.node.corruption is not None
 
 
 async def test_without_a_majority_all_raise_an_alarm_and_go_on() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from raftkv.errors import NoRoom, StorageError
 from raftkv.invariant import InvariantViolation
-from raftkv.raft import Fitness, NodeId
+from raftkv.raft import Fitness, NodeId, Raft
 from raftkv.server.disk_health import DiskHealth
 from raftkv.server.disk_pace import DiskPace
 from raftkv.server.disk_room import DiskRoom
@@ -123,7 +123,7 @@ async def test_a_full_follower_takes_no_commands_stops_nobody_and_catches_up_by_
         leader = await cluster.leader()
         full = cluster.follower(leader)
         disks.free[full.id] = EXHAUSTED
-        await until(lambda: full.node.disk_health.room.takes_no_commands)
+        await until(lambda: leader.node.raft.followers()[full.id].full)
         held = full.node.raft.log.last_index
         for number in range(20):
             assert (await puts(leader, b"key-%d" % number)).HasField("put")
@@ -145,10 +145,69 @@ async def test_a_full_majority_elects_a_leader_that_reads_go_on_with() -> None:
         await until(lambda: all(member.node.machine.applied_index == last for member in cluster.nodes.values()))
         for node in cluster.ids:
             disks.free[node] = EXHAUSTED
-        await until(lambda: all(member.node.disk_health.room.takes_no_commands for member in cluster.nodes.values()))
+        await until(lambda: all(member.node.disk_health.room.full for member in cluster.nodes.values()))
         cluster.isolate(leader.id)
         other = await cluster.leader(other_than=leader.id)
         assert (await other.get(b"before")).range.kvs[0].value == b"value"
+
+
+async def test_a_full_follower_catches_up_where_nobody_else_is_left_and_reads_and_renewals_go_on() -> None:
+    """The new leader's first entry travels behind the commands that the full one was spared."""
+    cluster = MemoryCluster()
+    disks = Disks(cluster)
+    async with cluster:
+        leader = await cluster.leader()
+        granted = await leader.run(kv.Operation(id=1, lease_grant=lease.LeaseGrantRequest(ttl_ms=3_600_000)))
+        full, third = (member for member in cluster.nodes.values() if member is not leader)
+        disks.free[full.id] = EXHAUSTED
+        await until(lambda: leader.node.raft.followers()[full.id].full)
+        for number in range(5):
+            assert (await puts(leader, b"key-%d" % number)).HasField("put")
+        cluster.isolate(leader.id)
+        assert await cluster.leader(other_than=leader.id) is third
+        assert (await third.get(b"key-4")).range.kvs[0].value == b"value"
+        assert full.node.raft.log.last_index == third.node.raft.log.last_index
+        await until(lambda: third.node.raft.full_voters == (full.id,))
+        refused = await puts(third, b"k")
+        assert refused.error.code == common.SPACE_EXCEEDED
+        assert f"nodes {full.id})" in refused.error.message
+        kept = await third.run(
+            kv.Operation(id=1, lease_keep_alive=lease.LeaseKeepAliveRequest(ids=[granted.lease_grant.id]))
+        )
+        assert kept.HasField("lease_keep_alive"), kept
+
+
+async def test_below_the_second_floor_everywhere_leases_are_kept_alive() -> None:
+    cluster = MemoryCluster()
+    disks = Disks(cluster)
+    async with cluster:
+        leader = await cluster.leader()
+        granted = await leader.run(kv.Operation(id=1, lease_grant=lease.LeaseGrantRequest(ttl_ms=3_600_000)))
+        for node in cluster.ids:
+            disks.free[node] = EXHAUSTED
+        await until(lambda: all(member.node.disk_health.room.full for member in cluster.nodes.values()))
+        kept = await leader.run(
+            kv.Operation(id=1, lease_keep_alive=lease.LeaseKeepAliveRequest(ids=[granted.lease_grant.id]))
+        )
+        assert kept.HasField("lease_keep_alive"), kept
+
+
+async def test_a_leader_with_room_over_a_full_majority_refuses_writes() -> None:
+    cluster = MemoryCluster()
+    disks = Disks(cluster)
+    async with cluster:
+        leader = await cluster.leader()
+        others = [node for node in cluster.ids if node != leader.id]
+        for node in others:
+            disks.free[node] = EXHAUSTED
+        await until(lambda: leader.node.raft.full_voters == tuple(others))
+        refused = await puts(leader, b"k")
+        assert refused.error.code == common.SPACE_EXCEEDED
+        assert not refused.error.ambiguous
+        assert f"nodes {others[0]}, {others[1]})" in refused.error.message
+        disks.free[others[0]] = PLENTY
+        await until(lambda: not leader.node.raft.full_voters)
+        assert (await puts(leader, b"k")).HasField("put")
 
 
 async def test_a_leader_whose_disk_hangs_hands_over_and_comes_back() -> None:
@@ -234,6 +293,37 @@ async def test_a_log_that_finds_no_room_waits_and_goes_on_and_nothing_is_lost() 
         for key in acknowledged:
             assert (await new.get(key)).range.kvs, key
         assert new.node.machine.revision == leader.node.machine.revision
+
+
+async def test_a_full_log_keeps_room_for_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that it could not write would stand in their way for as long as there is no room."""
+    monkeypatch.setattr(Raft, "full_voters", ())  # else the leader would not even try
+    cluster = MemoryCluster()
+    disks = Disks(cluster)
+    disk = on_simulated_disk(cluster[3])
+    async with cluster:
+        await until(lambda: cluster[3].node.leader is not None)
+        if cluster[3].node.is_leader:
+            cluster[3].node.transfer_leader(None)
+        leader = await cluster.leader(other_than=3)
+        full = cluster[3]
+        (third,) = (member for member in cluster.nodes.values() if member not in (leader, full))
+        disks.free[full.id] = EXHAUSTED
+        await until(lambda: leader.node.raft.followers()[full.id].full)
+        Full(disk)
+        cluster.isolate(third.id)
+        for number in range(40):
+            put = kv.Operation(id=1, put=kv.PutRequest(key=b"key-%d" % number, value=bytes(8000)))
+            answer = await leader.run(put, timeout_ms=500)
+            if answer.HasField("error"):
+                break
+        assert answer.error.ambiguous
+        assert number > 3, "it was taken while there was room"
+        assert not full.node.disk_health.room.starved_count
+        cluster.heal()
+        cluster.isolate(leader.id)
+        new = await cluster.leader(other_than=leader.id)
+        assert (await new.get(b"key-0")).range.kvs
 
 
 class FullStore(MemoryOrderedStore):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,12 @@ import pytest
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft import Configuration, Entry, EntryKind, HardState, Index, NodeId, Term
 from raftkv.raft.membership import encode_configuration
+from raftkv.server.disk_health import DiskHealth
 from raftkv.server.disk_kind import NAME, DiskKind, Kind, KindGuard
+from raftkv.server.disk_pace import DiskPace
+from raftkv.server.disk_room import DiskRoom
 from raftkv.storage.memory import MemoryDisk, MemoryLogStore
+from tests.storage.simdisk import SimDisk
 
 NODE = NodeId(3)
 STATE = HardState(Term(1), None, Index(0))
@@ -62,6 +67,18 @@ async def test_the_first_command_decides_before_it_is_stored(
     await guard.append(STATE, entries(NOTHING, membership()))
     await guard.append(STATE, entries(NOTHING, membership(), command))
     assert log.marks == [None, kind]
+
+
+async def test_a_mark_that_finds_no_room_waits_for_it_with_the_entries() -> None:
+    disk = SimDisk()
+    log, _ = MemoryLogStore.open(MemoryDisk())
+    kind = DiskKind.open(Path("/data"), NODE, disk)
+    health = DiskHealth(DiskRoom(look_s=0.001), DiskPace(lambda: 0.0))
+    disk.fail_next("pwrite", errno.ENOSPC)
+    await health.watched(KindGuard(log, kind)).append(STATE, entries(FULL))
+    assert health.room.starved_count == 1
+    assert not health.room.low
+    assert DiskKind.open(Path("/data"), NODE, disk).known is Kind.DATA
 
 
 @pytest.mark.parametrize(

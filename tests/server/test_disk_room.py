@@ -10,7 +10,7 @@ import pytest
 from raftkv.errors import SpaceExceeded
 from raftkv.kv.commands import Compact, Delete, Expire, KeepAlive, Put
 from raftkv.server.disk_pace import AVERAGE_S, CALM_S, LONGEST_S, DiskPace
-from raftkv.server.disk_room import GRACE_S, PATIENT_LOOKS, DiskRoom, must_go_on
+from raftkv.server.disk_room import GRACE_S, PATIENT_LOOKS, VOTES_BYTES, DiskRoom, must_go_on
 from raftkv.storage.files import free_bytes
 
 
@@ -54,8 +54,18 @@ def test_a_leader_refuses_writes_once_it_has_had_time_to_hand_over() -> None:
 
 def test_a_follower_takes_commands_again_once_the_reserve_is_there() -> None:
     room = DiskRoom(lambda: 0, 1000)
-    seen = [noted(room, free).takes_no_commands for free in (500, 499, 999, 1000, 600)]
+    seen = [noted(room, free).full for free in (500, 499, 999, 1000, 600)]
     assert seen == [False, True, True, False, False]
+
+
+def test_a_full_follower_takes_what_its_log_has_room_for_and_keeps_some_for_votes() -> None:
+    room = DiskRoom(lambda: 0, 1000)
+    assert noted(room, 500).takes(1 << 30, 0)
+    noted(room, 499)
+    assert room.takes(1000, VOTES_BYTES + 1000)
+    assert not room.takes(1001, VOTES_BYTES + 1000)
+    room.starve("the state", "no room")
+    assert not room.takes(1000, VOTES_BYTES + 1000)
 
 
 def test_what_waits_for_room_counts_as_a_full_disk_whatever_is_free() -> None:
@@ -63,12 +73,12 @@ def test_what_waits_for_room_counts_as_a_full_disk_whatever_is_free() -> None:
     seen = [room.low]
     room.starve("the log", "no space left on the device of /log (ENOSPC)")
     room.starve("the state", "the store is full")
-    seen += [room.low, room.takes_no_commands]
+    seen += [room.low, room.full]
     assert room.problem.startswith("no space left on the device of /log (ENOSPC); the store is full. The node waits")
     room.feed("the log")
     seen.append(room.low)
     room.feed("the state")
-    assert [*seen, room.low, room.takes_no_commands] == [False, True, True, True, False, False]
+    assert [*seen, room.low, room.full] == [False, True, True, True, False, False]
 
 
 async def test_what_found_no_room_is_tried_again_as_soon_as_there_is_more_and_after_some_looks() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.errors import StorageError
+from raftkv.errors import NoRoom, StorageError
 from raftkv.raft import NodeId
 from raftkv.server.peer_book import PeerBook
 from tests.storage.simdisk import SimDisk
@@ -40,6 +40,16 @@ def test_a_peer_that_could_not_be_written_down_has_not_been_met() -> None:
         book.admits(PEER, 7)
     assert book.admits(PEER, 7), "tried again"
     assert not PeerBook.open(DATA, disk).admits(PEER, 8)
+
+
+@pytest.mark.parametrize("operation", ["create", "pwrite", "rename"])
+def test_a_peer_that_there_was_no_room_to_write_down_is_met_later(operation: str) -> None:
+    disk = SimDisk()
+    book = PeerBook.open(DATA, disk)
+    disk.fail_next(operation, errno.ENOSPC)
+    with pytest.raises(NoRoom, match=r"no space left on the device of /data/peers.json .*free or add space"):
+        book.admits(PEER, 7)
+    assert book.admits(PEER, 7)
 
 
 def test_a_damaged_book_is_refused_with_the_way_out() -> None:

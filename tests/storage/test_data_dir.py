@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.errors import DataDirectoryMismatch, StorageError
+from raftkv.errors import DataDirectoryMismatch, NoRoom, StorageError
 from raftkv.raft.types import NodeId
 from raftkv.server.peer_book import PeerBook
-from raftkv.storage.data_dir import CleanMark, DataDir, open_data_dir, store_is_trustworthy
-from raftkv.storage.files import File, OsFile, OsFileSystem
+from raftkv.storage.data_dir import CleanMark, DataDir, open_data_dir, store_is_trustworthy, write_json
+from raftkv.storage.files import File, OsFile, OsFileSystem, read_file
 from raftkv.storage.json_files import unseal
 from raftkv.storage.protocols import WalPosition
+from tests.storage.simdisk import SimDisk
 
 MEMBERS = {NodeId(1): "a:1", NodeId(2): "b:2"}
 TAIL = WalPosition(segment=3, offset=4096, crc=0xDEADBEEF)
@@ -33,6 +35,21 @@ def make_store(directory: DataDir) -> Path:
     data = directory.store_path / "data.mdb"
     data.write_bytes(b"pages")
     return data
+
+
+@pytest.mark.parametrize("operation", ["create", "pwrite", "rename"])
+def test_a_directory_on_a_full_disk_says_so_and_stays_as_it_is(operation: str) -> None:
+    disk, path = SimDisk(), Path("/data/boot.json")
+    write_json(disk, path, {"run": 1})
+    disk.fail_next(operation, errno.ENOSPC)
+    with pytest.raises(NoRoom, match=r"no space left on the device of /data/boot.json .*free or add space"):
+        write_json(disk, path, {"run": 2})
+    assert unseal(read_file(disk, path)) == {"run": 1}
+    write_json(disk, path, {"run": 2})
+    disk.fail_next("fdatasync", errno.ENOSPC)
+    with pytest.raises(StorageError) as caught:
+        write_json(disk, path, {"run": 3})
+    assert not isinstance(caught.value, NoRoom), "nobody knows what the disk holds"
 
 
 def test_a_new_directory_gets_an_identity(tmp_path: Path) -> None:

@@ -101,6 +101,47 @@ def test_a_record_of_which_half_was_written_is_written_again() -> None:
     assert [entry.index for entry in open_log_of(disk).entries] == [1, 2]
 
 
+@pytest.mark.parametrize("first", [False, True])
+async def test_a_log_that_is_closed_with_half_a_record_ends_cleanly(first: bool) -> None:
+    disk = SimDisk()
+    wal, _ = WriteAheadLog.open(LOG, segment_bytes=1024, files=disk, runner=Inline())
+    held = 0 if first else 1
+    if not first:
+        await wal.append(hard(1), run(1, 1, 1))
+    await half_append(disk, wal, held + 1)
+    found = open_log_of(disk)
+    assert found.torn is not None, "a start with its clean mark would refuse this log"
+    assert found.torn.start == wal.tail.offset
+    await wal.close()
+    for kept in (disk.crashed(), disk):
+        again, recovered = WriteAheadLog.open(LOG, files=kept, runner=Inline(), clean_tail=wal.tail)
+        assert len(recovered.entries) == held
+        assert recovered.torn_bytes == 0
+        await again.close()
+
+
+async def test_a_log_that_cannot_be_rid_of_half_a_record_does_not_end_cleanly() -> None:
+    disk = SimDisk()
+    wal, _ = WriteAheadLog.open(LOG, segment_bytes=1024, files=disk, runner=Inline())
+    await half_append(disk, wal, 1)
+    disk.fail_next("pwrite", errno.ENOSPC)
+    with pytest.raises(StorageError, match="did not end cleanly"):
+        await wal.close()
+    assert open_log_of(disk).torn is not None
+
+
+async def half_append(disk: SimDisk, wal: WriteAheadLog, index: int) -> None:
+    await asyncio.sleep(0.01)  # a segment is prepared ahead
+    disk.fail_after("pwrite", 0 if index > 1 else 1, errno.ENOSPC)
+    with pytest.raises(NoRoom):
+        await wal.append(hard(1), run(1, index, index))  # behind the zeros that are written ahead of the first record
+    disk.write_limit = 10
+    disk.fail_after("pwrite", 2, errno.ENOSPC)
+    with pytest.raises(NoRoom):
+        await wal.append(hard(1), run(1, index, index))
+    disk.write_limit = None
+
+
 @pytest.mark.parametrize("operation", WITHOUT_EFFECT)
 def test_a_log_that_finds_no_room_to_begin_anew_or_to_be_cut_goes_on(operation: str) -> None:
     disk = SimDisk()
@@ -128,6 +169,26 @@ def test_a_log_that_finds_no_room_to_begin_anew_or_to_be_cut_goes_on(operation: 
     found = open_log_of(disk)
     assert [entry.index for entry in found.entries] == [10]
     assert found.shape.first_index == 10
+
+
+def test_what_is_reserved_is_enough_for_as_much_and_what_a_new_segment_lacks_is_no_matter() -> None:
+    disk = SimDisk()
+    writer, _ = open_log(disk, segment_bytes=8 << 10)
+    writer.append(hard(1), run(1, 1, 1))
+    assert 7 << 10 < writer.reserved_bytes() < 8 << 10
+    before = writer.reserved_bytes()
+    writer.append(hard(1), run(1, 2, 2, b"x" * 7000))
+    assert writer.reserved_bytes() < before - 7000
+    writer.prepare_next()
+    assert writer.reserved_bytes() > 7 << 10
+    disk.fail_next("create", errno.ENOSPC)
+    index = 3
+    while writer.reserved_bytes() > 200:  # each record is of half as many bytes
+        writer.append(hard(1), run(1, index, index))
+        index += 1
+    writer.append(hard(2), ())
+    assert disk.faults, "no segment was created"
+    assert open_log_of(disk).hard_state == hard(2)
 
 
 async def test_the_log_waits_for_the_same_append() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from raftkv.errors import FailedPrecondition, StorageError
+from raftkv.errors import FailedPrecondition, NoRoom, StorageError
 from raftkv.raft import Entry, EntryKind, Index, Message, NodeId, Term
 from raftkv.raft.messages import AppendRequest, HeartbeatResponse
 from raftkv.testing.processes import free_port
@@ -430,6 +430,30 @@ async def test_a_disk_that_cannot_take_down_who_calls_stops_the_node() -> None:
         await recorder.until(lambda found: bool(found.failures))
         assert isinstance(recorder.failures[0], StorageError)
         assert recorder.messages == []
+
+
+async def test_a_disk_that_has_no_room_to_take_down_who_calls_refuses_him_for_now() -> None:
+    refused = 0
+
+    def fails_twice(node: NodeId, incarnation: int) -> bool:
+        nonlocal refused
+        refused += 1
+        if refused <= 2:
+            raise NoRoom("no space left on the device")
+        return True
+
+    async with grpc_nodes() as nodes:
+        transport, recorder = nodes.transports[IDS[1]], nodes.recorders[IDS[1]]
+        assert isinstance(transport, GrpcTransport)
+        transport.admits = fails_twice
+        await transport.start(recorder)
+        sender = nodes.transports[IDS[0]]
+        await sender.start(nodes.recorders[IDS[0]])
+        while not recorder.messages:
+            sender.send([reply(IDS[0], IDS[1], 1)])
+            await asyncio.sleep(0.01)
+        assert refused == 3
+        assert recorder.failures == []
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ messages = st.one_of(
         priority=st.integers(0, 2**32 - 1),
         lease_ms=st.integers(0, 2**32 - 1),
         hindered=st.booleans(),
+        full=st.booleans(),
     ),
     build(PreVoteRequest, last_index=indexes, last_term=terms),
     build(PreVoteResponse, granted=st.booleans()),
