@@ -76,16 +76,20 @@ async def test_whoever_meets_damage_marks_the_store(
     whole: Path, tmp_path: Path, meet: Callable[[Disk], Awaitable[None]], clean: bool
 ) -> None:
     path = copied(whole, tmp_path / "node")
-    node = settings(path)
+    node, data = settings(path), path / "store" / "data.mdb"
     stopped: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     with suppress(Crash):
         async with open_disk(node, founded_by(node)) as disk:
             disk.damage.stop_node = stopped.set_result
             assert disk.machine.applied_index == LAST
-            wipe(path / "store" / "data.mdb")
+            before = data.read_bytes()
+            wipe(data)
             with pytest.raises(DamagedStore, match=r"data\.mdb: .*a cache: the node stops, and its next start"):
                 await meet(disk)
             assert isinstance(await asyncio.wait_for(stopped, 5), DamagedStore)
+            # As if the damage were where no start looks: the mark alone tells of it.
+            with data.open("r+b") as file:
+                file.write(before)
             if not clean:
                 raise Crash
     report = await examine(path)
