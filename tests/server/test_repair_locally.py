@@ -18,7 +18,7 @@ from raftkv.server.mending import find_remedies
 from raftkv.server.rehearsal import probe_apart, probe_here
 from raftkv.server.replacement import aside_of, objection
 from raftkv.storage.data_dir import read_boot_id
-from raftkv.storage.files import OsFileSystem
+from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import DamagedStore
 from raftkv.storage.wal_format import SEGMENT_HEADER_BYTES
 from tests.server.directories import LAST, Crash, apply, copied, flip, image, made, settings
@@ -80,6 +80,28 @@ async def test_damage_before_a_checkpoint_costs_nothing(tmp_path: Path) -> None:
             with pytest.raises(StorageError):
                 await state_of(path)
     assert outcomes == {True, False}
+
+
+async def test_a_start_in_the_middle_of_a_repair_deletes_nothing_that_was_not_kept(tmp_path: Path) -> None:
+    """Once the new base is written, the damaged segments are garbage: the next start deletes them."""
+    path = await made(tmp_path / "node")
+    segment = path / "wal" / "0000000000000001.wal"
+    flip(segment, 3000)
+    damaged = segment.read_bytes()
+    (remedy,) = await find_remedies(await examine(path), read_boot_id(), probe)
+    write = remedy.write
+
+    def write_and_crash(files: FileSystem) -> None:
+        write(files)
+        raise Crash
+
+    remedy.write = write_and_crash
+    aside = aside_of(path)
+    with pytest.raises(Crash):
+        mend(remedy, OsFileSystem(), path, aside)
+    await state_of(path)
+    assert not segment.exists()
+    assert (aside / "wal" / segment.name).read_bytes() == damaged
 
 
 async def test_a_lost_segment_before_a_checkpoint_and_a_damaged_base(tmp_path: Path) -> None:
