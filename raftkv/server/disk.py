@@ -266,6 +266,7 @@ async def open_disk(
             segment_bytes=settings.wal_segment_bytes,
             clean_tail=data_dir.clean_tail,
             must_exist=data_dir.ran_before,
+            same_boot=data_dir.same_boot,
             progress=progress,
             files=files,
         )

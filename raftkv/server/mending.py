@@ -195,7 +195,8 @@ def _log_remedy(
         return None
     try:
         last = start.last or read_last_run(files, path, boot_id)
-        found = find_new_base(files, directory, whole, last.clean.wal_tail if last.clean else None)
+        clean_tail = last.clean.wal_tail if last.clean else None
+        found = find_new_base(files, directory, whole, clean_tail, same_boot=last.same_boot)
     except (StorageError, OSError):
         return None
     if found is None:

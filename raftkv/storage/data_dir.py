@@ -101,6 +101,7 @@ class DataDir:
         boot_id: str | None,
         clean: CleanMark | None,
         ran_before: bool,
+        same_boot: bool = False,
         store_discarded: bool,
         store_problem: str = "",
         promised_ms: int = 0,
@@ -112,6 +113,8 @@ class DataDir:
         """How the last run ended; None after a crash, and in a new directory."""
         self.ran_before = ran_before
         """A node has run here: there must be a log, and a missing one is a lost one."""
+        self.same_boot = same_boot
+        """The machine has not stopped since the last run began: what was written is all there."""
         self.store_discarded = store_discarded
         """The state store was thrown away: rebuild it from checkpoint and log."""
         self.store_problem = store_problem
@@ -252,6 +255,7 @@ def open_data_dir(
         boot_id=boot_id,
         clean=last.clean,
         ran_before=last.ran_before,
+        same_boot=last.same_boot,
         store_discarded=discarded,
         store_problem=last.store_problem,
         promised_ms=last.promised_ms,
@@ -266,6 +270,8 @@ class LastRun:
     clean: CleanMark | None
     promised_ms: int
     ran_before: bool
+    same_boot: bool
+    """The machine has not stopped since the run began."""
     keeps_store: bool
     store_problem: str
     """What is wrong with the store, as far as its checksums tell, or as the last run found; else empty."""
@@ -285,6 +291,7 @@ def read_last_run(files: FileSystem, path: Path, boot_id: str | None) -> LastRun
         clean=clean,
         promised_ms=promised_ms,
         ran_before=bool({BOOT_NAME, PEERS_NAME} & set(files.names(path))),
+        same_boot=recorded_boot is not None and recorded_boot == boot_id,
         keeps_store=keeps and not problem,
         store_problem=problem,
     )

@@ -50,6 +50,8 @@ def find_new_base(
     directory: Path,
     checkpoints: Iterable[tuple[Index, Term]],
     clean_tail: WalPosition | None,
+    *,
+    same_boot: bool = False,
 ) -> NewBase | None:
     """Return where the log in `directory`, which is damaged, may begin, keeping as much of it as possible.
 
@@ -67,7 +69,7 @@ def find_new_base(
             continue
         base = LogBase(sequence, end.crc, end.entry.index, end.entry.term, end.hard_state)
         try:
-            log = recover_from(files, directory, base, clean_tail)
+            log = recover_from(files, directory, base, clean_tail, same_boot=same_boot)
         except CorruptLog:
             continue
         if old is None and clean_tail is None and not _chained_to_its_end(log):
