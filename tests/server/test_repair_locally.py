@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from raftkv.errors import StorageError
+from raftkv.errors import CorruptLog, StorageError
 from raftkv.kv.hashing import StateHasher
 from raftkv.raft import NodeId
 from raftkv.server.cluster import find_cluster
@@ -133,6 +133,21 @@ async def test_damage_behind_the_checkpoint_is_not_cut_off(tmp_path: Path) -> No
     path = await made(tmp_path / "node", checkpoints=(100,))
     flip(path / "wal" / "0000000000000004.wal", 3000)
     assert await repaired(path) == []
+
+
+async def test_a_damaged_last_record_is_refused_unless_the_machine_has_stopped(tmp_path: Path) -> None:
+    """It was answered for. Only after a power loss it may be a write that never ended. The doctor says the same."""
+    path = await made(tmp_path / "node", clean=False)
+    last = max((one for one in (path / "wal").glob("*.wal") if any(one.read_bytes()[64:])), key=lambda one: one.name)
+    flip(last, len(last.read_bytes().rstrip(b"\0")) - 10)
+    assert await repaired(path) == []
+    with pytest.raises(CorruptLog, match="the machine has not stopped since"):
+        await state_of(path)
+    report = await examine(path, boot_id="another")
+    assert not report.start.refusal
+    assert report.start.log is not None
+    assert report.start.log.torn_bytes
+    assert report.start.log.last_index == LAST - 5
 
 
 @pytest.mark.parametrize("name", ["boot.json", "kind.json"])
