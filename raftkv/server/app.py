@@ -118,6 +118,7 @@ async def serve(
             peer_server=peer_server,
             client_server=client_server,
         )
+        disk.damage.stop_node = parts.node.on_failure
         own_tasks: list[asyncio.Task[None]] = []
         try:
             parts.node.recover(progress)

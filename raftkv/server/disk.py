@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -37,11 +38,48 @@ from raftkv.storage.wal_segments import describe_os_error
 
 log = structlog.get_logger("raftkv.disk")
 
+STORE_IS_REBUILT: Final = "It is a cache: the node stops, and its next start throws the store away and rebuilds it"
 HASH_STEP_ROWS: Final = 200
 """Rows that are hashed in one go: a fifth of a millisecond."""
 HASH_REST_S: Final = 0.001
 """And then none for so long: the event loop, which waits for the interpreter after each of its system calls, has it to
 itself most of the time."""
+
+
+class StoreDamage:
+    """Sees to it that damage to the state store, wherever it is met, ends the node; the next start rebuilds it."""
+
+    def __init__(self, data_dir: DataDir) -> None:
+        self._data_dir = data_dir
+        self._loop = asyncio.get_running_loop()
+        self._met = False
+        self.stop_node: Callable[[StorageError], None] | None = None
+        """Called on the loop, once there is a node. Before, whoever met the damage is who starts it."""
+
+    def __call__(self, error: DamagedStore) -> None:
+        """Mark the store, have the node stop, and complete what `error` says. In any thread."""
+        self._met = True
+        way_out = STORE_IS_REBUILT
+        try:
+            self._data_dir.condemn_store(error.message)
+        except StorageError as failure:
+            way_out = (
+                f"It is a cache: delete {self._data_dir.store_path}, since no mark could be made ({failure.message})"
+            )
+        error.message = f"the state store is damaged: {error.message}. {way_out}"
+        error.args = (error.message,)
+        if self.stop_node is not None:
+            self._loop.call_soon_threadsafe(self.stop_node, error)
+
+    @contextmanager
+    def of_copies(self) -> Iterator[None]:
+        """A fresh copy that is damaged is one of a damaged store."""
+        try:
+            yield
+        except DamagedStore as error:
+            if not self._met:
+                self(error)
+            raise
 
 
 @dataclass(slots=True)
@@ -56,6 +94,7 @@ class Disk:
     checkpoint: CheckpointManifest | None
     """What the log follows. Entries at or before its index may be in `recovered` too."""
     kind: DiskKind
+    damage: StoreDamage
     promised_ms: int = 0
     """See `DataDir.promised_ms`."""
 
@@ -99,12 +138,14 @@ class Disk:
         return self.store.used_bytes()
 
     async def create(self, configuration_at: Callable[[Index, Term], bytes]) -> CheckpointManifest:
-        return await self.checkpoints.create(self.store, configuration_at)
+        with self.damage.of_copies():
+            return await self.checkpoints.create(self.store, configuration_at)
 
     async def copy_aside(self) -> tuple[OpenCopy, int]:
         """Copy the state for a reader who takes his time; return that and how many rows it has, about."""
         rows = self.store.row_count()
-        return await self.checkpoints.copy_aside(self.store), rows
+        with self.damage.of_copies():
+            return await self.checkpoints.copy_aside(self.store), rows
 
     def send(self) -> Sending:
         return self.checkpoints.send()
@@ -179,7 +220,7 @@ def _report(node: Recovered[LmdbStore]) -> None:
         log.warning("the log begins anew after an installed checkpoint", index=node.checkpoint.index)
 
 
-def _open_store(engine: LmdbEngine, data_dir: DataDir) -> LmdbStore:
+def _open_store(engine: LmdbEngine, data_dir: DataDir, damage: StoreDamage) -> LmdbStore:
     """Open the working store; one that is found damaged makes room for an empty one, to be rebuilt."""
     try:
         store = engine.open()
@@ -188,6 +229,7 @@ def _open_store(engine: LmdbEngine, data_dir: DataDir) -> LmdbStore:
         except BaseException:
             store.discard()
             raise
+        engine.on_damage = damage
         return store
     except DamagedStore as error:
         log.error("the state store is damaged: rebuilt from checkpoint and log", problem=error.message)
@@ -195,6 +237,7 @@ def _open_store(engine: LmdbEngine, data_dir: DataDir) -> LmdbStore:
             data_dir.discard_store()
         except OSError as failure:
             raise StorageError(describe_os_error(data_dir.store_path, failure)) from failure
+        engine.on_damage = damage
         return engine.open()
 
 
@@ -224,6 +267,7 @@ async def open_disk(
             segment_bytes=settings.wal_segment_bytes,
             clean_tail=data_dir.clean_tail,
             must_exist=data_dir.ran_before,
+            same_boot=data_dir.same_boot,
             progress=progress,
             files=files,
         )
@@ -245,14 +289,17 @@ async def open_disk(
             room=CheckpointRoom(data_dir.checkpoints_path, settings.disk_reserve),
         )
         stack.push_async_callback(checkpoints.close)
-        open_store = partial(_open_store, engine, data_dir)
+        damage = StoreDamage(data_dir)
+        open_store = partial(_open_store, engine, data_dir, damage)
         node = await recover_node(
             wal, recovered, checkpoints, open_store=open_store, applied_index=_applied_index, progress=progress
         )
         _report(node)
         recovered = node.log
         machine = StateMachine(node.store)
-        disk = Disk(wal, recovered, node.store, machine, checkpoints, node.checkpoint, kind, data_dir.promised_ms)
+        disk = Disk(
+            wal, recovered, node.store, machine, checkpoints, node.checkpoint, kind, damage, data_dir.promised_ms
+        )
         stack.push_async_callback(disk.close_state)
         log.info(
             "data directory open",

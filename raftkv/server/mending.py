@@ -6,6 +6,7 @@ takes away is set aside, never deleted.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from raftkv.storage.data_dir import (
 from raftkv.storage.files import FileSystem, flush_dir, publish_file, read_file
 from raftkv.storage.log_mending import find_new_base
 from raftkv.storage.overlay import Overlay
-from raftkv.storage.wal_format import BASE_NAME
+from raftkv.storage.wal_format import BASE_NAME, SEGMENT_SUFFIX
 from raftkv.storage.wal_recovery import recover
 
 PROMISE_MS: Final = 60_000
@@ -63,7 +64,7 @@ async def find_remedies(report: Report, boot_id: str | None, probe: Callable[[Pa
         remedy = _remedy(path, tried, start, boot_id, whole=whole, known={one.what for one in remedies})
         if remedy is None:
             return []
-        apply(remedy, tried, path, path / "damaged")
+        _carry_out(remedy, tried, path, path / "damaged")
         remedies.append(remedy)
         start = await rehearse(path, tried.fork(), boot_id, probe)
     return [] if start.refusal else remedies
@@ -73,11 +74,26 @@ def apply(remedy: Remedy, files: FileSystem, path: Path, aside: Path) -> None:
     """Apply a remedy to the data directory `path`; what it takes away goes to `aside`. Raises StorageError, OSError."""
     files.mkdir(aside)
     flush_dir(files, aside.parent)
-    for replaced in remedy.replaces:
-        # A copy: the file itself is replaced in one step, so that a crash leaves the damaged one or the new one.
-        target = _target(files, replaced, path, aside)
-        publish_file(files, target, read_file(files, replaced)).close()
-    # What is to be moved is garbage once the rest is written: a crash in between loses nothing.
+    # Copies, and all of them first: what is replaced is replaced in one step, so a crash leaves the damaged file or
+    # the new one. What is to be moved is garbage once that is written, and a start after a crash would delete it.
+    for source in (*remedy.replaces, *(one for one in remedy.moves if one.suffix == SEGMENT_SUFFIX)):
+        if source.name in files.names(source.parent):
+            _copy(files, source, _target(files, source, path, aside))
+    _carry_out(remedy, files, path, aside)
+
+
+def _copy(files: FileSystem, source: Path, target: Path) -> None:
+    try:
+        content = read_file(files, source)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return  # there is nothing of it that could be kept, but for the file itself, where it is only moved
+    publish_file(files, target, content).close()
+
+
+def _carry_out(remedy: Remedy, files: FileSystem, path: Path, aside: Path) -> None:
+    files.mkdir(aside)
     remedy.write(files)
     _move(remedy, files, path, aside)
 
@@ -179,7 +195,8 @@ def _log_remedy(
         return None
     try:
         last = start.last or read_last_run(files, path, boot_id)
-        found = find_new_base(files, directory, whole, last.clean.wal_tail if last.clean else None)
+        clean_tail = last.clean.wal_tail if last.clean else None
+        found = find_new_base(files, directory, whole, clean_tail, same_boot=last.same_boot)
     except (StorageError, OSError):
         return None
     if found is None:

@@ -27,6 +27,8 @@ from raftkv.errors import (
     NotLeader,
     QuorumUnavailable,
     RaftKVError,
+    ShuttingDown,
+    StorageError,
     TooStale,
 )
 from raftkv.quorum import Guarantee, LogEnd, is_rinsed, majority, of_quorum_read
@@ -117,6 +119,8 @@ class Reads:
                 await self._serve(group)
         except TimeoutError:
             group.fail(group.late() if group.late is not None else DeadlineExceeded("no time to read in the deadline"))
+        except StorageError as error:
+            group.fail(ShuttingDown(f"the node stops: {error.message}"))
         except RaftKVError as error:
             group.fail(error)
 

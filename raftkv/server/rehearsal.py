@@ -153,6 +153,7 @@ async def _rehearse(
         segment_bytes=SEGMENT_BYTES,
         clean_tail=last.clean.wal_tail if last.clean else None,
         must_exist=last.ran_before,
+        same_boot=last.same_boot,
         files=files,
         runner=Inline(),
     )

@@ -30,6 +30,7 @@ from raftkv.errors import (
     RaftKVError,
     ShuttingDown,
     SpaceExceeded,
+    StorageError,
 )
 from raftkv.kv.commands import Command, Result, TxnDone
 from raftkv.kv.txn import read_bytes
@@ -301,6 +302,8 @@ class Requests:
             await self._run_on_leader(attempt, forwarded=forwarded)
         except ShuttingDown as error:
             attempt.fail(self._explain(ShuttingDown(error.message, ambiguous=True)))
+        except StorageError as error:
+            attempt.fail(self._explain(ShuttingDown(f"the node stops: {error.message}", ambiguous=True)))
 
     async def _run_on_leader(self, attempt: Attempt, *, forwarded: bool) -> None:
         while attempt.open:

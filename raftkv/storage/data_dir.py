@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class DataDir:
         boot_id: str | None,
         clean: CleanMark | None,
         ran_before: bool,
+        same_boot: bool = False,
         store_discarded: bool,
         store_problem: str = "",
         promised_ms: int = 0,
@@ -111,6 +113,8 @@ class DataDir:
         """How the last run ended; None after a crash, and in a new directory."""
         self.ran_before = ran_before
         """A node has run here: there must be a log, and a missing one is a lost one."""
+        self.same_boot = same_boot
+        """The machine has not stopped since the last run began: what was written is all there."""
         self.store_discarded = store_discarded
         """The state store was thrown away: rebuild it from checkpoint and log."""
         self.store_problem = store_problem
@@ -118,6 +122,9 @@ class DataDir:
         self.promised_ms = promised_ms
         """How long, in ms, the last runs had promised to vote for nobody after they heard a leader (leader leases)."""
         self._promise_ms = promise_ms
+        self._store_damage = ""
+        """What was found wrong with the store since it was opened."""
+        self._condemning = threading.Lock()
         self._opened_s = time.monotonic()
         self._files = files
         self._lock_fd = lock_fd
@@ -143,6 +150,13 @@ class DataDir:
     def discard_store(self) -> None:
         """Throw the state store away: it is damaged, and nobody has it open. Raises OSError."""
         self.store_discarded = _discard_store(self._files, self.path) or self.store_discarded
+
+    def condemn_store(self, problem: str) -> None:
+        """Record durably that the store is damaged: the next start discards it. In any thread. Raises StorageError."""
+        with self._condemning:
+            if not self._store_damage:
+                self._store_damage = problem
+                self._write_boot(None)
 
     def mark_running(self) -> None:
         """Record durably that from here on a stop is unclean, and on which boot. Raises StorageError.
@@ -184,6 +198,7 @@ class DataDir:
                 "boot_id": self._boot_id,
                 "clean_tail": {"segment": tail.segment, "offset": tail.offset, "crc": tail.crc} if tail else None,
                 "store_sums": clean is not None and clean.summed,
+                **({"store_damage": self._store_damage} if self._store_damage else {}),
                 "promise_ms": self._promise_ms if kept else max(self._promise_ms, self.promised_ms),
             },
         )
@@ -240,6 +255,7 @@ def open_data_dir(
         boot_id=boot_id,
         clean=last.clean,
         ran_before=last.ran_before,
+        same_boot=last.same_boot,
         store_discarded=discarded,
         store_problem=last.store_problem,
         promised_ms=last.promised_ms,
@@ -254,9 +270,11 @@ class LastRun:
     clean: CleanMark | None
     promised_ms: int
     ran_before: bool
+    same_boot: bool
+    """The machine has not stopped since the run began."""
     keeps_store: bool
     store_problem: str
-    """What is wrong with a store that has checksums; else empty."""
+    """What is wrong with the store, as far as its checksums tell, or as the last run found; else empty."""
 
 
 def read_last_run(files: FileSystem, path: Path, boot_id: str | None) -> LastRun:
@@ -265,14 +283,15 @@ def read_last_run(files: FileSystem, path: Path, boot_id: str | None) -> LastRun
 
     Raises StorageError when its mark is damaged, and OSError.
     """
-    recorded_boot, clean, promised_ms = _read_boot(files, path)
-    keeps, problem = store_is_trustworthy(recorded_boot, boot_id, clean), ""
-    if clean is not None and clean.summed:
+    recorded_boot, clean, promised_ms, problem = _read_boot(files, path)
+    keeps = store_is_trustworthy(recorded_boot, boot_id, clean)
+    if not problem and clean is not None and clean.summed:
         problem = problem_with(files, path / STORE_NAME / STORE_DATA_NAME, path / SUMS_NAME) or ""
     return LastRun(
         clean=clean,
         promised_ms=promised_ms,
         ran_before=bool({BOOT_NAME, PEERS_NAME} & set(files.names(path))),
+        same_boot=recorded_boot is not None and recorded_boot == boot_id,
         keeps_store=keeps and not problem,
         store_problem=problem,
     )
@@ -392,17 +411,19 @@ def read_identity(path: Path, files: FileSystem | None = None) -> Identity | Non
         raise _damaged(path / IDENTITY_NAME, error, "whose votes and entries these are") from error
 
 
-def _read_boot(files: FileSystem, path: Path) -> tuple[str | None, CleanMark | None, int]:
+def _read_boot(files: FileSystem, path: Path) -> tuple[str | None, CleanMark | None, int, str]:
+    """Return boot id, clean mark, promise and what was found wrong with the store."""
     stored = _read_json(files, path / BOOT_NAME)
     if stored is None:
-        return None, None, 0
+        return None, None, 0, ""
     try:
         tail = stored["clean_tail"]
         clean = None
         if tail:
             position = WalPosition(int(tail["segment"]), int(tail["offset"]), int(tail["crc"]))
             clean = CleanMark(position, bool(stored.get("store_sums", False)))  # an earlier version wrote none
-        return stored["boot_id"], clean, int(stored.get("promise_ms", 0))  # an earlier version promised nothing
+        promised_ms = int(stored.get("promise_ms", 0))  # an earlier version promised nothing
+        return stored["boot_id"], clean, promised_ms, str(stored.get("store_damage", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path / BOOT_NAME, error, "where the log must end") from error
 

@@ -10,11 +10,11 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import lmdb
 
@@ -45,7 +45,19 @@ class DamagedStore(StorageError):
     """The file of a store is none of LMDB's any more. It is a cache: throw it away and rebuild it."""
 
 
-_DAMAGE: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+_DAMAGE: Final = (
+    lmdb.InvalidError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+    # "Internal error", both: no page that LMDB wrote makes them come up.
+    lmdb.PageFullError,
+    lmdb.CursorFullError,
+)
+
+
+def _unheard(error: DamagedStore) -> None:
+    pass
 
 
 class LmdbReader:
@@ -151,8 +163,11 @@ class LmdbWriter:
 class LmdbStore:
     """The `OrderedStore` on LMDB. Used from one thread; snapshots stay open across awaits while the writer commits."""
 
-    def __init__(self, environment: lmdb.Environment, path: Path) -> None:
+    def __init__(
+        self, environment: lmdb.Environment, path: Path, on_damage: Callable[[DamagedStore], None] = _unheard
+    ) -> None:
         self._environment = environment
+        self._on_damage = on_damage
         self._path = path
         self._writing = False
         self._closed = False
@@ -164,8 +179,18 @@ class LmdbStore:
         """Held while LMDB reads the environment in another thread."""
 
     @classmethod
-    def open(cls, path: Path, *, map_size: int = MAP_SIZE_BYTES, max_readers: int = MAX_READERS) -> Self:
-        """Open or create the store in the directory `path`, whose parent must exist. Raises StorageError."""
+    def open(
+        cls,
+        path: Path,
+        *,
+        map_size: int = MAP_SIZE_BYTES,
+        max_readers: int = MAX_READERS,
+        on_damage: Callable[[DamagedStore], None] = _unheard,
+    ) -> Self:
+        """Open or create the store in the directory `path`, whose parent must exist. Raises StorageError.
+
+        `on_damage` is told of damage that a later transaction meets, before whoever met it is: in its thread.
+        """
         try:
             environment = lmdb.open(
                 str(path),
@@ -177,10 +202,10 @@ class LmdbStore:
                 max_spare_txns=SPARE_TRANSACTIONS,
             )
         except _DAMAGE as error:
-            raise DamagedStore(f"the state store in {path} is damaged: {error}") from error
+            raise DamagedStore(f"the state store is damaged: {_damage(path, error)}") from error
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"the state store in {path} cannot be opened: {error}") from error
-        return cls(environment, path)
+        return cls(environment, path, on_damage)
 
     @contextmanager
     def read(self) -> Iterator[LmdbReader]:
@@ -228,6 +253,8 @@ class LmdbStore:
             thread.start()
             try:
                 yield iter(lambda: os.read(source, COPY_BLOCK_BYTES), b"")
+                if failures and isinstance(failures[0], _DAMAGE):
+                    self._refuse_damaged(failures[0])
                 if failures:
                     raise StorageError(f"the state store in {self._path} cannot be copied: {failures[0]}")
             finally:
@@ -295,7 +322,7 @@ class LmdbStore:
                 "with a larger --store-map-size"
             ) from error
         except _DAMAGE as error:
-            raise DamagedStore(f"the state store in {self._path} is damaged: {error}") from error
+            self._refuse_damaged(error)
         except lmdb.Error as error:
             raise StorageError(f"the state store in {self._path} failed: {error}") from error
 
@@ -316,10 +343,19 @@ class LmdbStore:
                 ) from error
             raise
 
+    def _refuse_damaged(self, error: lmdb.Error) -> NoReturn:
+        damaged = DamagedStore(_damage(self._path, error))
+        self._on_damage(damaged)
+        raise damaged from error
+
 
 def _is(error: lmdb.Error, number: int) -> bool:
     """Whether LMDB passes on this error of the system; not every version of its module tells the number."""
     return os.strerror(number) in str(error)
+
+
+def _damage(path: Path, error: lmdb.Error) -> str:
+    return f"{path / COPY_NAME}: {error}"
 
 
 def _widen(pipe: int) -> None:
@@ -335,10 +371,15 @@ class LmdbEngine:
         self._path = path
         self._map_size = map_size
         self._files = files or OsFileSystem()
+        self.on_damage: Callable[[DamagedStore], None] = _unheard
+        """See `LmdbStore.open`; of whichever working store is in place."""
 
     def open(self) -> LmdbStore:
         """Open or create the working store."""
-        return LmdbStore.open(self._path, map_size=self._map_size)
+        return LmdbStore.open(self._path, map_size=self._map_size, on_damage=self._damaged)
+
+    def _damaged(self, error: DamagedStore) -> None:
+        self.on_damage(error)
 
     @contextmanager
     def scratch(self) -> Iterator[LmdbStore]:

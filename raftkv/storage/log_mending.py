@@ -16,12 +16,14 @@ from raftkv.raft.types import Entry, HardState, Index, Term
 from raftkv.storage.files import FileSystem, read_file
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.wal_format import (
+    BASE_NAME,
     SEGMENT_HEADER_BYTES,
     SEGMENT_SUFFIX,
     Flaw,
     FormatError,
     LogBase,
     RecordType,
+    decode_base,
     decode_batch,
     decode_record,
     decode_segment,
@@ -48,6 +50,8 @@ def find_new_base(
     directory: Path,
     checkpoints: Iterable[tuple[Index, Term]],
     clean_tail: WalPosition | None,
+    *,
+    same_boot: bool = False,
 ) -> NewBase | None:
     """Return where the log in `directory`, which is damaged, may begin, keeping as much of it as possible.
 
@@ -55,20 +59,45 @@ def find_new_base(
     behind the damage, or it is not proven that nothing is lost. Changes nothing. Raises OSError.
     """
     covered = tuple(checkpoints)
-    sequences = sorted(_sequences(files, directory))
+    present = sorted(_sequences(files, directory))
+    old = _old_base(files, directory)
+    # What lies before the base is garbage, of another history perhaps: it says nothing about this log.
+    sequences = [one for one in present if old is None or one >= old.segment]
     for sequence in sequences[1:]:
         end = _end_of(files, directory / segment_name(sequence - 1)) if sequence - 1 in sequences else None
         if end is None:
             continue
         base = LogBase(sequence, end.crc, end.entry.index, end.entry.term, end.hard_state)
         try:
-            log = recover_from(files, directory, base, clean_tail)
+            log = recover_from(files, directory, base, clean_tail, same_boot=same_boot)
         except CorruptLog:
             continue
+        if old is None and clean_tail is None and not _chained_to_its_end(log):
+            continue
         if any(_covers(checkpoint, log) for checkpoint in covered):
-            dropped = tuple(segment_name(one) for one in sequences if one < sequence)
+            dropped = tuple(segment_name(one) for one in present if one < sequence)
             return NewBase(base, dropped, log)
     return None
+
+
+def _old_base(files: FileSystem, directory: Path) -> LogBase | None:
+    """Return the base that the log has; None where it cannot be read."""
+    if BASE_NAME not in files.names(directory):
+        return None
+    try:
+        return decode_base(read_file(files, directory / BASE_NAME))
+    except FormatError:
+        return None
+
+
+def _chained_to_its_end(log: RecoveredSegments) -> bool:
+    """Whether the last segment holds a whole record, which names the one before it.
+
+    A log that began anew after an install has term and vote in its base alone until something is appended to it. Its
+    first record does not continue the segments of before, so where the chain holds to the end, there is no such base
+    that could have been lost. (After a clean shutdown, the mark's checksum says the same.)
+    """
+    return log.last_record is not None and log.current == log.segments[-1]
 
 
 def _covers(checkpoint: tuple[Index, Term], log: RecoveredSegments) -> bool:

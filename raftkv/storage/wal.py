@@ -56,6 +56,7 @@ class WriteAheadLog:
         record_limit_bytes: int = RECORD_LIMIT_BYTES,
         clean_tail: WalPosition | None = None,
         must_exist: bool = False,
+        same_boot: bool = False,
         files: FileSystem | None = None,
         make_nonce: Callable[[], int] = _random_nonce,
         runner: Runner | None = None,
@@ -65,6 +66,9 @@ class WriteAheadLog:
 
         A torn tail is removed and reported. With `clean_tail`, the `tail` at a clean shutdown, there is nothing that
         could be torn, and a log that ends anywhere else is corrupt. What is returned is durable: it may be acted upon.
+
+        With `same_boot`, the machine has not stopped since the last run: then only what may be the beginning of a
+        record is torn, since no write that came back can be missing.
 
         With `must_exist`, an empty or missing directory is a lost log, and refused: a node that has forgotten its votes
         must not vote under its old id.
@@ -83,6 +87,7 @@ class WriteAheadLog:
             make_nonce=make_nonce,
             clean_tail=clean_tail,
             must_exist=must_exist,
+            same_boot=same_boot,
             progress=progress,
         )
         if found is None:

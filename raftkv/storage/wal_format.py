@@ -246,6 +246,22 @@ def record_end(image: bytes, offset: int) -> int:
     return offset + record_bytes(int(_RECORD.unpack_from(image, offset)[3]))
 
 
+def may_be_cut_short(image: bytes, offset: int, used: int, segment: Segment, previous: int) -> bool:
+    """Whether an invalid record may be the beginning of one that was being written after that with the CRC `previous`.
+
+    From `used` on, all is zero. So it is if the header is not all there; if all that is there of it is right, and the
+    payload does not go on to its end; or if the zeroing of such a one was interrupted, which goes from its start on.
+    """
+    if used <= offset + RECORD_HEADER_BYTES:
+        return True
+    marker, _, named, length, own_offset, _ = _RECORD.unpack_from(image, offset)
+    if marker == 0:
+        return True
+    payload_end = offset + RECORD_HEADER_BYTES + length
+    right = (marker, named, own_offset) == (segment.marker, previous, offset)
+    return right and used < payload_end <= len(image)
+
+
 def find_record(image: bytes, start: int, segment: Segment) -> Record | None:
     """Return the first valid record at an aligned offset from `start` on, whatever lies in between."""
     needle = segment.marker.to_bytes(4, "little")

@@ -34,6 +34,7 @@ from raftkv.storage.wal_format import (
     decode_record,
     decode_segment,
     find_record,
+    may_be_cut_short,
     record_end,
     segment_name,
     segment_sequence,
@@ -102,11 +103,16 @@ def recover(
     directory: Path,
     clean_tail: WalPosition | None = None,
     progress: Progress = UNHEARD,
+    *,
+    same_boot: bool = False,
 ) -> RecoveredSegments | None:
     """Read the log in `directory`; None when it has no segment and no base yet.
 
     `clean_tail` is where a clean shutdown left the log: then every byte up to it was confirmed, and any other end is
-    corruption. Raises CorruptLog, naming segment, offset, what is wrong, what is lost and the way out; and OSError.
+    corruption. With `same_boot` the machine has run on since the last run: a write that came back is there, whole, so
+    only what may be the beginning of a record is torn, and a whole one that is damaged is corruption.
+
+    Raises CorruptLog, naming segment, offset, what is wrong, what is lost and the way out; and OSError.
     """
     sequences = _sequences(files, directory)
     base = _read_base(files, directory)
@@ -114,16 +120,16 @@ def recover(
         if clean_tail is not None:
             _refuse(directory / segment_name(FIRST_SEQUENCE), 0, "the segment is missing", Index(0))
         return None
-    recovery = _Recovery(files, directory, sequences, base or LogBase(segment=FIRST_SEQUENCE, chain=0))
+    recovery = _Recovery(files, directory, sequences, base or LogBase(segment=FIRST_SEQUENCE, chain=0), same_boot)
     with progress.phase("reading the log", recovery.size_bytes()) as phase:
         return recovery.run(clean_tail, phase)
 
 
 def recover_from(
-    files: FileSystem, directory: Path, base: LogBase, clean_tail: WalPosition | None
+    files: FileSystem, directory: Path, base: LogBase, clean_tail: WalPosition | None, *, same_boot: bool = False
 ) -> RecoveredSegments:
     """Read the log in `directory` as if it began with `base`, whatever its own base says. As `recover`."""
-    recovery = _Recovery(files, directory, _sequences(files, directory), base)
+    recovery = _Recovery(files, directory, _sequences(files, directory), base, same_boot)
     with UNHEARD.phase("reading the log", recovery.size_bytes()) as phase:
         return recovery.run(clean_tail, phase)
 
@@ -158,7 +164,10 @@ def _refuse(path: Path, offset: int, problem: str, last_good: Index, last_seen: 
 
 
 class _Recovery:
-    def __init__(self, files: FileSystem, directory: Path, sequences: list[int], base: LogBase) -> None:
+    def __init__(
+        self, files: FileSystem, directory: Path, sequences: list[int], base: LogBase, same_boot: bool
+    ) -> None:
+        self._same_boot = same_boot
         self._files = files
         self._directory = directory
         self._sequences = [sequence for sequence in sequences if sequence >= base.segment]
@@ -268,6 +277,12 @@ class _Recovery:
                 if record is Flaw.CHECKSUM and image.used > record_end(image.data, offset):
                     # A write does not reach beyond its own record: these bytes are of a later one.
                     self._refuse(image.path, offset, f"{record}, though more was written after this record")
+                if self._same_boot and not may_be_cut_short(image.data, offset, image.used, image.segment, self._crc):
+                    self._refuse(
+                        image.path,
+                        offset,
+                        f"{record}. It is no write that was cut short, and the machine has not stopped since",
+                    )
                 return last, offset, TornTail(start=offset, stop=image.used, flaw=record)
             if record.previous != self._crc:
                 self._refuse(image.path, offset, Flaw.CHAIN)

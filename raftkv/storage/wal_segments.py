@@ -343,6 +343,7 @@ def open_segments(
     make_nonce: Callable[[], int],
     clean_tail: WalPosition | None,
     must_exist: bool = False,
+    same_boot: bool = False,
     progress: Progress = UNHEARD,
 ) -> tuple[SegmentWriter, RecoveredSegments | None]:
     """Recover the log in `directory`, creating it if need be, and make it ready for appending.
@@ -359,7 +360,7 @@ def open_segments(
     try:
         files.mkdir(directory)
         files.fsync_dir(directory.parent)
-        found = recover(files, directory, clean_tail, progress)
+        found = recover(files, directory, clean_tail, progress, same_boot=same_boot)
         if found is None and must_exist:
             raise CorruptLog(
                 f"{directory} holds no log, but a node has run here: its votes and all that it acknowledged are gone, "

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from raftkv.errors import StorageError
+from raftkv.errors import CorruptLog, StorageError
 from raftkv.kv.hashing import StateHasher
 from raftkv.raft import NodeId
 from raftkv.server.cluster import find_cluster
@@ -18,7 +18,7 @@ from raftkv.server.mending import find_remedies
 from raftkv.server.rehearsal import probe_apart, probe_here
 from raftkv.server.replacement import aside_of, objection
 from raftkv.storage.data_dir import read_boot_id
-from raftkv.storage.files import OsFileSystem
+from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import DamagedStore
 from raftkv.storage.wal_format import SEGMENT_HEADER_BYTES
 from tests.server.directories import LAST, Crash, apply, copied, flip, image, made, settings
@@ -82,6 +82,28 @@ async def test_damage_before_a_checkpoint_costs_nothing(tmp_path: Path) -> None:
     assert outcomes == {True, False}
 
 
+async def test_a_start_in_the_middle_of_a_repair_deletes_nothing_that_was_not_kept(tmp_path: Path) -> None:
+    """Once the new base is written, the damaged segments are garbage: the next start deletes them."""
+    path = await made(tmp_path / "node")
+    segment = path / "wal" / "0000000000000001.wal"
+    flip(segment, 3000)
+    damaged = segment.read_bytes()
+    (remedy,) = await find_remedies(await examine(path), read_boot_id(), probe)
+    write = remedy.write
+
+    def write_and_crash(files: FileSystem) -> None:
+        write(files)
+        raise Crash
+
+    remedy.write = write_and_crash
+    aside = aside_of(path)
+    with pytest.raises(Crash):
+        mend(remedy, OsFileSystem(), path, aside)
+    await state_of(path)
+    assert not segment.exists()
+    assert (aside / "wal" / segment.name).read_bytes() == damaged
+
+
 async def test_a_lost_segment_before_a_checkpoint_and_a_damaged_base(tmp_path: Path) -> None:
     whole = await made(tmp_path / "whole", kept_from=300, checkpoints=(250, 500))
     right = await state_of(copied(whole, tmp_path / "copy"))
@@ -111,6 +133,21 @@ async def test_damage_behind_the_checkpoint_is_not_cut_off(tmp_path: Path) -> No
     path = await made(tmp_path / "node", checkpoints=(100,))
     flip(path / "wal" / "0000000000000004.wal", 3000)
     assert await repaired(path) == []
+
+
+async def test_a_damaged_last_record_is_refused_unless_the_machine_has_stopped(tmp_path: Path) -> None:
+    """It was answered for. Only after a power loss it may be a write that never ended. The doctor says the same."""
+    path = await made(tmp_path / "node", clean=False)
+    last = max((one for one in (path / "wal").glob("*.wal") if any(one.read_bytes()[64:])), key=lambda one: one.name)
+    flip(last, len(last.read_bytes().rstrip(b"\0")) - 10)
+    assert await repaired(path) == []
+    with pytest.raises(CorruptLog, match="the machine has not stopped since"):
+        await state_of(path)
+    report = await examine(path, boot_id="another")
+    assert not report.start.refusal
+    assert report.start.log is not None
+    assert report.start.log.torn_bytes
+    assert report.start.log.last_index == LAST - 5
 
 
 @pytest.mark.parametrize("name", ["boot.json", "kind.json"])

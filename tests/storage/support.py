@@ -35,6 +35,7 @@ def open_log(
     segment_bytes: int = 4096,
     record_limit_bytes: int = 1 << 20,
     clean_tail: WalPosition | None = None,
+    same_boot: bool = False,
     seed: int = 0,
 ) -> tuple[SegmentWriter, RecoveredSegments]:
     """Open the synchronous part of the WAL; of an empty log, return what reading it back would."""
@@ -46,6 +47,7 @@ def open_log(
         record_limit_bytes=record_limit_bytes,
         make_nonce=lambda: random.getrandbits(64),
         clean_tail=clean_tail,
+        same_boot=same_boot,
     )
     if found is None:
         _, found = open_segments(

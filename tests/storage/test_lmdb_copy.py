@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.errors import StorageError
-from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
+from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
 from tests.storage.states import rows_of
 
 
@@ -181,7 +181,7 @@ def test_a_copy_that_breaks_off_is_not_swapped_in(tmp_path: Path) -> None:
 def test_what_is_no_copy_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk" * 5000)
     with (
-        pytest.raises(StorageError, match="junk is damaged"),
+        pytest.raises(DamagedStore, match="junk is damaged"),
         LmdbEngine(tmp_path).open_copy(tmp_path / "junk"),
     ):
         pytest.fail("opened junk")

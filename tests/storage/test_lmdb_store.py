@@ -220,7 +220,7 @@ def test_a_store_out_of_readers_says_so(tmp_path: Path) -> None:
 def test_a_damaged_store_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "data.mdb").write_bytes(b"no database" * 1000)
-    with pytest.raises(DamagedStore, match=r"store in .* is damaged"):
+    with pytest.raises(DamagedStore, match=r"the state store is damaged: .*data\.mdb"):
         LmdbStore.open(tmp_path / "store")
     with pytest.raises(StorageError, match="cannot be opened"):
         LmdbStore.open(tmp_path / "missing" / "store")

@@ -97,6 +97,40 @@ def test_the_last_record_alone_is_beyond_telling_from_a_torn_write() -> None:
     assert len(found.entries) == 8
 
 
+def test_on_the_same_boot_a_whole_record_that_is_damaged_is_not_cut_off() -> None:
+    """Only the process has died: what it had written is there. The record may hold a vote that was answered."""
+    disk, _ = three_segments()
+    last = records(disk)[-1]
+    used = len(disk.content(last.path).rstrip(b"\0"))
+    # Not found: a last byte that has become zero, and a length that has grown. Then part of it looks as if not written.
+    grown = range(last.start + 12, last.start + 16)
+    for offset in range(last.start, used - 1):
+        if offset in grown:
+            continue
+        disk.flip_bit(last.path, offset, offset % 8)
+        with pytest.raises(CorruptLog, match=r"the machine has not stopped since|more was written after"):
+            open_log(disk, segment_bytes=1024, same_boot=True)
+        disk.flip_bit(last.path, offset, offset % 8)
+    _, found = open_log(disk, segment_bytes=1024, same_boot=True)
+    assert found.torn is None
+
+
+def test_on_the_same_boot_a_write_that_was_cut_short_is_torn_as_ever() -> None:
+    """At every byte; and so is what an interrupted recovery leaves of it, which zeroes it from its start on."""
+    disk, _ = three_segments()
+    last = records(disk)[-1]
+    content = disk.content(last.path)[last.start : last.end]
+    whole = len(content.rstrip(b"\0"))
+    for cut in range(1, whole):
+        disk.overwrite(last.path, last.start, content[:cut].ljust(len(content), b"\0"))
+        _, found = open_log(disk, segment_bytes=1024, same_boot=True)
+        assert found.torn is not None
+        for zeroed in range(4, cut, 64):
+            disk.overwrite(last.path, last.start, (bytes(zeroed) + content[zeroed:cut]).ljust(len(content), b"\0"))
+            _, found = open_log(disk, segment_bytes=1024, same_boot=True)
+            assert found.tail.offset == last.start
+
+
 def test_after_a_clean_shutdown_damage_to_the_last_record_is_refused_too() -> None:
     disk, writer = three_segments()
     last = records(disk)[-1]
@@ -294,4 +328,4 @@ def test_the_message_names_file_offset_loss_and_way_out() -> None:
     assert str(Path("/log/0000000000000001.wal")) in text
     assert f"byte offset {place.start}: checksum mismatch" in text
     assert "Entries up to 1 are readable" in text
-    assert "raftkv repair --data-dir" in text
+    assert "The way out: `raftkv repair" in text

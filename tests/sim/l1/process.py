@@ -36,7 +36,7 @@ from raftkv.raft import (
     Term,
 )
 from raftkv.server import wire
-from raftkv.server.disk import Disk, inspect_state
+from raftkv.server.disk import Disk, StoreDamage, inspect_state
 from raftkv.server.disk_kind import DiskKind
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
@@ -293,6 +293,7 @@ class NodeProcess(Server):
             record_limit_bytes=settings.record_limit_bytes,
             clean_tail=directory.clean_tail,
             must_exist=directory.ran_before,
+            same_boot=directory.same_boot,
             files=machine.disk,
             make_nonce=lambda: machine.random.getrandbits(64),
             runner=self.runner,
@@ -317,7 +318,8 @@ class NodeProcess(Server):
         store: Any = found.store  # in production it is an LmdbStore
         kind = DiskKind.open(directory.path, NodeId(self.number), machine.disk)
         state = _WatchedMachine(machine.store, self)
-        keeper = _Keeper(log, found.log, store, state, cast(Any, checkpoints), found.checkpoint, kind)
+        damage = StoreDamage(directory)
+        keeper = _Keeper(log, found.log, store, state, cast(Any, checkpoints), found.checkpoint, kind, damage)
         keeper.process = self
         if recovered.torn_bytes:
             world.network.counts["torn"] += 1
@@ -527,6 +529,7 @@ class Machine:
             boot_id=boot_id,
             clean=clean,
             ran_before=ran_before,
+            same_boot=boot == boot_id,
             store_discarded=discarded,
             promised_ms=promised_ms,
             promise_ms=settings.election_ticks * settings.tick_ms if settings.lease_ms else 0,
