@@ -170,6 +170,7 @@ class Node:
             wake=self.wake,
             fail=self._fail,
             corruption=lambda: self.corruption,
+            diverged=lambda message: self.alarms.set(pb.DIVERGED, message),
         )
         self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()

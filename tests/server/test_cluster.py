@@ -229,5 +229,6 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
         deliver=lambda message: None,
         wake=lambda: None,
         fail=lambda error: pytest.fail(str(error)),
+        diverged=pytest.fail,
     )
     return decode_configuration(checkpoints._configuration_at(Index(1), Term(1)))
