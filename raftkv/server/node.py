@@ -635,6 +635,7 @@ class Node:
         if ready.write is not None:
             if ready.write.restore is not None:
                 self._unapplied.clear()  # the snapshot has it, and more
+                self.states.forget()
             self._writes.append(ready.write)
             self._writing = True
             self._wake_writer.set()
