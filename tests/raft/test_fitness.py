@@ -277,6 +277,18 @@ def test_a_removed_leader_asks_a_fit_voter_to_take_over() -> None:
     assert [message.receiver for message in group.sent(TimeoutNow)] == [2]
 
 
+def test_a_leader_that_leaves_prefers_one_that_has_all_that_is_committed_to_a_fit_one() -> None:
+    group = settled()
+    group[3].set_fitness(Fitness.HINDERED)
+    group.tick(2 * HEARTBEAT_TICKS)
+    group.drop = lambda message: message.receiver == 2 and isinstance(message, AppendRequest)
+    group.propose(1, b"not at node 2")
+    assert group[1].transfer(leaving=True) is None
+    group.collect(1)
+    group.settle()
+    assert led_by(group) == [3]
+
+
 def test_without_the_safeguard_a_hindered_leader_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the tests above."""
 
