@@ -120,6 +120,20 @@ def test_an_offer_that_is_not_taken_is_repeated_ever_more_seldom() -> None:
     assert 0 < paused <= 5 * ELECTION_TICKS
 
 
+@pytest.mark.parametrize("hindered", [True, False])
+def test_an_offer_that_was_never_taken_is_repeated_within_a_bounded_time(hindered: bool) -> None:
+    """However long it was in vain: the voter may have come to itself since."""
+    group = settled(n3=0 if hindered else 5)
+    group.drop = lambda message: isinstance(message, TimeoutNow)
+    if hindered:
+        group[1].set_fitness(Fitness.HINDERED)
+    group.tick(300 * ELECTION_TICKS)
+    assert led_by(group) == [1]
+    group.heal()
+    group.tick((transfer.MOST_PATIENCE + 3) * ELECTION_TICKS)
+    assert led_by(group) != [1]
+
+
 def test_hindered_voters_are_passed_over_by_preference_and_by_transfers_without_a_name() -> None:
     group = settled(n3=5)
     group[3].set_fitness(Fitness.HINDERED)
