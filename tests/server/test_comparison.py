@@ -298,6 +298,59 @@ async def test_nothing_is_written_that_an_earlier_raftkv_would_stop_for() -> Non
         assert leader.node.raft.log.last_index == before
 
 
+async def test_nothing_is_compared_unasked_until_all_have_shown_in_this_term_that_they_understand_it() -> None:
+    """A member of an earlier raftkv that is down would stop at the entry once it is back."""
+    async with MemoryCluster() as cluster:
+        leader = await cluster_with_a_key(cluster)
+        silent = cluster.follower(leader)
+        comparison = leader.comparison
+        cluster.isolate(silent.id)
+        assert (await comparison.compare()).silent == [silent.id], "whoever asks for it gets it"
+        with pytest.raises(FailedPrecondition, match=rf"nodes \[{silent.id}\]"):
+            await comparison._require_understood_by_all()
+        cluster.heal()
+        await until(lambda: silent.id in comparison._answering())
+        await comparison._require_understood_by_all()
+        cluster.isolate(silent.id)
+        await until(lambda: silent.id not in comparison._answering())
+        await comparison._require_understood_by_all()
+        cluster.heal()
+        # It leads again, and another build may run there by now.
+        (other,) = (member for member in cluster.nodes.values() if member not in (leader, silent))
+        await until(lambda: leader.node.transfer_leader(other.id) is None)
+        await until(lambda: other.node.is_leader)
+        await until(lambda: other.node.transfer_leader(leader.id) is None)
+        await until(lambda: leader.node.is_leader)
+        comparison._peers = Old()
+        with pytest.raises(FailedPrecondition, match="earlier raftkv"):
+            await comparison._require_understood_by_all()
+
+
+async def test_the_leader_compares_by_itself_only_when_all_understand_it() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster_with_a_key(cluster)
+        silent = cluster.follower(leader)
+        cluster.isolate(silent.id)
+        comparison = Comparison(leader.node, leader.comparison._peers, interval_s=0.001, now_s=lambda: 0.0)
+        asked = asyncio.Event()
+        refuse = comparison._require_understood_by_all
+        before = leader.node.raft.log.last_index
+
+        async def watched() -> None:
+            try:
+                await refuse()
+            finally:
+                asked.set()
+
+        comparison._require_understood_by_all = watched  # type: ignore[method-assign]
+        running = asyncio.create_task(comparison._run())
+        for _ in range(2):
+            await asyncio.wait_for(asked.wait(), 10)
+            asked.clear()
+        running.cancel()
+        assert leader.node.raft.log.last_index == before
+
+
 async def test_a_condemned_node_makes_and_sends_no_checkpoint() -> None:
     async with MemoryCluster() as cluster:
         leader = await cluster_with_a_key(cluster)
