@@ -67,7 +67,7 @@ class RaftKVError(Exception):
         self.leader_id = leader_id
         self.leader_address = leader_address
         self.number = number
-        """What some errors carry besides their text: see StaleFence and Compacted."""
+        """What some errors carry besides their text: see StaleFence, Compacted and FailedPrecondition."""
 
 
 class InvalidArgument(RaftKVError):
@@ -172,6 +172,11 @@ class FailedPrecondition(RaftKVError):
     """A condition of the request does not hold. No effect."""
 
     code = ErrorCode.FAILED_PRECONDITION
+
+    @property
+    def spent_id(self) -> int:
+        """A node cannot join, because this id is or was a member's; 0: it is refused for something else."""
+        return self.number
 
 
 class LeaseNotFound(RaftKVError):

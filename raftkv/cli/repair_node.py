@@ -297,6 +297,12 @@ def _ids(members: tuple[Member, ...], *kinds: MemberKind) -> list[NodeId]:
     return [NodeId(one.id) for one in members if one.kind in kinds and not one.leaving]
 
 
+def _is_in(status: Status, plan: Replacement) -> bool:
+    """Whether the new id has taken the place of the old one."""
+    members = {one.id: one.peer_address for one in status.members}
+    return members.get(plan.new) == plan.peer_address and plan.old not in members
+
+
 async def _let_in(
     client: AsyncClient, status: Status, plan: Replacement, files: OsFileSystem, path: Path
 ) -> Replacement:
@@ -307,22 +313,23 @@ async def _let_in(
     """
     for _ in range(MOST_SPENT_IDS):
         plan.write(files, path)
-        members = {one.id: one for one in status.members}
-        ours = members.get(plan.new)
-        if ours is not None and ours.peer_address == plan.peer_address and plan.old not in members:
+        if _is_in(status, plan):
             return plan
         try:
             witness = plan.role is MemberRole.WITNESS
-            if plan.old in members:
+            if any(one.id == plan.old for one in status.members):
                 await client.replace_member(plan.old, plan.new, plan.peer_address, witness=witness)
             else:
                 await client.add_member(plan.new, plan.peer_address, witness=witness)
         except FailedPrecondition as error:
-            if "an id is used once" not in error.message and "is a member already" not in error.message:
+            if error.spent_id != plan.new:
                 raise
-            say(f"node id {plan.new} is spent: the next one is tried")
-            plan = replace(plan, new=NodeId(plan.new + 1))
-        status = await _leader_status(client)
+            status = await _leader_status(client)
+            if not _is_in(status, plan):  # by an earlier attempt, whose answer was lost
+                say(f"node id {plan.new} is spent: the next one is tried")
+                plan = replace(plan, new=NodeId(plan.new + 1))
+        else:
+            status = await _leader_status(client)
     raise FailedPrecondition(f"{MOST_SPENT_IDS} ids were tried, and all are spent")
 
 

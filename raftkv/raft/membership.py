@@ -106,6 +106,12 @@ def decode_configuration(data: bytes) -> Configuration:
         raise ValueError(f"{data[:80]!r} is no configuration: {error}") from error
 
 
+def spent_id(configuration: Configuration, change: MembershipChange) -> NodeId | None:
+    """Return the first id that `change` would have join although it is or was a member's."""
+    joining = (node for node, _ in (*change.learners, *change.witnesses))
+    return next((node for node in joining if node in configuration.members | configuration.removed), None)
+
+
 def _problem(configuration: Configuration, change: MembershipChange, lagging: Mapping[NodeId, str]) -> str | None:
     joining = [node for node, _ in (*change.learners, *change.witnesses)]
     if not (joining or change.promote or change.remove):
@@ -117,11 +123,11 @@ def _problem(configuration: Configuration, change: MembershipChange, lagging: Ma
             return f"{node} is no node id: ids are 1 to 2**64 - 1"
     if change.promote & change.remove:
         return f"node {min(change.promote & change.remove)} cannot be promoted and removed at once"
-    for node in joining:
-        if node in configuration.members:
-            return f"node {node} is a member already ({kind_of(configuration, node)})"
-        if node in configuration.removed:
-            return f"node {node} was removed, and an id is used once: give the node another id and an empty directory"
+    spent = spent_id(configuration, change)
+    if spent is not None:
+        if spent in configuration.members:
+            return f"node {spent} is a member already ({kind_of(configuration, spent)})"
+        return f"node {spent} was removed, and an id is used once: give the node another id and an empty directory"
     problem = _shared_address(configuration, change)
     if problem is not None:
         return problem

@@ -175,18 +175,19 @@ def _finish_change(state: RaftState) -> None:
 def best_successor(state: RaftState, *, leaving: bool) -> NodeId | None:
     """Return the voter that would take over soonest: the most caught-up one that answers. None if none does.
 
-    Not one that says it should not lead, unless this leader is `leaving` anyway and there is no other.
+    Not one that says it should not lead, unless this leader is `leaving` anyway and there is no other that has all
+    that is committed: one that has not would lose the election, or keep everybody waiting until it has caught up.
     """
     patience = 2 * state.config.heartbeat_ticks + 1
     candidates = [
-        (not progress.hindered, progress.match, peer)
+        (progress.match >= state.log.commit, not progress.hindered, progress.match, peer)
         for peer, progress in state.progress.items()
         if peer in state.configuration.voters - state.configuration.witnesses
         and progress.match > 0
         and progress.silent_ticks <= patience
         and (leaving or not progress.hindered)
     ]
-    return max(candidates)[2] if candidates else None
+    return max(candidates)[-1] if candidates else None
 
 
 def start_term(state: RaftState) -> None:

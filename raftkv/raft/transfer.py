@@ -12,6 +12,9 @@ from raftkv.raft.roles import become_follower
 from raftkv.raft.state import RaftState
 from raftkv.raft.types import Fitness, Index, NodeId, Role
 
+MOST_PATIENCE = 64
+"""Election timeouts between two offers, at most: what kept a voter from taking over may be over by then."""
+
 
 def start(state: RaftState, target: NodeId) -> str | None:
     """Begin to hand leadership to `target`. Return None, or why that cannot be done (then nothing has changed)."""
@@ -71,7 +74,8 @@ def set_fitness(state: RaftState, fitness: Fitness) -> None:
 def prefer(state: RaftState) -> None:
     """Now and then, hand over to a voter that is preferred more, and that would not have to catch up first.
 
-    One that does not take over although it could must not stop proposals for half of the time: the waits double.
+    One that does not take over although it could must not stop proposals for half of the time: the waits double, up to
+    a bound.
     """
     if state.preference_elapsed < max(state.preference_wait, state.config.election_ticks):
         return
@@ -114,5 +118,6 @@ def _ready_to_lead(state: RaftState) -> list[tuple[int, Index, NodeId]]:
 
 def _offer(state: RaftState, candidates: list[tuple[int, Index, NodeId]]) -> None:
     if candidates and state.term_is_committed:
-        state.preference_wait = 2 * max(state.preference_wait, state.config.election_ticks)
+        patience = state.config.election_ticks
+        state.preference_wait = min(2 * max(state.preference_wait, patience), MOST_PATIENCE * patience)
         start(state, max(candidates)[2])

@@ -112,12 +112,14 @@ class Backups:
                 sent = 0
                 while (data := await worker.run(backup.next)) is not None:
                     for at in range(0, len(data), PART_BYTES):
+                        self._node.require_sound()  # it may have been found wrong since
                         piece = data[at : at + PART_BYTES]
                         sent += len(piece)
                         yield pb.SnapshotPart(
                             data=piece, remaining_bytes=max(backup.estimate(copy.size) - sent, 0), **first
                         )
                         first = {}
+                self._node.require_sound()
                 log.info("sent a backup", index=backup.meta.applied_index, revision=backup.meta.revision, bytes=sent)
         finally:
             self._running -= 1

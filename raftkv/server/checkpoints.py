@@ -60,9 +60,10 @@ class Checkpoints:
         fail: Callable[[BaseException], None],
         disk_health: DiskHealth,
         corruption: Callable[[], CorruptState | None] = lambda: None,
+        diverged: Callable[[str], None],
     ) -> None:
         """`disk_health` has the patience where an install finds no room. `corruption`: what keeps the state from being
-        copied or sent on.
+        copied or sent on. `diverged` raises an alarm.
 
         `due_bytes`, `due_entries`: see `NodeLimits.checkpoint_log_bytes`, `.checkpoint_entries`. `pulse` says how late
         its ticks come. `deliver` takes a message whose checkpoint is here now; `wake` has the core asked what there is
@@ -84,6 +85,7 @@ class Checkpoints:
         self._fail = fail
         self._disk_health = disk_health
         self._corruption = corruption
+        self._diverged = diverged
         self._due = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
         """Of those who want the next one that is begun."""
@@ -266,7 +268,8 @@ class Checkpoints:
             sending = self._keeper.send()
             meta = sending.manifest.meta
             transfer = self._sends[peer] = Transfer(peer, False, meta.index, sending.size_bytes())
-            await self._transport.send_checkpoint(peer, Watched(sending, transfer))
+            await self._transport.send_checkpoint(peer, Watched(sending, transfer, self._require_sound))
+            self._require_sound()  # it may have been found wrong since: then nobody is told to install it
         except (CheckpointRefused, DamagedCheckpoint, CheckpointNotSent) as error:
             log.warning("a checkpoint was not sent", peer=peer, reason=str(error))
             self._sends.pop(peer, None)
@@ -294,11 +297,23 @@ class Checkpoints:
             decoded = decode_manifest(manifest)
         except FormatError as error:
             raise CheckpointRefused(f"no manifest of a checkpoint: {error}") from error
+        self._compare_with_newest(decoded)
         with _failure_of_the_node(self._fail):
             receiving = await self._keeper.begin(decoded)
         transfer = Transfer(self._raft.leader or NodeId(0), True, decoded.index, decoded.size, receiving.offset)
         self._intake = _Intake(receiving, transfer, self)
         return self._intake
+
+    def _compare_with_newest(self, offered: CheckpointManifest) -> None:
+        mine = self._keeper.newest
+        if mine is None or (mine.index, mine.term) != (offered.index, offered.term):
+            return
+        if mine.state_hash != offered.state_hash:
+            self._diverged(
+                f"two checkpoints of entry {mine.index} have different states: the one here has the hash "
+                f"{mine.state_hash.hex()}, and the one that the leader sends {offered.state_hash.hex()}. One of the "
+                "nodes that made them has gone wrong; to find out which: `raftkv endpoint compare`"
+            )
 
     def received(self, intake: _Intake) -> None:
         """A checkpoint is here, whole; the leader will say that it is to be installed."""

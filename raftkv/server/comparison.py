@@ -20,7 +20,7 @@ from raftkv.errors import FailedPrecondition, NotLeader, RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.kv.commands import CheckState, Group
 from raftkv.quorum import StatesVerdict, judge_states
-from raftkv.raft import NodeId
+from raftkv.raft import NodeId, Term
 from raftkv.server.forwarding import StatePeers
 from raftkv.server.node import Node
 from raftkv.server.questions import Question
@@ -61,8 +61,10 @@ class Comparison:
         self._now_s = now_s
         self._hashing_s = hashing_s
         self._question = Question(self._compare, "compare-states")
-        self._understood: set[NodeId] = set()
-        """Who has shown to be of a build that can apply such an entry. Others would stop (`kv.codec`)."""
+        self._understood: dict[NodeId, Term] = {}
+        """Who has shown to be of a build that can apply such an entry, and the term in which it did, lest an older
+        build has taken its place since. Others would stop (`kv.codec`).
+        """
         self.newest = pb.StateComparison()
         """The newest that this node brought about; its index is 0 if there was none."""
 
@@ -82,6 +84,7 @@ class Comparison:
             await asyncio.sleep(self._interval_s)
             if self._node.may_propose and len(self._asked()) > 1:
                 try:
+                    await self._require_understood_by_all()
                     await self.compare()
                 except RaftKVError as error:
                     log.info("states were not compared", reason=error.message)
@@ -127,8 +130,21 @@ class Comparison:
         await self._tell(index, verdict)
         return found
 
+    async def _require_understood_by_all(self) -> None:
+        """Raise FailedPrecondition unless all who hold data have shown in this term that they can apply such an entry:
+        one that is silent now may be of an earlier build, and will find the entry when it comes back.
+
+        Who asks for a comparison can tell, and is not held up by a member that is down.
+        """
+        raft = self._node.raft
+        await asyncio.gather(*(self._require_understood(peer) for peer in self._answering()))
+        unknown = [one for one in self._asked() if one != raft.node_id and self._understood.get(one) != raft.term]
+        if unknown:
+            raise FailedPrecondition(f"nodes {unknown} have not said in this term whether they can be compared")
+
     async def _require_understood(self, peer: NodeId) -> None:
-        if peer in self._understood:
+        term = self._node.raft.term
+        if self._understood.get(peer) == term:
             return
         try:
             await self._peers.state_hash_at(peer, 0, TOLD_S)
@@ -139,7 +155,7 @@ class Comparison:
                     "upgrade it first"
                 ) from None
         else:
-            self._understood.add(peer)
+            self._understood[peer] = term
 
     async def _hashes(self, index: int) -> dict[int, bytes]:
         node, until = self._node, asyncio.get_running_loop().time() + self._hashing_s

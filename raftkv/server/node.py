@@ -172,6 +172,7 @@ class Node:
             fail=self._fail,
             disk_health=self.disk_health,
             corruption=lambda: self.corruption,
+            diverged=lambda message: self.alarms.set(pb.DIVERGED, message),
         )
         self._upkeep = Upkeep(self, auto_compaction)
         self._barriers = Barriers()
@@ -662,6 +663,7 @@ class Node:
         if ready.write is not None:
             if ready.write.restore is not None:
                 self._unapplied.clear()  # the snapshot has it, and more
+                self.states.forget()
             self._writes.append(ready.write)
             self._writing = True
             self._wake_writer.set()

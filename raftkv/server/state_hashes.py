@@ -75,6 +75,13 @@ class StateHashes:
             self._hashing.add_done_callback(lambda _: view.close())  # where it was cancelled before it began
         self.changed()
 
+    def forget(self) -> None:
+        """Another state takes the place of this one: what was known of this one says nothing of that."""
+        if self._hashing is not None:
+            self._hashing.cancel()
+        self._known.clear()
+        self.changed()
+
     def changed(self) -> None:
         """The state has come to where it was asked for, or has leapt over it."""
         changed, self._changed = self._changed, None

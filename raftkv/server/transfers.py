@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,11 +52,12 @@ class Transfer:
 
 
 class Watched:
-    """A checkpoint to send that notes how far it is."""
+    """A checkpoint to send that notes how far it is. `require_sound` raises once it is not to be sent any further."""
 
-    def __init__(self, outgoing: Outgoing, transfer: Transfer) -> None:
+    def __init__(self, outgoing: Outgoing, transfer: Transfer, require_sound: Callable[[], None]) -> None:
         self._outgoing = outgoing
         self._transfer = transfer
+        self._require_sound = require_sound
 
     def encoded_manifest(self) -> bytes:
         return self._outgoing.encoded_manifest()
@@ -66,5 +68,6 @@ class Watched:
     async def read_chunk(self, offset: int, size: int) -> Piece:
         self._transfer.come_to(offset)
         piece = await self._outgoing.read_chunk(offset, size)
+        self._require_sound()
         self._transfer.come_to(offset + len(piece.data))
         return piece

@@ -131,10 +131,11 @@ class CheckpointDirectory:
             self._needed = max(self._needed, index)
 
     def gives_way(self, newer: CheckpointManifest, older: CheckpointManifest) -> bool:
-        """Whether one that is here may be replaced by an older one from a peer.
+        """Whether one that is here may be replaced by an older one from a peer, or by one of another state.
 
         It may if it was received and never installed: its leader is gone, and the next one has only the older. What
-        comes after the older one in the log is then still to come, or here already.
+        comes after the older one in the log is then still to come, or here already. Two of one entry with different
+        states mean that one of the two leaders had gone wrong: the one that leads now has been found right since.
         """
         return self._is_pending(newer) and newer.index not in self._held and older.index > self._needed
 
@@ -247,6 +248,7 @@ class CheckpointDirectory:
             if newest is not None and newest.index >= manifest.index and not self._is_replaced(newest, manifest):
                 self.files.unlink(self.staged(stem))
                 return newest
+            self._make_way(manifest)
             path = self.path / (checkpoint_stem(manifest.index) + MANIFEST_SUFFIX)
             with refuse_when_full():
                 self.files.rename(self.staged(stem), self.data_path(manifest))
@@ -269,7 +271,21 @@ class CheckpointDirectory:
             return self._valid[0]
 
     def _is_replaced(self, other: CheckpointManifest, by: CheckpointManifest) -> bool:
-        return by.received and other.index > by.index and self.gives_way(other, by)
+        replaces = other.index > by.index or (other.index == by.index and other.state_hash != by.state_hash)
+        return by.received and replaces and self.gives_way(other, by)
+
+    def _make_way(self, manifest: CheckpointManifest) -> None:
+        """Delete the one of the same entry and another state: after a crash, no manifest may stand beside data of
+        another one. A crash in between leaves what there was before it came. Raises CheckpointRefused.
+        """
+        with self._books:
+            here = self.find(manifest.index)
+            if here is None or here.state_hash == manifest.state_hash:
+                return
+            if here.index in self._held:
+                raise CheckpointRefused(f"a checkpoint of entry {here.index} with another state is to be installed")
+            self._valid = tuple(other for other in self._valid if other is not here)
+        self._delete([checkpoint_stem(here.index)])
 
     def delete_superseded(self) -> None:
         """Delete the checkpoints that are not kept, if there is a newest one."""

@@ -39,9 +39,15 @@ class Incoming:
         if here is not None:
             if here.term != manifest.term:
                 raise CheckpointRefused(f"entry {here.index} has term {here.term} here and term {manifest.term} there")
-            # The same state, if perhaps in other bytes.
-            self._finished, self.offset = here, manifest.size
-            return
+            if here.state_hash == manifest.state_hash:
+                # The same state, if perhaps in other bytes.
+                self._finished, self.offset = here, manifest.size
+                return
+            if not directory.gives_way(here, manifest):
+                raise CheckpointRefused(
+                    f"the state after entry {here.index} has the hash {here.state_hash.hex()} here and "
+                    f"{manifest.state_hash.hex()} there: compare the nodes (`raftkv endpoint compare`)"
+                )
         self._open()
 
     def _open(self) -> None:

@@ -21,7 +21,16 @@ import lmdb
 from raftkv.errors import NoRoom, StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.store import MAX_KEY_BYTES
-from raftkv.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, flush, free_bytes, is_full, write_all
+from raftkv.storage.files import (
+    TEMPORARY_SUFFIX,
+    File,
+    FileSystem,
+    OsFileSystem,
+    flush,
+    free_bytes,
+    is_full,
+    write_all,
+)
 from raftkv.storage.wal_segments import describe_os_error
 
 MAP_SIZE_BYTES: Final = 64 << 30
@@ -442,9 +451,13 @@ class LmdbEngine:
 
     def swap(self, store: LmdbStore | None) -> LmdbStore:
         """See `StateEngine.swap`. One rename: a crash leaves the old store or the new one."""
+        replaced: File | None = None
         if store is not None:
             store.discard()
         try:
+            if COPY_NAME in self._files.names(self._path):
+                # Or the rename would free it, which takes long for a large one, and the event loop waits for this.
+                replaced = self._files.open(self._path / COPY_NAME)
             self._files.rename(self._prepared, self._path / COPY_NAME)
             if LOCK_NAME in self._files.names(self._path):
                 # A table of readers of its own: those of the old store may be in the old one, and their end wipes it.
@@ -452,6 +465,9 @@ class LmdbEngine:
             self._files.fsync_dir(self._path)
         except OSError as error:
             raise StorageError(describe_os_error(self._path, error)) from error
+        finally:
+            if replaced is not None:
+                threading.Thread(target=replaced.close, name="raftkv-free", daemon=True).start()
         return self.open()
 
     @property

@@ -174,6 +174,20 @@ def test_an_offer_that_is_not_taken_is_repeated_ever_more_seldom() -> None:
     assert 0 < paused <= 5 * ELECTION_TICKS
 
 
+@pytest.mark.parametrize("hindered", [True, False])
+def test_an_offer_that_was_never_taken_is_repeated_within_a_bounded_time(hindered: bool) -> None:
+    """However long it was in vain: the voter may have come to itself since."""
+    group = settled(n3=0 if hindered else 5)
+    group.drop = lambda message: isinstance(message, TimeoutNow)
+    if hindered:
+        group[1].set_fitness(Fitness.HINDERED)
+    group.tick(300 * ELECTION_TICKS)
+    assert led_by(group) == [1]
+    group.heal()
+    group.tick((transfer.MOST_PATIENCE + 3) * ELECTION_TICKS)
+    assert led_by(group) != [1]
+
+
 def test_hindered_voters_are_passed_over_by_preference_and_by_transfers_without_a_name() -> None:
     group = settled(n3=5)
     group[3].set_fitness(Fitness.HINDERED)
@@ -329,6 +343,18 @@ def test_a_removed_leader_asks_a_fit_voter_to_take_over() -> None:
     group.begin(1, change(remove=[1]))
     group.tick(2)
     assert [message.receiver for message in group.sent(TimeoutNow)] == [2]
+
+
+def test_a_leader_that_leaves_prefers_one_that_has_all_that_is_committed_to_a_fit_one() -> None:
+    group = settled()
+    group[3].set_fitness(Fitness.HINDERED)
+    group.tick(2 * HEARTBEAT_TICKS)
+    group.drop = lambda message: message.receiver == 2 and isinstance(message, AppendRequest)
+    group.propose(1, b"not at node 2")
+    assert group[1].transfer(leaving=True) is None
+    group.collect(1)
+    group.settle()
+    assert led_by(group) == [3]
 
 
 def test_without_the_safeguard_a_hindered_leader_stays(monkeypatch: pytest.MonkeyPatch) -> None:

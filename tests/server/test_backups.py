@@ -7,13 +7,22 @@ from typing import cast
 
 import pytest
 
-from raftkv.errors import Compacted, FailedPrecondition, FutureRevision, NoLeader, Overloaded, StorageError
+from raftkv.errors import (
+    Compacted,
+    CorruptState,
+    FailedPrecondition,
+    FutureRevision,
+    NoLeader,
+    Overloaded,
+    StorageError,
+)
 from raftkv.kv.hashing import StateHasher
 from raftkv.server.backups import MAX_BACKUPS, Backups
 from raftkv.server.reads import Reads
 from raftkv.storage.backup_format import BackupDecoder, BackupSummary
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.checkpoint_directory import OpenCopy
+from raftkv.storage.corrupt_mark import CorruptMark
 from raftkv.v1 import common_pb2, kv_pb2
 from raftkv.v1 import maintenance_pb2 as pb
 from tests.server.follower import Follower, append, entries
@@ -176,3 +185,19 @@ async def test_a_state_to_which_nothing_was_applied_is_not_backed_up() -> None:
         backups._copier = Aside(MemoryNode(cluster, cluster.ids[0]))
         with pytest.raises(CheckpointRefused, match="nothing has been applied"):
             await anext(backups.parts(pb.SnapshotRequest(stale=True)))
+
+
+@pytest.mark.parametrize("when", ["before a part", "at the end"])
+async def test_a_backup_of_a_node_that_is_condemned_meanwhile_ends_with_an_error(when: str) -> None:
+    async with MemoryCluster(1) as cluster:
+        leader = await cluster.leader()
+        await leader.put(b"k", b"v")
+        backups, aside = backups_of(leader)
+        whole = [part async for part in backups.parts(pb.SnapshotRequest())]
+        parts = backups.parts(pb.SnapshotRequest())
+        for _ in whole[: -1 if when == "before a part" else None]:
+            await anext(parts)
+        await leader.node.condemn(CorruptMark(1, b"a", b"b", (2, 3), 0.0))
+        with pytest.raises(CorruptState):
+            await anext(parts)
+        assert aside.open == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from raftkv.errors import NoRoom, ShuttingDown, StorageError
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.memory import MemoryOrderedStore
 from raftkv.transport.protocols import Incoming
+from raftkv.v1 import cluster_pb2
 from raftkv.v1 import cluster_pb2 as pb
 from tests.server.follower import (
     ENTRY_BYTES,
@@ -51,6 +53,18 @@ async def test_bug_39_a_disk_that_fails_under_a_checkpoint_from_a_peer_stops_the
         with pytest.raises(StorageError, match="EIO"):
             follower.node.failure.result()
         assert follower.keeper.newest is None
+
+
+@pytest.mark.parametrize("different", [False, True])
+async def test_a_checkpoint_of_another_state_than_the_one_here_raises_an_alarm(different: bool) -> None:
+    checkpoint = await checkpoint_of(10)
+    async with Follower() as follower:
+        await follower.receive(checkpoint)
+        if different:
+            checkpoint.manifest = replace(checkpoint.manifest, state_hash=bytes(16))
+        incoming = await follower.node.begin_checkpoint(checkpoint.manifest.encode())
+        assert (incoming.offset == 0) is different, "it replaces one that was never installed"
+        assert (cluster_pb2.DIVERGED in follower.node.alarms) is different
 
 
 async def send(incoming: Incoming, checkpoint: Checkpoint) -> None:

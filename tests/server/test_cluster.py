@@ -232,5 +232,6 @@ def _configuration_in_a_checkpoint(founded_with: Configuration) -> Configuration
         wake=lambda: None,
         fail=lambda error: pytest.fail(str(error)),
         disk_health=unwatched(MonotonicClock()),
+        diverged=pytest.fail,
     )
     return decode_configuration(checkpoints._configuration_at(Index(1), Term(1)))

@@ -9,10 +9,11 @@ import grpc
 import pytest
 
 from raftkv.errors import CorruptState, FailedPrecondition, LeaderChanged, NoRoom, NotLeader
-from raftkv.kv.commands import CheckState, Group, Put
+from raftkv.kv.codec import encode_batch
+from raftkv.kv.commands import Batch, CheckState, Group, Put
 from raftkv.kv.hashing import StateHasher
 from raftkv.kv.keys import VERSIONS, VERSIONS_END
-from raftkv.raft import Fitness
+from raftkv.raft import Entry, EntryKind, Fitness, Index, Term
 from raftkv.server.comparison import Comparison
 from raftkv.server.disk_health import DiskHealth
 from raftkv.server.disk_pace import DiskPace
@@ -24,6 +25,7 @@ from raftkv.storage.corrupt_mark import CorruptMark
 from raftkv.storage.worker import Worker
 from raftkv.transport.calls import unavailable
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2, lease_pb2, lock_pb2, peer_pb2
+from tests.server.follower import Follower, append, checkpoint_of, install
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
 
 LEVELS = [
@@ -301,20 +303,76 @@ async def test_only_the_leader_compares() -> None:
             await cluster.follower(leader).comparison.compare()
 
 
+class Old:
+    """Peers of an earlier raftkv."""
+
+    async def state_hash_at(self, node: int, index: int, timeout_s: float) -> Any:
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+    async def condemn(self, node: int, verdict: Any, timeout_s: float) -> bool:
+        raise unavailable("never")
+
+
 async def test_nothing_is_written_that_an_earlier_raftkv_would_stop_for() -> None:
-    class Old:
-        async def state_hash_at(self, node: int, index: int, timeout_s: float) -> Any:
-            raise grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, grpc.aio.Metadata(), grpc.aio.Metadata())
-
-        async def condemn(self, node: int, verdict: Any, timeout_s: float) -> bool:
-            raise unavailable("never")
-
     async with MemoryCluster() as cluster:
         leader = await cluster_with_a_key(cluster)
         comparison = Comparison(leader.node, Old(), interval_s=0, now_s=lambda: 0.0)
         before = leader.node.raft.log.last_index
         with pytest.raises(FailedPrecondition, match="earlier raftkv"):
             await comparison.compare()
+        assert leader.node.raft.log.last_index == before
+
+
+async def test_nothing_is_compared_unasked_until_all_have_shown_in_this_term_that_they_understand_it() -> None:
+    """A member of an earlier raftkv that is down would stop at the entry once it is back."""
+    async with MemoryCluster() as cluster:
+        leader = await cluster_with_a_key(cluster)
+        silent = cluster.follower(leader)
+        comparison = leader.comparison
+        cluster.isolate(silent.id)
+        assert (await comparison.compare()).silent == [silent.id], "whoever asks for it gets it"
+        with pytest.raises(FailedPrecondition, match=rf"nodes \[{silent.id}\]"):
+            await comparison._require_understood_by_all()
+        cluster.heal()
+        await until(lambda: silent.id in comparison._answering())
+        await comparison._require_understood_by_all()
+        cluster.isolate(silent.id)
+        await until(lambda: silent.id not in comparison._answering())
+        await comparison._require_understood_by_all()
+        cluster.heal()
+        # It leads again, and another build may run there by now.
+        (other,) = (member for member in cluster.nodes.values() if member not in (leader, silent))
+        await until(lambda: leader.node.transfer_leader(other.id) is None)
+        await until(lambda: other.node.is_leader)
+        await until(lambda: other.node.transfer_leader(leader.id) is None)
+        await until(lambda: leader.node.is_leader)
+        comparison._peers = Old()
+        with pytest.raises(FailedPrecondition, match="earlier raftkv"):
+            await comparison._require_understood_by_all()
+
+
+async def test_the_leader_compares_by_itself_only_when_all_understand_it() -> None:
+    async with MemoryCluster() as cluster:
+        leader = await cluster_with_a_key(cluster)
+        silent = cluster.follower(leader)
+        cluster.isolate(silent.id)
+        comparison = Comparison(leader.node, leader.comparison._peers, interval_s=0.001, now_s=lambda: 0.0)
+        asked = asyncio.Event()
+        refuse = comparison._require_understood_by_all
+        before = leader.node.raft.log.last_index
+
+        async def watched() -> None:
+            try:
+                await refuse()
+            finally:
+                asked.set()
+
+        comparison._require_understood_by_all = watched  # type: ignore[method-assign]
+        running = asyncio.create_task(comparison._run())
+        for _ in range(2):
+            await asyncio.wait_for(asked.wait(), 10)
+            asked.clear()
+        running.cancel()
         assert leader.node.raft.log.last_index == before
 
 
@@ -376,3 +434,16 @@ def _soon() -> float:
 
 async def _check(node: Node) -> int:
     return (await node.propose(Group(0, 0, (CheckState(0),)), 20, _soon(), alone=True)).index
+
+
+async def test_a_node_is_not_condemned_for_a_state_that_a_checkpoint_has_replaced() -> None:
+    check = Entry(Term(1), Index(1), EntryKind.COMMANDS, encode_batch(Batch(1001, (Group(0, 0, (CheckState(0),)),))))
+    async with Follower() as follower:
+        follower.hear(append(0, [check], 1))
+        await until(lambda: follower.node.states.known(1))
+        await follower.receive(await checkpoint_of(10))
+        follower.hear(install(10))
+        await follower.applied(10)
+        comparison = Comparison(follower.node, Old(), interval_s=0, now_s=lambda: 0.0)
+        assert not await comparison.told(peer_pb2.CondemnRequest(index=1, hash=b"x" * 16, agreed=[2, 3]))
+        assert follower.node.corruption is None

@@ -12,6 +12,8 @@ from raftkv.raft import Configuration, NodeId
 from raftkv.raft.membership import MembershipChange
 from raftkv.raft.progress import ProgressState
 from raftkv.server.watch_sender import WatchSender
+from raftkv.storage.checkpoint_store import Receiving, Sending
+from raftkv.storage.corrupt_mark import CorruptMark
 from raftkv.transport.protocols import Incoming
 from raftkv.v1 import kv_pb2 as kv
 from raftkv.v1 import lease_pb2, lock_pb2, watch_pb2
@@ -304,3 +306,31 @@ async def test_bug_30_what_is_read_while_the_state_is_replaced_is_the_old_one_or
         assert [(one.kv.key, one.kv.value) for one in told] == [(b"all/%05d" % key, b"new") for key in range(pairs)]
         sender.end()
         await watching
+
+
+@pytest.mark.parametrize("when", ["while a piece is read", "at the end"])
+async def test_nothing_is_installed_of_a_leader_that_was_condemned_while_it_sent(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with CheckpointCluster() as cluster:
+        member = await behind(cluster)
+        leader = await cluster.leader()
+        told: list[int] = []
+        monkeypatch.setattr(leader.node.raft, "snapshot_delivered", lambda peer, _: told.append(peer))
+        failed: list[int] = []
+        monkeypatch.setattr(leader.node.raft, "snapshot_failed", failed.append)
+        kind, step = (Receiving, "finish") if when == "at the end" else (Sending, "read_chunk")
+        going_on = getattr(kind, step)
+
+        async def condemned(self: Any, *args: Any) -> Any:
+            found = await going_on(self, *args)
+            leader.node._quarantine.enter(CorruptMark(1, b"a", b"b", (2, 3), 0.0))
+            leader.node._serving_state = False
+            return found
+
+        await cluster.outrun(member.id)
+        monkeypatch.setattr(kind, step, condemned)
+        cluster.heal()
+        await until(lambda: failed or told)
+        assert (failed[:1], told) == ([member.id], [])
+        assert (member.newest == 0) is (kind is Sending), "without the end, it is not even received"

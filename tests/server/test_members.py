@@ -7,10 +7,11 @@ from typing import cast
 
 import pytest
 
-from raftkv.errors import DeadlineExceeded, LeaderChanged, NotLeader, ShuttingDown
+from raftkv.errors import DeadlineExceeded, FailedPrecondition, LeaderChanged, NotLeader, ShuttingDown
 from raftkv.raft import MembershipChange, NodeId
 from raftkv.server.services.cluster import LeadershipTransfers
 from raftkv.server.services.members import CHANGE_TIMEOUT_S, MembershipChanges
+from raftkv.server.wire import from_error, to_error
 from raftkv.transport.grpc_peer import GrpcTransport
 from raftkv.v1 import cluster_pb2, common_pb2, kv_pb2
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
@@ -128,3 +129,23 @@ async def test_a_node_that_stops_does_not_say_that_a_change_it_has_begun_had_no_
         with pytest.raises(ShuttingDown) as raised:
             await changing
         assert raised.value.ambiguous
+
+
+async def test_a_change_that_is_refused_for_an_id_names_it_as_a_number() -> None:
+    """`raftkv repair` takes the next one then, and must not take that for granted of other refusals."""
+    joins = {node: MembershipChange(learners=((NodeId(node), f"elsewhere-{node}:1"),)) for node in (1, 4, 5)}
+    async with MemoryCluster() as cluster:
+        leader = await cluster.leader()
+        changes = changes_of(leader)
+        await changes.change(joins[4])
+        await changes.change(MembershipChange(remove=frozenset([NodeId(4)])))
+        for node, text in ((1, "is a member already"), (4, "an id is used once")):
+            with pytest.raises(FailedPrecondition, match=text) as raised:
+                await changes.change(joins[node])
+            assert raised.value.spent_id == node
+            assert from_error(to_error(raised.value)).number == node
+        cluster.silence()
+        assert not isinstance(leader.node.change_membership(joins[5]), str)
+        with pytest.raises(FailedPrecondition, match="another change") as raised:
+            await changes.change(joins[5])
+        assert raised.value.spent_id == 0

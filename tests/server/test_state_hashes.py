@@ -127,6 +127,20 @@ async def test_whoever_waits_for_an_entry_that_a_snapshot_leapt_over_is_told_tha
     assert await waiting is None
 
 
+async def test_what_is_known_or_being_hashed_of_a_state_that_is_replaced_is_forgotten() -> None:
+    host = Host()
+    first = host.do(CheckState(0))
+    await host.finish()
+    assert host.states.known(first) is not None
+    second = host.do(CheckState(0))
+    await asyncio.sleep(0)
+    host.states.forget()
+    await host.finish()
+    assert host.states.known(first) is None
+    assert host.states.known(second) is None
+    assert host.store._snapshots == 0
+
+
 async def test_an_entry_that_does_not_come_in_time() -> None:
     assert await Host().states.at(1, asyncio.get_running_loop().time()) is None
 

@@ -441,7 +441,8 @@ async def test_an_aborted_transfer_leaves_nothing(peers: tuple[Peer, Peer]) -> N
 
 async def test_what_is_here_already_is_not_sent_again(peers: tuple[Peer, Peer]) -> None:
     _, target, manifest = await begin(peers)
-    mine = await peers[1].checkpoint(7, 3, {b"the same": b"state, in other bytes"})
+    mine = await peers[1].checkpoint(7, 3, {b"other": b"bytes"})
+    manifest = replace(manifest, state_hash=mine.state_hash)  # and the same state
     receiving = await target.begin(manifest)
     assert receiving.offset == manifest.size
     assert await receiving.finish() == mine
@@ -452,6 +453,41 @@ async def test_what_is_here_already_is_not_sent_again(peers: tuple[Peer, Peer]) 
     await peers[1].checkpoint(9, 3)
     with pytest.raises(CheckpointRefused, match="of entry 9 is here, newer than that of 7"):
         await target.begin(manifest)
+
+
+@pytest.mark.parametrize("why", ["", "made here", "it is to be installed", "held since", "the node started from it"])
+async def test_one_of_the_same_entry_and_another_state_replaces_what_was_never_installed(
+    peers: tuple[Peer, Peer], why: str
+) -> None:
+    """The leader that sent the other one had gone wrong, say. What state and log rest on stays."""
+    source, target, manifest = await begin(peers)
+    receiving = await target.begin(manifest)
+    await transfer(source.send(), receiving)
+    if why == "made here":
+        await peers[1].checkpoint(7, 3, {b"another": b"state"})
+    else:
+        await receiving.finish()
+    apply_entry(peers[0].store, 7, 3, {b"another": b"state"})
+    source._directory.condemn(manifest, "of a state that has gone wrong")
+    other = await peers[0].checkpoint(7, 3)
+    if why == "it is to be installed":
+        assert target.hold(Index(7), Term(3))
+    elif why == "the node started from it":
+        target = await peers[1].open()
+    if why in ("", "held since"):
+        receiving = await target.begin(other)
+        await transfer(source.send(), receiving)
+        if why == "held since":
+            assert target.hold(Index(7), Term(3))
+            assert (await receiving.finish()).state_hash == manifest.state_hash
+        else:
+            assert (await receiving.finish()).same_bytes(other)
+            target = await peers[1].open()
+            assert peers[1].names() == FILES_OF_7
+            assert (await whole_copy(target))[0].same_bytes(other)
+        return
+    with pytest.raises(CheckpointRefused, match=r"hash .* here and .* there"):
+        await target.begin(manifest if why == "made here" else other)
 
 
 async def test_a_checkpoint_made_during_a_transfer_does_not_disturb_it(peers: tuple[Peer, Peer]) -> None:

@@ -158,6 +158,33 @@ async def test_a_crash_while_an_older_one_replaces_one_that_was_never_installed(
     assert outcomes == {9, 7}
 
 
+async def test_a_crash_while_one_of_another_state_is_replaced() -> None:
+    """The manifest of one state must never stand beside the data of another."""
+    leader, other = await leader_with(7), open_checkpoints(MemoryFileSystem())
+    store = state(7)
+    apply_entry(store, 7, 1, {b"a": bytes(700_000)})
+    await other.create(store, configuration_at)
+    outcomes, finished = set(), False
+    for crash_at in range(1, 60):
+        for seed in range(2):
+            disk = await disk_with(5)
+            checkpoints = open_checkpoints(disk)
+            await receive(checkpoints, leader)
+            disk.crash_at = len(disk.trace) + crash_at
+            with contextlib.suppress(PowerLoss):
+                await receive(checkpoints, other)
+            finished = len(disk.trace) < disk.crash_at
+            disk.lose_power(Random(seed))
+            checkpoints = open_checkpoints(disk)
+            assert checkpoints.damaged == ()
+            manifest, _ = await whole_copy(checkpoints)
+            outcomes.add(manifest.state_hash)
+        if finished:
+            break
+    assert outcomes == {(await whole_copy(one))[0].state_hash for one in (await leader_with(5), leader, other)}
+    assert finished
+
+
 async def test_a_crash_while_a_damaged_one_is_replaced() -> None:
     """The new data must never be vouched for by the old manifest, nor the other way round."""
     whole = await disk_with(7)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.errors import StorageError
+from raftkv.storage.files import OsFile
 from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
 from tests.storage.states import rows_of
 
@@ -134,6 +135,30 @@ def test_the_swapped_in_store_is_read_and_written(tmp_path: Path) -> None:
     store = engine.open()
     assert rows_of(store)[b"mine"] == b"2"
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["data.mdb", "lock.mdb"]
+    store.close()
+
+
+def test_the_file_of_the_replaced_store_is_freed_in_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte is not freed in no time, and the event loop does the swap."""
+    freed_by: list[threading.Thread] = []
+    freed = threading.Event()
+
+    close = OsFile.close
+
+    def watched(file: OsFile) -> None:
+        assert any("deleted" in target for target in open_files()), "the rename has freed it"
+        close(file)
+        freed_by.append(threading.current_thread())
+        freed.set()
+
+    engine, old = replaced(tmp_path)
+    monkeypatch.setattr(OsFile, "close", watched)
+    store = engine.swap(old)
+    assert freed.wait(10)
+    assert threading.current_thread() not in freed_by
+    assert not any("deleted" in target for target in open_files())
     store.close()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from raftkv.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LeaderChanged, NotLeader, ShuttingDown
 from raftkv.raft import Configuration, MembershipChange, NodeId, Position, Term
+from raftkv.raft.membership import spent_id
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
 from raftkv.server.services.leading import on_leader
@@ -80,7 +81,9 @@ class MembershipChanges:
         await self._settled(deadline)
         began = node.change_membership(change)
         if isinstance(began, str):
-            raise FailedPrecondition(began)
+            # While another change is under way, that is what it is refused for.
+            spent = None if node.raft.changing else spent_id(node.raft.configuration, change)
+            raise FailedPrecondition(began, number=spent or 0)
         try:
             async with asyncio.timeout_at(deadline):
                 while node.raft.changing and self._leads_in(began.term):
