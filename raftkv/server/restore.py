@@ -34,7 +34,7 @@ from raftkv.storage.backup_file import BackupReader
 from raftkv.storage.backup_format import HASH_BYTES, BackupSummary, DamagedBackup
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, complete
-from raftkv.storage.data_dir import CHECKPOINTS_NAME, IDENTITY_NAME, Identity, write_identity, write_json
+from raftkv.storage.data_dir import CHECKPOINTS_NAME, IDENTITY_NAME, Identity, RestoredState, write_identity, write_json
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 
@@ -122,6 +122,7 @@ def restore(path: Path, plan: Plan, *, progress: Progress, files: FileSystem | N
                 hashes.add(_checkpoint(files, directory, scratch, configuration))
             progress("write", len(directories), len(directories))
         invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
+        state_hash = hashes.pop()
         now = time.time()
         for directory in directories.values():
             write_json(files, directory / KIND_NAME, {"kind": Kind.DATA})
@@ -132,10 +133,10 @@ def restore(path: Path, plan: Plan, *, progress: Progress, files: FileSystem | N
                 members=dict(plan.members),
                 created_at=now,
                 founded=True,
-                restored=True,
+                restored=RestoredState(meta.applied_index, meta.applied_term, state_hash, plan.cluster_name),
             )
             write_identity(files, directory, identity)
-    return Restored(summary, cluster_id, epoch, dict(directories), hashes.pop())
+    return Restored(summary, cluster_id, epoch, dict(directories), state_hash)
 
 
 def restored_cluster_id(name: str, members: Mapping[NodeId, str], state_hash: bytes, epoch: int) -> int:

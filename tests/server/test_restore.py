@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from raftkv.kv.records import FORMAT, read_meta
 from raftkv.raft import NodeId
 from raftkv.server import restore as module
 from raftkv.server.cluster import find_cluster
+from raftkv.server.rehearsal import probe_here, rehearse
 from raftkv.server.restore import Plan, Restored, read_whole, restore
 from raftkv.server.settings import load_settings
 from raftkv.storage.backup_format import BackupEncoder, BackupHeader, DamagedBackup
-from raftkv.storage.data_dir import read_identity
+from raftkv.storage.data_dir import RestoredState, read_boot_id, read_identity
 from raftkv.storage.memory import MemoryOrderedStore
+from raftkv.storage.overlay import Overlay
 from tests.formats.opening import opened
 from tests.kv.host import Host, put
 
@@ -132,7 +135,9 @@ async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backu
     data_dir = made.directories[NodeId(1)]
     identity = read_identity(data_dir)
     assert identity is not None
-    assert (identity.restored, identity.cluster_id, identity.members) == (True, made.cluster_id, MEMBERS)
+    assert (identity.cluster_id, identity.members) == (made.cluster_id, MEMBERS)
+    header = made.backup.header
+    assert identity.restored == RestoredState(header.index, header.term, made.state_hash, "raftkv")
     flags = {"id": 1, "data_dir": data_dir}
     member = [f"{node}={address}" for node, address in MEMBERS.items()]
     for given in ({}, {"member": member}, {"member": member, "cluster_name": "another"}):
@@ -143,6 +148,52 @@ async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backu
         await find_cluster(load_settings({**flags, "member": member[:2]}))
     with pytest.raises(DataDirectoryMismatch, match="belongs to node 1"):
         await find_cluster(load_settings({**flags, "id": 2, "member": member}))
+
+
+def _flip(checkpoints: Path) -> None:
+    (data,) = checkpoints.glob("*.data")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+
+
+def _lose_manifest(checkpoints: Path) -> None:
+    (manifest,) = checkpoints.glob("*.manifest")
+    manifest.unlink()
+
+
+def _take_another(checkpoints: Path) -> None:
+    """One of the same entry, but of another restore."""
+    other = checkpoints.parent.parent.parent / "other"
+    restore(other.parent / "backup", plan(other, epoch=EPOCH + 1), progress=silent)
+    shutil.rmtree(checkpoints)
+    shutil.copytree(other / "1" / "checkpoints", checkpoints)
+
+
+@pytest.mark.parametrize("as_before", [False, True], ids=["", "marked by an earlier raftkv"])
+@pytest.mark.parametrize("damage", [_flip, _lose_manifest, shutil.rmtree, _take_another])
+async def test_a_restored_node_without_its_checkpoint_does_not_start_empty(
+    backup: Path, tmp_path: Path, *, damage: Callable[[Path], None], as_before: bool
+) -> None:
+    data_dir = restore(backup, plan(tmp_path / "new"), progress=silent).directories[NodeId(1)]
+    if as_before:
+        identity = json.loads((data_dir / "identity.json").read_text())
+        (data_dir / "identity.json").write_text(json.dumps({**_unsealed(identity), "restored": True}))
+    damage(data_dir / "checkpoints")
+    if as_before and damage is _take_another:
+        async with opened(data_dir) as disk:
+            assert disk.machine.applied_index > 0
+        return
+    for _ in range(2):
+        rehearsal = await rehearse(data_dir, Overlay(), read_boot_id(), probe_here)
+        assert "was restored from a backup that ends at entry" in rehearsal.refusal
+        with pytest.raises(StorageError, match="and no checkpoint that can be used reaches it: "):
+            async with opened(data_dir):
+                pass
+
+
+def _unsealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != "crc32c"}
 
 
 def test_a_directory_that_is_not_empty_is_left_as_it_is(backup: Path, tmp_path: Path) -> None:
