@@ -14,10 +14,12 @@ from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.records import Meta
 from raftkv.raft import NodeId
 from raftkv.server.disk import Disk, inspect_state
-from raftkv.server.restore import Plan, restore
+from raftkv.server.restore import EPOCH_BEGINS_S, Plan, restore
 from tests.formats.opening import HERE, extracted, opened
 
 MEMBERS = {NodeId(node): f"127.0.0.1:71{node:02}" for node in (1, 2, 3)}
+MADE_AT_S = 1_795_000_000
+"""When backup_1 was made."""
 
 
 def contents(disk: Disk, expected: Any) -> Meta:
@@ -72,9 +74,14 @@ async def test_a_backup_of_version_1_is_restored_whole(tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     backup.write_bytes(lzma.decompress((HERE / "backup_1.xz").read_bytes()))
     directories = {node: tmp_path / str(node) for node in MEMBERS}
-    made = restore(backup, Plan(MEMBERS, directories, "raftkv", 7), progress=lambda phase, done, total: None)
+    made = restore(
+        backup,
+        Plan(MEMBERS, directories, "raftkv", None),
+        progress=lambda phase, done, total: None,
+        now=lambda: MADE_AT_S + 5,
+    )
     assert made.backup.state_hash.hex() == expected["state_hash"]
     for node in MEMBERS:
         async with opened(directories[node], node) as disk:
             meta = contents(disk, expected)
-            assert meta.last_token == 7 << EPOCH_BITS
+            assert meta.last_token == (MADE_AT_S + 5 - EPOCH_BEGINS_S) << EPOCH_BITS

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import pytest
 from raftkv.errors import ConfigurationError, DataDirectoryMismatch, StorageError
 from raftkv.kv import commands as c
 from raftkv.kv.commands import LockKind, Place
-from raftkv.kv.epoch import EPOCH_BITS, MAX_EPOCH
+from raftkv.kv.epoch import EPOCH_BITS
 from raftkv.kv.records import FORMAT, read_meta
 from raftkv.raft import NodeId
 from raftkv.server import restore as module
 from raftkv.server.cluster import find_cluster
 from raftkv.server.rehearsal import probe_here, rehearse
-from raftkv.server.restore import Plan, Restored, read_whole, restore
+from raftkv.server.restore import EPOCH_BEGINS_S, Plan, Restored, epoch_to_give, read_whole
 from raftkv.server.settings import load_settings
 from raftkv.storage.backup_format import BackupEncoder, BackupHeader, DamagedBackup
 from raftkv.storage.data_dir import RestoredState, read_boot_id, read_identity
@@ -31,7 +32,10 @@ from tests.formats.opening import opened
 from tests.kv.host import Host, put
 
 MEMBERS = {NodeId(node): f"127.0.0.1:71{node:02}" for node in (1, 2, 3)}
-EPOCH = 5
+EPOCH = 200_000_000
+NOW_S = EPOCH_BEGINS_S + EPOCH
+
+restore = partial(module.restore, now=lambda: NOW_S)
 
 
 def silent(phase: str, done: int, total: int) -> None: ...
@@ -106,8 +110,12 @@ async def test_tokens_of_a_restored_cluster_are_above_all_that_the_old_one_gives
         again = tmp_path / "again"
         again.write_bytes(backup_of(new))
         more = [acquire(new, b"more %d" % number, new.grant()) for number in range(10)]
-    with pytest.raises(ConfigurationError, match=f"is to be {EPOCH}, and this backup takes {EPOCH + 1} to {MAX_EPOCH}"):
+    with pytest.raises(
+        ConfigurationError,
+        match=f"is to be {EPOCH}, and this backup now takes {EPOCH + 1} to .* --fencing-epoch {EPOCH + 1},",
+    ):
         restore(again, plan(tmp_path / "newer"), progress=silent)
+    assert epoch_to_give(again, lambda: NOW_S) == EPOCH + 1
     newer = restore(again, plan(tmp_path / "newer", epoch=EPOCH + 1), progress=silent)
     assert newer.cluster_id != made.cluster_id
     async with opened(newer.directories[NodeId(2)], 2) as disk:
@@ -116,18 +124,36 @@ async def test_tokens_of_a_restored_cluster_are_above_all_that_the_old_one_gives
 
 
 def test_members_of_one_restore_agree_and_others_differ(backup: Path, tmp_path: Path) -> None:
-    all_at_once = restore(backup, plan(tmp_path / "all"), progress=silent)
-    alone: list[Restored] = [
-        restore(backup, Plan(MEMBERS, {node: tmp_path / f"alone {node}"}, "raftkv", EPOCH), progress=silent)
-        for node in MEMBERS
-    ]
-    for one in alone:
-        assert (one.cluster_id, one.state_hash) == (all_at_once.cluster_id, all_at_once.state_hash)
-    assert restore(backup, plan(tmp_path / "name", name="x"), progress=silent).cluster_id != all_at_once.cluster_id
-    later = restore(backup, plan(tmp_path / "epoch", epoch=EPOCH + 1), progress=silent)
-    assert later.cluster_id != all_at_once.cluster_id
+    def alone(node: int, name: str = "raftkv", epoch: int = EPOCH) -> Restored:
+        directories = {NodeId(node): tmp_path / f"{node} {name} {epoch}"}
+        return restore(backup, Plan(MEMBERS, directories, name, epoch), progress=silent)
+
+    first = alone(1)
+    for one in (alone(2), alone(3)):
+        assert (one.cluster_id, one.state_hash) == (first.cluster_id, first.state_hash)
+    at_once = [restore(backup, plan(tmp_path / f"all {number}"), progress=silent) for number in range(2)]
+    others = [alone(1, name="x"), alone(1, epoch=EPOCH + 1), *at_once]
+    assert len({one.cluster_id for one in (first, *others)}) == 5
     clocked = restore(backup, plan(tmp_path / "clock", epoch=None), progress=silent)
-    assert clocked.epoch > 3_000_000  # minutes since 2020
+    assert clocked.epoch == epoch_to_give(backup, lambda: NOW_S) == EPOCH
+
+
+@pytest.mark.parametrize("epoch", [1, EPOCH - 86_401, EPOCH + 3_601, 2**40])
+def test_an_epoch_far_from_the_clock_is_refused(backup: Path, tmp_path: Path, epoch: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"now takes {EPOCH - 86_400} to {EPOCH + 3_600}: it is of epoch 0"):
+        restore(backup, plan(tmp_path / "new", epoch=epoch), progress=silent)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_clock_that_is_behind_the_backup_is_refused(old: Host, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    path.write_bytes(backup_of(old, made_at_ms=int(NOW_S + 61) * 1000))
+    with pytest.raises(ConfigurationError, match="later than it is by"):
+        restore(path, plan(tmp_path / "new"), progress=silent)
+    with pytest.raises(ConfigurationError, match="later than it is by"):
+        epoch_to_give(path, lambda: NOW_S)
+    path.write_bytes(backup_of(old, made_at_ms=int(NOW_S + 59) * 1000))
+    restore(path, plan(tmp_path / "new"), progress=silent)
 
 
 async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backup: Path, tmp_path: Path) -> None:
