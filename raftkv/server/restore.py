@@ -9,11 +9,13 @@ comes last: until then a node refuses to start there.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from raftkv.errors import ConfigurationError, StorageError
+from raftkv.errors import ConfigurationError, NoRoom, StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.epoch import epoch_of, epochs_at, in_epoch, next_epoch
 from raftkv.kv.keys import META
@@ -36,7 +38,16 @@ from raftkv.storage.backup_file import BackupReader
 from raftkv.storage.backup_format import HASH_BYTES, BackupHeader, BackupSummary, DamagedBackup
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, complete
-from raftkv.storage.data_dir import CHECKPOINTS_NAME, IDENTITY_NAME, Identity, RestoredState, write_identity, write_json
+from raftkv.storage.data_dir import (
+    CHECKPOINTS_NAME,
+    IDENTITY_NAME,
+    LOCK_NAME,
+    Identity,
+    RestoredState,
+    lock_data_dir,
+    write_identity,
+    write_json,
+)
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 
@@ -118,39 +129,51 @@ def restore(
     """
     for directory in plan.directories.values():
         _require_empty(directory)
-    summary, meta, _ = read_whole(path, progress)
-    now_s = now()
-    epoch = _epoch(path, plan, summary.header, meta, now_s)
-    new = in_epoch(meta, epoch)
-    # Members that are made one by one can only agree on what each of them is told.
-    nonce = secrets.token_bytes(NONCE_BYTES) if plan.whole else b""
-    cluster_id = restored_cluster_id(plan.cluster_name, plan.members, summary.state_hash, epoch, nonce)
+    files = files or OsFileSystem()
+    directories = dict(sorted(plan.directories.items()))
+    with _claimed(directories.values(), files):
+        summary, meta, _ = read_whole(path, progress)
+        now_s = now()
+        epoch = _epoch(path, plan, summary.header, meta, now_s)
+        # Members that are made one by one can only agree on what each of them is told.
+        nonce = secrets.token_bytes(NONCE_BYTES) if plan.whole else b""
+        cluster_id = restored_cluster_id(plan.cluster_name, plan.members, summary.state_hash, epoch, nonce)
+        room = require_room(directories.values(), summary)
+        for directory in directories.values():
+            _require_empty(directory)
+        with _all_or_nothing(directories.values(), room):
+            state_hash = _write(path, summary, in_epoch(meta, epoch), plan, files=files, progress=progress)
+            for directory in directories.values():
+                write_json(files, directory / KIND_NAME, {"kind": Kind.DATA})
+            for node, directory in directories.items():
+                identity = Identity(
+                    cluster_id=cluster_id,
+                    node_id=node,
+                    members=dict(plan.members),
+                    created_at=now_s,
+                    founded=True,
+                    restored=RestoredState(meta.applied_index, meta.applied_term, state_hash, plan.cluster_name),
+                )
+                write_identity(files, directory, identity)
+    return Restored(summary, cluster_id, epoch, directories, state_hash)
+
+
+def _write(
+    path: Path, summary: BackupSummary, meta: Meta, plan: Plan, *, files: FileSystem, progress: Progress
+) -> bytes:
+    """Make the checkpoints of all members; return the hash of their state."""
     configuration = encode_configuration(
         Configuration(voters=frozenset(plan.members), addresses=tuple(sorted(plan.members.items())))
     )
-    files = files or OsFileSystem()
-    with _made(plan, files) as directories:
-        with _scratch(next(iter(directories.values()))) as scratch:
-            hashes = {_fill(scratch, path, summary, new, progress)}
-            for number, directory in enumerate(directories.values()):
-                progress("write", number, len(directories))
-                hashes.add(_checkpoint(files, directory, scratch, configuration))
-            progress("write", len(directories), len(directories))
-        invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
-        state_hash = hashes.pop()
-        for directory in directories.values():
-            write_json(files, directory / KIND_NAME, {"kind": Kind.DATA})
-        for node, directory in directories.items():
-            identity = Identity(
-                cluster_id=cluster_id,
-                node_id=node,
-                members=dict(plan.members),
-                created_at=now_s,
-                founded=True,
-                restored=RestoredState(meta.applied_index, meta.applied_term, state_hash, plan.cluster_name),
-            )
-            write_identity(files, directory, identity)
-    return Restored(summary, cluster_id, epoch, dict(directories), state_hash)
+    directories = [directory for _, directory in sorted(plan.directories.items())]
+    with _scratch(directories[0]) as scratch:
+        hashes = {_fill(scratch, path, summary, meta, progress)}
+        for number, directory in enumerate(directories):
+            progress("write", number, len(directories))
+            hashes.add(_checkpoint(files, directory, scratch, configuration))
+        progress("write", len(directories), len(directories))
+    invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
+    return hashes.pop()
 
 
 def epoch_to_give(path: Path, now: Callable[[], float] = time.time) -> int:
@@ -216,7 +239,7 @@ def _epoch(path: Path, plan: Plan, header: BackupHeader, meta: Meta, now_s: floa
 
 def _require_empty(directory: Path) -> None:
     try:
-        found = sorted(entry.name for entry in directory.iterdir() if entry.name != "lost+found")
+        found = sorted(entry.name for entry in directory.iterdir() if entry.name not in ("lost+found", LOCK_NAME))
     except FileNotFoundError:
         return
     except OSError as error:
@@ -230,29 +253,84 @@ def _require_empty(directory: Path) -> None:
 
 
 @contextmanager
-def _made(plan: Plan, files: FileSystem) -> Iterator[dict[NodeId, Path]]:
-    """Make the directories; if the block fails, take back all that it put there."""
+def _claimed(directories: Collection[Path], files: FileSystem) -> Iterator[None]:
+    """Make the directories and hold them; if the block fails, take back what was made of them.
+
+    Raises DataDirectoryMismatch: a node, or another restore, holds one.
+    """
     made: list[Path] = []
-    directories = dict(sorted(plan.directories.items()))
+    locks: dict[int, Path | None] = {}
     try:
-        for directory in directories.values():
+        for directory in directories:
             for parent in reversed([one for one in (directory, *directory.parents) if not one.exists()]):
-                parent.mkdir(mode=0o700)
-                made.append(parent)
+                with contextlib.suppress(FileExistsError):  # another restore may be making it
+                    parent.mkdir(mode=0o700)
+                    made.append(parent)
                 files.fsync_dir(parent.parent)
-        yield directories
+            lock = directory / LOCK_NAME
+            is_new = not lock.exists()
+            locks[lock_data_dir(directory)] = lock if is_new else None
+        yield
     except BaseException as error:
         # Ctrl-C too.
-        for directory in directories.values():
-            _empty(directory)
+        for lock in filter(None, locks.values()):
+            with contextlib.suppress(OSError):
+                lock.unlink()
         for parent in reversed(made):
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
             raise StorageError(f"nothing was restored: {error.filename or 'the disk'}: {error.strerror}") from error
+        raise
+    finally:
+        for fd in locks:
+            os.close(fd)
+
+
+@contextmanager
+def _all_or_nothing(directories: Collection[Path], room: str) -> Iterator[None]:
+    """If the block fails, remove what it has put into the directories: they are held, and were empty.
+
+    `room`: what it needs, to be said where there is not enough of it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for directory in directories:
+            _empty(directory)
+        if _is_full(error):
+            raise NoRoom(f"nothing was restored: no room: {room}") from error
         if isinstance(error, CheckpointRefused | StorageError):
             raise StorageError(f"nothing was restored: {error.message}") from error
         raise
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, NoRoom):
+        return True
+    return any(
+        isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in (error, error.__cause__)
+    )
+
+
+def require_room(directories: Collection[Path], summary: BackupSummary) -> str:
+    """Return how much room the directories need. Raises NoRoom where there is less of it for sure."""
+    by_disk: dict[int, list[Path]] = {}
+    for directory in directories:
+        by_disk.setdefault(directory.stat().st_dev, []).append(directory)
+    first = next(iter(directories))
+    said: list[str] = []
+    short = False
+    for ones in by_disk.values():
+        # A copy for each, and the one that they are made from. Pages are never full, so it is more than this.
+        needed = summary.row_bytes * (len(ones) + (first in ones))
+        free = shutil.disk_usage(ones[0]).free
+        short = short or free < needed
+        said.append(f"{', '.join(map(str, ones))}: more than {needed} bytes are needed at once, {free} were free")
+    room = f"{'; '.join(said)}. The way out: free or add space"
+    if short:
+        raise NoRoom(f"nothing was restored: no room: {room}")
+    return room
 
 
 @contextmanager

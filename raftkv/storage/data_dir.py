@@ -307,6 +307,10 @@ def lock_data_dir(path: Path) -> int:
     fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_still(path / LOCK_NAME, fd):
+            # Whoever held it took it away with what else it had made here.
+            os.close(fd)
+            return lock_data_dir(path)
     except BlockingIOError as error:
         holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
@@ -317,6 +321,13 @@ def lock_data_dir(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
     return fd
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:

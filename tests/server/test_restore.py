@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raftkv.errors import ConfigurationError, DataDirectoryMismatch, StorageError
+from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoRoom, StorageError
 from raftkv.kv import commands as c
 from raftkv.kv.commands import LockKind, Place
 from raftkv.kv.epoch import EPOCH_BITS
@@ -301,13 +301,53 @@ def test_whatever_fails_nothing_is_left(
     restore(backup, plan(base), progress=silent)
 
 
-def test_a_disk_that_is_full_is_left_as_it_was(old: Host, tmp_path: Path, full_disk: Path) -> None:
+async def test_of_two_restores_at_once_one_is_refused_and_the_other_whole(backup: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def another(phase: str, done: int, total: int) -> None:
+        with pytest.raises(DataDirectoryMismatch, match=f"is held by process {os.getpid()}"):
+            restore(backup, plan(tmp_path / "new"), progress=silent)
+        refused.append(phase)
+
+    made = restore(backup, plan(tmp_path / "new"), progress=_only("verify", another))
+    assert refused
+    for node, directory in made.directories.items():
+        async with opened(directory, node) as disk:
+            assert disk.machine.revision == made.backup.header.revision
+
+
+def _only(wanted: str, then: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    def progress(phase: str, done: int, total: int) -> None:
+        if phase == wanted:
+            then(phase, done, total)
+
+    return progress
+
+
+def test_what_appears_while_the_backup_is_verified_is_kept(backup: Path, tmp_path: Path) -> None:
+    def appears(phase: str, done: int, total: int) -> None:
+        (tmp_path / "new" / "2" / "checkpoints").mkdir(exist_ok=True)
+
+    with pytest.raises(ConfigurationError, match="2 is not empty: it holds checkpoints"):
+        restore(backup, plan(tmp_path / "new"), progress=_only("verify", appears))
+    assert tree(tmp_path / "new") == {"2": b"", "2/checkpoints": b""}
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_disk_that_is_full_is_left_as_it_was(
+    tmp_path: Path, full_disk: Path, monkeypatch: pytest.MonkeyPatch, *, foreseen: bool
+) -> None:
     host = Host(MemoryOrderedStore())
     host.do(*[put(b"key %04d" % number, b"v" * 1000) for number in range(1000)])
     path = tmp_path / "backup"
     path.write_bytes(backup_of(host))
-    with pytest.raises(StorageError, match="nothing was restored"):
-        restore(path, plan(full_disk / "base"), progress=silent)
+    phases: set[str] = set()
+    if not foreseen:
+        monkeypatch.setattr(module, "require_room", lambda directories, summary: "as much as there is")
+    said = r"1, .*3: more than 4\d{6} bytes are needed at once, 3\d{6} were free" if foreseen else "as much as there is"
+    with pytest.raises(NoRoom, match=f"nothing was restored: no room: .*{said}"):
+        restore(path, plan(full_disk / "base"), progress=lambda phase, done, total: phases.add(phase))
+    assert phases == {"verify"} if foreseen else "load" in phases
     assert tree(full_disk) == {}
 
 
