@@ -166,12 +166,18 @@ async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backu
     assert identity.restored == RestoredState(header.index, header.term, made.state_hash, "raftkv")
     flags = {"id": 1, "data_dir": data_dir}
     member = [f"{node}={address}" for node, address in MEMBERS.items()]
-    for given in ({}, {"member": member}, {"member": member, "cluster_name": "another"}):
+    for given in ({}, {"member": member}, {"member": member, "cluster_name": "raftkv"}):
         cluster = await find_cluster(load_settings({**flags, **given}))
         assert cluster.cluster_id == made.cluster_id
         assert cluster.founded_with.voters == set(MEMBERS)
     with pytest.raises(DataDirectoryMismatch, match=r"for other members than --member names: 1=127.0.0.1:7101,2="):
         await find_cluster(load_settings({**flags, "member": member[:2]}))
+    with pytest.raises(DataDirectoryMismatch, match="with --cluster-name raftkv, not another"):
+        await find_cluster(load_settings({**flags, "cluster_name": "another"}))
+    named = restore(backup, plan(tmp_path / "named", name="mine"), progress=silent).directories[NodeId(1)]
+    await find_cluster(load_settings({**flags, "data_dir": named}))
+    with pytest.raises(DataDirectoryMismatch, match="with --cluster-name mine, not raftkv"):
+        await find_cluster(load_settings({**flags, "data_dir": named, "cluster_name": "raftkv"}))
     with pytest.raises(DataDirectoryMismatch, match="belongs to node 1"):
         await find_cluster(load_settings({**flags, "id": 2, "member": member}))
 
