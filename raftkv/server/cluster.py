@@ -11,7 +11,7 @@ import structlog
 from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoLeader, StorageError
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
 from raftkv.server.settings import ServerSettings, founded_cluster_id
-from raftkv.storage.data_dir import IDENTITY_NAME, Identity, check_identity, read_identity
+from raftkv.storage.data_dir import IDENTITY_NAME, Identity, RestoredState, check_identity, read_identity
 from raftkv.storage.protocols import RESTORE_FROM_PEERS
 from raftkv.storage.way_out import exact
 from raftkv.v1 import cluster_pb2 as pb
@@ -85,6 +85,7 @@ def _remembered(identity: Identity, settings: ServerSettings) -> Cluster:
         # Its members do not make its id: a backup does, with them. They are to be the same all the same.
         cluster_id = identity.cluster_id
         _require_members(identity, settings)
+        _require_name(identity.restored, settings)
     check_identity(settings.data_dir, identity, cluster_id, NodeId(settings.id))
     address = identity.members.get(identity.node_id)
     if address is None:
@@ -131,6 +132,16 @@ def _require_members(identity: Identity, settings: ServerSettings) -> None:
             f"the data directory {settings.data_dir} was restored from a backup for other members than --member names: "
             f"{listed}. The way out: give exactly this list, or no --member at all; for other members, restore the "
             "backup again"
+        )
+
+
+def _require_name(restored: RestoredState, settings: ServerSettings) -> None:
+    # Where it is not given, there is nothing to compare: the default is nobody's word.
+    given = "cluster_name" in settings.model_fields_set
+    if given and restored.cluster_name not in (None, settings.cluster_name):
+        raise DataDirectoryMismatch(
+            f"the data directory {settings.data_dir} was restored from a backup with --cluster-name "
+            f"{restored.cluster_name}, not {settings.cluster_name}. The way out: give that name, or none"
         )
 
 

@@ -292,7 +292,13 @@ async def open_disk(
         damage = StoreDamage(data_dir)
         open_store = partial(_open_store, engine, data_dir, damage)
         node = await recover_node(
-            wal, recovered, checkpoints, open_store=open_store, applied_index=_applied_index, progress=progress
+            wal,
+            recovered,
+            checkpoints,
+            open_store=open_store,
+            applied_index=_applied_index,
+            restored=data_dir.identity.restored,
+            progress=progress,
         )
         _report(node)
         recovered = node.log

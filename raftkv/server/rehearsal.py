@@ -169,7 +169,14 @@ async def _rehearse(
             make_runner=lambda _: Inline(),
         )
         store = _opened(path, files, probe, found)
-        node = await recover_node(wal, log, checkpoints, open_store=lambda: store, applied_index=_applied_index)
+        node = await recover_node(
+            wal,
+            log,
+            checkpoints,
+            open_store=lambda: store,
+            applied_index=_applied_index,
+            restored=found.identity.restored,
+        )
         found.recovered, found.checkpoint, found.passed_over = node.log, node.checkpoint, node.damaged
         found.applied = _applied_index(node.store)
         found.store = _becomes_of(found, restored=node.store_restored)

@@ -9,37 +9,53 @@ comes last: until then a node refuses to start there.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import secrets
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from raftkv.errors import ConfigurationError, StorageError
+from raftkv.errors import ConfigurationError, NoRoom, StorageError
 from raftkv.invariant import invariant
-from raftkv.kv.epoch import MAX_EPOCH, epoch_of, in_epoch, next_epoch
+from raftkv.kv.epoch import epoch_of, epochs_at, in_epoch, next_epoch
 from raftkv.kv.keys import META
-from raftkv.kv.records import FORMAT, Meta, decode_meta, encode_meta
+from raftkv.kv.records import EMPTY_META, FORMAT, Meta, decode_meta, encode_meta
 from raftkv.raft import Configuration, NodeId
 from raftkv.raft.membership import encode_configuration
 from raftkv.server.disk import inspect_state
 from raftkv.server.disk_kind import NAME as KIND_NAME
 from raftkv.server.disk_kind import Kind
 from raftkv.storage.backup_file import BackupReader
-from raftkv.storage.backup_format import HASH_BYTES, BackupSummary, DamagedBackup
+from raftkv.storage.backup_format import HASH_BYTES, BackupHeader, BackupSummary, DamagedBackup
 from raftkv.storage.checkpoint import CheckpointRefused
 from raftkv.storage.checkpoint_directory import CREATING, CheckpointDirectory, complete
-from raftkv.storage.data_dir import CHECKPOINTS_NAME, IDENTITY_NAME, Identity, write_identity, write_json
+from raftkv.storage.data_dir import (
+    CHECKPOINTS_NAME,
+    IDENTITY_NAME,
+    LOCK_NAME,
+    Identity,
+    RestoredState,
+    lock_data_dir,
+    write_identity,
+    write_json,
+)
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import LmdbEngine, LmdbStore
 
 EPOCH_BEGINS_S: Final = 1_577_836_800
-"""2020-01-01 in seconds since 1970: epochs are minutes since."""
+"""2020-01-01 in seconds since 1970: epochs are seconds since."""
+CLOCKS_APART_S: Final = 60
+"""By so much the clock of the node that made a backup may be ahead."""
+NONCE_BYTES: Final = 8
 ROWS_PER_TRANSACTION: Final = 20_000
 SCRATCH_NAME: Final = "restore.scratch"
 
@@ -60,6 +76,11 @@ class Plan:
     cluster_name: str
     epoch: int | None
     """None: the next one by the clock. Equal for all members."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all members are made at once."""
+        return set(self.directories) == set(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,49 +120,78 @@ def read_whole(path: Path, progress: Progress) -> tuple[BackupSummary, Meta, lis
         return backup.summary, meta, counts
 
 
-def restore(path: Path, plan: Plan, *, progress: Progress, files: FileSystem | None = None) -> Restored:
+def restore(
+    path: Path, plan: Plan, *, progress: Progress, files: FileSystem | None = None, now: Callable[[], float] = time.time
+) -> Restored:
     """Make the directories of `plan` from the backup at `path`. Blocks.
 
     Raises ConfigurationError, DamagedBackup, StorageError; what was there before is then as it was.
     """
     for directory in plan.directories.values():
         _require_empty(directory)
-    summary, meta, _ = read_whole(path, progress)
-    epoch = _epoch(plan, meta)
-    new = in_epoch(meta, epoch)
-    cluster_id = restored_cluster_id(plan.cluster_name, plan.members, summary.state_hash, epoch)
+    files = files or OsFileSystem()
+    directories = dict(sorted(plan.directories.items()))
+    with _claimed(directories.values(), files):
+        summary, meta, _ = read_whole(path, progress)
+        now_s = now()
+        epoch = _epoch(path, plan, summary.header, meta, now_s)
+        # Members that are made one by one can only agree on what each of them is told.
+        nonce = secrets.token_bytes(NONCE_BYTES) if plan.whole else b""
+        cluster_id = restored_cluster_id(plan.cluster_name, plan.members, summary.state_hash, epoch, nonce)
+        room = require_room(directories.values(), summary)
+        for directory in directories.values():
+            _require_empty(directory)
+        with _all_or_nothing(directories.values(), room):
+            state_hash = _write(path, summary, in_epoch(meta, epoch), plan, files=files, progress=progress)
+            for directory in directories.values():
+                write_json(files, directory / KIND_NAME, {"kind": Kind.DATA})
+            for node, directory in directories.items():
+                identity = Identity(
+                    cluster_id=cluster_id,
+                    node_id=node,
+                    members=dict(plan.members),
+                    created_at=now_s,
+                    founded=True,
+                    restored=RestoredState(meta.applied_index, meta.applied_term, state_hash, plan.cluster_name),
+                )
+                write_identity(files, directory, identity)
+    return Restored(summary, cluster_id, epoch, directories, state_hash)
+
+
+def _write(
+    path: Path, summary: BackupSummary, meta: Meta, plan: Plan, *, files: FileSystem, progress: Progress
+) -> bytes:
+    """Make the checkpoints of all members; return the hash of their state."""
     configuration = encode_configuration(
         Configuration(voters=frozenset(plan.members), addresses=tuple(sorted(plan.members.items())))
     )
-    files = files or OsFileSystem()
-    with _made(plan, files) as directories:
-        with _scratch(next(iter(directories.values()))) as scratch:
-            hashes = {_fill(scratch, path, summary, new, progress)}
-            for number, directory in enumerate(directories.values()):
-                progress("write", number, len(directories))
-                hashes.add(_checkpoint(files, directory, scratch, configuration))
-            progress("write", len(directories), len(directories))
-        invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
-        now = time.time()
-        for directory in directories.values():
-            write_json(files, directory / KIND_NAME, {"kind": Kind.DATA})
-        for node, directory in directories.items():
-            identity = Identity(
-                cluster_id=cluster_id,
-                node_id=node,
-                members=dict(plan.members),
-                created_at=now,
-                founded=True,
-                restored=True,
-            )
-            write_identity(files, directory, identity)
-    return Restored(summary, cluster_id, epoch, dict(directories), hashes.pop())
+    directories = [directory for _, directory in sorted(plan.directories.items())]
+    with _scratch(directories[0]) as scratch:
+        hashes = {_fill(scratch, path, summary, meta, progress)}
+        for number, directory in enumerate(directories):
+            progress("write", number, len(directories))
+            hashes.add(_checkpoint(files, directory, scratch, configuration))
+        progress("write", len(directories), len(directories))
+    invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
+    return hashes.pop()
 
 
-def restored_cluster_id(name: str, members: Mapping[NodeId, str], state_hash: bytes, epoch: int) -> int:
-    """Return the identity of the cluster that these members make of a backup: another one for every epoch."""
+def epoch_to_give(path: Path, now: Callable[[], float] = time.time) -> int:
+    """Return the fencing epoch to give for each member when the backup at `path` is restored on several machines.
+
+    Raises ConfigurationError, DamagedBackup.
+    """
+    with BackupReader(path) as backup:
+        meta = EMPTY_META._replace(last_token=backup.header.last_token)
+        return next_epoch(meta, _seconds(path, backup.header, now()))
+
+
+def restored_cluster_id(
+    name: str, members: Mapping[NodeId, str], state_hash: bytes, epoch: int, nonce: bytes = b""
+) -> int:
+    """Return the identity of the cluster that these members make of a backup: another one for every epoch and nonce."""
     listed = ",".join(f"{node}={address}" for node, address in sorted(members.items()))
-    text = f"{name}\n{listed}\nrestored {state_hash.hex()} {epoch}"
+    text = f"{name}\n{listed}\nrestored {state_hash.hex()} {epoch} {nonce.hex()}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -162,21 +212,34 @@ def _meta_of(path: Path, backup: BackupReader, key: bytes, value: bytes) -> Meta
     return meta
 
 
-def _epoch(plan: Plan, meta: Meta) -> int:
-    least = epoch_of(meta) + 1
-    minutes = int(time.time() - EPOCH_BEGINS_S) // 60
-    epoch = next_epoch(meta, minutes) if plan.epoch is None else plan.epoch
-    if not least <= epoch <= MAX_EPOCH:
+def _seconds(path: Path, header: BackupHeader, now_s: float) -> int:
+    """Return the epoch that it is by the clock. Raises ConfigurationError: the clock cannot be right."""
+    if now_s + CLOCKS_APART_S < header.made_at_ms / 1000:
+        made_at = datetime.fromtimestamp(header.made_at_ms / 1000, UTC).isoformat(timespec="seconds")
         raise ConfigurationError(
-            f"the fencing epoch is to be {epoch}, and this backup takes {least} to {MAX_EPOCH}: it is of epoch "
-            f"{least - 1}, and tokens never go back"
+            f"{path} was made at {made_at}, later than it is by this machine's clock; fencing epochs go by the "
+            "clock. Nothing was changed. The way out: set the clock"
         )
-    return epoch
+    return int(now_s - EPOCH_BEGINS_S)
+
+
+def _epoch(path: Path, plan: Plan, header: BackupHeader, meta: Meta, now_s: float) -> int:
+    seconds = _seconds(path, header, now_s)
+    offered = next_epoch(meta, seconds)
+    if plan.epoch is None:
+        return offered
+    if plan.epoch not in (permitted := epochs_at(meta, seconds)):
+        raise ConfigurationError(
+            f"the fencing epoch is to be {plan.epoch}, and this backup now takes {permitted.start} to "
+            f"{permitted.stop - 1}: it is of epoch {epoch_of(meta)}, tokens never go back, and epochs are the seconds "
+            f"since 2020. Nothing was changed. The way out: --fencing-epoch {offered}, the same for all members"
+        )
+    return plan.epoch
 
 
 def _require_empty(directory: Path) -> None:
     try:
-        found = sorted(entry.name for entry in directory.iterdir() if entry.name != "lost+found")
+        found = sorted(entry.name for entry in directory.iterdir() if entry.name not in ("lost+found", LOCK_NAME))
     except FileNotFoundError:
         return
     except OSError as error:
@@ -190,29 +253,84 @@ def _require_empty(directory: Path) -> None:
 
 
 @contextmanager
-def _made(plan: Plan, files: FileSystem) -> Iterator[dict[NodeId, Path]]:
-    """Make the directories; if the block fails, take back all that it put there."""
+def _claimed(directories: Collection[Path], files: FileSystem) -> Iterator[None]:
+    """Make the directories and hold them; if the block fails, take back what was made of them.
+
+    Raises DataDirectoryMismatch: a node, or another restore, holds one.
+    """
     made: list[Path] = []
-    directories = dict(sorted(plan.directories.items()))
+    locks: dict[int, Path | None] = {}
     try:
-        for directory in directories.values():
+        for directory in directories:
             for parent in reversed([one for one in (directory, *directory.parents) if not one.exists()]):
-                parent.mkdir(mode=0o700)
-                made.append(parent)
+                with contextlib.suppress(FileExistsError):  # another restore may be making it
+                    parent.mkdir(mode=0o700)
+                    made.append(parent)
                 files.fsync_dir(parent.parent)
-        yield directories
+            lock = directory / LOCK_NAME
+            is_new = not lock.exists()
+            locks[lock_data_dir(directory)] = lock if is_new else None
+        yield
     except BaseException as error:
         # Ctrl-C too.
-        for directory in directories.values():
-            _empty(directory)
+        for lock in filter(None, locks.values()):
+            with contextlib.suppress(OSError):
+                lock.unlink()
         for parent in reversed(made):
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
             raise StorageError(f"nothing was restored: {error.filename or 'the disk'}: {error.strerror}") from error
+        raise
+    finally:
+        for fd in locks:
+            os.close(fd)
+
+
+@contextmanager
+def _all_or_nothing(directories: Collection[Path], room: str) -> Iterator[None]:
+    """If the block fails, remove what it has put into the directories: they are held, and were empty.
+
+    `room`: what it needs, to be said where there is not enough of it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for directory in directories:
+            _empty(directory)
+        if _is_full(error):
+            raise NoRoom(f"nothing was restored: no room: {room}") from error
         if isinstance(error, CheckpointRefused | StorageError):
             raise StorageError(f"nothing was restored: {error.message}") from error
         raise
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, NoRoom):
+        return True
+    return any(
+        isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in (error, error.__cause__)
+    )
+
+
+def require_room(directories: Collection[Path], summary: BackupSummary) -> str:
+    """Return how much room the directories need. Raises NoRoom where there is less of it for sure."""
+    by_disk: dict[int, list[Path]] = {}
+    for directory in directories:
+        by_disk.setdefault(directory.stat().st_dev, []).append(directory)
+    first = next(iter(directories))
+    said: list[str] = []
+    short = False
+    for ones in by_disk.values():
+        # A copy for each, and the one that they are made from. Pages are never full, so it is more than this.
+        needed = summary.row_bytes * (len(ones) + (first in ones))
+        free = shutil.disk_usage(ones[0]).free
+        short = short or free < needed
+        said.append(f"{', '.join(map(str, ones))}: more than {needed} bytes are needed at once, {free} were free")
+    room = f"{'; '.join(said)}. The way out: free or add space"
+    if short:
+        raise NoRoom(f"nothing was restored: no room: {room}")
+    return room
 
 
 @contextmanager

@@ -38,6 +38,20 @@ LEFTOVERS: Final = (WAL_NAME, STORE_NAME, CHECKPOINTS_NAME, PEERS_NAME, BOOT_NAM
 """What only a node that has run leaves behind."""
 
 
+@dataclass(frozen=True, slots=True)
+class RestoredState:
+    """The state that a cluster was founded on: of a backup. Nothing before its entry is anywhere in the cluster."""
+
+    index: int
+    term: int
+    state_hash: bytes
+    cluster_name: str | None = None
+
+
+ANY_RESTORED: Final = RestoredState(1, 0, b"")
+"""What an earlier raftkv, which did not say more, restored."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Whose data a directory holds."""
@@ -54,8 +68,9 @@ class Identity:
     """Ids of the nodes in whose place it came when they were repaired (ADR 9): it may be started under those, too."""
     promote: bool = False
     """It came as a learner in the place of a voter: it asks to be one as soon as it is caught up."""
-    restored: bool = False
-    """Whether the cluster was founded on a backup: `cluster_id` says more than its name and `members`."""
+    restored: RestoredState | None = None
+    """Set where the cluster was founded on a backup: `cluster_id` says more than its name and `members`, and what does
+    not reach that state is not this node's."""
 
     def may_run_as(self, node_id: NodeId) -> bool:
         return node_id == self.node_id or node_id in self.replaces
@@ -311,6 +326,10 @@ def lock_data_dir(path: Path) -> int:
     fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_still(path / LOCK_NAME, fd):
+            # Whoever held it took it away with what else it had made here.
+            os.close(fd)
+            return lock_data_dir(path)
     except BlockingIOError as error:
         holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
@@ -321,6 +340,13 @@ def lock_data_dir(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
     return fd
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def check_identity(path: Path, found: Identity, cluster_id: int, node_id: NodeId) -> None:
@@ -381,7 +407,12 @@ def write_identity(files: FileSystem, path: Path, identity: Identity) -> None:
     if identity.replaces:
         content |= {"replaces": list(identity.replaces), "promote": identity.promote}
     if identity.restored:
-        content["restored"] = True
+        content["restored"] = {
+            "index": identity.restored.index,
+            "term": identity.restored.term,
+            "state_hash": identity.restored.state_hash.hex(),
+            "cluster_name": identity.restored.cluster_name,
+        }
     write_json(files, path / IDENTITY_NAME, content)
 
 
@@ -394,9 +425,6 @@ def read_identity(path: Path, files: FileSystem | None = None) -> Identity | Non
         founded = stored.get("founded")
         if founded not in (None, True, False):
             raise ValueError(f"founded: {founded!r}")
-        restored = stored.get("restored", False)
-        if type(restored) is not bool:
-            raise ValueError(f"restored: {restored!r}")
         return Identity(
             cluster_id=int(stored["cluster_id"]),
             node_id=NodeId(int(stored["node_id"])),
@@ -405,10 +433,20 @@ def read_identity(path: Path, files: FileSystem | None = None) -> Identity | Non
             founded=founded,
             replaces=tuple(NodeId(int(node)) for node in stored.get("replaces", ())),
             promote=bool(stored.get("promote", False)),
-            restored=restored,
+            restored=_read_restored(stored.get("restored", False)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path / IDENTITY_NAME, error, "whose votes and entries these are") from error
+
+
+def _read_restored(stored: Any) -> RestoredState | None:
+    """Raises KeyError, TypeError, ValueError."""
+    if type(stored) is bool:
+        return ANY_RESTORED if stored else None
+    name = stored["cluster_name"]
+    if not (name is None or isinstance(name, str)):
+        raise ValueError(f"restored: {stored!r}")
+    return RestoredState(int(stored["index"]), int(stored["term"]), bytes.fromhex(stored["state_hash"]), name)
 
 
 def _read_boot(files: FileSystem, path: Path) -> tuple[str | None, CleanMark | None, int, str]:

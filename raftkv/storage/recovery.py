@@ -17,6 +17,7 @@ from raftkv.errors import StorageError
 from raftkv.raft.types import HardState, Index
 from raftkv.storage.checkpoint import CheckpointManifest, DamagedCheckpoint, S
 from raftkv.storage.checkpoint_store import CheckpointStore
+from raftkv.storage.data_dir import RestoredState
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import RESTORE_FROM_PEERS, LogStore, RecoveredLog
 
@@ -69,9 +70,13 @@ async def recover_node(
     *,
     open_store: Callable[[], S],
     applied_index: Callable[[S], Index],
+    restored: RestoredState | None = None,
     progress: Progress = UNHEARD,
 ) -> Recovered[S]:
     """Decide from which state the node goes on, and make store and log agree with it. Before the node runs.
+
+    `restored`: the backup that the cluster was founded on. The log does not reach back to before it, so there must be a
+    checkpoint of it or of a later state: without one, an empty log would look like that of a founder.
 
     Raises StorageError when what is left does not add up, with the way out. Term and vote are never forgotten.
     """
@@ -80,6 +85,8 @@ async def recover_node(
         for checkpoint in checkpoints.valid:
             if checkpoints.damaged and checkpoint.index < log.first_index - 1:
                 continue  # of a state that an install has replaced, and so it was with the log
+            if restored is not None and not _reaches(checkpoint, restored):
+                continue
             restart = needs_restart(log, checkpoint)
             restore = applied_index(store) < checkpoint.index
             if restore:
@@ -99,11 +106,30 @@ async def recover_node(
             log.require_covers(applied_index(store))
             return Recovered(log, checkpoint, store, restore, restart, damaged)
         _require_whole(log, checkpoints.damaged)
+        if restored is not None:
+            raise _without_backup(restored, checkpoints)
         log.require_covers(applied_index(store))
     except BaseException:
         store.close()
         raise
     return Recovered(log, None, store, damaged=checkpoints.damaged)
+
+
+def _reaches(checkpoint: CheckpointManifest, restored: RestoredState) -> bool:
+    """Whether a checkpoint holds the restored state, or one that came of it."""
+    if checkpoint.index != restored.index or not restored.state_hash:
+        return checkpoint.index >= restored.index
+    return (checkpoint.term, checkpoint.state_hash) == (restored.term, restored.state_hash)
+
+
+def _without_backup(restored: RestoredState, checkpoints: CheckpointStore[S]) -> StorageError:
+    others = [f"there is one of entry {one.index}, of another state" for one in checkpoints.valid]
+    found = "; ".join((*checkpoints.damaged, *others)) or "there is none"
+    return StorageError(
+        f"this data directory was restored from a backup that ends at entry {restored.index}, and no checkpoint that "
+        f"can be used reaches it: {found}. What was restored is lost here. {RESTORE_FROM_PEERS} if other members run; "
+        "if none has run yet, move their directories away and restore the backup again"
+    )
 
 
 def _require_state(checkpoint: CheckpointManifest, applied: Index) -> None:

@@ -471,7 +471,8 @@ class PeerStreams:
 def _other_cluster(node: NodeId, cluster_id: int, by: Identity) -> str:
     return (
         f"node {node} is of cluster {cluster_id:016x}, but node {by.node_id}, whose address it was given, is of "
-        f"cluster {by.cluster_id:016x}: founding members need the same --member and --cluster-name. The way out, if "
+        f"cluster {by.cluster_id:016x}: founding members need the same --member and --cluster-name. If one of the two "
+        "was restored from a backup, stop the old one. The way out, if "
         f"node {node} is to enter the cluster of node {by.node_id}: run `raftkv member add` with a new id against that "
         f"(and `raftkv member remove {node}`, if it was a member before), and start the new id with an empty data "
         "directory and --join"

@@ -14,10 +14,16 @@ from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.records import Meta
 from raftkv.raft import NodeId
 from raftkv.server.disk import Disk, inspect_state
-from raftkv.server.restore import Plan, restore
+from raftkv.server.restore import EPOCH_BEGINS_S, Plan, restore
+from raftkv.storage.json_files import CHECKSUM, unseal
+from raftkv.storage.store_sums import SUMS_NAME
 from tests.formats.opening import HERE, extracted, opened
 
+EARLY = "data_dir_1_early"
+"""Of a build of format 1 before small files and the store had checksums (c5c05d8)."""
 MEMBERS = {NodeId(node): f"127.0.0.1:71{node:02}" for node in (1, 2, 3)}
+MADE_AT_S = 1_795_000_000
+"""When backup_1 was made."""
 
 
 def contents(disk: Disk, expected: Any) -> Meta:
@@ -47,9 +53,10 @@ def contents(disk: Disk, expected: Any) -> Meta:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("stop", ["clean", "power loss", "store lost"])
-async def test_a_data_directory_of_format_1_is_opened_whole(tmp_path: Path, stop: str) -> None:
-    data_dir, expected = extracted("data_dir_1", tmp_path)
-    boot = json.loads((data_dir / "boot.json").read_text())
+@pytest.mark.parametrize("name", ["data_dir_1", EARLY])
+async def test_a_data_directory_of_format_1_is_opened_whole(tmp_path: Path, name: str, stop: str) -> None:
+    data_dir, expected = extracted(name, tmp_path)
+    boot = unseal((data_dir / "boot.json").read_bytes())
     assert boot["clean_tail"]
     if stop != "clean":
         boot["clean_tail"] = None  # and the machine has booted since: the store is rebuilt from checkpoint and log
@@ -64,6 +71,18 @@ async def test_a_data_directory_of_format_1_is_opened_whole(tmp_path: Path, stop
         with disk.store.read() as reader:
             state = inspect_state(reader)
         assert (state.index, state.state_hash.hex()) == (expected["applied_index"], expected["state_hash"])
+    # As this raftkv leaves it, it opens it again.
+    assert (data_dir / SUMS_NAME).exists()
+    async with opened(data_dir) as disk:
+        contents(disk, expected)
+
+
+def test_the_early_directory_is_one_without_checksums(tmp_path: Path) -> None:
+    data_dir, _ = extracted(EARLY, tmp_path)
+    for name in ("identity.json", "boot.json", "peers.json", "kind.json"):
+        assert CHECKSUM not in json.loads((data_dir / name).read_text())
+    assert "store_sums" not in json.loads((data_dir / "boot.json").read_text())
+    assert not (data_dir / SUMS_NAME).exists()
 
 
 @pytest.mark.asyncio
@@ -72,9 +91,14 @@ async def test_a_backup_of_version_1_is_restored_whole(tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     backup.write_bytes(lzma.decompress((HERE / "backup_1.xz").read_bytes()))
     directories = {node: tmp_path / str(node) for node in MEMBERS}
-    made = restore(backup, Plan(MEMBERS, directories, "raftkv", 7), progress=lambda phase, done, total: None)
+    made = restore(
+        backup,
+        Plan(MEMBERS, directories, "raftkv", None),
+        progress=lambda phase, done, total: None,
+        now=lambda: MADE_AT_S + 5,
+    )
     assert made.backup.state_hash.hex() == expected["state_hash"]
     for node in MEMBERS:
         async with opened(directories[node], node) as disk:
             meta = contents(disk, expected)
-            assert meta.last_token == 7 << EPOCH_BITS
+            assert meta.last_token == (MADE_AT_S + 5 - EPOCH_BEGINS_S) << EPOCH_BITS

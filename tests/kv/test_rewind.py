@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raftkv.errors import Compacted, FutureRevision
 from raftkv.kv import commands as c
 from raftkv.kv.commands import Command, FenceMode, KeyValue, LockKind
-from raftkv.kv.epoch import EPOCH_BITS, MAX_EPOCH, epoch_of, in_epoch, next_epoch
+from raftkv.kv.epoch import EPOCH_BITS, LEASE_GAP_BITS, MAX_EPOCH, epoch_of, epochs_at, in_epoch, next_epoch
 from raftkv.kv.history import Cursor, Want
 from raftkv.kv.keys import is_place
 from raftkv.kv.ranges import RangeQuery
@@ -194,18 +194,37 @@ def test_readers_of_before_pass_no_fence_once_another_one_was_let_in() -> None:
 
 
 def test_epochs_go_up_whatever_the_clock_says() -> None:
-    assert next_epoch(EMPTY_META, 3_600_000) == 3_600_000
+    assert next_epoch(EMPTY_META, 200_000_000) == 200_000_000
     assert next_epoch(EMPTY_META, -5) == 1
-    restored = in_epoch(EMPTY_META, 3_600_000)
-    assert epoch_of(restored) == 3_600_000
-    assert next_epoch(restored, 3_600_000) == next_epoch(restored, 0) == 3_600_001
+    restored = in_epoch(EMPTY_META, 200_000_000)
+    assert epoch_of(restored) == 200_000_000
+    assert next_epoch(restored, 200_000_000) == next_epoch(restored, 0) == 200_000_001
     assert next_epoch(EMPTY_META, 2 * MAX_EPOCH) == MAX_EPOCH
     assert in_epoch(EMPTY_META, MAX_EPOCH).last_token < 2**64
+
+
+def test_an_epoch_is_above_all_that_a_cluster_restored_earlier_gives_by_then() -> None:
+    busy = in_epoch(EMPTY_META, 200_000_000)
+    # A million tokens each second, for a day: the counter has run on, and the clock is ahead of it.
+    by_then = busy._replace(last_token=busy.last_token + 86_400 * 1_000_000)
+    assert in_epoch(EMPTY_META, next_epoch(EMPTY_META, 200_000_000 + 86_400)).last_token > by_then.last_token
+    # More sessions than tokens: they count, too.
+    assert epoch_of(EMPTY_META._replace(last_session=7 << EPOCH_BITS)) == 7
+
+
+def test_epochs_that_may_be_asked_for_are_near_the_clock_and_above_the_backup() -> None:
+    now = 200_000_000
+    assert epochs_at(EMPTY_META, now) == range(now - 86_400, now + 3_601)
+    behind, ahead = in_epoch(EMPTY_META, now - 10), in_epoch(EMPTY_META, now + 10)
+    assert epochs_at(behind, now) == range(now - 9, now + 3_601)
+    assert epochs_at(ahead, now) == range(now + 11, now + 11 + 3_601)
+    for meta in (EMPTY_META, behind, ahead):
+        assert next_epoch(meta, now) in epochs_at(meta, now)
 
 
 def test_numbers_of_a_new_epoch_lie_above_all_that_the_old_cluster_can_give() -> None:
     busy = EMPTY_META._replace(last_token=12, last_session=90, last_lease=2**63 - 1)
     restored = in_epoch(busy, 4)
     assert restored.last_token == restored.last_session == 4 << EPOCH_BITS
-    assert restored.last_lease == busy.last_lease + (1 << EPOCH_BITS)
+    assert restored.last_lease == busy.last_lease + (1 << LEASE_GAP_BITS)
     assert restored._replace(last_token=12, last_session=90, last_lease=2**63 - 1) == busy

@@ -28,7 +28,7 @@ from raftkv.raft import (
 from raftkv.raft.membership import encode_configuration
 from raftkv.raft.messages import AppendRequest, InstallSnapshot
 from raftkv.server.clock import MonotonicClock
-from raftkv.server.disk import Disk, inspect_state
+from raftkv.server.disk import Disk, StoreDamage, inspect_state
 from raftkv.server.disk_kind import DiskKind
 from raftkv.server.node import Node, NodeLimits
 from raftkv.storage.checkpoint import CheckpointManifest, Chunk
@@ -128,7 +128,10 @@ class MemoryKeeper(Disk):
         cls, log_store: Any, recovered: Recovered[Any], checkpoints: CheckpointStore[Any], kind: DiskKind
     ) -> MemoryKeeper:
         store = recovered.store
-        return cls(log_store, recovered.log, store, StateMachine(store), checkpoints, recovered.checkpoint, kind)
+        damage = StoreDamage(cast(Any, None))  # a store in memory meets none
+        return cls(
+            log_store, recovered.log, store, StateMachine(store), checkpoints, recovered.checkpoint, kind, damage=damage
+        )
 
     def store_bytes(self) -> int:
         return 0

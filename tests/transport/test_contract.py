@@ -482,3 +482,5 @@ def test_strangers_are_refused(
     assert refusal.reason.startswith(complaint)
     assert refusal.verdict == verdict
     assert verdict is None or "The way out" in refusal.reason
+    restored = "If one of the two was restored from a backup, stop the old one." in refusal.reason
+    assert restored == (verdict == peer_pb2.OTHER_CLUSTER)

@@ -30,7 +30,9 @@ def restore(
     ] = None,
     fencing_epoch: Annotated[
         int | None,
-        typer.Option(min=1, help="Equal for all members; unless given, one that is higher than any before."),
+        typer.Option(
+            min=1, help="Needed with --id, equal for all members: seconds since 2020, above all epochs before."
+        ),
     ] = None,
     cluster_name: Annotated[str, typer.Option(help="Part of the new cluster's identity.")] = "raftkv",
     output: Format = Output.TABLE,
@@ -44,7 +46,7 @@ def restore(
 
     With members on several machines, run it on each with --id and the same --fencing-epoch, --member and FILE.
     """
-    from raftkv.server.restore import Plan, restore as make  # noqa: I001, PLC0415 - what a node is made of takes long to load
+    from raftkv.server.restore import Plan, epoch_to_give, restore as make  # noqa: I001, PLC0415 - what a node is made of takes long to load
     from raftkv.server.settings import parse_members  # noqa: PLC0415
 
     began = time.monotonic()
@@ -55,7 +57,10 @@ def restore(
         elif node_id not in members:
             raise typer.BadParameter(f"--id {node_id} is not among the members: {', '.join(map(str, sorted(members)))}")
         elif fencing_epoch is None:
-            raise typer.BadParameter("--id makes one member of several: give all the same --fencing-epoch")
+            raise typer.BadParameter(
+                "--id makes one member of several: give all the same --fencing-epoch; now it is "
+                f"--fencing-epoch {epoch_to_give(file)}"
+            )
         else:
             directories = {NodeId(node_id): data_dir}
         with bar(in_bytes=False) as show:
@@ -89,3 +94,7 @@ def restore(
         f"restored revision {made.backup.header.revision}, {size_text(made.backup.file_bytes)}, in {seconds:.1f} s: "
         f"cluster {made.cluster_id:016x}, fencing epoch {made.epoch}"
     )
+    if len(made.directories) < len(members):
+        say(
+            f"on the machines of the other members, within a day: --fencing-epoch {made.epoch}, the same FILE, --member"
+        )
