@@ -41,11 +41,11 @@ def check_address(text: str) -> str:
 def parse_addresses(value: object) -> object:
     """Turn "1=host:port,2=host:port", a list of such, or a mapping into a mapping from node id to address."""
     if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
+        value = [value]
     if isinstance(value, list | tuple):
         found: dict[int, str] = {}
-        for part in value:
-            node, separator, address = str(part).strip().partition("=")
+        for part in (part for item in value for part in str(item).split(",") if part.strip()):
+            node, separator, address = part.strip().partition("=")
             if not separator or not (node.isascii() and node.isdigit() and 0 < int(node) < 2**64):
                 raise ValueError(f"{part!r} is not ID=HOST:PORT (for example 1=10.0.0.1:7101)")
             if int(node) in found:
@@ -411,7 +411,7 @@ def _explain(problem: Any) -> str:
 def parse_members(texts: Iterable[str]) -> dict[NodeId, str]:
     """Return the members in texts like ID=HOST:PORT, alone or separated by commas. Raises ConfigurationError."""
     try:
-        found = parse_addresses([part for text in texts for part in text.split(",") if part.strip()])
+        found = parse_addresses(list(texts))
     except ValueError as error:
         raise ConfigurationError(f"--member: {error}") from error
     assert isinstance(found, dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def test_members_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAFTKV_MEMBER", ",".join(MEMBERS))
     settings = load_settings({**FLAGS, "member": None})
     assert settings.member == {1: "10.0.0.1:7101", 2: "10.0.0.2:7101", 3: "10.0.0.3:7101"}
+
+
+@pytest.mark.parametrize("given", [[",".join(MEMBERS)], [MEMBERS[0], f"{MEMBERS[1]}, {MEMBERS[2]}"], MEMBERS])
+def test_members_repeated_or_with_commas(given: list[str], tmp_path: Path) -> None:
+    expected = {1: "10.0.0.1:7101", 2: "10.0.0.2:7101", 3: "10.0.0.3:7101"}
+    assert load_settings({**FLAGS, "member": given}).member == expected
+    file = tmp_path / "raftkv.toml"
+    file.write_text(f"member = {json.dumps(given)}\n")
+    assert load_settings({**FLAGS, "member": None}, file).member == expected
 
 
 def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> None:
