@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 REFRESH_PER_S: Final = 4
 
@@ -28,11 +36,14 @@ def bar(*, in_bytes: bool) -> Iterator[Shown]:
     amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (TextColumn("{task.completed:,.0f}"),)
     columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=REFRESH_PER_S) as progress:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = progress.add_task(phase)
+                idle = next((name for name, task in tasks.items() if not progress.tasks[task].completed), None)
+                # One that had nothing done was only the wait for this one.
+                tasks[phase] = progress.add_task(phase) if idle is None else tasks.pop(idle)
+                progress.update(tasks[phase], description=phase)
             progress.update(tasks[phase], completed=done, total=total)
 
         yield show
