@@ -62,7 +62,9 @@ def test_save_verify_inspect_restore(cli: Cli, cluster: RunningCluster, tmp_path
     assert "1 is not empty" in refused.error
     past = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"] - 1), "--force", "-o", "json")
     assert past.code == 0, past.err
-    assert past.json["revision"] == shown["mod_revision"] - 1
+    assert past.json["revision"] == past.json["as_of"] == shown["mod_revision"] - 1
+    text = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"]), "--force").err
+    assert f"saved the state as of revision {shown['mod_revision']} (entry " in text
     assert cli("snapshot", "inspect", file, "-o", "json").json["tables"]["sessions"] == 0
 
 
@@ -76,7 +78,7 @@ def test_save_refuses(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None
     assert cli("compact", str(revision)).code == 0
     compacted = cli("snapshot", "save", str(file), "--revision", str(revision - 1))
     assert compacted.code == 1
-    assert f"is compacted: history begins at {revision}" in compacted.error
+    assert f"is compacted: history begins at {revision}. Backups can be made as of {revision} or" in compacted.error
     unreachable = cli("snapshot", "save", str(file), "--endpoints", "127.0.0.1:1", "--timeout", "2")
     assert unreachable.code == 5
     assert names(tmp_path) == []
@@ -88,6 +90,15 @@ def test_save_refuses(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None
     assert nowhere.code == 2
     assert file.read_bytes() == b"precious"
     assert names(tmp_path) == ["backup"]
+
+
+@pytest.mark.parametrize("name", ["", "-"])
+def test_save_takes_no_file_that_is_none(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = cli("snapshot", "save", name, "--endpoints", "127.0.0.1:1")
+    assert refused.code == 2
+    assert f"FILE is {name or 'empty'}: a backup goes into a file" in refused.error
+    assert names(tmp_path) == []
 
 
 def test_files_that_are_none(cli: Cli, tmp_path: Path) -> None:
