@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from raftkv.server.doctor import examine, total_bytes
+from raftkv.server.rehearsal import probe_here
 from tests.cli.conftest import Cli
 from tests.server.directories import copied, flip, image, made
 
@@ -49,6 +52,32 @@ def test_damage_is_exit_code_1_with_the_way_out(cli: Cli, node: Path) -> None:
     assert told["verdict"] == "the node refuses to start"
     assert f"raftkv repair --data-dir {node} " in told["damage"][0]
     assert told["next_start"] is None
+
+
+def test_files_that_no_node_makes_are_listed_wherever_they_are(cli: Cli, node: Path) -> None:
+    for name in ("notes.txt", "wal/core.1", "checkpoints/copy.bak"):
+        (node / name).write_text("x")
+    told = cli("doctor", str(node), "-o", "json")
+    assert told.code == 0
+    assert told.json["other_files"] == ["notes.txt", "wal/core.1", "checkpoints/copy.bak"]
+
+
+@pytest.mark.parametrize("name", ["wal", "checkpoints"])
+def test_a_file_in_the_place_of_a_directory_is_damage(cli: Cli, node: Path, name: str) -> None:
+    shutil.rmtree(node / name)
+    (node / name).write_text("x")
+    told = cli("doctor", str(node), "-o", "json")
+    assert told.code == 1
+    assert told.json["verdict"] == "the node refuses to start"
+    (said,) = [one for one in told.json["damage"] if one.startswith(f"{node / name} is no directory: ")]
+    assert f"raftkv repair --data-dir {node} " in said
+
+
+def test_the_examination_tells_how_much_it_has_read(node: Path) -> None:
+    read: Counter[str] = Counter()
+    asyncio.run(examine(node, progress=lambda what, size: read.update({what: size}), probe_with=probe_here))
+    assert read["start"] > read["log"] > 0
+    assert sum(read.values()) >= total_bytes(node)
 
 
 def test_what_is_no_data_directory_is_exit_code_2(cli: Cli, tmp_path: Path) -> None:
