@@ -107,7 +107,11 @@ def test_files_that_are_none(cli: Cli, tmp_path: Path) -> None:
     for command in (("verify",), ("inspect",), ("restore", "--data-dir", str(tmp_path / "new"), *MEMBER)):
         refused = cli("snapshot", command[0], str(file), *command[1:])
         assert refused.code == 1
-        assert refused.error == f"{file}: this is no backup of raftkv: it does not begin as one"
+        assert refused.error == (
+            f"{file}: this is no backup of raftkv: it does not begin as one."
+            + (" Nothing was restored." if command[0] == "restore" else "")
+            + " The way out: take another backup, and check it with `raftkv snapshot verify`"
+        )
         missing = cli("snapshot", command[0], str(tmp_path / "missing"), *command[1:], "-o", "json")
         assert missing.code == 2
         assert "cannot be read: No such file" in missing.json_error["message"]
