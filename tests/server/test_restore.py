@@ -127,6 +127,22 @@ def test_members_of_one_restore_agree_and_others_differ(backup: Path, tmp_path: 
     assert clocked.epoch > 3_000_000  # minutes since 2020
 
 
+def test_progress_is_told_in_bytes_and_comes_to_its_end(backup: Path, tmp_path: Path) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    made = restore(
+        backup,
+        plan(tmp_path / "new"),
+        progress=lambda phase, done, total: told.setdefault(phase, []).append((done, total)),
+    )
+    assert list(told) == ["verify", "load", "write"]
+    for steps in told.values():
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+        assert steps[-1][0] == steps[-1][1]
+    copies = [path.stat().st_size for one in made.directories.values() for path in one.glob("checkpoints/*.data")]
+    assert told["verify"][-1][0] == backup.stat().st_size
+    assert told["write"][-1][0] == sum(copies)
+
+
 async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backup: Path, tmp_path: Path) -> None:
     made = restore(backup, plan(tmp_path / "new"), progress=silent)
     data_dir = made.directories[NodeId(1)]

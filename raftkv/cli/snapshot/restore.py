@@ -59,7 +59,7 @@ def restore(
             raise typer.BadParameter("--id makes one member of several: give all the same --fencing-epoch")
         else:
             directories = {NodeId(node_id): data_dir}
-        with bar(in_bytes=False) as show:
+        with bar() as show:
             made = make(file, Plan(members, directories, cluster_name, fencing_epoch), progress=show)
     except RaftKVError as error:
         fail(refusal(error, restoring=True), exit_code(error, writes=False), writes=False)

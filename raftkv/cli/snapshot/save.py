@@ -111,7 +111,7 @@ async def _save(
         begun = begun or one.done_bytes > 0
         show(f"node {one.endpoint}" + ("" if begun else ": preparing"), one.done_bytes, one.total_bytes)
 
-    with BackupWriter(file, replace=force) as writer, bar(in_bytes=True) as show:
+    with BackupWriter(file, replace=force) as writer, bar() as show:
         try:
             saved = await client.save_snapshot(writer, revision=revision, stale=stale, progress=moved, timeout=timeout)
         except Compacted as error:

@@ -49,7 +49,7 @@ def _read(file: Path) -> tuple[BackupSummary, Meta, list[int]]:
     from raftkv.server.restore import read_whole  # noqa: PLC0415 - what a node is made of takes long to load
 
     try:
-        with bar(in_bytes=True) as show:
+        with bar() as show:
             return read_whole(file, show)
     except RaftKVError as error:
         fail(refusal(error, restoring=False), exit_code(error, writes=False), writes=False)
