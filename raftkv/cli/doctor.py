@@ -70,8 +70,14 @@ def progress_bar(path: Path) -> Iterator[Progress]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("log", total=total)
-        yield lambda what, size_bytes: bar.update(task, advance=size_bytes, description=what)
+        task = bar.add_task("start", total=total)
+
+        def read(what: str, size_bytes: int) -> None:
+            done = bar.tasks[task].completed + size_bytes
+            # More than was expected, where the start would read a checkpoint too.
+            bar.update(task, completed=done, total=max(total, done), description=what)
+
+        yield read
 
 
 def verdict(report: Report) -> str:
@@ -215,6 +221,7 @@ def _print(report: Report) -> None:
             f"at the next start: term {found['term']}, vote {found['vote'] or 'none'}, log {found['first']}.."
             f"{found['last']}, commit {found['commit']}, state of entry {found['applied']}, "
             + (f"checkpoint {found['checkpoint']}" if found["checkpoint"] else "no checkpoint")
+            + (f", voters {', '.join(map(str, found['voters']))}" if found["voters"] else "")
         )
         if found["torn_bytes"]:
             print_line(f"an unconfirmed write is cut off: {found['torn_bytes']} bytes at {found['torn_at']}")

@@ -15,6 +15,7 @@ from raftkv.cli.start_bar import start_display
 from raftkv.errors import RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.server.app import serve
+from raftkv.server.disk_room import require_fits
 from raftkv.server.endpoints_book import saying_how_to_repair
 from raftkv.server.logs import configure_logging
 from raftkv.server.settings import ServerSettings, load_settings
@@ -32,6 +33,8 @@ def run_node(flags: Mapping[str, object], config: Path | None, *, files: FileSys
     """
     try:
         settings = load_settings(flags, config)
+        if "disk_reserve_bytes" in settings.model_fields_set:
+            require_fits(settings.disk_reserve_bytes, settings.data_dir)
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
         with saying_how_to_repair(settings.data_dir):
             uvloop.run(_serve(settings, files))

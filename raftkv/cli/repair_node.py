@@ -38,6 +38,7 @@ from raftkv.server.replacement import (
 from raftkv.storage.data_dir import IDENTITY_NAME, Identity, lock_data_dir, read_boot_id
 from raftkv.storage.files import OsFileSystem
 from raftkv.storage.overlay import Overlay
+from raftkv.storage.way_out import without_command
 
 POLL_S: Final = 0.25
 SILENCE_S: Final = 3.0
@@ -141,11 +142,15 @@ def _examined(path: Path, *, may_be_empty: bool) -> Report | None:
 
 def _mended(path: Path, report: Report, told: _Told, *, yes: bool) -> bool:
     """Whether nothing more is to be done than what is done here, on the spot."""
-    for one in report.damage:
+    damage = [without_command(one) for one in report.damage]
+    for one in damage:
         told.line(f"DAMAGED: {one}")
-    told.content["damage"] = report.damage
+    told.content["damage"] = damage
     if report.healthy:
         told.line(f"{path} is healthy: there is nothing to repair (--replace begins anew from the peers all the same)")
+        identity, last = report.start.identity, report.start.last
+        if identity is not None and identity.replaces and (last is None or not last.ran_before):
+            told.line(_start_it(identity.replaces[0], identity.node_id))
         told.end(done=True, healthy=True)
         return True
     if report.state_is_corrupt:
@@ -333,10 +338,12 @@ async def _let_in(
     raise FailedPrecondition(f"{MOST_SPENT_IDS} ids were tried, and all are spent")
 
 
+def _start_it(first: NodeId, new: NodeId) -> str:
+    return f"start the node with the flags that it always had (--id {first}); it runs as node {new}"
+
+
 def _say_how_to_go_on(plan: Replacement, endpoints: str, told: _Told) -> None:
-    told.line(
-        f"done: start the node with the flags that it always had (--id {plan.replaces[0]}); it runs as node {plan.new}"
-    )
+    told.line(f"done: {_start_it(plan.replaces[0], plan.new)}")
     if plan.role is MemberRole.VOTER:
         told.line(
             "once it has caught up, it votes again by itself; should it not, run `raftkv member promote "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,8 @@ class MemberView:
     """None: no node that answered knows where clients reach it."""
     status: Status | None
     error: str | None
+    other_cluster: int = 0
+    """The cluster that the node at `endpoint` belongs to, when it is another one than the others'."""
 
     @property
     def name(self) -> str:
@@ -35,7 +38,10 @@ class MemberView:
 async def look(client: AsyncClient, timeout: float) -> list[MemberView]:
     """Ask every member that any endpoint names. In the order of ids; strangers come last."""
     answers = await _ask_all(client, min(timeout, MAX_ASK_S))
-    statuses = {one.member_id: one for one in reversed(answers) if isinstance(one, Status)}
+    answered = [one for one in answers if isinstance(one, Status)]
+    # Ids mean something within one cluster: that of most nodes, of the first one where as many are of another.
+    cluster_id = next((one for one, _ in Counter(one.cluster_id for one in answered).most_common(1)), 0)
+    statuses = {one.member_id: one for one in reversed(answered) if one.cluster_id == cluster_id}
     failures = {one.endpoint: one.error.message for one in answers if isinstance(one, EndpointFailure)}
     addresses = _client_addresses(list(statuses.values()))
     views: list[MemberView] = []
@@ -47,7 +53,16 @@ async def look(client: AsyncClient, timeout: float) -> list[MemberView]:
         address = addresses[member]
         error = failures.pop(address, "not asked") if address else "no node that answered has heard from it"
         views.append(MemberView(member, address or None, None, error))
+    views += [_stranger(one, cluster_id) for one in answered if one.cluster_id != cluster_id]
     return views + [MemberView(None, endpoint, None, error) for endpoint, error in failures.items()]
+
+
+def _stranger(status: Status, cluster_id: int) -> MemberView:
+    error = (
+        f"{status.endpoint} is node {status.member_id} of another cluster, {status.cluster_id:016x}, not of "
+        f"{cluster_id:016x}: name endpoints of one cluster"
+    )
+    return MemberView(None, status.endpoint, None, error, status.cluster_id)
 
 
 async def _ask_all(client: AsyncClient, patience_s: float) -> Sequence[Status | EndpointFailure]:

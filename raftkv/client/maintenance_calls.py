@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     _Parts = UnaryStreamCall[maintenance_pb2.SnapshotRequest, maintenance_pb2.SnapshotPart]
 
 SILENCE_S: Final = 60.0
-"""A large state takes some seconds to copy before the first byte of its backup comes."""
+"""A node that prepares a backup says so every few seconds; one that waits for the leader first does not."""
 
 
 class Writable(Protocol):
@@ -97,7 +97,8 @@ class MaintenanceCalls(ClientCore):
     ) -> SavedSnapshot:
         """Write a backup of the store into `file`: the present state, or the keys as they were at `revision`.
 
-        `file.write` is called in a thread, `progress` for every piece. Whatever was acknowledged before the call is in
+        `file.write` is called in a thread, `progress` for every piece, and before the first one, with no bytes done,
+        while the node prepares. Whatever was acknowledged before the call is in
         it, unless `stale`: that is a node's own state, however old, and needs no leader. Endpoints are asked in their
         order until one of them sends; `endpoint`: that node and no other. `timeout` is for every silence, not for all.
 
@@ -120,7 +121,7 @@ class MaintenanceCalls(ClientCore):
         for address in addresses:
             parts = connections.get(address).maintenance.Snapshot(request)
             try:
-                first = await _next_part(address, parts, timeout)
+                first = await _first_part(address, parts, progress=progress, timeout=timeout)
             except RaftKVError as error:
                 parts.cancel()
                 if not error.retryable and not isinstance(error, FailedPrecondition | DeadlineExceeded):
@@ -132,6 +133,16 @@ class MaintenanceCalls(ClientCore):
             return await _save(address, first, parts, file, progress=progress, timeout=timeout)
         assert refusal is not None
         raise refusal
+
+
+async def _first_part(
+    address: str, parts: _Parts, *, progress: Callable[[SnapshotProgress], object] | None, timeout: float
+) -> maintenance_pb2.SnapshotPart | None:
+    """Return the first part with data. Raises as `_next_part`."""
+    while (part := await _next_part(address, parts, timeout)) is not None and not part.data:
+        if progress is not None:
+            progress(SnapshotProgress(endpoint=address, done_bytes=0, total_bytes=part.remaining_bytes))
+    return part
 
 
 async def _save(

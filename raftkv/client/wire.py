@@ -289,6 +289,10 @@ def to_error(error: common_pb2.Error) -> RaftKVError:
     return failure
 
 
+_NO_SUCH_METHOD: Final = "Method not found!"
+"""What gRPC's server says by itself."""
+
+
 def to_rpc_error(endpoint: str, error: AioRpcError) -> RaftKVError:
     """Decode a failed unary call: the node's own error where it sent one, else what gRPC says.
 
@@ -306,6 +310,8 @@ def to_rpc_error(endpoint: str, error: AioRpcError) -> RaftKVError:
 def describe(endpoint: str, error: AioRpcError) -> str:
     """Say in one line what failed and where."""
     details = " ".join((error.details() or "").split())
+    if error.code() is StatusCode.UNIMPLEMENTED and details == _NO_SUCH_METHOD:
+        return f"{endpoint}: not a client address: what listens there (a port for peers?) does not know this call"
     return f"{endpoint}: {error.code().name}{': ' if details else ''}{details}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -35,6 +36,8 @@ MAX_BACKUPS: Final = 2
 """So many at a time: each takes the room of a copy of the state."""
 CATCH_UP_S: Final = 10.0
 PART_BYTES: Final = 1 << 20
+BEAT_S: Final = 3.0
+"""With nothing to send for so long, a part without data is sent: whoever waits does so for silence, not for work."""
 
 
 class Copier(Protocol):
@@ -55,7 +58,10 @@ class Backups:
         copier: Copier,
         header: Callable[[], common_pb2.ResponseHeader],
         cluster_id: int,
+        *,
+        beat_s: float = BEAT_S,
     ) -> None:
+        self._beat_s = beat_s
         self._node = node
         self._reads = reads
         self._copier = copier
@@ -89,28 +95,40 @@ class Backups:
             else:
                 await self._reads.catch_up(CATCH_UP_S)
             async with AsyncExitStack() as stack:
+                copying = asyncio.ensure_future(self._copier.copy_aside())
+                stack.push_async_callback(_give_back, copying)
+                async for part in self._beats(copying, 0):
+                    yield part
                 try:
-                    copy, rows = await self._copier.copy_aside()
+                    copy, rows = copying.result()
                 except StorageError as error:
                     if not isinstance(error, DamagedStore):  # that is said of the copy, not of the disk
                         # The disk has failed, whoever noticed (raft-bugs 39).
                         self._node.on_failure(error)
                     raise
-                stack.callback(copy.close)
                 stop = threading.Event()
                 worker = Worker("raftkv-backup")
                 stack.push_async_callback(worker.stop)
                 stack.callback(stop.set)  # first of all: what goes on in the thread ends then
-                backup = await worker.run(
+                beginning = worker.run(
                     lambda: _Backup(copy.reader(stop.is_set), request.revision, rows, self._describe)
                 )
+                async for part in self._beats(beginning, copy.size):
+                    yield part
+                backup = beginning.result()
                 first: dict[str, Any] = {
                     "header": self._header(),
                     "index": backup.meta.applied_index,
                     "revision": backup.meta.revision,
                 }
                 sent = 0
-                while (data := await worker.run(backup.next)) is not None:
+                while True:
+                    reading = worker.run(backup.next)
+                    async for part in self._beats(reading, max(backup.estimate(copy.size) - sent, 0)):
+                        yield part
+                    data = reading.result()
+                    if data is None:
+                        break
                     for at in range(0, len(data), PART_BYTES):
                         self._node.require_sound()  # it may have been found wrong since
                         piece = data[at : at + PART_BYTES]
@@ -123,6 +141,11 @@ class Backups:
                 log.info("sent a backup", index=backup.meta.applied_index, revision=backup.meta.revision, bytes=sent)
         finally:
             self._running -= 1
+
+    async def _beats(self, job: asyncio.Future[Any], remaining_bytes: int) -> AsyncIterator[pb.SnapshotPart]:
+        """Wait until `job` is done; yield a part without data now and then meanwhile."""
+        while not (await asyncio.wait({job}, timeout=self._beat_s))[0]:
+            yield pb.SnapshotPart(remaining_bytes=remaining_bytes)
 
     def _describe(self, meta: Meta, as_of: int) -> BackupHeader:
         return BackupHeader(
@@ -139,6 +162,14 @@ class Backups:
             made_at_ms=int(time.time() * 1000),
             software=raftkv.__version__,
         )
+
+
+async def _give_back(copying: asyncio.Future[tuple[OpenCopy, int]]) -> None:
+    """Close the copy, or see to it that none is made."""
+    copying.cancel()
+    await asyncio.wait({copying})
+    if not copying.cancelled() and copying.exception() is None:
+        copying.result()[0].close()
 
 
 class _Backup:

@@ -128,10 +128,11 @@ def _require_members(identity: Identity, settings: ServerSettings) -> None:
     given = {NodeId(node): address for node, address in settings.member.items()}
     if given and given != identity.members:
         listed = ",".join(f"{node}={address}" for node, address in sorted(identity.members.items()))
+        named = ",".join(f"{node}={address}" for node, address in sorted(given.items()))
         raise DataDirectoryMismatch(
-            f"the data directory {settings.data_dir} was restored from a backup for other members than --member names: "
-            f"{listed}. The way out: give exactly this list, or no --member at all; for other members, restore the "
-            "backup again"
+            f"the data directory {settings.data_dir} was restored from a backup for the members {listed}, and --member "
+            f"names {named}. The way out: give --member {listed}, or no --member at all; for other members, restore "
+            "the backup again"
         )
 
 

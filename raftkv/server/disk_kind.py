@@ -19,7 +19,7 @@ from raftkv.raft import Configuration, Entry, EntryKind, HardState, Index, NodeI
 from raftkv.raft.membership import decode_configuration
 from raftkv.storage.data_dir import write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
-from raftkv.storage.json_files import unseal
+from raftkv.storage.json_files import in_words, unseal
 from raftkv.storage.protocols import LogStore
 from raftkv.storage.way_out import REPAIR
 
@@ -53,8 +53,8 @@ class DiskKind:
             known = None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
-                f"{path} is damaged ({error!r}): whether entries have their payload here is lost. The way out: put the "
-                f"file back, or `{REPAIR}`"
+                f"{path} is damaged ({in_words(error)}): whether entries have their payload here is lost. The way out: "
+                f"put the file back, or `{REPAIR}`"
             ) from error
         return cls(path, files, node_id, known)
 

@@ -16,11 +16,13 @@ Votes, reads and what is committed already go on in any case.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
-from raftkv.errors import SpaceExceeded
+from raftkv.errors import ConfigurationError, SpaceExceeded
 from raftkv.kv.commands import Command, Compact, Expire, KeepAlive, Release, RevokeLease, Sweep
 from raftkv.storage.worker import Runner
 
@@ -173,6 +175,17 @@ def voters_full(nodes: Sequence[int]) -> SpaceExceeded:
         "--disk-reserve-bytes is free there, or something has found no room. The way out: free or add space there; the "
         "nodes go on by themselves"
     )
+
+
+def require_fits(reserve_bytes: int, data_dir: Path) -> None:
+    """Raise ConfigurationError for a reserve that the file system of `data_dir` can never have free."""
+    there = next(one for one in (data_dir.absolute(), *data_dir.absolute().parents) if one.exists())
+    size_bytes = shutil.disk_usage(there).total
+    if reserve_bytes > size_bytes:
+        raise ConfigurationError(
+            f"--disk-reserve-bytes ({reserve_bytes}) exceeds the size of the disk of {data_dir}, {size_bytes} bytes: "
+            "the node would never take a write"
+        )
 
 
 def must_go_on(command: Command) -> bool:

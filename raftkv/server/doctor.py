@@ -43,7 +43,7 @@ from raftkv.storage.log_survey import SurveyedSegment, survey
 from raftkv.storage.overlay import Overlay
 from raftkv.storage.protocols import RESTORE_FROM_PEERS
 from raftkv.storage.store_sums import SUMS_NAME, problem_with
-from raftkv.storage.wal_format import FormatError
+from raftkv.storage.wal_format import BASE_NAME, SEGMENT_SUFFIX, FormatError
 from raftkv.storage.way_out import INTERRUPTED_NAME, exact
 
 KNOWN_NAMES: Final = frozenset(
@@ -120,7 +120,7 @@ async def examine(
     require_data_dir(path)
     if not may_be_held:
         require_free(path)
-    files = files or Overlay()
+    files = files or Overlay(lambda size: progress("start", size))
     boot_id = boot_id if boot_id is not None else read_boot_id()
     start = await rehearse(path, files, boot_id, probe_with or probe)
     # What is on the disk, that is: the rehearsal has changed its own view of it.
@@ -169,12 +169,16 @@ def require_free(path: Path) -> None:
 
 
 def total_bytes(path: Path) -> int:
-    """Return what an examination reads, for a progress bar."""
-    sizes = 0
-    for directory in (WAL_NAME, CHECKPOINTS_NAME):
-        if (path / directory).is_dir():
-            sizes += sum(entry.stat().st_size for entry in (path / directory).iterdir() if entry.is_file())
-    return sizes
+    """Return what an examination reads, about, for a progress bar: the rehearsed start reads too."""
+    data = path / STORE_NAME / STORE_DATA_NAME
+    summed = data.stat().st_size if data.is_file() and (path / SUMS_NAME).is_file() else 0
+    return 2 * _size_of(path / WAL_NAME) + _size_of(path / CHECKPOINTS_NAME) + summed
+
+
+def _size_of(directory: Path) -> int:
+    if not directory.is_dir():
+        return 0
+    return sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file())
 
 
 def probe(data: Path) -> Index:
@@ -195,6 +199,11 @@ def _small_files(files: Overlay, report: Report) -> None:
         for name in files.names(path)
         if name not in KNOWN_NAMES and not name.endswith(TEMPORARY_SUFFIX) and not name.startswith(ASIDE_PREFIX)
     ]
+    report.others += _strangers(path / WAL_NAME, lambda name: name == BASE_NAME or name.endswith(SEGMENT_SUFFIX))
+    report.others += _strangers(path / CHECKPOINTS_NAME, lambda name: name.endswith((MANIFEST_SUFFIX, DATA_SUFFIX)))
+    for name, lost in ((WAL_NAME, "the log"), (CHECKPOINTS_NAME, "what checkpoints there were")):
+        if (path / name).exists() and not (path / name).is_dir():
+            report.damage.append(f"{path / name} is no directory: {lost} is lost. {RESTORE_FROM_PEERS}")
     names = files.names(path)
     if PEERS_NAME in names and BOOT_NAME not in names:
         report.damage.append(
@@ -215,15 +224,23 @@ def _small_files(files: Overlay, report: Report) -> None:
             )
 
 
+def _strangers(directory: Path, known: Callable[[str], bool]) -> list[str]:
+    """Return the names of files in `directory`, with its own, that no node makes."""
+    if not directory.is_dir():
+        return []
+    names = sorted(entry.name for entry in directory.iterdir())
+    return [f"{directory.name}/{name}" for name in names if not known(name) and not name.endswith(TEMPORARY_SUFFIX)]
+
+
 def _log(files: Overlay, report: Report, progress: Progress) -> None:
     directory = report.path / WAL_NAME
-    if WAL_NAME in files.names(report.path):
+    if directory.is_dir():
         report.segments = survey(files, directory, lambda size: progress("log", size))
 
 
 def _checkpoints(files: Overlay, report: Report, progress: Progress) -> None:
     directory = report.path / CHECKPOINTS_NAME
-    if CHECKPOINTS_NAME not in files.names(report.path):
+    if not directory.is_dir():
         return
     for name in files.names(directory):
         stem = name.removesuffix(MANIFEST_SUFFIX)

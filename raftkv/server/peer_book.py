@@ -18,7 +18,7 @@ from raftkv.errors import StorageError
 from raftkv.raft import NodeId
 from raftkv.storage.data_dir import PEERS_NAME
 from raftkv.storage.files import FileSystem, OsFileSystem, is_full, publish_file, read_file
-from raftkv.storage.json_files import seal, unseal
+from raftkv.storage.json_files import in_words, seal, unseal
 from raftkv.storage.wal_segments import no_room
 from raftkv.storage.way_out import REPAIR
 
@@ -49,8 +49,8 @@ class PeerBook:
             return book
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
-                f"{path} is damaged ({error!r}): by which name its peers know this disk is lost, and whom it has met. "
-                f"The way out: put the file back, or `{REPAIR}`"
+                f"{path} is damaged ({in_words(error)}): by which name its peers know this disk is lost, and whom it "
+                f"has met. The way out: put the file back, or `{REPAIR}`"
             ) from error
 
     def admits(self, node: NodeId, incarnation: int) -> bool:

@@ -19,7 +19,7 @@ from raftkv.raft import NodeId
 from raftkv.raft.quorum import majority
 from raftkv.storage.data_dir import FORMAT_VERSION, IDENTITY_NAME, LOCK_NAME, Identity, write_identity, write_json
 from raftkv.storage.files import FileSystem, flush_dir, read_file
-from raftkv.storage.json_files import unseal
+from raftkv.storage.json_files import in_words, unseal
 from raftkv.storage.way_out import INTERRUPTED_NAME
 
 ASIDE_PREFIX: Final = "damaged-"
@@ -82,9 +82,9 @@ def read_replacement(files: FileSystem, path: Path) -> Replacement | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{path / INTERRUPTED_NAME} is damaged ({error!r}): it says how far a repair had come. The way out: see "
-            "`raftkv member list` for the id that it gave the node, delete the file, and run `raftkv repair --id` with "
-            "that id"
+            f"{path / INTERRUPTED_NAME} is damaged ({in_words(error)}): it says how far a repair had come. The way "
+            "out: see `raftkv member list` for the id that it gave the node, delete the file, and run `raftkv repair "
+            "--id` with that id"
         ) from error
 
 

@@ -62,7 +62,7 @@ SCRATCH_NAME: Final = "restore.scratch"
 _LENGTHS = struct.Struct(">II")
 
 Progress = Callable[[str, int, int], object]
-"""Told what is done, how much of it, and of how much."""
+"""Told what is done, how many bytes of it, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +168,16 @@ def _write(
     directories = [directory for _, directory in sorted(plan.directories.items())]
     with _scratch(directories[0]) as scratch:
         hashes = {_fill(scratch, path, summary, meta, progress)}
-        for number, directory in enumerate(directories):
-            progress("write", number, len(directories))
-            hashes.add(_checkpoint(files, directory, scratch, configuration))
-        progress("write", len(directories), len(directories))
+        written, size = 0, scratch.size_bytes() * len(directories)
+
+        def wrote(more: int) -> None:
+            nonlocal written
+            written += more
+            progress("write", written, max(size, written))
+
+        for directory in directories:
+            hashes.add(_checkpoint(files, directory, scratch, configuration, wrote))
+        progress("write", written, written)
     invariant(len(hashes) == 1, "the copies of one state differ: {}", hashes)
     return hashes.pop()
 
@@ -346,7 +352,7 @@ def _scratch(directory: Path) -> Iterator[LmdbStore]:
 
 def _fill(store: LmdbStore, path: Path, verified: BackupSummary, meta: Meta, progress: Progress) -> bytes:
     """Put the rows of a backup that was found whole into `store`, with another META row; return their state hash."""
-    done = 0
+    done = 0  # bytes of rows
     hashed = blake2b(digest_size=HASH_BYTES)
     with BackupReader(path) as backup:
         rows = chain([(META, encode_meta(meta))], islice(backup.rows(), 1, None))
@@ -355,19 +361,22 @@ def _fill(store: LmdbStore, path: Path, verified: BackupSummary, meta: Meta, pro
                 for key, value in some:
                     writer.put(key, value)
                     hashed.update(_LENGTHS.pack(len(key), len(value)) + key + value)
-            done += len(some)
-            progress("load", done, verified.rows)
+            done += sum(_LENGTHS.size + len(key) + len(value) for key, value in some)
+            # The row that is another one than in the backup may be longer.
+            progress("load", done, max(done, verified.row_bytes))
         if backup.summary != verified:
             raise DamagedBackup(f"{path}: the file has changed since it was verified")
     return hashed.digest()
 
 
-def _checkpoint(files: FileSystem, directory: Path, store: LmdbStore, configuration: bytes) -> bytes:
+def _checkpoint(
+    files: FileSystem, directory: Path, store: LmdbStore, configuration: bytes, wrote: Callable[[int], object]
+) -> bytes:
     """Make the checkpoint of a new member; return its state hash."""
     path = directory / CHECKPOINTS_NAME
     checkpoints = CheckpointDirectory(files, path, LmdbEngine(directory).open_copy, inspect_state)
     checkpoints.load()
-    made = checkpoints.copy_state(store, lambda: False)
+    made = checkpoints.copy_state(store, lambda: False, wrote)
     # "received": the log need not reach it.
     checkpoints.publish(CREATING, replace(complete(made, configuration), received=True))
     return made.state_hash

@@ -41,11 +41,11 @@ def check_address(text: str) -> str:
 def parse_addresses(value: object) -> object:
     """Turn "1=host:port,2=host:port", a list of such, or a mapping into a mapping from node id to address."""
     if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
+        value = [value]
     if isinstance(value, list | tuple):
         found: dict[int, str] = {}
-        for part in value:
-            node, separator, address = str(part).strip().partition("=")
+        for part in (part for item in value for part in str(item).split(",") if part.strip()):
+            node, separator, address = part.strip().partition("=")
             if not separator or not (node.isascii() and node.isdigit() and 0 < int(node) < 2**64):
                 raise ValueError(f"{part!r} is not ID=HOST:PORT (for example 1=10.0.0.1:7101)")
             if int(node) in found:
@@ -61,6 +61,7 @@ DEFAULT_AGE: Final = "1h"
 DEFAULT_DISK_RESERVE: Final = 256 << 20
 SEGMENTS_IN_RESERVE: Final = 2
 """So many segments of the log the reserve must hold: the one that may be begun, and the one that is made ahead."""
+LEAST_SEND_BYTES_PER_S: Final = 64 << 10
 DEFAULT_REVISIONS: Final = 100_000
 _UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MOST_AGE_MS: Final = 3650 * _UNITS_MS["d"]
@@ -150,7 +151,7 @@ class ServerSettings(BaseSettings):
         100 << 20,
         ge=0,
         description="Checkpoints are sent to followers that are too far behind no faster than this, all together, in "
-        "bytes per second; 0: as fast as it goes.",
+        "bytes per second: 65536 or more; 0: as fast as it goes.",
     )
     quota_bytes: int = Field(
         8 << 30,
@@ -293,6 +294,11 @@ class ServerSettings(BaseSettings):
                 f"{SEGMENTS_IN_RESERVE} segments of the log (wal_segment_bytes {self.wal_segment_bytes}), or 0 for no "
                 "reserve"
             )
+        if 0 < self.snapshot_send_bytes_per_s < LEAST_SEND_BYTES_PER_S:
+            raise ValueError(
+                f"snapshot_send_bytes_per_s ({self.snapshot_send_bytes_per_s}) must be at least "
+                f"{LEAST_SEND_BYTES_PER_S}, or followers that are far behind never catch up; 0: as fast as it goes"
+            )
         if self.max_stream_watches > self.max_watches and "max_stream_watches" in self.model_fields_set:
             raise ValueError(
                 f"max_stream_watches ({self.max_stream_watches}) exceeds max_watches ({self.max_watches}), which "
@@ -398,20 +404,26 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in found.items()}
 
 
+_AS_FIELD: Final = re.compile(r"\b(" + "|".join(name for name in ServerSettings.model_fields if "_" in name) + r")\b")
+"""Names of settings as they are in code: whoever reads a message knows them as flags."""
+
+
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"][:1])
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = _AS_FIELD.sub(
+        lambda found: "--" + found.group().replace("_", "-"), str(problem["msg"]).removeprefix("Value error, ")
+    )
     if problem["type"] == "missing":
         return f"{name} is missing: give --{name.replace('_', '-')} or RAFTKV_{name.upper()}"
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}"
-    return f"{name.replace('_', '-')}: {message}" if name else message
+    return f"--{name.replace('_', '-')}: {message}" if name else message
 
 
 def parse_members(texts: Iterable[str]) -> dict[NodeId, str]:
     """Return the members in texts like ID=HOST:PORT, alone or separated by commas. Raises ConfigurationError."""
     try:
-        found = parse_addresses([part for text in texts for part in text.split(",") if part.strip()])
+        found = parse_addresses(list(texts))
     except ValueError as error:
         raise ConfigurationError(f"--member: {error}") from error
     assert isinstance(found, dict)

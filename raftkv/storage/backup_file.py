@@ -30,6 +30,8 @@ class BackupWriter:
         """Raises ConfigurationError: there is something at `path` (unless it may be replaced), or no directory for it;
         somebody else is writing there.
         """
+        if not path.name:
+            raise ConfigurationError(f"{str(path)!r} is no name of a file: name the file of the backup")
         self.path = path
         self._part = path.with_name(path.name + PART_SUFFIX)
         self._replace = replace

@@ -27,6 +27,7 @@ import msgpack
 from raftkv.errors import StorageError
 from raftkv.invariant import invariant
 from raftkv.kv.store import MAX_KEY_BYTES
+from raftkv.storage.json_files import in_words
 
 VERSION: Final = 1
 FRAME_BYTES: Final = 1 << 20
@@ -234,7 +235,7 @@ class BackupDecoder:
                 **{field.name: _checked(packed[field.name], field.type) for field in fields(BackupHeader)}
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(f"its header cannot be read: {error!r}") from error
+            raise self._damaged(f"its header cannot be read: {in_words(error)}") from error
 
     def _read_rows(self, payload: bytes) -> list[Row]:
         rows: list[Row] = []

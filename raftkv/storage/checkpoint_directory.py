@@ -192,15 +192,23 @@ class CheckpointDirectory:
 
     # Making one
 
-    def copy_state(self, store: CopyableStore, stopped: Callable[[], bool]) -> CheckpointManifest:
-        """Copy `store` beside the checkpoints. The configuration is left open. Raises CheckpointRefused."""
+    def copy_state(
+        self,
+        store: CopyableStore,
+        stopped: Callable[[], bool],
+        progress: Callable[[int], object] = lambda size: None,
+    ) -> CheckpointManifest:
+        """Copy `store` beside the checkpoints. The configuration is left open. Raises CheckpointRefused.
+
+        `progress` is told how many bytes were copied, piece by piece.
+        """
         path = self.staged(CREATING)
         with refuse_when_full():
             file = self.files.create(path)
         try:
             with refuse_when_full(), store.copy() as blocks:
                 self.room.require(store.used_bytes(), A_COPY)
-                size, crcs = _write_chunks(file, blocks, stopped, self.room)
+                size, crcs = _write_chunks(file, _told(blocks, progress), stopped, self.room)
                 flush(file)
         except CheckpointRefused:
             self.files.unlink(path)
@@ -498,6 +506,12 @@ def checkpoint_stem(index: Index) -> str:
 def complete(manifest: CheckpointManifest, configuration: bytes) -> CheckpointManifest:
     """Put in the configuration that `copy_state` could not know."""
     return replace(manifest, meta=replace(manifest.meta, configuration=configuration))
+
+
+def _told(blocks: Iterable[bytes], progress: Callable[[int], object]) -> Iterator[bytes]:
+    for block in blocks:
+        yield block
+        progress(len(block))
 
 
 def _write_chunks(

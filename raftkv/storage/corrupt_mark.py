@@ -8,7 +8,7 @@ from pathlib import Path
 from raftkv.errors import StorageError
 from raftkv.storage.data_dir import CORRUPT_NAME, FORMAT_VERSION, write_json
 from raftkv.storage.files import FileSystem, OsFileSystem, read_file
-from raftkv.storage.json_files import unseal
+from raftkv.storage.json_files import in_words, unseal
 from raftkv.storage.way_out import REPAIR_NODE
 
 
@@ -45,7 +45,7 @@ def read_mark(data_dir: Path, files: FileSystem | None = None) -> CorruptMark | 
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{path} is damaged ({error!r}): it says that this node's state was found corrupt. {REPAIR_NODE}"
+            f"{path} is damaged ({in_words(error)}): it says that this node's state was found corrupt. {REPAIR_NODE}"
         ) from error
 
 

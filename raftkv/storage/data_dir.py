@@ -14,7 +14,7 @@ from typing import Any, Final
 from raftkv.errors import DataDirectoryMismatch, StorageError
 from raftkv.raft.types import NodeId
 from raftkv.storage.files import FileSystem, OsFileSystem, is_full, publish_file, read_file
-from raftkv.storage.json_files import seal, unseal
+from raftkv.storage.json_files import in_words, seal, unseal
 from raftkv.storage.protocols import WalPosition
 from raftkv.storage.store_sums import SUMS_NAME, problem_with, write_sums
 from raftkv.storage.wal_segments import describe_os_error, no_room
@@ -495,9 +495,9 @@ def _read_json(files: FileSystem, path: Path) -> dict[str, Any] | None:
     return stored
 
 
-def _damaged(path: Path, problem: object, lost: str) -> StorageError:
+def _damaged(path: Path, problem: Exception, lost: str) -> StorageError:
     return StorageError(
-        f"{path} is damaged ({problem!r}): {lost} is lost. The way out: put the file back, or `{REPAIR}`"
+        f"{path} is damaged ({in_words(problem)}): {lost} is lost. The way out: put the file back, or `{REPAIR}`"
     )
 
 

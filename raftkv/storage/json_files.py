@@ -30,6 +30,23 @@ def unseal(data: bytes) -> dict[str, Any]:
     return stored
 
 
+def in_words(problem: Exception) -> str:
+    """Return what was wrong with a file, as people are told it: what raised is one of the errors of reading one."""
+    match problem:
+        case KeyError():
+            return f"it has no {problem.args[0]}"
+        case json.JSONDecodeError():
+            return f"it is no JSON from line {problem.lineno}, column {problem.colno} on"
+        case UnicodeDecodeError():
+            return f"it is no text from byte {problem.start} on"
+        case OSError():
+            return problem.strerror or str(problem)
+        case TypeError() | AttributeError():
+            return f"a value is of another kind than it must be: {problem}"
+        case _:
+            return str(problem)
+
+
 def _checksum(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     return f"{google_crc32c.value(canonical):08x}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from raftkv.storage.files import File
@@ -17,9 +18,10 @@ from raftkv.storage.memory_files import MemoryFile
 class ReadOnlyFile:
     """A file of the operating system that nobody writes through this."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_progress")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, progress: Callable[[int], object]) -> None:
+        self._progress = progress
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -29,6 +31,7 @@ class ReadOnlyFile:
             if not part:
                 break
             parts.append(part)
+            self._progress(len(part))
             size -= len(part)
             offset += len(part)
         return b"".join(parts)
@@ -48,7 +51,7 @@ class _OverlayFile:
     def __init__(self, overlay: Overlay, path: Path) -> None:
         self._overlay = overlay
         self._path = path
-        self._below: ReadOnlyFile | None = ReadOnlyFile(path)
+        self._below: ReadOnlyFile | None = ReadOnlyFile(path, overlay.progress)
         self._above: MemoryFile | None = None
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -89,7 +92,9 @@ class _OverlayFile:
 class Overlay:
     """The `FileSystem` over a directory that is left as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[int], object] = lambda size: None) -> None:
+        """`progress` is told how many bytes were read of the disk."""
+        self.progress = progress
         self.contents: dict[Path, bytearray] = {}
         """Files that were written."""
         self._hidden: set[Path] = set()
@@ -140,6 +145,8 @@ class Overlay:
         self._hidden.add(path)
 
     def mkdir(self, path: Path) -> None:
+        if path in self.contents or (self.on_disk(path) and not path.is_dir()):
+            raise FileExistsError(errno.EEXIST, "a file is in the place of a directory", str(path))
         self._directories.add(path)
 
     def names(self, directory: Path) -> list[str]:

@@ -141,7 +141,7 @@ def _read_base(files: FileSystem, directory: Path) -> LogBase | None:
     try:
         return decode_base(read_file(files, path))
     except FormatError as error:
-        _refuse(path, 0, str(error), Index(0))
+        _refuse(path, 0, str(error), None)
 
 
 def _sequences(files: FileSystem, directory: Path) -> list[int]:
@@ -151,15 +151,18 @@ def _sequences(files: FileSystem, directory: Path) -> list[int]:
             try:
                 found.append(segment_sequence(name))
             except FormatError as error:
-                _refuse(directory / name, 0, str(error), Index(0))
+                _refuse(directory / name, 0, str(error), None)
     return sorted(found)
 
 
-def _refuse(path: Path, offset: int, problem: str, last_good: Index, last_seen: Index = NO_INDEX) -> NoReturn:
-    lost = f"entries {last_good + 1} to {last_seen}" if last_seen > last_good else "what follows"
+def _refuse(path: Path, offset: int, problem: str, last_good: Index | None, last_seen: Index = NO_INDEX) -> NoReturn:
+    """`last_good`: the last entry that was read; None: nothing has been yet."""
+    lost = f"entries {last_good + 1} to {last_seen}" if last_good is not None and last_seen > last_good else ""
+    readable = "" if last_good is None else f"Entries up to {last_good} are readable; "
+    lost = lost or ("What the log holds" if last_good is None else "what follows")
     raise CorruptLog(
-        f"the write-ahead log is corrupt: {path}, byte offset {offset}: {problem}. Entries up to {last_good} are "
-        f"readable; {lost} may include acknowledged writes, so nothing was cut off. {RESTORE_FROM_PEERS}"
+        f"the write-ahead log is corrupt: {path}, byte offset {offset}: {problem}. {readable}{lost} may include "
+        f"acknowledged writes, so nothing was cut off. {RESTORE_FROM_PEERS}"
     )
 
 
@@ -183,13 +186,17 @@ class _Recovery:
         return sum(file_size(self._files, self._path(sequence)) for sequence in self._sequences)
 
     def run(self, clean_tail: WalPosition | None, phase: Phase) -> RecoveredSegments:
-        self._check_sequence()
+        if not self._sequences:
+            self._refuse(self._path(self._base.segment), 0, f"the segment is missing, though {BASE_NAME} names it")
         segments: list[Segment] = []
         before: _Image | None = None
         written: _Image | None = None
         last: Record | None = None
         end, torn = SEGMENT_HEADER_BYTES, None
-        for sequence in self._sequences:
+        for expected, sequence in enumerate(self._sequences, self._base.segment):
+            if sequence != expected:
+                # Only here: what is before the gap has been read, and counts as readable.
+                self._refuse(self._path(expected), 0, f"the segment is missing, though {segment_name(sequence)} exists")
             image = self._load(sequence)
             segments.append(image.segment)
             if before is not None and before.empty:
@@ -240,13 +247,6 @@ class _Recovery:
         shape = self._shape
         last = shape.last_index
         self._marks.append(LogBase(sequence, self._crc, last, shape.term_at(last), shape.hard_state))
-
-    def _check_sequence(self) -> None:
-        if not self._sequences:
-            self._refuse(self._path(self._base.segment), 0, f"the segment is missing, though {BASE_NAME} names it")
-        for expected, sequence in enumerate(self._sequences, self._base.segment):
-            if sequence != expected:
-                self._refuse(self._path(expected), 0, f"the segment is missing, though {segment_name(sequence)} exists")
 
     def _load(self, sequence: int) -> _Image:
         path = self._path(sequence)

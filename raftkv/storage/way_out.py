@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,3 +31,11 @@ def exact(message: str, data_dir: Path, endpoints: Iterable[str] = (), *, node_i
     if whole != message and not known:
         whole += " (HOST:PORT: the client address of a node that is well)"
     return whole
+
+
+_COMMAND = re.compile(r"(?:,? or )?`raftkv repair [^`]*`(?: \(HOST:PORT: [^)]*\))?")
+
+
+def without_command(message: str) -> str:
+    """Return `message` without the command that repairs, for those who are running it. Other ways out stay."""
+    return _COMMAND.sub("", message).removesuffix(" The way out: ")

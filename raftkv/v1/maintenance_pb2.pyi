@@ -97,7 +97,7 @@ class SnapshotPart(_message.Message):
     data: _builtins.bytes
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader:
-        """In the first part."""
+        """In the first part with data. Parts without come while the node prepares, so that it does not fall silent."""
 
     def __init__(
         self,

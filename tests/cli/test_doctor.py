@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from raftkv.raft import NodeId
+from raftkv.server.doctor import examine, total_bytes
+from raftkv.server.rehearsal import probe_here
+from raftkv.storage.data_dir import Identity, write_identity
+from raftkv.storage.files import OsFileSystem
+from raftkv.storage.way_out import REPAIR, exact, without_command
 from tests.cli.conftest import Cli
 from tests.server.directories import copied, flip, image, made
 
@@ -51,6 +58,32 @@ def test_damage_is_exit_code_1_with_the_way_out(cli: Cli, node: Path) -> None:
     assert told["next_start"] is None
 
 
+def test_files_that_no_node_makes_are_listed_wherever_they_are(cli: Cli, node: Path) -> None:
+    for name in ("notes.txt", "wal/core.1", "checkpoints/copy.bak"):
+        (node / name).write_text("x")
+    told = cli("doctor", str(node), "-o", "json")
+    assert told.code == 0
+    assert told.json["other_files"] == ["notes.txt", "wal/core.1", "checkpoints/copy.bak"]
+
+
+@pytest.mark.parametrize("name", ["wal", "checkpoints"])
+def test_a_file_in_the_place_of_a_directory_is_damage(cli: Cli, node: Path, name: str) -> None:
+    shutil.rmtree(node / name)
+    (node / name).write_text("x")
+    told = cli("doctor", str(node), "-o", "json")
+    assert told.code == 1
+    assert told.json["verdict"] == "the node refuses to start"
+    (said,) = [one for one in told.json["damage"] if one.startswith(f"{node / name} is no directory: ")]
+    assert f"raftkv repair --data-dir {node} " in said
+
+
+def test_the_examination_tells_how_much_it_has_read(node: Path) -> None:
+    read: Counter[str] = Counter()
+    asyncio.run(examine(node, progress=lambda what, size: read.update({what: size}), probe_with=probe_here))
+    assert read["start"] > read["log"] > 0
+    assert sum(read.values()) >= total_bytes(node)
+
+
 def test_what_is_no_data_directory_is_exit_code_2(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "missing", tmp_path / "file", tmp_path):
@@ -83,6 +116,34 @@ def test_what_only_the_peers_can_bring_back_needs_them(cli: Cli, node: Path) -> 
     assert {name: digest for name, digest in image(node).items() if name != "LOCK"} == {
         name: digest for name, digest in before.items() if name != "LOCK"
     }
+
+
+def test_a_repair_does_not_say_that_a_repair_is_the_way_out(cli: Cli, node: Path) -> None:
+    flip(node / "wal" / SEGMENT, 3000)
+    said = cli("repair", "--data-dir", str(node), *NOBODY).text
+    assert "DAMAGED: " in said
+    assert "raftkv repair" not in said
+    assert "The way out:" not in said
+    for known in ((), ("h:1",)):
+        told = exact(f"x is damaged. The way out: put the file back, or `{REPAIR}`", node, known)
+        assert without_command(told) == "x is damaged. The way out: put the file back"
+
+
+def test_a_repair_that_is_done_says_again_how_to_start_the_node(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    path.mkdir()
+    identity = Identity(
+        cluster_id=7,
+        node_id=NodeId(5),
+        members={NodeId(5): "h:5"},
+        created_at=1.0,
+        founded=False,
+        replaces=(NodeId(1), NodeId(4)),
+    )
+    write_identity(OsFileSystem(), path, identity)
+    done = cli("repair", "--data-dir", str(path), *NOBODY)
+    assert done.code == 0, done.err
+    assert "start the node with the flags that it always had (--id 1); it runs as node 5" in done.text
 
 
 def test_whose_directory_it_is_must_be_known(cli: Cli, node: Path) -> None:

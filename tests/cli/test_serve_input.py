@@ -29,7 +29,11 @@ MEMBER = ("--member", "1=127.0.0.1:7101")
         (("--id", "1", "--data-dir", "x", *MEMBER, "--join", "h:1"), "give one of them"),
         (("--id", "1", "--data-dir", "x", "--join", "nowhere"), "'nowhere' is not HOST:PORT"),
         (("--id", "1", "--data-dir", "x", *MEMBER, "--log-level", "loud"), "log-level"),
-        (("--id", "1", "--data-dir", "x", *MEMBER, "--heartbeat-ms", "900"), "heartbeat_ms"),
+        (("--id", "1", "--data-dir", "x", *MEMBER, "--heartbeat-ms", "900"), "must exceed twice --heartbeat-ms (900)"),
+        (
+            ("--id", "1", "--data-dir", "x", *MEMBER, "--disk-reserve-bytes", str(1 << 60)),
+            f"--disk-reserve-bytes ({1 << 60}) exceeds the size of the disk of x, ",
+        ),
         (("--config", "/nowhere.toml"), "/nowhere.toml: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

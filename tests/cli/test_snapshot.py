@@ -71,7 +71,9 @@ def test_save_verify_inspect_restore(cli: Cli, cluster: RunningCluster, tmp_path
     assert f"on the machines of the other members, within a day: --fencing-epoch {named[0]}" in alone.err
     past = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"] - 1), "--force", "-o", "json")
     assert past.code == 0, past.err
-    assert past.json["revision"] == shown["mod_revision"] - 1
+    assert past.json["revision"] == past.json["as_of"] == shown["mod_revision"] - 1
+    said = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"]), "--force").err
+    assert f"saved the state as of revision {shown['mod_revision']} (entry " in said
     assert cli("snapshot", "inspect", file, "-o", "json").json["tables"]["sessions"] == 0
 
 
@@ -85,7 +87,7 @@ def test_save_refuses(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None
     assert cli("compact", str(revision)).code == 0
     compacted = cli("snapshot", "save", str(file), "--revision", str(revision - 1))
     assert compacted.code == 1
-    assert f"is compacted: history begins at {revision}" in compacted.error
+    assert f"is compacted: history begins at {revision}. Backups can be made as of {revision} or" in compacted.error
     unreachable = cli("snapshot", "save", str(file), "--endpoints", "127.0.0.1:1", "--timeout", "2")
     assert unreachable.code == 5
     assert names(tmp_path) == []
@@ -99,13 +101,26 @@ def test_save_refuses(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None
     assert names(tmp_path) == ["backup"]
 
 
+@pytest.mark.parametrize("name", ["", "-"])
+def test_save_takes_no_file_that_is_none(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = cli("snapshot", "save", name, "--endpoints", "127.0.0.1:1")
+    assert refused.code == 2
+    assert f"FILE is {name or 'empty'}: a backup goes into a file" in refused.error
+    assert names(tmp_path) == []
+
+
 def test_files_that_are_none(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "backup"
     file.write_bytes(b"PK\3\4 something else")
     for command in (("verify",), ("inspect",), ("restore", "--data-dir", str(tmp_path / "new"), *MEMBER)):
         refused = cli("snapshot", command[0], str(file), *command[1:])
         assert refused.code == 1
-        assert refused.error == f"{file}: this is no backup of raftkv: it does not begin as one"
+        assert refused.error == (
+            f"{file}: this is no backup of raftkv: it does not begin as one."
+            + (" Nothing was restored." if command[0] == "restore" else "")
+            + " The way out: take another backup, and check it with `raftkv snapshot verify`"
+        )
         missing = cli("snapshot", command[0], str(tmp_path / "missing"), *command[1:], "-o", "json")
         assert missing.code == 2
         assert "cannot be read: No such file" in missing.json_error["message"]

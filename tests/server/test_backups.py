@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import cast
 
@@ -35,8 +36,11 @@ class Aside:
     def __init__(self, node: MemoryNode) -> None:
         self.node = node
         self.open = 0
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
 
     async def copy_aside(self) -> tuple[OpenCopy, int]:
+        await self.may_go_on.wait()
         snapshot = self.node.store.read()
         self.open += 1
         copy = OpenCopy(snapshot, snapshot.__enter__(), 1000)
@@ -52,7 +56,7 @@ class Aside:
 
 def backups_of(node: MemoryNode) -> tuple[Backups, Aside]:
     aside = Aside(node)
-    return Backups(node.node, node.requests.reads, aside, node.requests.header, CLUSTER_ID), aside
+    return Backups(node.node, node.requests.reads, aside, node.requests.header, CLUSTER_ID, beat_s=0.01), aside
 
 
 async def backup(node: MemoryNode, **fields: int | bool) -> tuple[pb.SnapshotPart, BackupSummary]:
@@ -61,6 +65,7 @@ async def backup(node: MemoryNode, **fields: int | bool) -> tuple[pb.SnapshotPar
     parts = [part async for part in backups.parts(pb.SnapshotRequest(**fields))]  # type: ignore[arg-type]
     for part in parts:
         decoder.feed(part.data)
+    parts = [part for part in parts if part.data]
     assert aside.open == 0
     assert not any(part.HasField("header") for part in parts[1:])
     assert parts[-1].remaining_bytes < 10_000
@@ -176,6 +181,27 @@ class NoReads:
     """Stands for the reads of a node that has a state."""
 
     def require_state(self) -> None: ...
+
+
+async def test_while_it_prepares_a_node_does_not_fall_silent() -> None:
+    async with MemoryCluster(1) as cluster:
+        leader = await cluster.leader()
+        backups, aside = backups_of(leader)
+        for given_up in (True, False):
+            aside.may_go_on.clear()
+            parts = backups.parts(pb.SnapshotRequest())
+            for _ in range(3):
+                part = await anext(parts)
+                assert (part.data, part.HasField("header")) == (b"", False)
+            if given_up:
+                await parts.aclose()  # type: ignore[attr-defined]
+                aside.may_go_on.set()
+        aside.may_go_on.set()
+        decoder = BackupDecoder()
+        async for part in parts:
+            decoder.feed(part.data)
+        assert decoder.finish().header.revision == 1
+        assert aside.open == 0
 
 
 async def test_a_state_to_which_nothing_was_applied_is_not_backed_up() -> None:

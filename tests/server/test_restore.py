@@ -156,6 +156,22 @@ def test_a_clock_that_is_behind_the_backup_is_refused(old: Host, tmp_path: Path)
     restore(path, plan(tmp_path / "new"), progress=silent)
 
 
+def test_progress_is_told_in_bytes_and_comes_to_its_end(backup: Path, tmp_path: Path) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    made = restore(
+        backup,
+        plan(tmp_path / "new"),
+        progress=lambda phase, done, total: told.setdefault(phase, []).append((done, total)),
+    )
+    assert list(told) == ["verify", "load", "write"]
+    for steps in told.values():
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+        assert steps[-1][0] == steps[-1][1]
+    copies = [path.stat().st_size for one in made.directories.values() for path in one.glob("checkpoints/*.data")]
+    assert told["verify"][-1][0] == backup.stat().st_size
+    assert told["write"][-1][0] == sum(copies)
+
+
 async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backup: Path, tmp_path: Path) -> None:
     made = restore(backup, plan(tmp_path / "new"), progress=silent)
     data_dir = made.directories[NodeId(1)]
@@ -170,7 +186,7 @@ async def test_a_node_starts_there_with_the_members_of_the_restore_or_none(backu
         cluster = await find_cluster(load_settings({**flags, **given}))
         assert cluster.cluster_id == made.cluster_id
         assert cluster.founded_with.voters == set(MEMBERS)
-    with pytest.raises(DataDirectoryMismatch, match=r"for other members than --member names: 1=127.0.0.1:7101,2="):
+    with pytest.raises(DataDirectoryMismatch, match=r"for the members 1=127.0.0.1:7101,2=.*, and --member names "):
         await find_cluster(load_settings({**flags, "member": member[:2]}))
     with pytest.raises(DataDirectoryMismatch, match="with --cluster-name raftkv, not another"):
         await find_cluster(load_settings({**flags, "cluster_name": "another"}))

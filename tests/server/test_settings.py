@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ def test_members_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.member == {1: "10.0.0.1:7101", 2: "10.0.0.2:7101", 3: "10.0.0.3:7101"}
 
 
+@pytest.mark.parametrize("given", [[",".join(MEMBERS)], [MEMBERS[0], f"{MEMBERS[1]}, {MEMBERS[2]}"], MEMBERS])
+def test_members_repeated_or_with_commas(given: list[str], tmp_path: Path) -> None:
+    expected = {1: "10.0.0.1:7101", 2: "10.0.0.2:7101", 3: "10.0.0.3:7101"}
+    assert load_settings({**FLAGS, "member": given}).member == expected
+    file = tmp_path / "raftkv.toml"
+    file.write_text(f"member = {json.dumps(given)}\n")
+    assert load_settings({**FLAGS, "member": None}, file).member == expected
+
+
 def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> None:
     one = load_settings(FLAGS).founded_cluster_id
     assert one == load_settings({**FLAGS, "id": 2, "member": MEMBERS[::-1]}).founded_cluster_id
@@ -66,10 +76,11 @@ def test_the_cluster_id_depends_on_name_and_members_and_on_nothing_else() -> Non
         ({"member": ["1=a:1", "1=b:1"]}, "node 1 is named twice"),
         ({"member": ["1=a:1", "2=a:1"]}, "two members have the same address"),
         ({"listen": "nonsense"}, "listen: 'nonsense' is not HOST:PORT"),
-        ({"peer_dial": ["1=a:1"]}, "peer_dial names node 1"),
-        ({"election_ms": 100}, "election_ms (100) must exceed twice heartbeat_ms (50)"),
+        ({"peer_dial": ["1=a:1"]}, "--peer-dial names node 1"),
+        ({"election_ms": 100}, "--election-ms (100) must exceed twice --heartbeat-ms (50)"),
         ({"log_level": "loud"}, "log-level"),
         ({"checkpoint_entries": 0}, "checkpoint-entries: Input should be greater than or equal to 1"),
+        ({"snapshot_send_bytes_per_s": 65535}, "--snapshot-send-bytes-per-s (65535) must be at least 65536, or"),
         ({"snapshot_send_bytes_per_s": -1}, "snapshot-send-bytes-per-s: Input should be greater than or equal to 0"),
     ],
 )
@@ -118,7 +129,7 @@ def test_automatic_compaction(mode: str | None, retention: str | None, expected:
         ("age", "4000d", "3650d"),
         ("revisions", "1h", "no number of revisions"),
         ("revisions", "0", "no number of revisions"),
-        ("off", "1h", "auto_compaction_mode is off"),
+        ("off", "1h", "--auto-compaction-mode is off"),
     ],
 )
 def test_automatic_compaction_that_makes_no_sense(mode: str, retention: str | None, complaint: str) -> None:
@@ -130,7 +141,7 @@ def test_the_quota_leaves_room_in_the_store() -> None:
     assert load_settings(FLAGS).quota == 8 << 30
     assert load_settings(FLAGS | {"quota_bytes": 0}).quota == 0
     assert load_settings(FLAGS | {"store_map_size": 4 << 20}).quota == 3 << 20
-    with pytest.raises(ConfigurationError, match=r"quota_bytes .* exceeds store_map_size"):
+    with pytest.raises(ConfigurationError, match=r"--quota-bytes .* exceeds --store-map-size"):
         load_settings(FLAGS | {"store_map_size": 4 << 20, "quota_bytes": 5 << 20})
     with pytest.raises(ConfigurationError, match="quota-bytes"):
         load_settings(FLAGS | {"quota_bytes": -1})
@@ -142,7 +153,7 @@ def test_the_reserve_of_the_disk_holds_two_segments_of_the_log() -> None:
     assert load_settings(FLAGS | {"disk_reserve_bytes": 128 << 20}).disk_reserve == 128 << 20
     assert load_settings(FLAGS | {"wal_segment_bytes": 200 << 20}).disk_reserve == 400 << 20
     with pytest.raises(
-        ConfigurationError, match=r"disk_reserve_bytes .* must be at least 134217728, room for 2 segments"
+        ConfigurationError, match=r"--disk-reserve-bytes .* must be at least 134217728, room for 2 segments"
     ):
         load_settings(FLAGS | {"disk_reserve_bytes": 127 << 20})
 
@@ -169,7 +180,7 @@ def test_limits_of_watches() -> None:
     [
         ({"max_watches": 0}, "max-watches"),
         ({"max_stream_watches": 0}, "max-stream-watches"),
-        ({"max_watches": 7, "max_stream_watches": 8}, r"max_stream_watches \(8\) exceeds max_watches \(7\)"),
+        ({"max_watches": 7, "max_stream_watches": 8}, r"--max-stream-watches \(8\) exceeds --max-watches \(7\)"),
         ({"watch_ring_bytes": -1}, "watch-ring-bytes"),
         ({"scrub_bytes_per_s": -1}, "scrub-bytes-per-s"),
         ({"watch_progress_s": 0.0}, "watch-progress-s"),

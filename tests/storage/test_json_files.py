@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from raftkv.errors import StorageError
 from raftkv.storage.corrupt_mark import CorruptMark, read_mark, write_mark
 from raftkv.storage.data_dir import CORRUPT_NAME as NAME
-from raftkv.storage.json_files import seal, unseal
+from raftkv.storage.json_files import in_words, seal, unseal
 
 CONTENT = {"format_version": 1, "node_id": 2, "members": {"2": "host:port"}, "created_at": 1700000000.25, "none": None}
 MARK = CorruptMark(index=7, own_hash=b"a" * 16, right_hash=b"b" * 16, agreed=(1, 3), found_at=12.5)
@@ -72,3 +73,19 @@ def test_a_damaged_mark_is_refused_and_named(tmp_path: Path, data: bytes) -> Non
     (tmp_path / NAME).write_bytes(data)
     with pytest.raises(StorageError, match=r"corrupt\.json is damaged.*raftkv repair"):
         read_mark(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda: unseal(b"{}")["format_version"], "it has no format_version"),
+        (lambda: unseal(b'{"a": 1,'), "it is no JSON from line 1, column 9 on"),
+        (lambda: unseal(b'{"a": "\xff"}'), "it is no text from byte 7 on"),
+        (lambda: unseal(b"[]"), "not an object"),
+        (lambda: int(unseal(b'{"a": null}')["a"]), "a value is of another kind than it must be: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(read: Callable[[], object], words: str) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)) as refused:
+        read()
+    assert in_words(refused.value).startswith(words)

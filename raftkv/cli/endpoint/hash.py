@@ -55,6 +55,8 @@ def state_hash(
 def _row(view: MemberView, found: StateHash | None) -> tuple[object, ...]:
     if found is None:
         why = "witness: holds no data" if view.status is not None and view.status.is_witness else "unreachable"
+        if view.other_cluster:
+            why = f"other cluster {view.other_cluster:016x}"
         return (view.id, view.endpoint, None, None, why)
     return (view.id, view.endpoint, found.applied_index, found.applied_term, found.hash.hex())
 

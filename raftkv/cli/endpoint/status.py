@@ -18,7 +18,7 @@ def status(
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Show what each member knows. Exit code 1 when some do not answer, 5 when none does.
+    """Show what each member knows. Exit code 1 when some do not answer or are of another cluster, 5 when none answers.
 
     USED is what the state itself takes of the file STORE, and what counts against QUOTA. The alarm `no space` says that
     the quota is reached: writes that make the state grow are refused until keys are deleted and history is compacted.
@@ -73,7 +73,8 @@ def status(
 def _row(view: MemberView) -> tuple[object, ...]:
     found = view.status
     if found is None:
-        return (view.id, view.endpoint, "unreachable", *[None] * 12)
+        role = f"other cluster {view.other_cluster:016x}" if view.other_cluster else "unreachable"
+        return (view.id, view.endpoint, role, *[None] * 12)
     return (
         view.id,
         view.endpoint,
@@ -97,7 +98,8 @@ def _described(view: MemberView) -> dict[str, object]:
     described: dict[str, object] = {"id": view.id, "endpoint": view.endpoint, "error": view.error}
     found = view.status
     if found is None:
-        return described
+        other = {"cluster_id": f"{view.other_cluster:016x}"} if view.other_cluster else {}
+        return described | other
     return described | {
         "role": found.role.name.lower(),
         "leader_id": found.leader_id or None,

@@ -9,8 +9,10 @@ from raftkv.cli.view import MemberView
 
 
 def fail_unless_all_answered(views: Iterable[MemberView]) -> None:
-    """End the command unless every member answered."""
-    fail_unless_all("reachable", [(view.name, view.error) for view in views])
+    """End the command unless every member answered, and all are of one cluster."""
+    asked = list(views)
+    quality = "members of one cluster that answer" if any(view.other_cluster for view in asked) else "reachable"
+    fail_unless_all(quality, [(view.name, view.error) for view in asked])
 
 
 def fail_unless_all(quality: str, members: list[tuple[str, str | None]]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
+from raftkv.errors import RaftKVError, StorageError
 from raftkv.kv import keys
 from raftkv.kv.epoch import epoch_of
 from raftkv.kv.records import Meta
-from raftkv.storage.backup_format import BackupSummary
+from raftkv.storage.backup_format import BackupSummary, DamagedBackup
 
 _TABLES: Final = {
     "versions": keys.VERSIONS,
@@ -20,6 +21,19 @@ _TABLES: Final = {
     "locks": keys.LOCKS,
     "places_in_lines": keys.LINES,
 }
+
+
+_WAY_OUT: Final = "The way out"
+
+
+def refusal(error: RaftKVError, *, restoring: bool) -> RaftKVError:
+    """Return an error about a backup with what has become of the restore and the way out, where it does not say so."""
+    if isinstance(error, StorageError):
+        if restoring and "othing was restored" not in error.message:
+            error.message += ". Nothing was restored"
+        if isinstance(error, DamagedBackup) and _WAY_OUT not in error.message:
+            error.message += f". {_WAY_OUT}: take another backup, and check it with `raftkv snapshot verify`"
+    return error
 
 
 def summary_of(summary: BackupSummary, meta: Meta) -> dict[str, object]:

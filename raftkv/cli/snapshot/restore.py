@@ -12,6 +12,7 @@ from raftkv.cli.exits import exit_code, fail, say
 from raftkv.cli.options import Format, Output
 from raftkv.cli.output import print_json, print_table, size_text
 from raftkv.cli.snapshot.bar import bar
+from raftkv.cli.snapshot.described import refusal
 from raftkv.errors import RaftKVError
 from raftkv.raft import NodeId
 
@@ -63,10 +64,10 @@ def restore(
             )
         else:
             directories = {NodeId(node_id): data_dir}
-        with bar(in_bytes=False) as show:
+        with bar() as show:
             made = make(file, Plan(members, directories, cluster_name, fencing_epoch), progress=show)
     except RaftKVError as error:
-        fail(error, exit_code(error, writes=False), writes=False)
+        fail(refusal(error, restoring=True), exit_code(error, writes=False), writes=False)
     seconds = time.monotonic() - began
     if output is Output.JSON:
         print_json(

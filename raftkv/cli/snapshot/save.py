@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,9 +16,12 @@ from raftkv.cli.session import run_with_client
 from raftkv.cli.snapshot.bar import bar
 from raftkv.client import AsyncClient, SavedSnapshot, SnapshotProgress
 from raftkv.client.core import DEFAULT_TIMEOUT_S
-from raftkv.errors import ConnectionFailed, DeadlineExceeded
+from raftkv.errors import Compacted, ConnectionFailed, DeadlineExceeded
 from raftkv.storage.backup_file import BackupWriter
 from raftkv.storage.backup_format import BackupSummary
+
+_NO_FILES: Final = (Path(), Path("-"))
+"""What `Path` makes of no name at all; what others take for standard output."""
 
 
 def save(
@@ -49,6 +52,11 @@ def save(
     With --revision there are no sessions in it, nobody holds a lock or waits for one, and keys whose lease has ended
     since are deleted. Ids and fencing tokens are those of now: nothing is given twice.
     """
+    if file in _NO_FILES:
+        raise typer.BadParameter(
+            f"FILE is {'-' if file.name else 'empty'}: a backup goes into a file, as it is checked before it is put in "
+            "place. Name one"
+        )
     began = time.monotonic()
     saved, summary = run_with_client(
         endpoints,
@@ -63,6 +71,7 @@ def save(
                 "endpoint": saved.endpoint,
                 "member_id": saved.member_id,
                 "revision": saved.revision,
+                "as_of": revision or None,
                 "applied_index": saved.applied_index,
                 "rows": summary.rows,
                 "size_bytes": summary.file_bytes,
@@ -73,9 +82,23 @@ def save(
         return
     rate = size_text(int(summary.file_bytes / max(seconds, 0.001)))
     say(
-        f"saved revision {saved.revision} (entry {saved.applied_index}) of node {saved.member_id} to {file}: "
+        f"saved {_what(saved, revision)} (entry {saved.applied_index}) of node {saved.member_id} to {file}: "
         f"{summary.rows:,} rows, {size_text(summary.file_bytes)} in {seconds:.1f} s ({rate}/s)"
+        + _why_later(saved, revision)
     )
+
+
+def _what(saved: SavedSnapshot, as_of: int) -> str:
+    return f"the state as of revision {as_of}" if as_of else f"revision {saved.revision}"
+
+
+def _why_later(saved: SavedSnapshot, as_of: int) -> str:
+    """Explain a backup as of a revision that is at another one itself."""
+    ended = saved.revision - as_of
+    if not as_of or not ended:
+        return ""
+    leases = "a lease that has ended" if ended == 1 else f"{ended} leases that have ended"
+    return f". A cluster restored from it begins at revision {saved.revision}, without the keys of {leases} since"
 
 
 async def _save(
@@ -85,13 +108,21 @@ async def _save(
 
     def moved(one: SnapshotProgress) -> None:
         nonlocal begun
-        begun = True
-        show(f"node {one.endpoint}", one.done_bytes, one.total_bytes)
+        begun = begun or one.done_bytes > 0
+        show(f"node {one.endpoint}" + ("" if begun else ": preparing"), one.done_bytes, one.total_bytes)
 
-    with BackupWriter(file, replace=force) as writer, bar(in_bytes=True) as show:
+    with BackupWriter(file, replace=force) as writer, bar() as show:
         try:
             saved = await client.save_snapshot(writer, revision=revision, stale=stale, progress=moved, timeout=timeout)
+        except Compacted as error:
+            if error.compacted_revision:
+                error.message += (
+                    f". Backups can be made as of {error.compacted_revision} or later, or without --revision"
+                )
+            raise
         except (ConnectionFailed, DeadlineExceeded) as error:
+            if isinstance(error, DeadlineExceeded):
+                error.message += f" (--timeout {timeout:g})"
             if begun:
                 error.message = f"{error.message}. The backup was cut short, and nothing of it is kept: try again"
             raise

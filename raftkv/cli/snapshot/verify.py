@@ -11,7 +11,7 @@ from raftkv.cli.exits import exit_code, fail, say
 from raftkv.cli.options import Format, Output
 from raftkv.cli.output import print_json, print_table, size_text
 from raftkv.cli.snapshot.bar import bar
-from raftkv.cli.snapshot.described import summary_of, tables_of
+from raftkv.cli.snapshot.described import refusal, summary_of, tables_of
 from raftkv.errors import RaftKVError
 from raftkv.kv.records import Meta
 from raftkv.storage.backup_format import BackupSummary
@@ -49,7 +49,7 @@ def _read(file: Path) -> tuple[BackupSummary, Meta, list[int]]:
     from raftkv.server.restore import read_whole  # noqa: PLC0415 - what a node is made of takes long to load
 
     try:
-        with bar(in_bytes=True) as show:
+        with bar() as show:
             return read_whole(file, show)
     except RaftKVError as error:
-        fail(error, exit_code(error, writes=False), writes=False)
+        fail(refusal(error, restoring=False), exit_code(error, writes=False), writes=False)
