@@ -123,12 +123,14 @@ def _reaches(checkpoint: CheckpointManifest, restored: RestoredState) -> bool:
 
 
 def _without_backup(restored: RestoredState, checkpoints: CheckpointStore[S]) -> StorageError:
+    # The way out of a damaged checkpoint is another one than the way out of this.
+    problems = [one.partition(". The way out")[0] for one in checkpoints.damaged]
     others = [f"there is one of entry {one.index}, of another state" for one in checkpoints.valid]
-    found = "; ".join((*checkpoints.damaged, *others)) or "there is none"
+    found = "; ".join((*problems, *others)) or "there is none"
     return StorageError(
         f"this data directory was restored from a backup that ends at entry {restored.index}, and no checkpoint that "
         f"can be used reaches it: {found}. What was restored is lost here. {RESTORE_FROM_PEERS} if other members run; "
-        "if none has run yet, move their directories away and restore the backup again"
+        "else restore the backup again, for all members, into empty directories"
     )
 
 
