@@ -383,7 +383,9 @@ class Error(_message.Message):
     leader_id: _builtins.int
     leader_address: _builtins.str
     number: _builtins.int
-    """STALE_FENCE: the lock's current token, 0 where it was never granted. COMPACTED: where history begins."""
+    """STALE_FENCE: the lock's current token, 0 where it was never granted. COMPACTED: where history begins.
+    FAILED_PRECONDITION of a change of the members: the id that cannot join since it is or was a member's, or 0.
+    """
     def __init__(
         self,
         *,
