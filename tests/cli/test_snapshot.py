@@ -63,8 +63,8 @@ def test_save_verify_inspect_restore(cli: Cli, cluster: RunningCluster, tmp_path
     past = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"] - 1), "--force", "-o", "json")
     assert past.code == 0, past.err
     assert past.json["revision"] == past.json["as_of"] == shown["mod_revision"] - 1
-    text = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"]), "--force").err
-    assert f"saved the state as of revision {shown['mod_revision']} (entry " in text
+    said = cli("snapshot", "save", file, "--revision", str(shown["mod_revision"]), "--force").err
+    assert f"saved the state as of revision {shown['mod_revision']} (entry " in said
     assert cli("snapshot", "inspect", file, "-o", "json").json["tables"]["sessions"] == 0
 
 
