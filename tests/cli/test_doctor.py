@@ -75,6 +75,9 @@ def test_a_file_in_the_place_of_a_directory_is_damage(cli: Cli, node: Path, name
     assert told.json["verdict"] == "the node refuses to start"
     (said,) = [one for one in told.json["damage"] if one.startswith(f"{node / name} is no directory: ")]
     assert f"raftkv repair --data-dir {node} " in said
+    repair = cli("repair", "--data-dir", str(node), *NOBODY)
+    assert repair.code in {0, 5}, repair.err
+    assert f"DAMAGED: {node / name} is no directory" in repair.text
 
 
 def test_the_examination_tells_how_much_it_has_read(node: Path) -> None:
