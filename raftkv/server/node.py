@@ -255,6 +255,9 @@ class Node:
                     # One may be under way already, to a preferred node.
                     refusal = None if self.raft.transferring else self.raft.transfer(leaving=True)
                     self.wake()
+                    if refusal is not None and not self.raft.term_is_committed:
+                        await self.leadership_changed()  # a new leader, whom nobody has answered yet
+                        continue
                     if refusal is not None:
                         log.warning("leadership not handed over", reason=refusal)
                         break
