@@ -290,7 +290,7 @@ async def test_too_few_by_the_deadline_is_a_result(concern: int, through: str) -
         down.gate.open = False
         asked = leader if through == "leader" else other
         response = await run(
-            asked, put(concern=concern), kv.Operation(id=2, range=kv.RangeRequest(key=b"k")), timeout_ms=300
+            asked, put(concern=concern), kv.Operation(id=2, range=kv.RangeRequest(key=b"k")), timeout_ms=900
         )
         found = {result.id: result for result in response.results}
         assert found[1].put.revision > 0
