@@ -64,6 +64,7 @@ def test_keepalive_goes_on_until_the_lease_is_gone(cli: Cli, cluster: RunningClu
     assert err == f"raftkv: lease {lease} not found\n"
 
 
+@pytest.mark.slow
 def test_keepalive_survives_what_the_lease_survives(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
     lease = cli("lease", "grant", "6").text.strip()
     where = ("--endpoints", cluster.url, "--timeout", "1")

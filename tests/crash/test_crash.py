@@ -77,6 +77,7 @@ async def test_what_a_node_that_dies_has_acknowledged_is_there(tmp_path: Path) -
             await run(cluster, case, f"{number}/")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_control_a_node_that_forgets_what_it_has_acknowledged_is_noticed(tmp_path: Path) -> None:
     """Its store is thrown away as well: by that, the node would notice it by itself."""

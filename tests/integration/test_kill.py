@@ -28,6 +28,7 @@ async def test_the_leader_is_killed_under_load(cluster: LocalCluster, client: As
     await load.verify_on_every_node(cluster)
 
 
+@pytest.mark.slow
 async def test_leader_after_leader_is_killed_under_load(
     cluster: LocalCluster, client: AsyncClient, prefix: str
 ) -> None:
@@ -107,6 +108,7 @@ async def test_a_follower_that_was_down_catches_up(cluster: LocalCluster, client
     assert (await cluster.contents(follower.id, f"{prefix}before"))[f"{prefix}before".encode()].value == b"new"
 
 
+@pytest.mark.slow
 async def test_a_node_killed_alone_replays_its_log_to_the_same_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A cluster of one: there is no peer from which it could get back what its own disk does not hold."""
     async with (

@@ -32,6 +32,7 @@ def first_kept(node: NodeProcess) -> int:
     return int(compactions[-1]) if compactions else 1
 
 
+@pytest.mark.slow
 async def test_a_follower_that_fell_behind_the_compacted_log_catches_up_under_load() -> None:
     async with LocalCluster(3, arguments=SMALL) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
         async with CounterLoad(client, "k", value_bytes=VALUE_BYTES) as load:

@@ -18,7 +18,7 @@ import pytest
 from raftkv.invariant import InvariantViolation
 from tests.raft import sabotage
 from tests.raft.chaos import Chaos
-from tests.raft.controls import RULES, Control
+from tests.raft.controls import RULES, Control, with_marks
 from tests.raft.oracle import SafetyViolation
 
 EVENTS = 3000
@@ -85,7 +85,9 @@ def test_a_seed_decides_everything() -> None:
     assert len(traces.pop()) > 10_000
 
 
-@pytest.mark.parametrize("control", [*RULES, Control(sabotage.reads_share_an_old_round, "C10", seeds=100)], ids=str)
+@pytest.mark.parametrize(
+    "control", with_marks([*RULES, Control(sabotage.reads_share_an_old_round, "C10", seeds=100, slow=True)]), ids=str
+)
 def test_the_random_runs_notice_that_a_rule_is_off(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     control.rule(monkeypatch)
     sabotage.without_the_cores_own_checks(monkeypatch)

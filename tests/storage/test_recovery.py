@@ -561,6 +561,7 @@ async def install_the_older(disk: SimDisk, leaders: tuple[Checkpoints, Checkpoin
         await started.stop()
 
 
+@pytest.mark.slow
 async def test_bug_29_a_crash_at_every_operation_of_an_install_that_a_newer_checkpoint_overtakes() -> None:
     leaders = await checkpoint_of(100, 5), await checkpoint_of(150, 6)
     whole = await prepared()
