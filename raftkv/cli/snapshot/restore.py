@@ -12,9 +12,7 @@ from raftkv.cli.exits import exit_code, fail, say
 from raftkv.cli.options import Format, Output
 from raftkv.cli.output import print_json, print_table, size_text
 from raftkv.cli.snapshot.bar import bar
-from raftkv.cli.snapshot.described import refusal
 from raftkv.errors import RaftKVError
-from raftkv.raft import NodeId
 
 
 def restore(
@@ -47,7 +45,10 @@ def restore(
 
     With members on several machines, run it on each with --id and the same --fencing-epoch, --member and FILE.
     """
-    from raftkv.server.restore import Plan, epoch_to_give, restore as make  # noqa: I001, PLC0415 - what a node is made of takes long to load
+    from raftkv.cli.snapshot.described import refusal  # noqa: PLC0415 - what a node is made of takes long to load
+    from raftkv.raft import NodeId  # noqa: PLC0415
+    from raftkv.server.restore import Plan, epoch_to_give  # noqa: PLC0415 - what a node is made of takes long to load
+    from raftkv.server.restore import restore as make  # noqa: PLC0415
     from raftkv.server.settings import parse_members  # noqa: PLC0415
 
     began = time.monotonic()

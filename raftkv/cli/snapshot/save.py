@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,8 +17,9 @@ from raftkv.cli.snapshot.bar import bar
 from raftkv.client import AsyncClient, SavedSnapshot, SnapshotProgress
 from raftkv.client.core import DEFAULT_TIMEOUT_S
 from raftkv.errors import Compacted, ConnectionFailed, DeadlineExceeded
-from raftkv.storage.backup_file import BackupWriter
-from raftkv.storage.backup_format import BackupSummary
+
+if TYPE_CHECKING:
+    from raftkv.storage.backup_format import BackupSummary
 
 _NO_FILES: Final = (Path(), Path("-"))
 """What `Path` makes of no name at all; what others take for standard output."""
@@ -104,6 +105,8 @@ def _why_later(saved: SavedSnapshot, as_of: int) -> str:
 async def _save(
     client: AsyncClient, file: Path, *, revision: int, stale: bool, force: bool, timeout: float
 ) -> tuple[SavedSnapshot, BackupSummary]:
+    from raftkv.storage.backup_file import BackupWriter  # noqa: PLC0415 - what a node is made of takes long to load
+
     begun = False
 
     def moved(one: SnapshotProgress) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +11,11 @@ from raftkv.cli.exits import exit_code, fail, say
 from raftkv.cli.options import Format, Output
 from raftkv.cli.output import print_json, print_table, size_text
 from raftkv.cli.snapshot.bar import bar
-from raftkv.cli.snapshot.described import refusal, summary_of, tables_of
 from raftkv.errors import RaftKVError
-from raftkv.kv.records import Meta
-from raftkv.storage.backup_format import BackupSummary
+
+if TYPE_CHECKING:
+    from raftkv.kv.records import Meta
+    from raftkv.storage.backup_format import BackupSummary
 
 BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")]
 
@@ -24,6 +25,8 @@ def verify(file: BackupFile, *, output: Format = Output.TABLE) -> None:
 
     Every checksum, the order and number of the rows, the state hash, and that it ends where it says. Needs no cluster.
     """
+    from raftkv.cli.snapshot.described import summary_of  # noqa: PLC0415 - what a node is made of takes long to load
+
     summary, meta, _ = _read(file)
     if output is Output.JSON:
         print_json({"file": str(file), **summary_of(summary, meta)})
@@ -36,6 +39,8 @@ def verify(file: BackupFile, *, output: Format = Output.TABLE) -> None:
 
 def inspect(file: BackupFile, *, output: Format = Output.TABLE) -> None:
     """Show what is in a backup, once it was found whole: of which cluster, as of when, and how much of what."""
+    from raftkv.cli.snapshot.described import summary_of, tables_of  # noqa: PLC0415 - what a node is made of takes long to load
+
     summary, meta, counts = _read(file)
     said, tables = summary_of(summary, meta), tables_of(counts)
     if output is Output.JSON:
@@ -46,7 +51,8 @@ def inspect(file: BackupFile, *, output: Format = Output.TABLE) -> None:
 
 
 def _read(file: Path) -> tuple[BackupSummary, Meta, list[int]]:
-    from raftkv.server.restore import read_whole  # noqa: PLC0415 - what a node is made of takes long to load
+    from raftkv.cli.snapshot.described import refusal  # noqa: PLC0415 - what a node is made of takes long to load
+    from raftkv.server.restore import read_whole  # noqa: PLC0415
 
     try:
         with bar() as show:
