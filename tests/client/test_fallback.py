@@ -34,12 +34,12 @@ async def test_by_default_there_is_none(cluster: FakeCluster) -> None:
         await client.put("k", "v")
         without_leader(cluster)
         with pytest.raises(NoLeader):
-            await client.get("k", timeout=0.2)
+            await client.get("k", timeout=0.8)
     assert not any(node.ranges for node in cluster.nodes.values())
 
 
 async def test_the_freshest_answer_is_taken_and_labelled(cluster: FakeCluster) -> None:
-    async with AsyncClient(cluster.addresses, timeout=0.4) as client:
+    async with AsyncClient(cluster.addresses, timeout=0.8) as client:
         await client.put("k", "old")
         cluster[1].freeze()
         cluster[3].freeze()
@@ -62,7 +62,7 @@ async def test_the_freshest_answer_is_taken_and_labelled(cluster: FakeCluster) -
 
 
 async def test_what_is_older_than_what_was_seen_is_called_stale(cluster: FakeCluster) -> None:
-    async with AsyncClient(cluster.addresses, timeout=0.4) as client:
+    async with AsyncClient(cluster.addresses, timeout=0.8) as client:
         await client.put("k", "old")
         cluster[2].freeze()
         cluster[3].freeze()
@@ -83,7 +83,7 @@ async def test_who_has_seen_nothing_is_told_no_more_than_stale(cluster: FakeClus
 
 async def test_what_lacks_the_token_that_was_asked_for_is_not_called_at_least(cluster: FakeCluster) -> None:
     """Whatever the client has seen itself: it is another client's token."""
-    async with AsyncClient(cluster.addresses) as writer, AsyncClient(cluster.addresses, timeout=0.4) as client:
+    async with AsyncClient(cluster.addresses) as writer, AsyncClient(cluster.addresses, timeout=0.8) as client:
         await writer.put("k", "old")
         await client.get("k")
         old = client.token
@@ -139,7 +139,7 @@ async def test_with_no_node_left_the_first_error_is_raised() -> None:
         await client.put("k", "v")
         await cluster[1].stop()
         with pytest.raises((ConnectionFailed, DeadlineExceeded)):
-            await client.get("k", fallback="stale", timeout=0.2)
+            await client.get("k", fallback="stale", timeout=0.8)
 
 
 async def test_a_silent_node_does_not_keep_the_others_from_answering(cluster: FakeCluster) -> None:
@@ -147,7 +147,7 @@ async def test_a_silent_node_does_not_keep_the_others_from_answering(cluster: Fa
         await client.put("k", "v")
         without_leader(cluster)
         cluster[3].silent = True
-        found = await client.read("k", fallback="stale", timeout=0.4)
+        found = await client.read("k", fallback="stale", timeout=0.8)
         assert found.receipt.served_by in (1, 2)
 
 
@@ -162,7 +162,7 @@ async def test_what_is_no_fallback(cluster: FakeCluster, fallback: Any) -> None:
 
 async def test_the_twin(cluster: FakeCluster) -> None:
     def read() -> KeyValue | None:
-        with Client(cluster.addresses, timeout=0.4) as client:
+        with Client(cluster.addresses, timeout=0.8) as client:
             return client.get("k", fallback="stale")
 
     async with AsyncClient(cluster.addresses) as client:
