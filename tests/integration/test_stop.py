@@ -17,6 +17,7 @@ async def stop_cleanly(node: NodeProcess) -> None:
     assert code == 0, node.log()[mark:]
 
 
+@pytest.mark.slow
 async def test_the_leader_stops_under_load(cluster: LocalCluster, client: AsyncClient, prefix: str) -> None:
     leader = cluster.node(await cluster.leader())
     mark = len(leader.log())
