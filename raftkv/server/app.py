@@ -119,7 +119,6 @@ async def serve(
             client_server=client_server,
         )
         disk.damage.stop_node = parts.node.on_failure
-        own_tasks: list[asyncio.Task[None]] = []
         try:
             parts.node.recover(progress)
             _tune_interpreter()
@@ -127,14 +126,11 @@ async def serve(
             await peer_server.start()
             await parts.node.start()
             await client_server.start()
-            for name, coroutine in parts.comparison.tasks():
-                parts.node.begin_task(name, coroutine)
             health_task = asyncio.create_task(parts.report_health())
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
-            for errand in parts.errands(settings, cluster):
-                own_tasks.append(asyncio.create_task(errand))
-                own_tasks[-1].add_done_callback(partial(_look_after, parts.node))
+            for name, errand in parts.errands(settings, cluster):
+                parts.node.begin_task(name, errand)
             log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
             started()
             await _until(stop, parts.node.failure)
@@ -146,9 +142,6 @@ async def serve(
                 await parts.hand_over(settings.shutdown_timeout_s)
             await client_server.stop(min(GRACE_S, settings.shutdown_timeout_s))
         finally:
-            for task in own_tasks:
-                task.cancel()
-            await asyncio.gather(*own_tasks, return_exceptions=True)
             # Both servers are silent before the node, and the node before the disk.
             await client_server.stop(None)
             await parts.node.stop()
@@ -156,12 +149,6 @@ async def serve(
         if parts.node.failure.done():
             parts.node.failure.result()  # the disk may have failed after `stop` was asked for: no clean end
         log.info("stopped")
-
-
-def _look_after(node: Node, task: asyncio.Task[None]) -> None:
-    """What a node does beside serving must not end unnoticed."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        node.on_failure(error)
 
 
 async def warn_when_removed(node: Node) -> None:
@@ -192,12 +179,13 @@ class _Parts:
     changes: MembershipChanges
     scrubber: Scrubber
 
-    def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[Coroutine[Any, Any, None]]:
-        """What the process does for itself, beside serving. Ends with the node."""
-        yield keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
-        yield self.scrubber.run()
+    def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What the process does for itself, beside serving, by name. Ends with the node."""
+        yield from self.comparison.tasks()
+        yield "keep-endpoints", keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
+        yield "scrub", self.scrubber.run()
         if cluster.promote:
-            yield promote_when_caught_up(self.node, self.changes)
+            yield "promote", promote_when_caught_up(self.node, self.changes)
 
     async def report_health(self) -> None:
         """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""

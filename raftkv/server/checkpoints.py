@@ -27,6 +27,7 @@ from raftkv.server.disk_health import DiskHealth
 from raftkv.server.disk_kind import Kind, kind_mismatch
 from raftkv.server.keeper import Keeper
 from raftkv.server.pulse import Pulse
+from raftkv.server.questions import may_go_unheard
 from raftkv.server.transfers import Phase, Transfer, Watched
 from raftkv.storage.checkpoint import CheckpointManifest, CheckpointRefused, DamagedCheckpoint, decode_manifest
 from raftkv.storage.checkpoint_store import Receiving
@@ -204,7 +205,7 @@ class Checkpoints:
             raise self._stopped
         if self._asked is None:
             self._asked = asyncio.get_running_loop().create_future()
-            self._asked.add_done_callback(_look_at)
+            self._asked.add_done_callback(may_go_unheard)
         self._due.set()
         await asyncio.shield(self._asked)
 
@@ -415,12 +416,6 @@ class _Intake:
     def close(self) -> None:
         if self.transfer.phase is not Phase.INSTALL:
             self._checkpoints.ended(self)
-
-
-def _look_at(future: asyncio.Future[None]) -> None:
-    """Nobody may wait for it any more, and asyncio need not complain of that."""
-    if not future.cancelled():
-        future.exception()
 
 
 @contextmanager

@@ -165,7 +165,7 @@ class Node:
             transport=transport,
             due_bytes=self._limits.checkpoint_log_bytes,
             due_entries=self._limits.checkpoint_entries,
-            begin_task=self._begin_task,
+            begin_task=self.begin_task,
             pulse=self._pulse,
             deliver=self._step,
             wake=self.wake,
@@ -178,7 +178,7 @@ class Node:
         self._barriers = Barriers()
         self._applied_waits = AppliedWaits()
         self._hashing = hashing or Inline()
-        self.states = StateHashes(lambda: self.machine, self._hashing, self._begin_task)
+        self.states = StateHashes(lambda: self.machine, self._hashing, self.begin_task)
         """The hashes of the state where it was to be compared with those of others."""
         self._quarantine = quarantine or Quarantine()
         self._mark_waits = False
@@ -242,7 +242,7 @@ class Node:
             *self._upkeep.tasks(),
             *self.disk_health.tasks(),
         ):
-            self._begin_task(name, coroutine)
+            self.begin_task(name, coroutine)
 
     async def hand_over(self, timeout_s: float) -> bool:
         """If this node leads, let another one take over. Return whether it does not lead any more.
@@ -274,10 +274,6 @@ class Node:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.close()
         await self._hashing.stop()
-
-    def begin_task(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something for as long as the node runs; its failure stops the node. Call `start` before."""
-        self._begin_task(name, coroutine)
 
     @property
     def machine(self) -> StateMachine:
@@ -425,7 +421,7 @@ class Node:
             if not self._mark_waits:
                 self._mark_waits = True
                 log.error("out of service, but not beyond a restart yet: the mark finds no room", problem=error.message)
-                self._begin_task("keep-mark", self._keep_mark())
+                self.begin_task("keep-mark", self._keep_mark())
         except StorageError as error:
             self._fail(error)
             raise
@@ -723,7 +719,7 @@ class Node:
                 self.disk_health.feed("the state")
                 self.wake()
 
-        self._begin_task("await-room", wait())
+        self.begin_task("await-room", wait())
 
     def _payload(self, entry: Entry) -> bytes | None:
         """Return what the state machine is to be given of an entry, in front of which everything has been applied."""
@@ -832,7 +828,8 @@ class Node:
         if changed is not None and not changed.done():
             changed.set_result(None)
 
-    def _begin_task(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin_task(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something for as long as the node runs; its failure stops the node."""
         task = asyncio.create_task(coroutine, name=f"raftkv-{name}")
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)

@@ -35,7 +35,7 @@ class Question(Generic[T]):
         """Return the answer to a question that is asked from now on; many may share the future, so shield it."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
-            self._next.add_done_callback(_look_at)
+            self._next.add_done_callback(may_go_unheard)
         if self._asking is None:
             self._asking = asyncio.create_task(self._run(), name=f"raftkv-{self._name}")
         return self._next
@@ -54,7 +54,7 @@ class Question(Generic[T]):
             self._asking = None
 
 
-def _look_at(future: asyncio.Future[T]) -> None:
+def may_go_unheard(future: asyncio.Future[T]) -> None:
     """Nobody may wait for it any more, and asyncio need not complain of that."""
     if not future.cancelled():
         future.exception()

@@ -18,7 +18,6 @@ from raftkv.storage.protocols import WalPosition
 from raftkv.storage.wal_format import (
     BASE_NAME,
     SEGMENT_HEADER_BYTES,
-    SEGMENT_SUFFIX,
     Flaw,
     FormatError,
     LogBase,
@@ -29,7 +28,7 @@ from raftkv.storage.wal_format import (
     decode_segment,
     find_record,
     segment_name,
-    segment_sequence,
+    segment_sequences,
 )
 from raftkv.storage.wal_recovery import RecoveredSegments, recover_from
 
@@ -59,7 +58,7 @@ def find_new_base(
     behind the damage, or it is not proven that nothing is lost. Changes nothing. Raises OSError.
     """
     covered = tuple(checkpoints)
-    present = sorted(_sequences(files, directory))
+    present = segment_sequences(files.names(directory))
     old = _old_base(files, directory)
     # What lies before the base is garbage, of another history perhaps: it says nothing about this log.
     sequences = [one for one in present if old is None or one >= old.segment]
@@ -107,15 +106,6 @@ def _covers(checkpoint: tuple[Index, Term], log: RecoveredSegments) -> bool:
     """
     index, term = checkpoint
     return log.base.index <= index <= log.shape.last_index and log.shape.term_at(index) == term
-
-
-def _sequences(files: FileSystem, directory: Path) -> Iterable[int]:
-    for name in files.names(directory):
-        if name.endswith(SEGMENT_SUFFIX):
-            try:
-                yield segment_sequence(name)
-            except FormatError:
-                continue
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from raftkv.storage.files import File, FileSystem, drop_cache, read_file
 from raftkv.storage.wal_format import (
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
-    SEGMENT_SUFFIX,
     Flaw,
     FormatError,
     Segment,
@@ -33,7 +32,7 @@ from raftkv.storage.wal_format import (
     record_bytes,
     record_end,
     segment_name,
-    segment_sequence,
+    segment_sequences,
 )
 
 STEP_BYTES: Final = 256 << 10
@@ -79,7 +78,7 @@ def scrub_log(
     """
     before: tuple[int, int] | None = None
     """The segment read last, and the checksum of its last record; for the one after it to name."""
-    for sequence in sorted(_sequences(files, directory)):
+    for sequence in segment_sequences(files.names(directory)):
         path = directory / segment_name(sequence)
         first, current = extent()
         if sequence < first:
@@ -202,15 +201,6 @@ def _zeros(file: File, path: Path, start: int, segment: Segment) -> Generator[in
             return False
         yield len(block)
     return True
-
-
-def _sequences(files: FileSystem, directory: Path) -> Iterator[int]:
-    for name in files.names(directory):
-        if name.endswith(SEGMENT_SUFFIX):
-            try:
-                yield segment_sequence(name)
-            except FormatError:
-                continue
 
 
 def scrub_checkpoint(files: FileSystem, directory: Path, manifest: CheckpointManifest) -> Iterator[int | DamagedChunks]:

@@ -12,7 +12,8 @@ tie a record to its place, so that nothing else passes for one:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Final, NamedTuple
@@ -185,6 +186,16 @@ def segment_sequence(name: str) -> int:
     if not stem.isdecimal() or segment_name(int(stem)) != name:
         raise FormatError(f"{name!r} is no segment name")
     return int(stem)
+
+
+def segment_sequences(names: Iterable[str]) -> list[int]:
+    """Return the sequences of the segments among the names of files, in order; what is named otherwise is none."""
+    found = []
+    for name in names:
+        if name.endswith(SEGMENT_SUFFIX):
+            with suppress(FormatError):
+                found.append(segment_sequence(name))
+    return sorted(found)
 
 
 def decode_segment(header: bytes) -> Segment:

@@ -69,7 +69,7 @@ async def test_a_changed_row_takes_its_node_out_of_service() -> None:
             await asyncio.sleep(0.05)
         assert (found.differ, len(found.agreed), found.silent) == ((odd.id,), 2, ())
         for restarts in range(2):
-            (alarm,) = (await client.status(odd.client_address)).alarms
+            (alarm,) = (await odd.answers()).alarms
             assert alarm.alarm is Alarm.CORRUPT
             assert f"raftkv repair --data-dir {odd.data_dir}" in alarm.message
             for level in (ReadLevel.LINEARIZABLE, ReadLevel.LOCAL):

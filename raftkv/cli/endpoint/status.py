@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Final
 
 from raftkv.cli.endpoint.transfers import print_transfers
 from raftkv.cli.endpoint.verdict import fail_unless_all_answered
@@ -10,6 +11,25 @@ from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, 
 from raftkv.cli.output import megabytes, print_json, print_table
 from raftkv.cli.session import run_with_client
 from raftkv.cli.view import MemberView, leader_of, look
+
+_COLUMNS: Final = (
+    "ID",
+    "ENDPOINT",
+    "ROLE",
+    "LEADER",
+    "TERM",
+    "COMMIT",
+    "APPLIED",
+    "REVISION",
+    "USED",
+    "QUOTA",
+    "STORE",
+    "LOG",
+    "FREE",
+    "WRITE",
+    "ALARMS",
+)
+_WORDS: Final = {"ENDPOINT", "ROLE", "ALARMS"}
 
 
 def status(
@@ -33,38 +53,9 @@ def status(
         print_json({"leader": leader.member_id if leader else None, "members": [_described(view) for view in views]})
     else:
         print_table(
-            (
-                "ID",
-                "ENDPOINT",
-                "ROLE",
-                "LEADER",
-                "TERM",
-                "COMMIT",
-                "APPLIED",
-                "REVISION",
-                "USED",
-                "QUOTA",
-                "STORE",
-                "LOG",
-                "FREE",
-                "WRITE",
-                "ALARMS",
-            ),
+            _COLUMNS,
             (_row(view) for view in views),
-            right=(
-                "ID",
-                "LEADER",
-                "TERM",
-                "COMMIT",
-                "APPLIED",
-                "REVISION",
-                "USED",
-                "QUOTA",
-                "STORE",
-                "LOG",
-                "FREE",
-                "WRITE",
-            ),
+            right=tuple(column for column in _COLUMNS if column not in _WORDS),
         )
         print_transfers(views)
     fail_unless_all_answered(views)
