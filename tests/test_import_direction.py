@@ -60,8 +60,10 @@ LAYERS = {
         external=frozenset({"grpc", "google.protobuf", "google.rpc", "grpc_status"}),
         optional=frozenset({"uvloop"}),
     ),
+    "checker": Layer(internal=COMMON | {"checker"}, external=frozenset(), pure=True),
+    "jepsen": Layer(internal=BASIC | {"server", "client", "testing", "cli", "checker", "jepsen"}),
     "testing": Layer(internal=BASIC | {"server", "client", "cli", "testing"}),
-    "cli": Layer(internal=BASIC | {"server", "client", "testing", "cli"}),
+    "cli": Layer(internal=BASIC | {"server", "client", "testing", "cli", "jepsen"}),
 }
 
 

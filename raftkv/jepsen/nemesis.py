@@ -1,0 +1,54 @@
+"""What a nemesis is: one kind of fault, which can be begun, proven and ended."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from raftkv.jepsen.testbed import Testbed
+from raftkv.testing.links import FaultNotProven
+
+__all__ = ["FaultNotProven", "Nemesis"]
+
+
+class Nemesis(ABC):
+    """One for each run. It is begun, proven, kept for a while, proven again and ended; and so on.
+
+    Several may be on at once: it must leave alone what others do, except that
+    a node is down once however many killed it.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    """One line for people, without a full stop."""
+    hold_s: ClassVar[tuple[float, float]] = (3.0, 6.0)
+    """How long it stays on: drawn between these."""
+    lossy_disks: ClassVar[bool] = False
+    """Nodes must run on disks that forget, when killed, what was not synced."""
+    failing_disks: ClassVar[bool] = False
+    """Nodes must run on disks that fail on request."""
+
+    def __init__(self, testbed: Testbed, rng: random.Random) -> None:
+        self.testbed = testbed
+        self.rng = rng
+
+    @classmethod
+    def refuses(cls, nodes: int) -> str:
+        """Say why this cannot be done to a cluster of `nodes`; empty: it can."""
+        return ""
+
+    @abstractmethod
+    async def begin(self) -> str:
+        """Draw what is to be struck, strike it, and say in few words what was done: `node 2, who leads, is cut off`."""
+
+    @abstractmethod
+    async def prove(self) -> None:
+        """Raise FaultNotProven unless the fault is on, by what a probe sees of it (not by what was asked for)."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """Make it good, and return when nothing is left of it but what the cluster has to catch up with.
+
+        May be called without a begin, after a begin that failed midway, and twice.
+        """
