@@ -1,12 +1,12 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS="...")
 	@$(BIN)/raftkv demo $(DEMO_ARGS)
@@ -27,6 +27,18 @@ crash: $(INSTALLED) ## kill a node at every step of its disk, under load (CRASH_
 
 fuzz: $(INSTALLED) ## strike a data directory with single faults, each found or harmless (FLIPS=10000, FIRST=n)
 	@$(BIN)/python -m tests.storage.flips $(if $(FLIPS),--flips $(FLIPS)) $(if $(FIRST),--first $(FIRST))
+
+jepsen: $(INSTALLED) ## ten minutes of partitions, kills and bad clocks under checked clients (JEPSEN_ARGS="--minutes 10")
+	@$(BIN)/python -m raftkv.testing.toxiproxy_install
+	@$(BIN)/python -m raftkv.jepsen.matrix $(JEPSEN_ARGS)
+
+jepsen-all: $(INSTALLED) ## the whole matrix of workloads and faults, an hour (JEPSEN_ARGS="--minutes 60"); docs/jepsen.md
+	@$(BIN)/python -m raftkv.testing.toxiproxy_install
+	@$(BIN)/python -m raftkv.jepsen.matrix --all $(if $(JEPSEN_ARGS),$(JEPSEN_ARGS),--minutes 60)
+
+jepsen-ci: $(INSTALLED) ## the short selection of it that every commit passes, and that it finds what is broken on purpose
+	@$(BIN)/python -m raftkv.testing.toxiproxy_install
+	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check

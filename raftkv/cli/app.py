@@ -18,6 +18,7 @@ from raftkv.cli import (
     doctor,
     elect,
     endpoint,
+    jepsen,
     kv,
     leader,
     lease,
@@ -63,6 +64,7 @@ app.add_typer(quorum.app, name="quorum")
 app.add_typer(snapshot.app, name="snapshot")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.command("jepsen")(jepsen.jepsen)
 
 
 def _print_version(wanted: bool) -> None:

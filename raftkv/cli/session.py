@@ -32,7 +32,7 @@ def run_with_client(
 def run_to_end(work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
     """Return what `work` returns; an error ends the command. SIGTERM and SIGHUP cancel it, as Ctrl-C does."""
     try:
-        return uvloop.run(_cancelled_by_signals(work))
+        return uvloop.run(cancelled_by_signals(work))
     except RaftKVError as error:
         fail(error, exit_code(error, writes=writes), writes=writes)
 
@@ -48,7 +48,8 @@ def catch_signals(handler: Callable[[int], object]) -> None:
             loop.add_signal_handler(number, handler, number)
 
 
-async def _cancelled_by_signals(work: Coroutine[Any, Any, T]) -> T:
+async def cancelled_by_signals(work: Coroutine[Any, Any, T]) -> T:
+    """Do `work`; SIGTERM and SIGHUP cancel it and end the command."""
     task = asyncio.ensure_future(work)
     received: list[int] = []
 

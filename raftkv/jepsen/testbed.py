@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raftkv.client import AsyncClient
 from raftkv.jepsen.levers import Levers
-from raftkv.testing.cluster import LocalCluster, NodeProcess
+from raftkv.testing.cluster import ClusterError, LocalCluster, NodeProcess, converged
 from raftkv.testing.links import PeerLinks
 from raftkv.testing.toxiproxy import ToxiproxyServer
 
@@ -56,12 +56,50 @@ class Testbed:
         """Where workloads reach the nodes: through proxies."""
         return [self.links.client_address(node) for node in self.voters]
 
+    def endpoints(self) -> list[str]:
+        """Return where each node is reached around the proxies; it changes with the membership."""
+        return self.cluster.endpoints
+
+    async def whole_again(self, timeout_s: float) -> None:
+        """Heal the network and wait until all nodes hold one state. Raises NodesDiverged, and ClusterError."""
+        await self.links.heal()
+        await self.cluster.converged(timeout_s)
+
     def node(self, number: int) -> NodeProcess:
         return self.cluster.node(number)
 
     async def leader(self, timeout_s: float = 20.0) -> int:
         """Wait for a leader that a majority follows, and return its id. Raises ClusterError."""
         return await self.cluster.leader(timeout_s)
+
+
+class GivenCluster:
+    """A cluster that is there already, and that others break if anybody does."""
+
+    def __init__(self, admin: AsyncClient, members: list[str]) -> None:
+        """`members`: the client addresses of all nodes."""
+        self.admin = admin
+        self.client_addresses = members
+
+    def endpoints(self) -> list[str]:
+        return self.client_addresses
+
+    async def whole_again(self, timeout_s: float) -> None:
+        """Wait until all nodes hold one state. Raises NodesDiverged, and ClusterError."""
+        await converged(self.client_addresses, timeout_s)
+
+
+@asynccontextmanager
+async def given_cluster(endpoints: str) -> AsyncIterator[GivenCluster]:
+    """Find the members of a running cluster through some of them. Raises RaftKVError when there is none."""
+    async with AsyncClient(endpoints, timeout=10.0) as admin:
+        status = await admin.status()
+        silent = [str(one.id) for one in status.members if not one.client_address]
+        if silent:
+            raise ClusterError(
+                f"{status.endpoint} does not know where clients reach node {', '.join(silent)}: is it up?"
+            )
+        yield GivenCluster(admin, [one.client_address for one in status.members])
 
 
 @asynccontextmanager

@@ -282,22 +282,14 @@ class LocalCluster:
         Ask when nobody writes any more. Raises ClusterError when that takes too long, and at once when two nodes
         hold different states at the same index.
         """
-        async with AsyncClient(self.endpoints) as client:
-            statuses: Sequence[Status | None] = ()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    while True:
-                        statuses = await asyncio.gather(*(_ask(client, endpoint) for endpoint in self.endpoints))
-                        keepers = [one.endpoint for one in statuses if one is not None and not one.is_witness]
-                        if _all_applied(statuses) and (state := await self._common_state(client, keepers)) is not None:
-                            return state
-                        await asyncio.sleep(POLL_S)
-            except TimeoutError:
-                known = "; ".join(
-                    f"node {node.id}: {_describe(status)}, its log ends: {node.log_tail()}"
-                    for node, status in zip(self.nodes, statuses, strict=False)
-                )
-                raise ClusterError(f"the nodes have not converged after {timeout_s} s: {known}") from None
+        try:
+            return await converged(self.endpoints, timeout_s)
+        except NotConverged as error:
+            known = "; ".join(
+                f"node {node.id}: {said}, its log ends: {node.log_tail()}"
+                for node, said in zip(self.nodes, error.nodes, strict=False)
+            )
+            raise ClusterError(f"the nodes have not converged after {timeout_s} s: {known}") from None
 
     async def contents(self, node_id: int, prefix: bytes | str = b"") -> dict[bytes, KeyValue]:
         """Return the pairs under `prefix` as this node holds them itself (LOCAL reads, at one revision)."""
@@ -323,20 +315,6 @@ class LocalCluster:
         if self._temporary:
             await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
-    async def _common_state(self, client: AsyncClient, endpoints: Sequence[str]) -> StateHash | None:
-        """Return the state of all these nodes; None while they are not at the same index. Raises ClusterError."""
-        try:
-            states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in endpoints))
-        except RaftKVError:
-            return None
-        first = states[0]
-        if any(state.applied_index != first.applied_index for state in states):
-            return None
-        if any((state.applied_term, state.hash) != (first.applied_term, first.hash) for state in states):
-            hashes = ", ".join(f"node {state.member_id}: {state.hash.hex()}" for state in states)
-            raise ClusterError(f"the nodes diverged: different states at index {first.applied_index}: {hashes}")
-        return first
-
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -345,6 +323,55 @@ class LocalCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.shield(self.close())
+
+
+class NodesDiverged(ClusterError):
+    """Two nodes hold different states at the same index: what must never be."""
+
+
+class NotConverged(ClusterError):
+    """The nodes of a cluster have not come to one state in time."""
+
+    def __init__(self, timeout_s: float, endpoints: Sequence[str], nodes: Sequence[str]) -> None:
+        known = "; ".join(f"{endpoint}: {said}" for endpoint, said in zip(endpoints, nodes, strict=False))
+        super().__init__(f"the nodes have not converged after {timeout_s} s: {known}")
+        self.nodes = nodes
+        """What was last known of each."""
+
+
+async def converged(endpoints: Sequence[str], timeout_s: float) -> StateHash:
+    """Wait until the nodes at all these addresses have applied the leader's whole log; return the state they hold.
+
+    Raises NotConverged when that takes too long, and NodesDiverged at once when two nodes hold different states at the
+    same index.
+    """
+    statuses: Sequence[Status | None] = ()
+    async with AsyncClient(endpoints) as client:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    statuses = await asyncio.gather(*(_ask(client, endpoint) for endpoint in endpoints))
+                    keepers = [one.endpoint for one in statuses if one is not None and not one.is_witness]
+                    if _all_applied(statuses) and (state := await _common_state(client, keepers)) is not None:
+                        return state
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise NotConverged(timeout_s, endpoints, [_describe(status) for status in statuses]) from None
+
+
+async def _common_state(client: AsyncClient, endpoints: Sequence[str]) -> StateHash | None:
+    """Return the state of all these nodes; None while they are not at the same index. Raises ClusterError."""
+    try:
+        states = await asyncio.gather(*(client.state_hash(endpoint, timeout=10.0) for endpoint in endpoints))
+    except RaftKVError:
+        return None
+    first = states[0]
+    if any(state.applied_index != first.applied_index for state in states):
+        return None
+    if any((state.applied_term, state.hash) != (first.applied_term, first.hash) for state in states):
+        hashes = ", ".join(f"node {state.member_id}: {state.hash.hex()}" for state in states)
+        raise NodesDiverged(f"the nodes diverged: different states at index {first.applied_index}: {hashes}")
+    return first
 
 
 async def _ask(client: AsyncClient, endpoint: str) -> Status | None:

@@ -5,7 +5,6 @@ writers    the load, and a probe that measures the pause
 ledger     what was acknowledged
 compare    what was acknowledged against what the nodes hold
 report     the summary, and whether the demo passed
-narrator   progress, for a person to follow
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ def demo(
     Progress goes to stderr, the summary to stdout. Exit code 0 only when another node took over, every acknowledged
     write is on every node, exactly once, and all nodes hold the same state.
     """
-    from raftkv.cli.demo.narrator import Narrator  # noqa: PLC0415 - a cluster takes long to load
     from raftkv.cli.demo.story import Demo  # noqa: PLC0415
+    from raftkv.cli.narrator import Narrator  # noqa: PLC0415 - a cluster takes long to load
 
     require_empty(directory)
     if keep and not sys.stderr.isatty():

@@ -10,9 +10,9 @@ from typing import Final
 
 from raftkv.cli.demo.compare import Differences, differences, read_all
 from raftkv.cli.demo.ledger import Ledger
-from raftkv.cli.demo.narrator import Narrator
 from raftkv.cli.demo.report import MIN_WRITES, Report
 from raftkv.cli.demo.writers import FIRST_KEY, LAST_KEY, WRITERS, Writers
+from raftkv.cli.narrator import Narrator
 from raftkv.cli.recovery import caught_up
 from raftkv.cli.states import hashes_at_one_index, states_equal
 from raftkv.client import AsyncClient

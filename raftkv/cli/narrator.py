@@ -21,6 +21,10 @@ class Narrator:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._begin
 
+    @property
+    def is_terminal(self) -> bool:
+        return self._console.is_terminal
+
     def say(self, text: str, style: str = "") -> None:
         """Write a line."""
         self._console.print(Text.assemble((f"{self.elapsed_s:6.1f}s  ", "dim"), (text, style)))

@@ -1,0 +1,135 @@
+"""What came of a run: the verdict and what it rests on, as `results.json` has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from raftkv.checker.history import Operation, Outcome
+from raftkv.checker.verdict import Problem, Verdict
+
+
+class Judgement(StrEnum):
+    """Of a whole run."""
+
+    VALID = "valid"
+    VIOLATION = "violation"
+    UNKNOWN = "unknown"
+    """Nothing wrong was found, and that shows nothing: see `why`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Operations of one workload, and what was found of them."""
+
+    ok: int
+    failed: int
+    unknown: int
+    minimum_ok: int
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "failed": self.failed, "unknown": self.unknown, **self.verdict.as_json()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Results:
+    """Of one run."""
+
+    seed: int
+    command: str
+    nodes: int
+    seconds: float
+    began: str
+    """When, as ISO 8601."""
+    workloads: dict[str, Tally] = field(default_factory=dict)
+    cluster: Verdict | None = None
+    """Of the cluster as a whole: one leader a term, equal states in the end. None: it was not looked at."""
+    begun: Counter[str] = field(default_factory=Counter)
+    proven: Counter[str] = field(default_factory=Counter)
+    """Faults by nemesis: those that began, and those that a probe saw from beginning to end."""
+    nemeses: tuple[str, ...] = ()
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    leaders: int = 0
+    worst_pause_ms: float | None = None
+    """The longest time in which the probe got no answer."""
+    interrupted: str = ""
+    """Why the run ended before its time."""
+
+    @property
+    def problems(self) -> list[tuple[str, Problem]]:
+        """Everything that is wrong, with the workload that shows it; `cluster` is none."""
+        found = [(name, one) for name, tally in self.workloads.items() for one in tally.verdict.problems]
+        return found + [("cluster", one) for one in (self.cluster.problems if self.cluster else ())]
+
+    def why(self) -> list[str]:
+        """Say what keeps the run from being a proof of anything."""
+        found = [self.interrupted] if self.interrupted else []
+        for name, tally in self.workloads.items():
+            if tally.verdict.why:
+                found.append(f"{name}: {tally.verdict.why}")
+            if tally.ok < tally.minimum_ok:
+                found.append(
+                    f"{name}: {tally.ok} operations were OK, {tally.minimum_ok} are the least to show something"
+                )
+        found += [
+            f"nemesis {name} never fired: no fault of it was proven" for name in self.nemeses if not self.proven[name]
+        ]
+        if self.cluster is not None and self.cluster.why:
+            found.append(self.cluster.why)
+        return found
+
+    @property
+    def judgement(self) -> Judgement:
+        if self.problems:
+            return Judgement.VIOLATION
+        return Judgement.UNKNOWN if self.why() or self.cluster is None else Judgement.VALID
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `results.json` holds."""
+        return {
+            "verdict": str(self.judgement),
+            "why": self.why(),
+            "seed": self.seed,
+            "command": self.command,
+            "nodes": self.nodes,
+            "seconds": self.seconds,
+            "began": self.began,
+            "workloads": {name: tally.as_json() for name, tally in self.workloads.items()},
+            "cluster": self.cluster.as_json() if self.cluster is not None else None,
+            "faults": self.faults,
+            "nemeses": {name: {"begun": self.begun[name], "proven": self.proven[name]} for name in self.nemeses},
+            "leaders": self.leaders,
+            "worst_pause_ms": self.worst_pause_ms,
+        }
+
+
+def tally(operations: Sequence[Operation], minimum_ok: int, verdict: Verdict) -> Tally:
+    """Count what became of a workload's operations."""
+    counts = Counter(one.outcome for one in operations)
+    return Tally(
+        ok=counts[Outcome.OK],
+        failed=counts[Outcome.FAIL],
+        unknown=counts[Outcome.INFO],
+        minimum_ok=minimum_ok,
+        verdict=verdict,
+    )
+
+
+def verdicts_of(results: Results) -> Mapping[str, Verdict]:
+    """Return the verdicts by workload."""
+    return {name: one.verdict for name, one in results.workloads.items()}
+
+
+def header(results: Results) -> dict[str, Any]:
+    """Return what the first line of `history.jsonl` tells besides its format."""
+    return {
+        "seed": results.seed,
+        "command": results.command,
+        "nodes": results.nodes,
+        "began": results.began,
+        "workloads": list(results.workloads),
+    }

@@ -1,0 +1,282 @@
+"""One run: a cluster, clients, faults, and the verdict on what the clients were told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from raftkv.checker.history import History, Operation, encode
+from raftkv.checker.verdict import Problem, Verdict, judged, undecided
+from raftkv.client import AsyncClient
+from raftkv.errors import RaftKVError
+from raftkv.jepsen.nemesis import Nemesis
+from raftkv.jepsen.observer import Observer, leaders_seen
+from raftkv.jepsen.recorder import Recorder
+from raftkv.jepsen.results import Results, header, tally
+from raftkv.jepsen.schedule import Schedule
+from raftkv.jepsen.testbed import GivenCluster, Testbed, TestbedOptions, given_cluster, testbed
+from raftkv.jepsen.worker import Pace, Worker
+from raftkv.jepsen.workload import Setting, Workload
+from raftkv.testing.cluster import ClusterError, NodesDiverged
+
+HEAL_TIMEOUT_S: Final = 120.0
+"""Within which a whole cluster must be of one state again: far above what it takes on a busy machine."""
+FINISH_TIMEOUT_S: Final = 60.0
+
+MakeNemesis = Callable[[Testbed, random.Random], Nemesis]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is run."""
+
+    workloads: Sequence[type[Workload]]
+    nemeses: Sequence[tuple[type[Nemesis], MakeNemesis]]
+    nodes: int = 3
+    seconds: float = 60.0
+    rate: float = 100.0
+    """Operations per second, of each workload."""
+    concurrency: int = 5
+    """Clients; each works for every workload."""
+    seed: int = 0
+    op_timeout_s: float = 3.0
+    check_seconds: float = 60.0
+    """How long the check of one workload may take."""
+    directory: Path
+    endpoints: str = ""
+    """Of a cluster that is there already. None is made then, and there can be no nemeses."""
+    sabotage: str = ""
+    arguments: tuple[str, ...] = ()
+    """Further flags of `raftkv serve`."""
+    command: str = ""
+    """What to type to run this again."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run, and how far it is."""
+
+    options: Options
+    say: Callable[[str], object] = field(default=lambda text: None)
+    recorder: Recorder = field(init=False)
+    phase: str = "starting"
+    schedule: Schedule | None = None
+    observer: Observer | None = None
+    results: Results = field(init=False)
+    _begun: dict[str, Workload] = field(init=False, default_factory=dict)
+    _cluster_problems: list[Problem] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.recorder = Recorder()
+        self.results = Results(
+            seed=options.seed,
+            command=options.command,
+            nodes=options.nodes,
+            seconds=options.seconds,
+            began=datetime.now(UTC).isoformat(timespec="seconds"),
+            nemeses=tuple(kind.name for kind, _ in options.nemeses),
+        )
+
+    async def run(self) -> Results:
+        """Run it, judge it, and keep everything in the directory. Raises RaftKVError when it could not be run.
+
+        However it ends, no process and no proxy is left, and what was recorded until then is on disk.
+        """
+        try:
+            await self._with_a_cluster()
+            await asyncio.to_thread(self._conclude, whole=True)
+        except asyncio.CancelledError:
+            self.results.interrupted = "interrupted before its time was over"
+            self._conclude(whole=False)
+            raise
+        except RaftKVError as error:
+            self.results.interrupted = f"could not be run to its end: {error.message}"
+            self._conclude(whole=False)
+            raise
+        return self.results
+
+    @property
+    def history(self) -> History:
+        """Everything that was recorded so far."""
+        return History(
+            header=header(self.results),
+            operations=sorted(self.recorder.operations, key=lambda one: one.began),
+            remarks=list(self.recorder.remarks),
+        )
+
+    # --- the cluster's part ---
+
+    async def _with_a_cluster(self) -> None:
+        options = self.options
+        if options.endpoints:
+            async with given_cluster(options.endpoints) as given, self._clients(given.client_addresses) as clients:
+                await self._load(given, clients, [])
+            return
+        kinds = [kind for kind, _ in options.nemeses]
+        bed_options = TestbedOptions(
+            nodes=options.nodes,
+            directory=options.directory,
+            lossy_disks=any(kind.lossy_disks for kind in kinds),
+            failing_disks=any(kind.failing_disks for kind in kinds),
+            sabotage=options.sabotage,
+            arguments=options.arguments,
+        )
+        async with testbed(bed_options) as bed:
+            await bed.leader()
+            nemeses = [make(bed, self._rng("nemesis", kind.name)) for kind, make in options.nemeses]
+            async with self._clients(bed.client_addresses) as clients:
+                await self._load(bed, clients, nemeses)
+
+    async def _load(self, bed: Testbed | GivenCluster, clients: list[AsyncClient], nemeses: Sequence[Nemesis]) -> None:
+        options = self.options
+        for kind in options.workloads:
+            setting = Setting(
+                prefix=f"jepsen/{self.results.began}/{kind.name}/",
+                nodes=len(bed.client_addresses),
+                workers=options.concurrency,
+                seconds=options.seconds,
+            )
+            self._begun[kind.name] = kind(setting)
+        for workload in self._begun.values():
+            await workload.setup(clients[0])
+        self.schedule = Schedule(nemeses, self._rng("schedule"), self.recorder, self.say)
+        self.observer = Observer(bed.admin, self.recorder)
+        over = asyncio.Event()
+        self.phase = "running"
+        async with _background([self.observer.watch(bed.endpoints)]):
+            workers = self._workers(clients, over)
+            tasks = [asyncio.create_task(self._begun[name].run(worker)) for name, worker in workers]
+            try:
+                await _unless_one_fails(asyncio.create_task(self.schedule.run(options.seconds)), tasks)
+                over.set()
+                self.phase = "waiting for the last operations"
+                await _all_end(tasks, patience_s=4 * options.op_timeout_s + 10.0)
+            finally:
+                await _cancel(tasks)
+            await self._whole_again(bed)
+            await self._finish(clients[0])
+
+    async def _whole_again(self, bed: Testbed | GivenCluster) -> None:
+        """Liveness: all faults over, every node must come to the same state, in bounded time."""
+        self.phase = "waiting until all nodes hold the same state"
+        try:
+            await bed.whole_again(HEAL_TIMEOUT_S)
+        except ClusterError as error:
+            name = "nodes diverged" if isinstance(error, NodesDiverged) else "did not heal"
+            self._cluster_problems.append(Problem(name=name, text=error.message))
+
+    async def _finish(self, client: AsyncClient) -> None:
+        """Let each workload record what is there in the end."""
+        self.phase = "reading what is there in the end"
+        pace = Pace(1e9, asyncio.Event())
+        for name, workload in self._begun.items():
+            rng = self._rng("finish", name)
+            worker = Worker(-1, name, client=client, recorder=self.recorder, pace=pace, rng=rng)
+            try:
+                async with asyncio.timeout(FINISH_TIMEOUT_S):
+                    await workload.finish(worker)
+            except TimeoutError:
+                text = f"{name}: the last reads were not answered within {FINISH_TIMEOUT_S:g} s of a whole cluster"
+                self._cluster_problems.append(Problem(name="did not heal", text=text))
+
+    @asynccontextmanager
+    async def _clients(self, addresses: list[str]) -> AsyncIterator[list[AsyncClient]]:
+        async with AsyncExitStack() as stack:
+            clients = []
+            for number in range(self.options.concurrency):
+                shift = number % len(addresses)  # each begins at a node of its own
+                endpoints = addresses[shift:] + addresses[:shift]
+                client = AsyncClient(endpoints, timeout=self.options.op_timeout_s)
+                clients.append(await stack.enter_async_context(client))
+            yield clients
+
+    def _workers(self, clients: list[AsyncClient], over: asyncio.Event) -> list[tuple[str, Worker]]:
+        found = []
+        for name, workload in self._begun.items():
+            pace = Pace(self.options.rate, over)
+            for number in range(max(self.options.concurrency, workload.workers_at_least)):
+                worker = Worker(
+                    number,
+                    name,
+                    client=clients[number % len(clients)],
+                    recorder=self.recorder,
+                    pace=pace,
+                    rng=self._rng("worker", name, number),
+                )
+                found.append((name, worker))
+        return found
+
+    def _rng(self, *what: object) -> random.Random:
+        """Return a stream of chance of its own for each user, so that none disturbs another one's."""
+        return random.Random(f"{self.options.seed}/{'/'.join(map(str, what))}")
+
+    # --- the judge's part ---
+
+    def _conclude(self, *, whole: bool) -> None:
+        """Judge what was recorded, and write it down."""
+        self.phase = "checking"
+        results, history = self.results, self.history
+        for name, workload in self._begun.items():
+            operations = history.of(name)
+            verdict = self._check(workload, operations) if whole else undecided(0, "the run did not come to its end")
+            results.workloads[name] = tally(operations, workload.minimum_ok, verdict)
+        if self.observer is not None and whole:
+            results.cluster = judged(0, [*self.observer.problems(), *self._cluster_problems])
+        if self.schedule is not None:
+            results.begun, results.proven = self.schedule.begun, self.schedule.proven
+        results.leaders = leaders_seen(history.remarks)
+        self._write(history)
+        self.phase = "done"
+
+    def _check(self, workload: Workload, operations: list[Operation]) -> Verdict:
+        deadline = time.monotonic() + self.options.check_seconds
+        return workload.check(operations, lambda: time.monotonic() > deadline)
+
+    def _write(self, history: History) -> None:
+        directory = self.options.directory
+        history.header = header(self.results)
+        with (directory / "history.jsonl").open("w") as file:
+            file.writelines(encode(history))
+
+
+@asynccontextmanager
+async def _background(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        yield
+    finally:
+        await _cancel(tasks)
+
+
+async def _unless_one_fails(main: asyncio.Task[None], others: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for `main`, or for the first of the others that raises: that is a mistake of the suite, and is raised."""
+    pending: set[asyncio.Task[None]] = {main, *others}
+    try:
+        while not main.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        await _cancel([main])
+
+
+async def _all_end(tasks: Sequence[asyncio.Task[None]], patience_s: float) -> None:
+    """Let workers end their last operation; those that do not are cancelled, which their histories tell."""
+    done, pending = await asyncio.wait(tasks, timeout=patience_s)
+    await _cancel(list(pending))
+    for task in done:
+        task.result()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
