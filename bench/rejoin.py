@@ -17,10 +17,11 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from raftkv.client import AsyncClient, MemberKind
 from raftkv.errors import RaftKVError
@@ -170,7 +171,9 @@ async def has_kind(client: AsyncClient, node: int, kind: MemberKind | None) -> b
             return {member.id: member.kind for member in await client.members()}.get(node) is kind
 
 
-async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments: list[str]) -> None:
+async def measure(
+    mib: int, writers: int, rate: float, alone_s: float, arguments: list[str], *, apart: Path | None
+) -> None:
     keys = mib * (1 << 20) // 4096
     prepared = LocalCluster(3, arguments=arguments)
     await prepare(prepared, keys)
@@ -192,7 +195,10 @@ async def measure(mib: int, writers: int, rate: float, alone_s: float, arguments
             await cluster.node(lost).kill()
             shutil.rmtree(cluster.node(lost).data_dir)
             await insist(lambda: client.remove_members(lost), lambda: has_kind(client, lost, None))
-            new = await cluster.add()
+            new = await cluster.add(start=False)
+            if apart is not None:
+                new.data_dir = apart / new.data_dir.name
+            await new.start()
             phases: dict[str, float] = {}
             while True:
                 await asyncio.sleep(0.1)
@@ -228,9 +234,14 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--rate", type=float, default=200.0, help="puts per second, all writers together")
     parser.add_argument("--alone", type=float, default=20.0, help="seconds of load before, and half of it after")
+    parser.add_argument(
+        "--apart", type=Path, help="the new node's data goes into a new directory here: on another disk, as it would be"
+    )
     parser.add_argument("arguments", nargs="*", help="of `raftkv serve`")
     given = parser.parse_args()
-    asyncio.run(measure(given.mib, given.writers, given.rate, given.alone, given.arguments))
+    with ExitStack() as stack:
+        apart = given.apart and Path(stack.enter_context(TemporaryDirectory(dir=given.apart)))
+        asyncio.run(measure(given.mib, given.writers, given.rate, given.alone, given.arguments, apart=apart))
 
 
 if __name__ == "__main__":
