@@ -1,0 +1,86 @@
+"""What several workloads do alike."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from raftkv.client import AsyncClient, KeyValue, PutResult, ReadResult
+from raftkv.errors import DeadlineExceeded
+from raftkv.jepsen.worker import Answer
+
+TRIES: Final = 60
+TRY_EVERY_S: Final = 0.5
+OWN_TIMEOUT_S: Final = 5.0
+"""Of the calls of clients that a workload makes itself."""
+
+T = TypeVar("T")
+
+
+class LiveKeys:
+    """Keys that are in use for a while each, so that the history of none grows beyond what can be checked."""
+
+    def __init__(self, name: str, *, live: int, uses: int) -> None:
+        """`live` keys at a time; each is followed by another one after about `uses` of its uses."""
+        self.all = [f"{name}{number}" for number in range(live)]
+        """Every key so far, the newest last."""
+        self._name = name
+        self._live = list(self.all)
+        self._uses = uses
+        self._used: dict[str, int] = {}
+
+    def draw(self, rng: random.Random) -> str:
+        """Return a live key. This is a use of it."""
+        place = rng.randrange(len(self._live))
+        key = self._live[place]
+        self.use(key)
+        return key
+
+    def use(self, key: str) -> None:
+        """Count a use of a key that came from `live`."""
+        used = self._used[key] = self._used.get(key, 0) + 1
+        if used >= self._uses and key in self._live:
+            following = f"{self._name}{len(self.all)}"
+            self.all.append(following)
+            self._live[self._live.index(key)] = following
+
+    @property
+    def live(self) -> Sequence[str]:
+        """The keys in use now."""
+        return tuple(self._live)
+
+
+async def put(client: AsyncClient, path: str, value: object) -> Answer:
+    """Put a value as text."""
+    written: PutResult = await client.put(path, str(value))
+    return Answer(revision=written.revision)
+
+
+async def read_number(client: AsyncClient, path: str) -> Answer:
+    """Read a key that holds a number: the number or None, and its mod_revision."""
+    return number_of(await client.get(path))
+
+
+def number_of(pair: KeyValue | ReadResult | None) -> Answer:
+    """Return what a read of a number is in a history."""
+    found = pair.pair if isinstance(pair, ReadResult) else pair
+    return Answer() if found is None else Answer(int(found.value), found.mod_revision)
+
+
+async def confirmed(release: Awaitable[bool]) -> Answer:
+    """Give something back. Raises an ambiguous error unless the store has confirmed it."""
+    if not await release:
+        raise DeadlineExceeded("the store has not confirmed it", ambiguous=True)
+    return Answer()
+
+
+async def insist(attempt: Callable[[], Awaitable[T | None]]) -> T | None:
+    """Try again until there is an answer, for half a minute or so: for `finish`. None: there was none."""
+    for left in reversed(range(TRIES)):
+        if (answer := await attempt()) is not None:
+            return answer
+        if left:
+            await asyncio.sleep(TRY_EVERY_S)
+    return None

@@ -1,0 +1,73 @@
+"""Single keys: what every other promise stands on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+
+from raftkv.checker.history import Operation
+from raftkv.checker.verdict import OutOfTime, Verdict
+from raftkv.client import AsyncClient, value
+from raftkv.client import put as then_put
+from raftkv.jepsen.worker import Answer, Worker
+from raftkv.jepsen.workload import Setting, Workload
+from raftkv.jepsen.workloads.common import LiveKeys, insist, put, read_number
+
+
+class Register(Workload):
+    """A compare-and-swap begins with what anybody saw last, so that many succeed."""
+
+    name = "register"
+    help = "reads, writes, compare-and-swaps and deletes of single keys: linearizable"
+    minimum_ok = 100
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.keys = LiveKeys("r", live=8, uses=400)
+        self.numbers = itertools.count(1)
+        self.seen: dict[str, int] = {}
+
+    async def run(self, worker: Worker) -> None:
+        while await worker.turn():
+            key, drawn = self.keys.draw(worker.rng), worker.rng.random()
+            path, old = self.setting.prefix + key, self.seen.get(key)
+            if drawn < 0.45:
+                await self._read(worker, key)
+            elif drawn < 0.48:
+                await worker.do("delete", partial(_delete, worker.client, path), key=key)
+            elif drawn < 0.75 or old is None:
+                new = next(self.numbers)
+                if await worker.do("write", partial(put, worker.client, path, new), key=key, value=new) is not None:
+                    self.seen[key] = new
+            else:
+                new = next(self.numbers)
+                answer = await worker.do("cas", partial(_cas, worker.client, path, old, new), key=key, value=[old, new])
+                if answer is not None and answer.result:
+                    self.seen[key] = new
+
+    async def finish(self, worker: Worker) -> None:
+        for key in self.keys.live:
+            await insist(partial(self._read, worker, key))
+
+    async def _read(self, worker: Worker, key: str) -> Answer | None:
+        read = partial(read_number, worker.client, self.setting.prefix + key)
+        answer = await worker.do("read", read, key=key, read=True)
+        if answer is not None and answer.result is not None:
+            self.seen[key] = answer.result
+        return answer
+
+    def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
+        from raftkv.checker import registers  # noqa: PLC0415
+
+        return registers.check(operations, out_of_time)
+
+
+async def _cas(client: AsyncClient, path: str, old: int, new: int) -> Answer:
+    done = await client.txn().when(value(path) == str(old)).then(then_put(path, str(new))).commit()
+    return Answer(done.succeeded, done.revision if done.succeeded else 0)
+
+
+async def _delete(client: AsyncClient, path: str) -> Answer:
+    done = await client.delete(path)
+    return Answer(bool(done.deleted), done.revision if done.deleted else 0)
