@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raftkv.checker.history import History, Outcome, Remark
 from raftkv.jepsen.report.rto import faults_of, leaders_of, pauses_of, rto_of, worst_pause_ms
+from raftkv.jepsen.report.series import percentile, series_of
 from tests.jepsen.made_up import MS, S, acknowledged, in_order, leader, operation, remarks_of
 
 
@@ -161,3 +162,34 @@ def test_what_was_never_made_good_is_at_least_so_long() -> None:
     assert felt.elected_ns is None  # it was seen, and yet nothing was answered
     assert felt.pause is not None
     assert felt.pause.ended == 3 * S
+
+
+def test_a_slice_counts_what_ended_in_it() -> None:
+    asked = [
+        operation("write", 100, 200),
+        operation("write", 200, 230),
+        operation("read", 400, 600),
+        operation("read", 600, 700, outcome=Outcome.FAIL),
+        operation("write", 800, 1_400, outcome=Outcome.INFO, workload="register"),
+    ]
+    series = series_of(asked)
+    assert (series.width_s, series.slices, list(series.lines)) == (0.5, 3, ["", "probe", "register"])
+    line = series.lines["probe"]
+    assert (line.ok, line.failed, line.unknown) == ([4.0, 2.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0])
+    assert (line.p50, line.p99, line.max) == ([30.0, 200.0, None], [100.0, 200.0, None], [100.0, 200.0, None])
+    assert series.lines[""].unknown == [0.0, 0.0, 2.0]
+
+
+def test_slices_are_few_however_long_the_run() -> None:
+    for seconds, width_s in ((10, 0.5), (179, 0.5), (180, 1.0), (359.9, 1.0), (605, 2.0), (40_000, 300.0)):
+        series = series_of([operation("write", 0, seconds * 1_000)])
+        assert series.width_s == width_s
+        assert series.slices <= 360
+    assert series_of([]).as_json()["slices"] == 1
+
+
+def test_percentiles_are_of_values_that_were_measured() -> None:
+    values = [float(number) for number in range(1, 101)]
+    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 50.0, 99.0, 100.0]
+    assert [percentile([7.0], share) for share in (0.5, 0.99)] == [7.0, 7.0]
+    assert percentile([1.0, 2.0, 3.0], 0.5) == 2.0
