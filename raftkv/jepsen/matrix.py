@@ -21,9 +21,10 @@ import uvloop
 from raftkv.cli.narrator import Narrator
 from raftkv.cli.session import cancelled_by_signals
 from raftkv.errors import RaftKVError
-from raftkv.jepsen import nemeses, workloads
+from raftkv.jepsen.nemeses import NEMESES
 from raftkv.jepsen.results import Judgement, Results
 from raftkv.jepsen.runner import Options, Run
+from raftkv.jepsen.workloads import WORKLOADS
 
 AROUND_S: Final = 20.0
 """What a run takes besides its load: starting, healing, checking."""
@@ -73,20 +74,18 @@ TOGETHER: Final = (
 def whole_matrix() -> list[Cell]:
     """Return every nemesis, with three nodes where that is possible, and with five where they make a difference."""
     cells = []
-    for name in nemeses.helps():
-        kind = nemeses.find(name).kind
+    for name, entry in NEMESES.items():
+        kind = entry.load()
         cells += [Cell(name, nodes) for nodes in (3, 5) if not kind.refuses(nodes) and (nodes == 3 or name in BY_FIVE)]
     return cells + [Cell(name) for name in TOGETHER]
 
 
 async def run_cell(cell: Cell, *, seconds: float, rate: float, seed: int, directory: Path, say: Narrator) -> Results:
     """Run one, with every workload."""
-    chosen = [nemeses.find(name) for name in cell.nemesis.split(",")]
-    directory.mkdir(parents=True)
     run = Run(
         Options(
-            workloads=[workloads.find(name) for name in workloads.helps()],
-            nemeses=chosen,
+            workloads=list(WORKLOADS.values()),
+            nemeses=cell.nemesis.split(","),
             nodes=cell.nodes,
             seconds=seconds,
             rate=rate,
@@ -164,6 +163,7 @@ async def run_all(cells: Sequence[Cell], *, seconds: float, rate: float, seed: i
     verdicts = []
     for number, cell in enumerate(cells):
         where = directory / f"{number:02d}-{cell.name}"
+        where.mkdir()
         try:
             results = await run_cell(
                 cell, seconds=seconds, rate=rate, seed=seed + number, directory=where, say=narrator
@@ -200,7 +200,7 @@ def main() -> None:
     given = parser.parse_args()
     cells = [cell for cell in (whole_matrix() if given.all else TOUR) if given.only in cell.nemesis]
     if not cells:
-        parser.error(f"no nemesis contains {given.only!r}; known: {', '.join(nemeses.helps())}")
+        parser.error(f"no nemesis contains {given.only!r}; known: {', '.join(NEMESES)}")
     seconds = max(given.minutes * 60 / len(cells) - AROUND_S, LEAST_S)
     directory = given.directory or Path(tempfile.mkdtemp(prefix="raftkv-jepsen-"))
     directory.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from raftkv.checker.history import History, Operation, encode
 from raftkv.checker.verdict import Problem, Verdict, judged, undecided
 from raftkv.client import AsyncClient
 from raftkv.errors import RaftKVError
+from raftkv.jepsen import nemeses
 from raftkv.jepsen.nemesis import Nemesis
 from raftkv.jepsen.observer import Observer, leaders_seen
 from raftkv.jepsen.recorder import Recorder
@@ -30,15 +31,14 @@ HEAL_TIMEOUT_S: Final = 120.0
 """Within which a whole cluster must be of one state again: far above what it takes on a busy machine."""
 FINISH_TIMEOUT_S: Final = 60.0
 
-MakeNemesis = Callable[[Testbed, random.Random], Nemesis]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What is run."""
 
     workloads: Sequence[type[Workload]]
-    nemeses: Sequence[tuple[type[Nemesis], MakeNemesis]]
+    nemeses: Sequence[str] = ()
+    """Names of `raftkv.jepsen.nemeses`, with their options. They are on together."""
     nodes: int = 3
     seconds: float = 60.0
     rate: float = 100.0
@@ -82,7 +82,7 @@ class Run:
             nodes=options.nodes,
             seconds=options.seconds,
             began=datetime.now(UTC).isoformat(timespec="seconds"),
-            nemeses=tuple(kind.name for kind, _ in options.nemeses),
+            nemeses=tuple(name.partition(":")[0] for name in options.nemeses),
         )
 
     async def run(self) -> Results:
@@ -120,7 +120,7 @@ class Run:
             async with given_cluster(options.endpoints) as given, self._clients(given.client_addresses) as clients:
                 await self._load(given, clients, [])
             return
-        kinds = [kind for kind, _ in options.nemeses]
+        kinds = [nemeses.find(name)[0].load() for name in options.nemeses]
         bed_options = TestbedOptions(
             nodes=options.nodes,
             directory=options.directory,
@@ -131,11 +131,11 @@ class Run:
         )
         async with testbed(bed_options) as bed:
             await bed.leader()
-            nemeses = [make(bed, self._rng("nemesis", kind.name)) for kind, make in options.nemeses]
+            faults = [nemeses.create(name, bed, self._rng("nemesis", name)) for name in options.nemeses]
             async with self._clients(bed.client_addresses) as clients:
-                await self._load(bed, clients, nemeses)
+                await self._load(bed, clients, faults)
 
-    async def _load(self, bed: Testbed | GivenCluster, clients: list[AsyncClient], nemeses: Sequence[Nemesis]) -> None:
+    async def _load(self, bed: Testbed | GivenCluster, clients: list[AsyncClient], faults: Sequence[Nemesis]) -> None:
         options = self.options
         for kind in options.workloads:
             setting = Setting(
@@ -147,7 +147,7 @@ class Run:
             self._begun[kind.name] = kind(setting)
         for workload in self._begun.values():
             await workload.setup(clients[0])
-        self.schedule = Schedule(nemeses, self._rng("schedule"), self.recorder, self.say)
+        self.schedule = Schedule(faults, self._rng("schedule"), self.recorder, self.say)
         self.observer = Observer(bed.admin, self.recorder)
         over = asyncio.Event()
         self.phase = "running"

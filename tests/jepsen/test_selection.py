@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raftkv.checker.history import decode
-from raftkv.jepsen import nemeses, workloads
 from raftkv.jepsen.results import Judgement
 from raftkv.jepsen.runner import Options, Run
+from raftkv.jepsen.workloads import WORKLOADS
 
 pytestmark = [pytest.mark.jepsen, pytest.mark.processes, pytest.mark.toxiproxy, pytest.mark.timeout(300)]
 
@@ -21,8 +21,8 @@ SECONDS = 12.0
 async def test_what_clients_are_told_under_a_fault(name: str, tmp_path: Path) -> None:
     run = Run(
         Options(
-            workloads=[workloads.find(one) for one in ("register", "lock", "sessions", "probe")],
-            nemeses=[nemeses.find(name)],
+            workloads=[WORKLOADS[one] for one in ("register", "lock", "sessions", "probe")],
+            nemeses=[name],
             seconds=SECONDS,
             rate=60.0,
             seed=1,

@@ -6,8 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from pathlib import Path
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 

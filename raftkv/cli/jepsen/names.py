@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from raftkv.cli.output import print_json, print_table
-from raftkv.jepsen import nemeses, workloads
-from raftkv.jepsen.nemeses import ChosenNemesis
-from raftkv.jepsen.workload import Workload
+from raftkv.cli.output import print_json, print_line, print_table
+from raftkv.jepsen.nemeses import NEMESES, NemesisUnusable, examine
+from raftkv.jepsen.workloads import HELP, WORKLOADS
+
+if TYPE_CHECKING:
+    from raftkv.jepsen.workload import Workload
 
 ALL: Final = "all"
 NONE: Final = "none"
+PROBE: Final = "probe"
+"""Always runs along: the longest pause, and so the RTO, is what it saw."""
 
 
 def _completion(known: Callable[[], Mapping[str, str]]) -> Callable[[str], Iterator[tuple[str, str]]]:
@@ -28,11 +32,11 @@ def _completion(known: Callable[[], Mapping[str, str]]) -> Callable[[str], Itera
 
 
 def _workloads() -> dict[str, str]:
-    return workloads.helps() | {ALL: "all of them"}
+    return {**HELP, ALL: "all of them"}
 
 
 def _nemeses() -> dict[str, str]:
-    return nemeses.helps() | {NONE: "no fault"}
+    return {name: entry.help for name, entry in NEMESES.items()} | {NONE: "no fault"}
 
 
 WorkloadOption = Annotated[
@@ -58,35 +62,40 @@ NemesisOption = Annotated[
 
 
 def workloads_named(text: str) -> list[type[Workload]]:
-    """Return the classes that `--workload` names. Raises typer.BadParameter."""
-    names = list(workloads.helps()) if text == ALL else _split(text, "--workload")
-    return [workloads.find(_known(name, _workloads(), "--workload")) for name in names]
+    """Return the classes that `--workload` names, and the probe's. Raises typer.BadParameter."""
+    names = list(WORKLOADS) if text == ALL else _split(text, "--workload")
+    for name in names:
+        if name not in WORKLOADS:
+            raise _unknown(name, _workloads(), "--workload")
+    return [WORKLOADS[name] for name in dict.fromkeys([*names, PROBE])]
 
 
-def nemeses_named(text: str, nodes: int) -> list[ChosenNemesis]:
+def nemeses_named(text: str, nodes: int) -> list[str]:
     """Return what `--nemesis` names. Raises typer.BadParameter, also for what cannot be done to so many nodes."""
     if text == NONE:
         return []
-    found = []
-    for name in _split(text, "--nemesis"):
-        _known(name.partition(":")[0], _nemeses(), "--nemesis")
-        try:
-            chosen = nemeses.find(name)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--nemesis") from None
-        if refusal := chosen.kind.refuses(nodes):
-            raise typer.BadParameter(f"{name} is impossible with {nodes} nodes: {refusal}", param_hint="--nemesis")
-        found.append(chosen)
-    return found
+    names = _split(text, "--nemesis")
+    for name in names:
+        if name.partition(":")[0] not in NEMESES:
+            raise _unknown(name, _nemeses(), "--nemesis")
+    try:
+        examine(names, nodes)
+    except NemesisUnusable as error:
+        raise typer.BadParameter(error.message, param_hint="--nemesis") from None
+    return list(names)
 
 
 def show_names(*, as_json: bool) -> None:
     """Write all names and what they stand for."""
+    faults = {name: entry.help for name, entry in NEMESES.items()}
     if as_json:
-        print_json({"workloads": workloads.helps(), "nemeses": nemeses.helps()})
+        options = {name: list(entry.options) for name, entry in NEMESES.items()}
+        print_json({"workloads": dict(HELP), "nemeses": faults, "options": options})
         return
-    for title, known in (("workload", workloads.helps()), ("nemesis", nemeses.helps())):
-        print_table((title, ""), known.items())
+    print_table(("workload", ""), HELP.items())
+    print_line("")
+    rows = ((name, entry.help, ", ".join(entry.options) or None) for name, entry in NEMESES.items())
+    print_table(("nemesis", "", "NEMESIS:..."), rows)
 
 
 def _split(text: str, option: str) -> Sequence[str]:
@@ -96,11 +105,9 @@ def _split(text: str, option: str) -> Sequence[str]:
     return names
 
 
-def _known(name: str, known: Mapping[str, str], option: str) -> str:
-    if name in known and name not in (ALL, NONE):
-        return name
+def _unknown(name: str, known: Mapping[str, str], option: str) -> typer.BadParameter:
     if name in (ALL, NONE):
-        raise typer.BadParameter(f"{name!r} stands alone", param_hint=option)
+        return typer.BadParameter(f"{name!r} stands alone", param_hint=option)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}{hint}", param_hint=option)
+    return typer.BadParameter(f"{name!r} is none of {', '.join(known)}{hint}", param_hint=option)
