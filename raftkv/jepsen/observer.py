@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from raftkv.checker.history import Remark
 from raftkv.checker.verdict import Problem
 from raftkv.client import AsyncClient, Role
 from raftkv.errors import RaftKVError
@@ -69,8 +68,3 @@ class Observer:
             for term, nodes in sorted(self.leaders.items())
             if len(nodes) > 1
         ]
-
-
-def leaders_seen(remarks: list[Remark]) -> int:
-    """Return how many leaders a history tells of."""
-    return sum(one.who == "cluster" and one.f == "leader" for one in remarks)

@@ -120,8 +120,9 @@ def tally(operations: Sequence[Operation], minimum_ok: int, verdict: Verdict) ->
 
 
 def verdicts_of(results: Results) -> Mapping[str, Verdict]:
-    """Return the verdicts by workload."""
-    return {name: one.verdict for name, one in results.workloads.items()}
+    """Return the verdicts by workload, and that of the cluster."""
+    found = {name: one.verdict for name, one in results.workloads.items()}
+    return found | ({"cluster": results.cluster} if results.cluster is not None else {})
 
 
 def header(results: Results) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -18,9 +19,11 @@ from raftkv.client import AsyncClient
 from raftkv.errors import RaftKVError
 from raftkv.jepsen import nemeses
 from raftkv.jepsen.nemesis import Nemesis
-from raftkv.jepsen.observer import Observer, leaders_seen
+from raftkv.jepsen.observer import Observer
 from raftkv.jepsen.recorder import Recorder
-from raftkv.jepsen.results import Results, header, tally
+from raftkv.jepsen.report import leaders_of, rto_of, worst_pause_ms
+from raftkv.jepsen.report.html import write_report
+from raftkv.jepsen.results import Results, header, tally, verdicts_of
 from raftkv.jepsen.schedule import Schedule
 from raftkv.jepsen.testbed import GivenCluster, Testbed, TestbedOptions, given_cluster, testbed
 from raftkv.jepsen.worker import Pace, Worker
@@ -232,7 +235,9 @@ class Run:
             results.cluster = judged(0, [*self.observer.problems(), *self._cluster_problems])
         if self.schedule is not None:
             results.begun, results.proven = self.schedule.begun, self.schedule.proven
-        results.leaders = leaders_seen(history.remarks)
+        results.faults = [felt.as_json() for felt in rto_of(history)]
+        results.leaders = len(leaders_of(history))
+        results.worst_pause_ms = worst_pause_ms(history)
         self._write(history)
         self.phase = "done"
 
@@ -245,6 +250,9 @@ class Run:
         history.header = header(self.results)
         with (directory / "history.jsonl").open("w") as file:
             file.writelines(encode(history))
+        told = self.results.as_json()
+        (directory / "results.json").write_text(json.dumps(told, indent=1) + "\n")
+        write_report(directory / "report.html", history, told, verdicts_of(self.results))
 
 
 @asynccontextmanager
