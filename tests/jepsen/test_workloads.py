@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -66,7 +64,6 @@ ENOUGH: dict[str, Callable[[Sequence[Operation]], bool]] = {
 async def test_a_healthy_cluster_is_valid(name: str, cluster: LocalCluster) -> None:
     workload = WORKLOADS[name](setting(name, workers=WORKERS))
     history = await drive(workload, lambda: AsyncClient(cluster.endpoints), enough=ENOUGH[name])
-    Path(os.environ.get("W_OUT", "/tmp/h/out"), name).write_text("\n".join(map(str, history)))
     verdict = workload.check(history, never)
     assert verdict.valid, "\n".join(map(str, verdict.problems))
     assert verdict.checked >= len([one for one in history if one.ok]) // 2
