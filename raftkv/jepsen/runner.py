@@ -96,13 +96,10 @@ class Run:
         try:
             await self._with_a_cluster()
             await asyncio.to_thread(self._conclude, whole=True)
-        except asyncio.CancelledError:
-            self.results.interrupted = "interrupted before its time was over"
-            self._conclude(whole=False)
-            raise
-        except RaftKVError as error:
-            self.results.interrupted = f"could not be run to its end: {error.message}"
-            self._conclude(whole=False)
+        except BaseException as error:
+            self.results.interrupted = _ending(error)
+            if self._begun:
+                self._conclude(whole=False)
             raise
         return self.results
 
@@ -253,6 +250,15 @@ class Run:
         told = self.results.as_json()
         (directory / "results.json").write_text(json.dumps(told, indent=1) + "\n")
         write_report(directory / "report.html", history, told, verdicts_of(self.results))
+
+
+def _ending(error: BaseException) -> str:
+    """Say why a run came to no end of its own."""
+    if isinstance(error, asyncio.CancelledError):
+        return "interrupted before its time was over"
+    if isinstance(error, RaftKVError):
+        return f"could not be run to its end: {error.message}"
+    return f"the suite itself failed: {type(error).__name__}: {error}"
 
 
 @asynccontextmanager
