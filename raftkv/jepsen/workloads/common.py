@@ -80,6 +80,8 @@ async def insist(attempt: Callable[[], Awaitable[T | None]]) -> T | None:
     """Try again until there is an answer, for half a minute or so: for `finish`. None: there was none."""
     loop = asyncio.get_running_loop()
     until = loop.time() + PATIENCE_S
-    while (answer := await attempt()) is None and loop.time() < until:
+    while True:
+        answer = await attempt()
+        if answer is not None or loop.time() >= until:
+            return answer
         await asyncio.sleep(TRY_EVERY_S)
-    return answer
