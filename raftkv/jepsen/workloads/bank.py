@@ -47,6 +47,8 @@ class Bank(Workload):
         pairs = (await client.txn().then(*map(get, paths)).commit()).results
         found = [pair for pair in pairs if isinstance(pair, KeyValue)]
         balances = [int(pair.value) for pair in found]
+        if len(found) < 2:
+            raise FailedPrecondition("an account is gone")  # a read tells the check
         if balances[0] < amount:
             raise FailedPrecondition(f"{amount} is more than there is")
         unchanged = [mod_revision(pair.key) == pair.mod_revision for pair in found]

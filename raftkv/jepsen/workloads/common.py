@@ -11,8 +11,8 @@ from raftkv.client import AsyncClient, KeyValue, PutResult, ReadResult
 from raftkv.errors import DeadlineExceeded
 from raftkv.jepsen.worker import Answer
 
-TRIES: Final = 60
-TRY_EVERY_S: Final = 0.5
+PATIENCE_S: Final = 30.0
+TRY_EVERY_S: Final = 0.25
 OWN_TIMEOUT_S: Final = 5.0
 """Of the calls of clients that a workload makes itself."""
 
@@ -78,9 +78,10 @@ async def confirmed(release: Awaitable[bool]) -> Answer:
 
 async def insist(attempt: Callable[[], Awaitable[T | None]]) -> T | None:
     """Try again until there is an answer, for half a minute or so: for `finish`. None: there was none."""
-    for left in reversed(range(TRIES)):
-        if (answer := await attempt()) is not None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PATIENCE_S
+    while True:
+        answer = await attempt()
+        if answer is not None or loop.time() >= until:
             return answer
-        if left:
-            await asyncio.sleep(TRY_EVERY_S)
-    return None
+        await asyncio.sleep(TRY_EVERY_S)

@@ -59,13 +59,15 @@ class Lease(Workload):
                 return
 
     async def finish(self, worker: Worker) -> None:
-        for key in tuple(self.present):
-            await insist(partial(self._gone, worker, key))
+        async def all_gone() -> bool | None:
+            return all([await self._gone(worker, key) for key in tuple(self.present)]) or None
 
-    async def _gone(self, worker: Worker, key: str) -> bool | None:
+        await insist(all_gone)
+
+    async def _gone(self, worker: Worker, key: str) -> bool:
         answer = await self._read(worker, key)
         if answer is None or answer.result is not None:
-            return None
+            return False
         self.present.pop(key, None)
         return True
 
