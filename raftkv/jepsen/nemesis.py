@@ -32,6 +32,8 @@ class Nemesis(ABC):
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         self.testbed = testbed
         self.rng = rng
+        self.option = ""
+        """What followed the colon of the name under which it was asked for; empty: it draws."""
 
     @classmethod
     def refuses(cls, nodes: int) -> str:

@@ -49,7 +49,7 @@ class Testbed:
     @property
     def voters(self) -> tuple[int, ...]:
         """The nodes that the cluster began with."""
-        return self.links.nodes
+        return self.links.founders
 
     @property
     def client_addresses(self) -> list[str]:

@@ -1,7 +1,8 @@
 """Break the network between real nodes: a proxy on every link of a cluster.
 
 `PeerLinks` puts one Toxiproxy proxy on each ordered pair of nodes and one before each node for its clients, and offers
-the faults by name: `isolate`, `block`, `block_one_way`, `partition`, `slow`, `heal`.
+the faults by name: `isolate`, `block`, `block_one_way`, `block_clients`, `partition`, `slow`, `narrow`, `slice`,
+`heal`. Each of several parties that break the same network takes a `layer` of its own, and heals no more than that.
 
 What the faults look like to a node:
 
@@ -12,108 +13,114 @@ What the faults look like to a node:
 Healing closes every connection that a black hole held, as the bytes in it are lost. Faults act on connections, not on
 packets: there is no loss and no reordering here.
 
-A fault counts only when it is proven: call `verify_blocked` after it, which exchanges real bytes through the proxies.
+A fault counts only when it is proven: call `verify_blocked`, or `verify` of a layer, after it, which exchange real
+bytes through the proxies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
-from enum import Enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from raftkv.errors import RaftKVError
+from raftkv.testing.link_faults import (
+    BLOCKED,
+    BOTH,
+    How,
+    attribute,
+    combine,
+    delayed,
+    drop,
+    dropping,
+    narrowed,
+    reset,
+    sliced,
+)
+from raftkv.testing.link_probe import PROBE_S, Line, Probe, probe
 from raftkv.testing.processes import LOOPBACK, free_port
-from raftkv.testing.toxiproxy import HEALTHY, ProxyState, Stream, Toxic, ToxiproxyError, ToxiproxyServer
+from raftkv.testing.toxiproxy import ProxyState, Stream, ToxiproxyError, ToxiproxyServer
 
-PROBE_S = 0.2
+__all__ = ["CLIENTS", "FaultNotProven", "How", "Layer", "Link", "PeerLinks", "Probe", "probe"]
 
 T = TypeVar("T")
-How = Literal["blackhole", "cut", "reset"]
+
+Link = tuple[int, int]
+"""(who dials, who is dialled); CLIENTS dial too."""
+CLIENTS = 0
+
+Fault = Callable[[Collection[int]], Mapping[Link, ProxyState]]
+"""What is wrong with which links, given all nodes: of a node that is added later it says so then."""
+
+MEASURE_S = 10.0
+ROUND_TRIPS = 40
 
 
 class FaultNotProven(RaftKVError):
     """A probe through a proxy did not see what the fault, or its absence, must look like."""
 
 
-class Probe(Enum):
-    """What a new connection through a proxy to a gRPC server met."""
+class _Faults(ABC):
+    """The faults by name. They add up until they are healed."""
 
-    ALIVE = "answered: bytes pass both ways"
-    ONE_WAY = "talked, but did not hear: bytes pass from the server only"
-    SILENT = "open, but no byte came"
-    CLOSED = "accepted, then closed or reset"
-    REFUSED = "refused"
+    @abstractmethod
+    async def _add(self, fault: Fault) -> None: ...
 
+    async def isolate(self, node: int, how: How = "blackhole", *, clients: bool = False) -> None:
+        """Part `node` from all other nodes, those to come included; from its clients only if asked."""
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and an empty SETTINGS frame
-_SETTINGS = 4
-_ACK = 1
+        def fault(nodes: Collection[int]) -> Mapping[Link, ProxyState]:
+            links = [link for other in nodes if other != node for link in ((node, other), (other, node))]
+            return dict.fromkeys([*links, (CLIENTS, node)] if clients else links, BLOCKED[how])
 
+        await self._add(fault)
 
-async def probe(address: str, window_s: float = PROBE_S) -> Probe:
-    """Dial `address`, say what an HTTP/2 client says first, and report what comes back within `window_s`.
+    async def block(self, a: int, b: int, how: How = "blackhole") -> None:
+        """Part two nodes from each other."""
+        await self._add(lambda _: dict.fromkeys([(a, b), (b, a)], BLOCKED[how]))
 
-    A gRPC server sends its settings at once and acknowledges those of the client, which proves both directions. It
-    must speak plain text.
-    """
-    host, _, port = address.rpartition(":")
-    writer: asyncio.StreamWriter | None = None
-    heard = False
-    try:
-        async with asyncio.timeout(window_s):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(_PREFACE)
-            while True:
-                head = await reader.readexactly(9)
-                heard = True
-                if head[3] == _SETTINGS and head[4] & _ACK:
-                    return Probe.ALIVE
-                await reader.readexactly(int.from_bytes(head[:3]))
-    except TimeoutError:
-        return Probe.ONE_WAY if heard else Probe.SILENT
-    except ConnectionRefusedError:
-        return Probe.REFUSED
-    except (ConnectionError, asyncio.IncompleteReadError):
-        return Probe.CLOSED
-    finally:
-        if writer is not None:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+    async def block_one_way(self, src: int, dst: int) -> None:
+        """Lose all bytes from `src` to `dst`: what it sends on its own connections, and answers on those of `dst`."""
+        await self._add(lambda _: {(src, dst): dropping("upstream"), (dst, src): dropping("downstream")})
 
+    async def block_clients(self, node: int, how: How = "blackhole") -> None:
+        """Part `node` from its clients, and from nobody else."""
+        await self._add(lambda _: {(CLIENTS, node): BLOCKED[how]})
 
-def _drop(stream: Stream) -> Toxic:
-    return Toxic(kind="timeout", stream=stream, attributes=(("timeout", 0),))
+    async def partition(self, *groups: Collection[int], how: How = "blackhole") -> None:
+        """Part the groups from each other. A node in two groups is a bridge; a node in none is isolated."""
+        together = {(a, b) for group in groups for a in group for b in group}
 
+        def fault(nodes: Collection[int]) -> Mapping[Link, ProxyState]:
+            apart = [(a, b) for a in nodes for b in nodes if a != b and (a, b) not in together]
+            return dict.fromkeys(apart, BLOCKED[how])
 
-def _reset(stream: Stream) -> Toxic:
-    return Toxic(kind="reset_peer", stream=stream, attributes=(("timeout", 0),))
+        await self._add(fault)
+
+    async def slow(self, a: int, b: int, *, latency_ms: int, jitter_ms: int = 0) -> None:
+        """Delay every byte between two nodes, either way."""
+        await self._add(lambda _: dict.fromkeys([(a, b), (b, a)], delayed(latency_ms, jitter_ms)))
+
+    async def narrow(self, a: int, b: int, *, kilobytes_per_s: int) -> None:
+        """Let no more than so many bytes pass between two nodes, each way, on each connection."""
+        await self._add(lambda _: dict.fromkeys([(a, b), (b, a)], narrowed(kilobytes_per_s)))
+
+    async def slice(self, a: int, b: int, *, average_bytes: int, variation_bytes: int, pause_us: int) -> None:
+        """Pass what is sent between two nodes on in small pieces, with a pause after each."""
+        await self._add(lambda _: dict.fromkeys([(a, b), (b, a)], sliced(average_bytes, variation_bytes, pause_us)))
 
 
-_BOTH: tuple[Stream, Stream] = ("upstream", "downstream")
-_FAULTS: dict[How, ProxyState] = {
-    "blackhole": ProxyState(toxics=frozenset(map(_drop, _BOTH))),
-    "cut": ProxyState(enabled=False),
-    "reset": ProxyState(toxics=frozenset(map(_reset, _BOTH))),
-}
-
-Link = tuple[int, int]
-"""(who dials, who is dialled); CLIENTS dial too."""
-CLIENTS = 0
-
-
-class PeerLinks:
+class PeerLinks(_Faults):
     """A proxy on every ordered pair of nodes, and one before each node for its clients.
 
     Use it as an asynchronous context manager; the proxies exist inside it, the nodes need not be up. Node `a` must be
     told to dial node `b` at `dial_address(a, b)` (`--peer-dial`), clients dial `client_address(b)`.
 
-    Faults add up until `heal`. A fault has taken effect, by the server's own account, when its call returns; whether
-    it has by the account of the bytes is what `verify_blocked` tells. A call that is cancelled may still take effect.
+    A fault has taken effect, by the server's own account, when its call returns; whether it has by the account of the
+    bytes is what `verify_blocked` tells. A call that is cancelled may still take effect.
     """
 
     def __init__(
@@ -125,28 +132,61 @@ class PeerLinks:
         """
         if set(peers) != set(clients) or CLIENTS in peers:
             raise ValueError(f"peers {sorted(peers)} and clients {sorted(clients)} must be the same nodes, from 1")
-        self.nodes = tuple(sorted(peers))
+        self.founders = tuple(sorted(peers))
+        """The nodes that were there from the start."""
         self._server = server
-        self._upstream: dict[Link, str] = {(a, b): peers[b] for a in self.nodes for b in self.nodes if a != b}
-        self._upstream |= {(CLIENTS, node): clients[node] for node in self.nodes}
+        self._peers = dict(peers)
+        self._clients = dict(clients)
         self._name = name
         self._listen: dict[Link, str] = {}
-        self._lock = threading.Lock()  # orders what threads do whose callers were cancelled
+        self._layers: list[Layer] = []
+        self._own = self.layer()
+        self._lock = threading.Lock()  # orders what threads do whose callers were cancelled; guards the faults too
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """All nodes that have proxies, or will."""
+        return tuple(sorted(self._peers))
 
     # --- life ---
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self._create)
+            await self._in_thread(lambda: self._create(self._upstreams()))
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._delete))
+            await asyncio.shield(self._in_thread(lambda: self._delete(self._listen)))
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.shield(asyncio.to_thread(self._delete))
+        await asyncio.shield(self._in_thread(lambda: self._delete(self._listen)))
+
+    async def add(self, node: int, peer_address: str, client_address: str) -> None:
+        """Put proxies on the links of one more node, between it and every other, either way, and before it.
+
+        Faults that concern whoever is there (`isolate`, `partition`) strike the new links at once.
+        """
+
+        def work() -> None:
+            if node in self._peers or node == CLIENTS:
+                raise ValueError(f"node {node} has links already")
+            before = set(self._upstreams())
+            self._peers[node], self._clients[node] = peer_address, client_address
+            new = {link: upstream for link, upstream in self._upstreams().items() if link not in before}
+            try:
+                self._create(new)
+                self._settle(new)
+            except BaseException:
+                self._forget(node)
+                raise
+
+        await self._in_thread(work)
+
+    async def remove(self, node: int) -> None:
+        """Take the proxies of a node away. Does nothing when it has none."""
+        await self._in_thread(lambda: self._forget(node))
 
     def dial_address(self, src: int, dst: int) -> str:
         """Where `src` reaches the peer address of `dst`."""
@@ -158,41 +198,24 @@ class PeerLinks:
 
     # --- faults ---
 
-    async def isolate(self, node: int, how: How = "blackhole", *, clients: bool = False) -> None:
-        """Part `node` from all other nodes; from its clients only if asked."""
-        links = [link for other in self.nodes if other != node for link in ((node, other), (other, node))]
-        if clients:
-            links.append((CLIENTS, node))
-        await self._add(dict.fromkeys(links, _FAULTS[how]))
+    def layer(self) -> Layer:
+        """Return a set of faults that is healed on its own, whatever else is wrong with the same links."""
+        layer = Layer(self)
+        self._layers.append(layer)
+        return layer
 
-    async def block(self, a: int, b: int, how: How = "blackhole") -> None:
-        """Part two nodes from each other."""
-        await self._add(dict.fromkeys([(a, b), (b, a)], _FAULTS[how]))
-
-    async def block_one_way(self, src: int, dst: int) -> None:
-        """Lose all bytes from `src` to `dst`: what it sends on its own connections, and answers on those of `dst`."""
-        await self._add(
-            {
-                (src, dst): ProxyState(toxics=frozenset({_drop("upstream")})),
-                (dst, src): ProxyState(toxics=frozenset({_drop("downstream")})),
-            }
-        )
-
-    async def partition(self, *groups: Collection[int], how: How = "blackhole") -> None:
-        """Part the groups from each other. A node in two groups is a bridge; a node in none is isolated."""
-        together = {(a, b) for group in groups for a in group for b in group}
-        apart = [(a, b) for a in self.nodes for b in self.nodes if a != b and (a, b) not in together]
-        await self._add(dict.fromkeys(apart, _FAULTS[how]))
-
-    async def slow(self, a: int, b: int, *, latency_ms: int, jitter_ms: int = 0) -> None:
-        """Delay every byte between two nodes, either way."""
-        attributes = (("jitter", jitter_ms), ("latency", latency_ms))
-        toxics = frozenset(Toxic(kind="latency", stream=stream, attributes=attributes) for stream in _BOTH)
-        await self._add(dict.fromkeys([(a, b), (b, a)], ProxyState(toxics=toxics)))
+    async def _add(self, fault: Fault) -> None:
+        await self._own._add(fault)
 
     async def heal(self) -> None:
-        """Remove every fault. Connections that a black hole held are closed."""
-        await self._in_thread(lambda: self._apply(dict.fromkeys(self._listen, HEALTHY)))
+        """Remove every fault, of every layer. Connections that a black hole held are closed."""
+
+        def work() -> None:
+            for layer in self._layers:
+                layer._faults.clear()
+            self._settle(self._listen)
+
+        await self._in_thread(work)
 
     # --- proof ---
 
@@ -206,20 +229,16 @@ class PeerLinks:
         Both the state of the proxies and real connections must say so. `b` and `a` must be up and answer otherwise: a
         stopped process looks like a black hole.
         """
-        await self._verify((a, b), dropped=_BOTH)
-        await self._verify((b, a), dropped=_BOTH)
+        await _all([self._verify_dropped((a, b), BOTH), self._verify_dropped((b, a), BOTH)])
 
     async def verify_blocked_one_way(self, src: int, dst: int) -> None:
         """Raise FaultNotProven unless no byte passes from `src` to `dst`, over either's connections."""
-        await self._verify((src, dst), dropped=("upstream",))
-        await self._verify((dst, src), dropped=("downstream",))
+        await self._verify_dropped((src, dst), ("upstream",))
+        await self._verify_dropped((dst, src), ("downstream",))
 
     async def verify_isolated(self, node: int) -> None:
         """Raise FaultNotProven unless `node` is blocked from every other node."""
-        async with asyncio.TaskGroup() as probes:
-            for other in self.nodes:
-                if other != node:
-                    probes.create_task(self.verify_blocked(node, other))
+        await _all(self.verify_blocked(node, other) for other in self.nodes if other != node)
 
     async def verify_open(self, a: int, b: int, timeout_s: float = 5.0) -> None:
         """Wait until bytes pass both ways over the connections of either; raise FaultNotProven after `timeout_s`."""
@@ -230,18 +249,25 @@ class PeerLinks:
                     raise FaultNotProven(f"link {src} -> {dst} is not open after {timeout_s} s: {seen.value}")
                 await asyncio.sleep(0.02)
 
-    async def _verify(self, link: Link, *, dropped: tuple[Stream, ...]) -> None:
-        state = await self._in_thread(lambda: self._server.api.state(self._proxy(link)))
+    async def state(self, link: Link) -> ProxyState:
+        """Return what the server itself says of a proxy."""
+        return await self._in_thread(lambda: self._server.api.state(self._proxy(link)))
+
+    async def _verify_dropped(self, link: Link, dropped: Iterable[Stream]) -> None:
+        state = await self.state(link)
+        names = {toxic.name for toxic in state.toxics}
         if not state.enabled:
             expected = {Probe.REFUSED}
-        elif all(_reset(stream) in state.toxics for stream in dropped):
-            expected = {Probe.CLOSED}
-        elif all(_drop(stream) in state.toxics for stream in dropped):
-            expected = {Probe.SILENT} if "downstream" in dropped else {Probe.SILENT, Probe.ONE_WAY}
-        else:
+        elif not all({drop(stream).name, reset(stream).name} & names for stream in dropped):
             raise FaultNotProven(f"link {link[0]} -> {link[1]} has no such fault: {state}")
+        elif any(reset(stream).name in names for stream in BOTH):
+            expected = {Probe.CLOSED}
+        else:
+            expected = {Probe.SILENT} if "downstream" in dropped else {Probe.SILENT, Probe.ONE_WAY}
         # Silence takes the whole window to see; anything else ends the probe as soon as it comes.
-        seen = await probe(self._listen[link], PROBE_S if Probe.SILENT in expected else 10 * PROBE_S)
+        window_s = PROBE_S if Probe.SILENT in expected else 10 * PROBE_S
+        delay_ms = attribute(state, "latency", "latency") + attribute(state, "latency", "jitter")
+        seen = await probe(self._listen[link], window_s + 2 * delay_ms / 1000)
         if seen not in expected:
             raise FaultNotProven(f"link {link[0]} -> {link[1]} {seen.value}, though its proxy is {state}")
 
@@ -254,26 +280,31 @@ class PeerLinks:
 
         return await asyncio.to_thread(locked)
 
-    async def _add(self, faults: Mapping[Link, ProxyState]) -> None:
-        await self._in_thread(lambda: self._apply({link: self._worse(link, fault) for link, fault in faults.items()}))
-
-    def _worse(self, link: Link, fault: ProxyState) -> ProxyState:
-        found = self._server.api.state(self._proxy(link))
-        kept = {toxic for toxic in found.toxics if toxic.name not in {new.name for new in fault.toxics}}
-        return ProxyState(enabled=found.enabled and fault.enabled, toxics=frozenset(kept | fault.toxics))
-
-    def _apply(self, states: Mapping[Link, ProxyState]) -> None:
-        for link, state in states.items():
-            self._server.api.apply(self._proxy(link), state)
+    def _settle(self, links: Iterable[Link]) -> None:
+        """Bring each link into the state that all layers together ask for; those after one that fails too."""
+        faults = [fault(self.nodes) for layer in self._layers for fault in layer._faults]
+        failures: list[ToxiproxyError] = []
+        for link in links:
+            if link not in self._listen:
+                continue
+            try:
+                self._server.api.apply(self._proxy(link), combine(fault[link] for fault in faults if link in fault))
+            except ToxiproxyError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
 
     def _proxy(self, link: Link) -> str:
         src, dst = link
         return f"{self._name}-clients-{dst}" if src == CLIENTS else f"{self._name}-{src}-{dst}"
 
-    def _create(self) -> None:
-        with self._lock:
-            for link, upstream in self._upstream.items():
-                self._listen[link] = self._create_on_free_port(self._proxy(link), upstream)
+    def _upstreams(self) -> dict[Link, str]:
+        upstreams = {(a, b): self._peers[b] for a in self.nodes for b in self.nodes if a != b}
+        return upstreams | {(CLIENTS, node): self._clients[node] for node in self.nodes}
+
+    def _create(self, upstreams: Mapping[Link, str]) -> None:
+        for link, upstream in upstreams.items():
+            self._listen[link] = self._create_on_free_port(self._proxy(link), upstream)
 
     def _create_on_free_port(self, name: str, upstream: str) -> str:
         for _ in range(10):
@@ -287,8 +318,120 @@ class PeerLinks:
                 return listen
         raise ToxiproxyError(f"every port chosen for proxy {name} was taken")
 
-    def _delete(self) -> None:
-        with self._lock:
-            for link in tuple(self._listen):
-                self._server.api.delete(self._proxy(link))
-                del self._listen[link]
+    def _forget(self, node: int) -> None:
+        self._delete([link for link in self._listen if node in link])
+        self._peers.pop(node, None)
+        self._clients.pop(node, None)
+
+    def _delete(self, links: Iterable[Link]) -> None:
+        for link in tuple(links):
+            self._server.api.delete(self._proxy(link))
+            del self._listen[link]
+
+
+class Layer(_Faults):
+    """Faults of one party. Where others break the same link, it is as bad as the worst of them."""
+
+    def __init__(self, links: PeerLinks) -> None:
+        self._links = links
+        self._faults: list[Fault] = []
+        self._touched: set[Link] = set()
+
+    async def _add(self, fault: Fault) -> None:
+        def work() -> None:
+            struck = fault(self._links.nodes)
+            self._faults.append(fault)
+            self._touched |= struck.keys()
+            self._links._settle(struck)
+
+        await self._links._in_thread(work)
+
+    async def heal(self) -> None:
+        """Remove the faults of this layer. Connections that a black hole held are closed. May be repeated."""
+
+        def work() -> None:
+            struck = self._touched | self.struck().keys()
+            self._faults.clear()
+            self._links._settle(struck)
+            self._touched.clear()
+
+        await self._links._in_thread(work)
+
+    def struck(self) -> dict[Link, ProxyState]:
+        """Return what this layer asks for, by link."""
+        faults = [fault(self._links.nodes) for fault in self._faults]
+        links = {link for fault in faults for link in fault}
+        return {link: combine(fault[link] for fault in faults if link in fault) for link in links}
+
+    async def verify(self, *, down: Collection[int] = ()) -> None:
+        """Raise FaultNotProven unless each fault of this layer is seen on each of its links, by probes.
+
+        Links to nodes that are `down` (dead or paused) cannot be told from broken ones and are left out; so are delays
+        on a link that somebody else has blocked. If nothing is left, nothing is proven.
+        """
+        struck = {link: state for link, state in self.struck().items() if link[1] not in down}
+        seen = await _all(self._seen(link, state) for link, state in sorted(struck.items(), key=lambda item: item[0]))
+        if not any(seen):
+            raise FaultNotProven("no link is broken whose nodes are up")
+
+    async def _seen(self, link: Link, asked: ProxyState) -> bool:
+        names = {toxic.name for toxic in asked.toxics}
+        dropped = [stream for stream in BOTH if {drop(stream).name, reset(stream).name} & names or not asked.enabled]
+        if dropped:
+            await self._links._verify_dropped(link, dropped)
+            return True
+        state = await self._links.state(link)
+        found = {toxic.name for toxic in state.toxics}
+        if not state.enabled or any({drop(stream).name, reset(stream).name} & found for stream in BOTH):
+            return False
+        if not names <= found:
+            raise FaultNotProven(f"link {link[0]} -> {link[1]} has no such fault: {state}")
+        try:
+            async with asyncio.timeout(MEASURE_S), await Line.dial(self._links._listen[link]) as line:
+                await line.acknowledged()
+                await _measure(line, asked, state)
+        except (OSError, asyncio.IncompleteReadError, FaultNotProven) as error:
+            why = str(error) or type(error).__name__
+            raise FaultNotProven(f"link {link[0]} -> {link[1]}: {why}; its proxy is {state}") from error
+        return True
+
+
+async def _measure(line: Line, asked: ProxyState, state: ProxyState) -> None:
+    """Raise FaultNotProven unless the line is as slow as asked. What else is wrong with it, says `state`."""
+    kinds = {toxic.kind for toxic in asked.toxics}
+    if "latency" in kinds:
+        await _measure_latency(line, state, jitter=attribute(asked, "latency", "jitter") > 0)
+    if "bandwidth" in kinds:
+        rate = 1000 * attribute(asked, "bandwidth", "rate")
+        delay_ms = attribute(state, "latency", "latency") - attribute(state, "latency", "jitter")
+        took = await line.round_trip(rate // 2)
+        if took < 0.4 + 2 * max(0, delay_ms) / 1000:
+            raise FaultNotProven(f"{rate // 2} bytes passed in {took:.3f} s at {rate} bytes a second")
+    if "slicer" in kinds:
+        for _ in range(ROUND_TRIPS):
+            if line.torn:
+                break
+            await line.round_trip()
+        else:
+            raise FaultNotProven("every frame came in one piece")
+
+
+async def _measure_latency(line: Line, state: ProxyState, *, jitter: bool) -> None:
+    latency, spread = attribute(state, "latency", "latency") / 1000, attribute(state, "latency", "jitter") / 1000
+    took: list[float] = []
+    for _ in range(ROUND_TRIPS if jitter else 1):
+        took.append(await line.round_trip())
+        if took[-1] < 2 * (latency - spread):
+            raise FaultNotProven(f"answered in {took[-1]:.3f} s, which is less than twice {latency} - {spread} s")
+        if max(took) - min(took) >= spread / 2:
+            return
+    raise FaultNotProven(f"all of {len(took)} answers took {min(took):.3f} to {max(took):.3f} s")
+
+
+async def _all(checks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once; raise what the first of them raised that failed, when all have ended."""
+    ended = await asyncio.gather(*checks, return_exceptions=True)
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in ended if not isinstance(result, BaseException)]

@@ -290,6 +290,55 @@ async def test_faults_do_not_hold_up_the_loop(links: PeerLinks, monkeypatch: pyt
     assert threading.current_thread() not in threads
 
 
+async def test_a_node_that_is_added_later_has_links_and_is_struck_by_what_strikes_everybody(
+    toxiproxy_server: ToxiproxyServer, links: PeerLinks
+) -> None:
+    await links.isolate(1)
+    await links.block(2, 3)
+    before = toxiproxy_server.api.names()
+    async with grpc_node() as address:
+        await links.add(4, address, address)
+        assert (links.nodes, links.founders) == ((1, 2, 3, 4), (1, 2, 3))
+        assert len(toxiproxy_server.api.names() - before) == 7
+        await links.verify_isolated(1)
+        await links.verify_open(2, 4)
+        assert await probe(links.client_address(4), 2.0) is Probe.ALIVE
+        with pytest.raises(ValueError, match="has links already"):
+            await links.add(4, address, address)
+        await links.heal()
+        await links.verify_open(1, 4)
+        await links.isolate(4)
+        await links.remove(4)
+        await links.remove(4)
+    assert toxiproxy_server.api.names() == before
+    assert links.nodes == (1, 2, 3)
+    await links.verify_open(1, 2)
+
+
+async def test_a_node_that_cannot_be_added_leaves_nothing(
+    toxiproxy_server: ToxiproxyServer, links: PeerLinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = toxiproxy_server.api.names()
+    create = toxiproxy_server.api.create
+
+    def failing(name: str, *, listen: str, upstream: str) -> None:
+        if name.endswith("4-2"):
+            raise toxiproxy.ToxiproxyError("no")
+        create(name, listen=listen, upstream=upstream)
+
+    monkeypatch.setattr(toxiproxy_server.api, "create", failing)
+    with pytest.raises(toxiproxy.ToxiproxyError):
+        await links.add(4, "127.0.0.1:1", "127.0.0.1:2")
+    assert toxiproxy_server.api.names() == before
+    assert links.nodes == (1, 2, 3)
+
+
+async def test_an_isolation_that_leaks_is_not_proven(links: PeerLinks) -> None:
+    await links.block(1, 2)
+    with pytest.raises(FaultNotProven, match="no such fault"):
+        await links.verify_isolated(1)
+
+
 def test_nodes_and_addresses_must_fit() -> None:
     server = ToxiproxyServer()
     with pytest.raises(ValueError, match="same nodes"):
