@@ -17,6 +17,7 @@ from tests.jepsen.test_lossy_disk import Machine
 from tests.kv.host import Host, put
 from tests.kv.lock_host import LockHost
 from tests.raft.network import Network
+from tests.raft.oracle import SafetyViolation
 from tests.raft.single import ELECTION_TICKS, boot, candidate, hear, pre_vote_request, vote_request
 
 
