@@ -29,7 +29,7 @@ class Lease(Workload):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        # Ids of our own, so that a grant of unknown outcome is known; no other run on the cluster may have had them. Not
+        # Ids of our own, so that a grant of unknown outcome is known; no other run on the cluster has had them. Not
         # one after the other: the next one up is what the store gives to whoever leaves the choice to it.
         self.leases = iter(lambda: secrets.randbits(60) + 1, 0)
         self.numbers = itertools.count(1)
