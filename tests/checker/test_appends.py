@@ -161,11 +161,15 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
     "FaunaDB 2.6.0: internal inconsistency": ([txn("0+6 0:", A, B), txn("0:6", A, B)], {"internal"}),
     # Section 7.4, Dgraph 1.1.1: tablets that moved between groups answered reads with what had not been there at once.
     "Dgraph 1.1.1: read skew while shards move": (
-        [txn("2432+10 2434+10", 0, 1), txn("2432+14 2434+11", 2, 5), txn("2434:10,11 2432:10", 2, 5),
-         txn("2432:10,14", 6, 7)],
+        [
+            txn("2432+10 2434+10", 0, 1),
+            txn("2432+14 2434+11", 2, 5),
+            txn("2434:10,11 2432:10", 2, 5),
+            txn("2432:10,14", 6, 7),
+        ],
         {"G-single"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("history", GOOD.values(), ids=GOOD)
