@@ -36,7 +36,7 @@ class Lease(Workload):
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():
-            # An id of our own, so that a lease whose grant is in doubt has a name; far from those that the store chooses.
+            # An id of our own, so that a lease whose grant is in doubt has a name; far from what the store chooses.
             await self._life(worker, secrets.randbits(ID_BITS), next(self.numbers))
 
     async def _life(self, worker: Worker, lease: int, number: int) -> None:
