@@ -16,6 +16,8 @@ from raftkv.jepsen.workload import Setting, Workload
 from raftkv.jepsen.workloads.common import insist, read_number
 
 TTLS_S: Final = (1.0, 1.5, 2.0, 3.0)
+ID_BITS: Final = 52
+"""What JSON carries everywhere."""
 WATCHED_S: Final = 6.0
 """How long a worker watches its key go once nobody renews it. `finish` looks after the others."""
 
@@ -29,15 +31,13 @@ class Lease(Workload):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        # Ids of our own, so that a grant of unknown outcome is known; no other run on the cluster has had them. Not
-        # one after the other: the next one up is what the store gives to whoever leaves the choice to it.
-        self.leases = iter(lambda: secrets.randbits(60) + 1, 0)
         self.numbers = itertools.count(1)
         self.present: dict[str, None] = {}
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():
-            await self._life(worker, next(self.leases), next(self.numbers))
+            # An id of our own, so that a lease whose grant is in doubt has a name; far from what the store chooses.
+            await self._life(worker, secrets.randbits(ID_BITS), next(self.numbers))
 
     async def _life(self, worker: Worker, lease: int, number: int) -> None:
         client, rng, key, ttl = worker.client, worker.rng, f"k{number}", worker.rng.choice(TTLS_S)
