@@ -15,6 +15,7 @@ from raftkv.cli.start_bar import start_display
 from raftkv.errors import RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.server.app import serve
+from raftkv.server.clock import Clock
 from raftkv.server.disk_room import require_fits
 from raftkv.server.endpoints_book import saying_how_to_repair
 from raftkv.server.logs import configure_logging
@@ -26,10 +27,12 @@ from raftkv.storage.progress import Interrupted
 log = structlog.get_logger("raftkv.start")
 
 
-def run_node(flags: Mapping[str, object], config: Path | None, *, files: FileSystem | None = None) -> None:
+def run_node(
+    flags: Mapping[str, object], config: Path | None, *, files: FileSystem | None = None, clock: Clock | None = None
+) -> None:
     """Run a node until SIGTERM or SIGINT. What ends it otherwise is one line on stderr and an exit code.
 
-    `files`: see `serve`.
+    `files`, `clock`: see `serve`.
     """
     try:
         settings = load_settings(flags, config)
@@ -37,18 +40,18 @@ def run_node(flags: Mapping[str, object], config: Path | None, *, files: FileSys
             require_fits(settings.disk_reserve_bytes, settings.data_dir)
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
         with saying_how_to_repair(settings.data_dir):
-            uvloop.run(_serve(settings, files))
+            uvloop.run(_serve(settings, files, clock))
     except RaftKVError as error:
         fail(error, exit_code(error, writes=False), writes=False)
     except InvariantViolation as error:
         fail(f"stopped: a safety invariant does not hold (please report this): {error}", Exit.ERROR)
 
 
-async def _serve(settings: ServerSettings, files: FileSystem | None) -> None:
+async def _serve(settings: ServerSettings, files: FileSystem | None, clock: Clock | None) -> None:
     stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     progress = StartProgress(start_display())
-    running = loop.create_task(serve(settings, stop, started=started.set, progress=progress, files=files))
+    running = loop.create_task(serve(settings, stop, started=started.set, progress=progress, files=files, clock=clock))
 
     def end() -> None:
         if started.is_set():

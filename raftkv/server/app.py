@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.backups import Backups
-from raftkv.server.clock import MonotonicClock
+from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
@@ -88,12 +88,13 @@ async def serve(
     started: Callable[[], None] = lambda: None,
     progress: Progress = UNHEARD,
     files: FileSystem | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Run a node until `stop` is set, then hand over leadership and stop cleanly.
 
     `started` is called once the node takes requests. `progress` is told how the start goes, which keeps the event loop
     waiting, and may end it by raising Interrupted: the data directory is as after the end of a process then. `files`
-    does the file operations, by default the system's own.
+    does the file operations, by default the system's own; `clock` tells the time, by default the machine's.
 
     Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
@@ -115,6 +116,7 @@ async def serve(
             disk,
             book,
             files=files or OsFileSystem(),
+            clock=clock or MonotonicClock(),
             peer_server=peer_server,
             client_server=client_server,
         )
@@ -252,6 +254,7 @@ def _build(
     book: PeerBook,
     *,
     files: FileSystem,
+    clock: Clock,
     peer_server: grpc.aio.Server,
     client_server: grpc.aio.Server,
 ) -> _Parts:
@@ -286,7 +289,6 @@ def _build(
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
     )
-    clock = MonotonicClock()
 
     def exactly(message: str) -> str:
         return exact(message, settings.data_dir, known_endpoints(settings.data_dir))

@@ -12,13 +12,17 @@ import pytest
 
 from raftkv.client import AsyncClient
 from raftkv.testing.cluster import LocalCluster, NodeProcess
+from raftkv.testing.disk_faults import FaultyDisk, why_unavailable
 from tests.crash.cluster import SMALL, require_one_leader_a_term
 from tests.crash.drives import TASKS, Load
-from tests.crash.preload import FaultyDisk
 from tests.crash.trials import Role
 from tests.integration.waiting import PATIENCE_S, until
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(why_unavailable() != "", reason=f"NO DISK FAULTS WERE TESTED: {why_unavailable()}"),
+]
 
 
 @dataclass(frozen=True)

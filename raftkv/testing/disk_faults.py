@@ -1,0 +1,96 @@
+"""A node whose disk fails on request, in the kernel's calls: `faults.c`, compiled and preloaded into the process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from raftkv.errors import RaftKVError
+from raftkv.testing.cluster import NodeProcess
+
+SOURCE: Final = Path(__file__).parent / "faults.c"
+RULES: Final = "DISK_FAULTS"
+"""The variable of the environment that names the file of rules."""
+
+
+class DiskFaultsUnavailable(RaftKVError):
+    """Disks cannot be made to fail on this machine. The message says what is missing."""
+
+
+def why_unavailable() -> str:
+    """Say what is missing for disks that fail; empty: nothing."""
+    if sys.platform != "linux":
+        return f"disks that fail on request take Linux; this is {sys.platform}"
+    if _compiler() is None:
+        return "disks that fail on request take a C compiler: no cc or gcc is on the PATH. The way out: install one"
+    return ""
+
+
+@functools.cache
+def library() -> Path:
+    """Compile it, once a process; it is gone with this process. Raises DiskFaultsUnavailable."""
+    problem = why_unavailable()
+    compiler = _compiler()
+    if problem or compiler is None:
+        raise DiskFaultsUnavailable(problem)
+    path = Path(_directory().name) / "faults.so"
+    compiled = subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(path), str(SOURCE), "-ldl"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if compiled.returncode != 0:
+        raise DiskFaultsUnavailable(f"{compiler} cannot compile {SOURCE} (Linux with glibc): {compiled.stderr.strip()}")
+    return path
+
+
+def environment(rules: Path) -> dict[str, str]:
+    """Return what the process must find in its environment to heed the file `rules`. Raises DiskFaultsUnavailable."""
+    preloaded = " ".join(filter(None, (str(library()), os.environ.get("LD_PRELOAD"))))
+    return {"LD_PRELOAD": preloaded, RULES: str(rules)}
+
+
+class Rules:
+    """The rules for the calls of one process. Every call that a rule met is counted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hits = path.with_name(path.name + ".hits")
+
+    def fail(self, *rules: str) -> None:
+        """See `faults.c` for what a rule is. These take the place of earlier ones, and nothing was hit yet."""
+        self._hits.unlink(missing_ok=True)
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(rule + "\n" for rule in rules))
+        temporary.replace(self.path)
+
+    def heal(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def hits(self) -> list[str]:
+        return self._hits.read_text().splitlines() if self._hits.exists() else []
+
+
+class FaultyDisk(Rules):
+    """Rules for one node, from its next start on."""
+
+    def __init__(self, node: NodeProcess) -> None:
+        path = node.data_dir.with_name(f"faults-{node.id}")
+        super().__init__(path)
+        node.environment |= environment(path)
+
+
+def _compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc")
+
+
+@functools.cache
+def _directory() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="raftkv-faults-")
