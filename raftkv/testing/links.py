@@ -58,6 +58,7 @@ Fault = Callable[[Collection[int]], Mapping[Link, ProxyState]]
 
 MEASURE_S = 10.0
 ROUND_TRIPS = 40
+PIECES = 1000
 
 
 class FaultNotProven(RaftKVError):
@@ -409,12 +410,10 @@ async def _measure(line: Line, asked: ProxyState, state: ProxyState) -> None:
         if took < 0.4 + 2 * max(0, delay_ms) / 1000:
             raise FaultNotProven(f"{rate // 2} bytes passed in {took:.3f} s at {rate} bytes a second")
     if "slicer" in kinds:
-        for _ in range(ROUND_TRIPS):
-            if line.torn:
-                break
-            await line.round_trip()
-        else:
-            raise FaultNotProven("every frame came in one piece")
+        largest = attribute(asked, "slicer", "average_size") + attribute(asked, "slicer", "size_variation")
+        at_least = PIECES * attribute(asked, "slicer", "delay") / 1e6
+        if (took := await line.round_trip(PIECES * largest)) < at_least:
+            raise FaultNotProven(f"{PIECES} pieces passed in {took:.3f} s, with pauses of {at_least} s in all")
 
 
 async def _measure_latency(line: Line, state: ProxyState, *, jitter: bool) -> None:

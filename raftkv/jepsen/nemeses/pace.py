@@ -82,7 +82,7 @@ class Slicer(Pace):
     said = "pass pieces of {} bytes"
 
     def draw(self) -> int:
-        return self.rng.choice([8, 16, 32])
+        return self.rng.choice([16, 32, 64])
 
     async def strike(self, one: int, other: int, amount: int) -> None:
-        await self.layer.slice(one, other, average_bytes=amount, variation_bytes=amount // 2, pause_us=10)
+        await self.layer.slice(one, other, average_bytes=amount, variation_bytes=amount // 2, pause_us=100)

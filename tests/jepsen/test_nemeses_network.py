@@ -1,0 +1,156 @@
+"""Nemeses of links on a real cluster: begun, proven, ended, and not proven when they are not on."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from raftkv.jepsen.nemeses import create
+from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
+from raftkv.jepsen.testbed import Testbed
+from raftkv.testing.links import CLIENTS, Probe, probe
+from raftkv.testing.toxiproxy import HEALTHY
+from tests.jepsen.conftest import left_on
+
+pytestmark = [pytest.mark.toxiproxy, pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
+
+LINKS = [(a, b) for a in (CLIENTS, 1, 2, 3) for b in (1, 2, 3) if a != b]
+
+
+def made(bed: Testbed, name: str, seed: int = 1) -> Nemesis:
+    return create(name, bed, random.Random(seed))
+
+
+async def heal_behind_its_back(bed: Testbed) -> None:
+    """Bring the proxies into order without telling those who broke them."""
+    api = bed.links._server.api
+    for link in LINKS:
+        api.apply(bed.links._proxy(link), HEALTHY)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("isolate-leader:blackhole", r"node \d, who leads, is parted from all others \(blackhole\)"),
+        ("isolate-leader:cut", r"\(cut\)"),
+        ("isolate-leader:reset", r"\(reset\)"),
+        ("isolate-random", r"node \d is parted from all others"),
+        ("majority-minority", r"nodes \d are parted from \d \d "),
+        ("bridge", r"nodes \d and \d are parted, and both reach \d"),
+        ("one-way:deaf", r"who leads, hears no other node"),
+        ("one-way:mute", r"who leads, is heard by no other node"),
+        ("one-way:link", r"does not hear node \d"),
+        ("clients:blackhole", r"who leads, is parted from its clients \(blackhole\)"),
+        ("clients:cut", r"\(cut\)"),
+        ("slow-link:leader", r"links \d-\d \d-\d take \d+ ms each way"),
+        ("jitter:link", r"links \d-\d take up to \d+ ms"),
+        ("bandwidth:link", r"links \d-\d pass \d+ kB a second"),
+        ("slicer:all", r"links 1-2 1-3 2-3 pass pieces of \d+ bytes"),
+    ],
+)
+async def test_a_fault_of_links(bed: Testbed, name: str, said: str) -> None:
+    nemesis = made(bed, name)
+    await nemesis.end()  # without a begin
+    with pytest.raises(FaultNotProven):
+        await nemesis.prove()
+    words = await nemesis.begin()
+    assert re.search(said, words), words
+    await nemesis.prove()
+    await heal_behind_its_back(bed)
+    with pytest.raises(FaultNotProven, match="no such fault"):
+        await nemesis.prove()
+    await nemesis.end()
+    await nemesis.end()
+    assert not await left_on(bed)
+
+
+async def test_ending_one_fault_leaves_the_other_on_the_same_links(bed: Testbed) -> None:
+    isolated, slow, bridge = made(bed, "isolate-leader:cut"), made(bed, "slow-link:all"), made(bed, "bridge:blackhole")
+    await slow.begin()
+    await isolated.begin()
+    await bridge.begin()
+    for nemesis in (slow, isolated, bridge):
+        await nemesis.prove()
+    await isolated.end()
+    with pytest.raises(FaultNotProven):
+        await isolated.prove()
+    await slow.prove()
+    await bridge.prove()
+    await slow.end()
+    await bridge.prove()
+    await bridge.end()
+    assert not await left_on(bed)
+
+
+async def test_a_bridge_leaves_links_to_one_node_open(bed: Testbed) -> None:
+    nemesis = made(bed, "bridge:reset")
+    words = await nemesis.begin()
+    left, right, bridge = map(int, re.findall(r"\d", words))
+    await bed.links.verify_blocked(left, right)
+    await bed.links.verify_open(left, bridge)
+    await bed.links.verify_open(right, bridge)
+    await nemesis.end()
+
+
+async def test_clients_are_parted_from_the_leader_alone(bed: Testbed) -> None:
+    leader = await bed.leader()
+    nemesis = made(bed, "clients:cut")
+    await nemesis.begin()
+    seen = {node: await probe(bed.links.client_address(node), 2.0) for node in bed.voters}
+    assert {node for node, what in seen.items() if what is not Probe.ALIVE} == {leader}
+    assert await bed.leader() == leader
+    await nemesis.end()
+
+
+async def test_flapping_goes_off_and_on_until_its_end(bed: Testbed) -> None:
+    nemesis = made(bed, "flapping:cut")
+    await nemesis.end()
+    with pytest.raises(FaultNotProven, match="not begun"):
+        await nemesis.prove()
+    words = await nemesis.begin()
+    assert re.search(r"who leads, to [\d ]+ go off and on \(cut\)", words), words
+    await nemesis.prove()
+    await heal_behind_its_back(bed)  # it was on at times anyway
+    await nemesis.prove()
+    await nemesis.end()
+    await nemesis.end()
+    assert not await left_on(bed)
+    with pytest.raises(FaultNotProven, match="not begun"):
+        await nemesis.prove()
+
+
+async def test_flapping_that_has_stopped_or_that_no_probe_sees_is_not_proven(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raftkv.jepsen.nemeses.flapping.PROOF_S", 1.0)
+    nemesis = made(bed, "flapping:blackhole")
+    with monkeypatch.context() as broken:
+        api = bed.links._server.api
+        broken.setattr(api, "apply", lambda name, state: None)  # a server that does nothing
+        await nemesis.begin()
+        with pytest.raises(FaultNotProven, match="no such fault"):
+            await nemesis.prove()
+    await nemesis.end()
+    await nemesis.begin()
+    with monkeypatch.context() as broken:
+        broken.setattr(bed.links, "_settle", None)
+        with pytest.raises(FaultNotProven, match="flaps no more"):
+            await nemesis.prove()
+    await nemesis.end()
+
+
+async def test_links_of_nodes_that_others_have_killed_are_not_looked_at(bed: Testbed) -> None:
+    killed = made(bed, "kill:leader")
+    isolated = made(bed, "isolate-leader:blackhole")
+    await isolated.begin()
+    await killed.begin()  # whoever led by then: it may be the same node or not
+    await isolated.prove()
+    others = made(bed, "kill-all")
+    await others.begin()
+    with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
+        await isolated.prove()
+    for nemesis in (isolated, others, killed):
+        await nemesis.end()
+    assert not await left_on(bed)
