@@ -58,8 +58,6 @@ class Line:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.heard = False
         """Whether any whole frame head has come."""
-        self.torn = 0
-        """How often what had come at once ended within a frame."""
         self._reader = reader
         self._writer = writer
         self._begun = bytearray()
@@ -80,7 +78,6 @@ class Line:
                 if not piece:
                     raise asyncio.IncompleteReadError(b"", None)
                 self._begun += piece
-                self.torn += self._ends_within_frame()
             kind, flags = frame
             if kind == _SETTINGS and flags & _ACK:
                 return
@@ -124,9 +121,3 @@ class Line:
         kind, flags = self._begun[3], self._begun[4]
         del self._begun[:length]
         return kind, flags
-
-    def _ends_within_frame(self) -> bool:
-        start = 0
-        while start + 9 <= len(self._begun):
-            start += 9 + int.from_bytes(self._begun[start : start + 3])
-        return start != len(self._begun)

@@ -22,11 +22,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from raftkv.errors import RaftKVError
+from raftkv.testing.gathering import all_of
 from raftkv.testing.link_faults import (
     BLOCKED,
     BOTH,
@@ -57,6 +58,7 @@ Fault = Callable[[Collection[int]], Mapping[Link, ProxyState]]
 
 MEASURE_S = 10.0
 ROUND_TRIPS = 40
+PIECES = 1000
 
 
 class FaultNotProven(RaftKVError):
@@ -229,7 +231,7 @@ class PeerLinks(_Faults):
         Both the state of the proxies and real connections must say so. `b` and `a` must be up and answer otherwise: a
         stopped process looks like a black hole.
         """
-        await _all([self._verify_dropped((a, b), BOTH), self._verify_dropped((b, a), BOTH)])
+        await all_of([self._verify_dropped((a, b), BOTH), self._verify_dropped((b, a), BOTH)])
 
     async def verify_blocked_one_way(self, src: int, dst: int) -> None:
         """Raise FaultNotProven unless no byte passes from `src` to `dst`, over either's connections."""
@@ -238,7 +240,7 @@ class PeerLinks(_Faults):
 
     async def verify_isolated(self, node: int) -> None:
         """Raise FaultNotProven unless `node` is blocked from every other node."""
-        await _all(self.verify_blocked(node, other) for other in self.nodes if other != node)
+        await all_of(self.verify_blocked(node, other) for other in self.nodes if other != node)
 
     async def verify_open(self, a: int, b: int, timeout_s: float = 5.0) -> None:
         """Wait until bytes pass both ways over the connections of either; raise FaultNotProven after `timeout_s`."""
@@ -370,7 +372,7 @@ class Layer(_Faults):
         on a link that somebody else has blocked. If nothing is left, nothing is proven.
         """
         struck = {link: state for link, state in self.struck().items() if link[1] not in down}
-        seen = await _all(self._seen(link, state) for link, state in sorted(struck.items(), key=lambda item: item[0]))
+        seen = await all_of(self._seen(link, state) for link, state in sorted(struck.items(), key=lambda item: item[0]))
         if not any(seen):
             raise FaultNotProven("no link is broken whose nodes are up")
 
@@ -408,12 +410,10 @@ async def _measure(line: Line, asked: ProxyState, state: ProxyState) -> None:
         if took < 0.4 + 2 * max(0, delay_ms) / 1000:
             raise FaultNotProven(f"{rate // 2} bytes passed in {took:.3f} s at {rate} bytes a second")
     if "slicer" in kinds:
-        for _ in range(ROUND_TRIPS):
-            if line.torn:
-                break
-            await line.round_trip()
-        else:
-            raise FaultNotProven("every frame came in one piece")
+        largest = attribute(asked, "slicer", "average_size") + attribute(asked, "slicer", "size_variation")
+        at_least = PIECES * attribute(asked, "slicer", "delay") / 1e6
+        if (took := await line.round_trip(PIECES * largest)) < at_least:
+            raise FaultNotProven(f"{PIECES} pieces passed in {took:.3f} s, with pauses of {at_least} s in all")
 
 
 async def _measure_latency(line: Line, state: ProxyState, *, jitter: bool) -> None:
@@ -426,12 +426,3 @@ async def _measure_latency(line: Line, state: ProxyState, *, jitter: bool) -> No
         if max(took) - min(took) >= spread / 2:
             return
     raise FaultNotProven(f"all of {len(took)} answers took {min(took):.3f} to {max(took):.3f} s")
-
-
-async def _all(checks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all at once; raise what the first of them raised that failed, when all have ended."""
-    ended = await asyncio.gather(*checks, return_exceptions=True)
-    for result in ended:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in ended if not isinstance(result, BaseException)]

@@ -1,0 +1,87 @@
+"""Several faults at once, others each time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+from raftkv.jepsen.nemeses import NEMESES, create, find
+from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
+from raftkv.jepsen.testbed import Testbed
+
+FAMILIES: Final[dict[str, tuple[str, ...]]] = {
+    "process": ("kill", "pause", "restart", "rolling-restart"),
+    "clock": ("clock-jump", "clock-strobe"),
+    "checkpoint": ("checkpoint",),
+    "partition": (
+        "isolate-leader",
+        "isolate-random",
+        "majority-minority",
+        "minority-third",
+        "bridge",
+        "ring",
+        "one-way",
+        "flapping",
+        "clients",
+    ),
+    "pace": ("slow-link:all", "jitter:all", "bandwidth:all", "slicer:all"),
+}
+"""One of each at most, begun in this order: links are broken between nodes that are up."""
+CROWDED: Final = frozenset({"process", "partition", "pace"})
+"""All three leave no link of three nodes to measure how slow it is."""
+
+
+def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[str]:
+    """Return two or three nemeses that go together. `refuses` says why one cannot be used; empty: it can."""
+    usable = {family: [name for name in names if not refuses(name)] for family, names in FAMILIES.items()}
+    while True:
+        families = set(rng.sample(list(usable), rng.choice((2, 3))))
+        if nodes > 3 or not families >= CROWDED:
+            return [rng.choice(names) for family, names in usable.items() if family in families]
+
+
+class Combination(Nemesis):
+    """All of them are proven, or it is not."""
+
+    name = "random"
+    help = NEMESES[name].help
+    hold_s = (4.0, 8.0)
+
+    def __init__(self, testbed: Testbed, rng: random.Random) -> None:
+        super().__init__(testbed, rng)
+        self.on: list[Nemesis] = []
+        self._made: dict[str, Nemesis] = {}
+
+    async def begin(self) -> str:
+        nodes = len(self.testbed.voters)
+        said = []
+        for name in draw(self.rng, nodes, lambda name: _refuses(name, nodes)):
+            if name not in self._made:
+                self._made[name] = create(name, self.testbed, self.rng)
+            self.on.append(nemesis := self._made[name])
+            said.append(f"{nemesis.name}: {await nemesis.begin()}")
+        return "; ".join(said)
+
+    async def prove(self) -> None:
+        if not self.on:
+            raise FaultNotProven("nothing was begun")
+        for nemesis in self.on:
+            try:
+                await nemesis.prove()
+            except FaultNotProven as error:
+                raise FaultNotProven(f"{nemesis.name}: {error.message}") from error
+
+    async def end(self) -> None:
+        async with AsyncExitStack() as ends:  # all of them, in reverse, whichever fails
+            for nemesis in self.on:
+                ends.push_async_callback(nemesis.end)
+        self.on.clear()
+
+
+def _refuses(name: str, nodes: int) -> str:
+    nemesis = find(name)[0].load()
+    if nemesis.lossy_disks or nemesis.failing_disks:
+        return "it takes nodes on disks of another kind"
+    return nemesis.refuses(nodes)
