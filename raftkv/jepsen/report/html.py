@@ -135,5 +135,5 @@ _HARMLESS: Final = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}
 
 
 def _embedded(data: Any) -> str:
-    """Return JSON, in ASCII, that a <script> element may hold: nothing in it looks like a tag, a comment or an entity."""
+    """Return JSON, in ASCII, that a <script> may hold: nothing in it looks like a tag, a comment or an entity."""
     return json.dumps(data, separators=(",", ":")).translate(_HARMLESS)

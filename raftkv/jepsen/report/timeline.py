@@ -61,8 +61,8 @@ def pack(
 ) -> dict[str, Any]:
     """Return what the page shows of `operations`, as JSON of about `budget` characters.
 
-    `began` counts from the operation before, `took` from `began`, both in `unit_ns`; `kinds` are workload, f and outcome;
-    `described` are places in these columns, each counted from the one before, and `asked` and `told` their words.
+    `began` counts from the operation before, `took` from `began`, both in `unit_ns`; `kinds` are workload, f and
+    outcome; `described` are places in these columns, each counted from the one before, `asked` and `told` their words.
     """
     lanes, lane_of = lanes_of(operations)
     ranked = _by_importance(operations, evidence)

@@ -15,7 +15,7 @@ LONG: Final = 600
 
 
 def brief(value: Any, limit: int) -> str:
-    """Return `value` as JSON of about `limit` characters at most. What was left out of the middle of a list is counted."""
+    """Return `value` as JSON of about `limit` characters at most; of a long list the beginning and the end."""
     if isinstance(value, str):
         return _cut(json.dumps(value[: limit + 1], ensure_ascii=False), limit)
     if isinstance(value, Mapping):
