@@ -71,12 +71,12 @@ def plausible(operations: int = 50_000, seconds: float = 120.0, seed: int = 7, n
                 hit = next((until for since, until in outages if since <= now < until), None)
                 outcome, error = Outcome.OK, ""
                 if hit is not None and rng.random() < 0.8:
-                    latency = min(hit - now + _latency(rng), 2.0 * S)
-                    if latency >= 2.0 * S:
+                    latency = min(hit - now + _latency(rng), 1.0 * S)
+                    if latency >= 1.0 * S:
                         reads = one.f == "read"
                         outcome = Outcome.FAIL if reads else Outcome.INFO
                         error = (
-                            "Timeout: no answer in 2 s" if reads else "UnknownOutcome: it was sent, and no answer came"
+                            "Timeout: no answer in 1 s" if reads else "UnknownOutcome: it was sent, and no answer came"
                         )
                 elif rng.random() < 0.004:
                     outcome, error = Outcome.FAIL, "NotLeader: node 3 does not lead; nobody knows who does"
@@ -152,7 +152,7 @@ def _one(rng: random.Random, workload: str, number: int) -> Operation:
     result: Any
     match workload:
         case "set":
-            f, value, result = ("read", None, list(range(min(number, 400)))) if read else ("add", number, None)
+            f, value, result = ("read", None, [*range(min(number, 400))]) if read else ("add", number, None)
         case "append":
             txn = [["r", key, None], ["append", key, number]]
             f, value, result = "txn", txn, [["r", key, [1, 2, number - 1]], txn[1]]

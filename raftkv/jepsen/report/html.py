@@ -68,8 +68,7 @@ def report_data(
     }
     room -= len(_embedded(data))
     evidence = [one for _, problem in shown for one in problem.operations]
-    # What is embedded has a few characters escaped that the packing does not know of.
-    data["operations"] = timeline.pack(history.operations, evidence, budget=round(room * 0.97))
+    data["operations"] = timeline.pack(history.operations, evidence, budget=round(room * 0.98))
     return data
 
 
@@ -120,6 +119,7 @@ def _problem(workload: str, problem: Problem) -> dict[str, Any]:
 def _evidence(one: Operation, *, impossible: bool) -> dict[str, Any]:
     return {
         "process": one.process,
+        "label": words.label(one),
         "f": one.f,
         "asked": words.asked(one, words.LONG),
         "told": words.told(one, words.LONG),
@@ -135,5 +135,5 @@ _HARMLESS: Final = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&"}
 
 
 def _embedded(data: Any) -> str:
-    """Return JSON, in ASCII, that a <script> element may hold: nothing in it looks like a tag, a comment or an entity."""
+    """Return JSON, in ASCII, that a <script> may hold: nothing in it looks like a tag, a comment or an entity."""
     return json.dumps(data, separators=(",", ":")).translate(_HARMLESS)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from raftkv.checker.history import Operation
 from raftkv.jepsen.report import words
 
-BARS_MAX: Final = 200_000
+ROOM_PER_BAR: Final = 24
+"""Characters. A bar takes 13 or so; the words of some of them are to have room too."""
 UNIT_NS: Final = 100_000
 """What times on the page are counted in: a tenth of a millisecond is finer than anybody can see."""
 SPREAD: Final = 2_654_435_761
@@ -56,17 +58,15 @@ def lanes_of(operations: Iterable[Operation]) -> tuple[list[Lane], dict[int, int
     return lanes, {process: place[where] for process, where in home.items()}
 
 
-def pack(
-    operations: Sequence[Operation], evidence: Sequence[Operation], budget: int, bars_max: int = BARS_MAX
-) -> dict[str, Any]:
-    """Return what the page shows of `operations`, as JSON of about `budget` characters.
+def pack(operations: Sequence[Operation], evidence: Sequence[Operation], budget: int) -> dict[str, Any]:
+    """Return what the page shows of `operations`, as JSON of about `budget` characters at most.
 
-    `began` counts from the operation before, `took` from `began`, both in `unit_ns`; `kinds` are workload, f and outcome;
-    `described` are places in these columns, each counted from the one before, and `asked` and `told` their words.
+    `began` counts from the operation before, `took` from `began`, both in `unit_ns`; `kinds` are workload, f and
+    outcome; `described` are places in these columns, each counted from the one before, `asked` and `told` their words.
     """
     lanes, lane_of = lanes_of(operations)
-    ranked = _by_importance(operations, evidence)
-    bars = sorted(ranked[:bars_max], key=lambda at: (operations[at].began, at))
+    ranked = _by_importance(operations, evidence)[: max(budget // ROOM_PER_BAR, 0)]
+    bars = sorted(ranked, key=lambda at: (operations[at].began, at))
     kinds: dict[tuple[str, str, str], int] = {}
     columns: dict[str, list[int]] = {"began": [], "took": [], "lane": [], "kind": []}
     before = 0
@@ -81,10 +81,10 @@ def pack(
     left = budget - sum(len(json.dumps(column, separators=(",", ":"))) for column in columns.values())
     place = {at: number for number, at in enumerate(bars)}
     described: list[tuple[int, str, str]] = []
-    for at in ranked[:bars_max]:
+    for at in ranked:
         one = operations[at]
         entry = (place[at], f"p{one.process} {one.f} {words.asked(one)}".rstrip(), words.told(one))
-        left -= len(json.dumps(entry[1])) + len(json.dumps(entry[2])) + 5
+        left -= _weight(entry[1]) + _weight(entry[2]) + 5
         if left < 0:
             break
         described.append(entry)
@@ -100,6 +100,11 @@ def pack(
         "asked": [asked for _, asked, _ in described],
         "told": [told for _, _, told in described],
     }
+
+
+def _weight(text: str) -> int:
+    """Return how many characters the page takes for it."""
+    return len(encode_basestring_ascii(text)) + 5 * (text.count("<") + text.count(">") + text.count("&"))
 
 
 def _by_importance(operations: Sequence[Operation], evidence: Sequence[Operation]) -> list[int]:

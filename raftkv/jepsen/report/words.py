@@ -3,59 +3,90 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from raftkv.checker.history import Operation
 
 SHORT: Final = 120
 """Characters of an operation where many are shown."""
+LABEL: Final = 72
 LONG: Final = 600
 """Where it is evidence."""
 
 
 def brief(value: Any, limit: int) -> str:
-    """Return `value` as JSON of about `limit` characters at most. What was left out of the middle of a list is counted."""
+    """Return `value` as JSON of about `limit` characters at most; of a long list the beginning and the end."""
+    if type(value) is int:  # most are
+        return str(value)
     if isinstance(value, str):
         return _cut(json.dumps(value[: limit + 1], ensure_ascii=False), limit)
+    if isinstance(value, list | tuple):
+        return "[" + _listed(value, limit) + "]"
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{name}: {brief(one, limit)}" for name, one in list(value.items())[: limit // 4 + 1])
+        inner = ", ".join(f"{name}: {brief(one, limit)}" for name, one in list(value.items())[:limit])
         return _cut("{" + inner + "}", limit)
-    if isinstance(value, (list, tuple)):
-        # Four characters hold an element and its comma at best: what cannot be shown is not even written.
-        most = max(limit // 4, 2)
-        whole = [brief(one, limit) for one in value[:most]]
-        if len(value) <= most and sum(map(len, whole)) + 2 * len(whole) <= limit:
-            return "[" + ", ".join(whole) + "]"
-        head = whole[: _fitting(whole, limit // 2)]
-        last = [brief(one, limit) for one in reversed(value[max(len(head), len(value) - most) :])]
-        tail = last[: _fitting(last, limit // 2)][::-1]
-        left_out = len(value) - len(head) - len(tail)
-        return _cut("[" + ", ".join([*head, f"… {left_out} more …", *tail]) + "]", limit + 20)
-    return _cut(json.dumps(value), limit)
+    return json.dumps(value)
 
 
 def asked(one: Operation, limit: int = SHORT) -> str:
     """Return what it was asked with: `r1 12`."""
-    return " ".join(part for part in (one.key, "" if one.value is None else brief(one.value, limit)) if part)
+    value = "" if one.value is None else _value(one.f, one.value, limit)
+    return f"{one.key} {value}" if one.key and value else one.key or value
 
 
 def told(one: Operation, limit: int = SHORT) -> str:
     """Return what came of it: `[1, 2] @41`, or the error."""
     if one.error:
         return _cut(one.error, limit)
-    result = "" if one.result is None and not (one.ok and one.f == "read") else brief(one.result, limit)
-    return " ".join(part for part in (result, f"@{one.revision}" if one.revision else "") if part)
+    result = "" if one.result is None and not (one.ok and one.f == "read") else _value(one.f, one.result, limit)
+    at = f"@{one.revision}" if one.revision else ""
+    return f"{result} {at}" if result and at else result or at
 
 
-def _fitting(parts: list[str], limit: int) -> int:
-    """Return how many of `parts` fit into `limit` characters; one at least, if there is any."""
+def label(one: Operation) -> str:
+    """Return all of it in one short line, for a bar in a diagram."""
+    if not one.ok:
+        return _cut(f"{one.f} {asked(one, LABEL)}", LABEL) + (" (unknown)" if one.unknown else " (failed)")
+    if one.f == "txn":
+        return _cut(told(one, LABEL), LABEL)  # the answer repeats what was asked
+    answer = told(one, LABEL)
+    return _cut(f"{one.f} {asked(one, LABEL)}".rstrip() + (f" → {answer}" if answer else ""), LABEL)
+
+
+def _value(f: str, value: Any, limit: int) -> str:
+    """Write the steps of a transaction as people do: `r a1 [1, 2], append a1 3`."""
+    if f != "txn" or not isinstance(value, list) or not all(isinstance(step, list) and step for step in value):
+        return brief(value, limit)
+    steps = [
+        " ".join(one if isinstance(one, str) else brief(one, limit) for one in step if one is not None)
+        for step in value
+    ]
+    return _cut(", ".join(steps), limit)
+
+
+def _listed(values: Sequence[Any], limit: int) -> str:
+    """Return the elements, or the first and the last of them, and how many are between."""
+    head, fits = _fitting(values, limit)
+    if fits:
+        return ", ".join(head)
+    head, _ = _fitting(values, limit // 2)
+    tail, _ = _fitting(values[: len(head) - 1 : -1], limit // 2)
+    between = len(values) - len(head) - len(tail)
+    return ", ".join([*head, f"… {between} more …", *reversed(tail)] if between else [*head, *reversed(tail)])
+
+
+def _fitting(values: Sequence[Any], limit: int) -> tuple[list[str], bool]:
+    """Return the first elements, as many as fit into `limit` characters, and whether these are all."""
+    found: list[str] = []
     length = 0
-    for count, part in enumerate(parts):
-        length += len(part) + 2
-        if length > limit:
-            return max(count, 1)
-    return len(parts)
+    for one in values:
+        text = brief(one, limit)
+        length += len(text) + 2
+        if length > limit + 2 and found:
+            return found, False
+        found.append(text)
+    return found, True
 
 
 def _cut(text: str, limit: int) -> str:
