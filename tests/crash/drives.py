@@ -118,6 +118,7 @@ async def restart(scene: Scene, order: Order | None) -> None:
 
 async def rebuild(scene: Scene, order: Order | None) -> None:
     """As after a power loss: the store is not trusted, and comes from checkpoint and log."""
+    await until("there is a checkpoint to come from", lambda: checkpoints_made(scene.victim) > 0)
     await scene.victim.kill()
     boot = scene.victim.data_dir / BOOT_NAME
     boot.write_bytes(seal(unseal(boot.read_bytes()) | {"boot_id": "00000000-0000-4000-8000-000000000000"}))
