@@ -16,7 +16,11 @@ from raftkv.jepsen.workloads.common import LiveKeys, insist, put, read_number
 
 
 class Register(Workload):
-    """A compare-and-swap begins with what anybody saw last, so that many succeed."""
+    """A compare-and-swap begins with what anybody saw last, so that many succeed.
+
+    Every fifth worker only reads. Whoever writes notices soon that a leader is deposed, and goes elsewhere; a reader whom
+    it still answers stays, and would be told what is no longer true.
+    """
 
     name = "register"
     help = "reads, writes, compare-and-swaps and deletes of single keys: linearizable"
@@ -30,7 +34,7 @@ class Register(Workload):
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():
-            key, drawn = self.keys.draw(worker.rng), worker.rng.random()
+            key, drawn = self.keys.draw(worker.rng), 0.0 if worker.number % 5 == 4 else worker.rng.random()
             path, old = self.setting.prefix + key, self.seen.get(key)
             if drawn < 0.45:
                 await self._read(worker, key)
