@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from raftkv.checker.history import Operation, Outcome
 from raftkv.checker.linearizability import Model, Result, linearizable
-from raftkv.checker.models import REGISTER, changes, written
+from raftkv.checker.models import REGISTER, changes, mentioned, written
 from raftkv.checker.verdict import OutOfTime, Problem, never
 
 _MOST_CONFIGURATIONS = 20_000
 """For one attempt at leaving something out: one that takes more is given up."""
+_MOST_RELATED = 32
 
 
 def shrunk(
-    model: Model, operations: Sequence[Operation], stuck: Operation, out_of_time: OutOfTime = never
+    model: Model,
+    operations: Sequence[Operation],
+    stuck: Operation,
+    out_of_time: OutOfTime = never,
+    *,
+    related: Sequence[Operation] = (),
 ) -> list[Operation]:
     """Return as few of `operations`, which no order explains, as still have no explanation.
 
     Leaving an operation out must not make what it did inexplicable: what is left out may have happened at any time, any
-    number of times. So the rest is a violation of its own, and none of it can be spared. `stuck` is where
-    the search ended. Out of time, what has been reached by then is returned.
+    number of times. So the rest is a violation of its own, and none of it can be spared. `stuck` is where the search ended, and
+    `related` what may well be part of it, however old. Out of time, what has been reached by then is returned.
     """
     relevant = [one for one in operations if one.outcome is not Outcome.FAIL and one.began <= stuck.ended]
     relevant.sort(key=lambda one: (one.began, one.ended))
@@ -41,11 +46,13 @@ def shrunk(
 
     kept = relevant
     # What went wrong mostly did so just before it was seen.
+    by_end = sorted(relevant, key=lambda one: (one.ended, one is stuck))
     size = 16
     while size < len(relevant) and not out_of_time():
-        late = sorted(relevant, key=lambda one: (one.ended, one is stuck))[-size:]
+        chosen = {id(one) for one in (*by_end[-size:], *related)}
+        late = [one for one in relevant if id(one) in chosen]
         if fails(late):
-            kept = sorted(late, key=lambda one: (one.began, one.ended))
+            kept = late
             break
         size *= 4
     chunk = max(1, len(kept) // 2)
@@ -67,10 +74,73 @@ def shrunk(
 def of_register(operations: Sequence[Operation], result: Result, out_of_time: OutOfTime = never) -> Problem:
     """Say what is wrong with the history of one register, which is not linearizable."""
     assert result.stuck is not None
-    kept = shrunk(REGISTER, operations, result.stuck, out_of_time)
+    held = mentioned(result.stuck)
+    writers = [one for one in operations if changes(one) and written(one) in held]
+    kept = shrunk(REGISTER, operations, result.stuck, out_of_time, related=writers[-_MOST_RELATED:])
     name, text = _in_words(kept, operations)
     return Problem(name=name, text=text, operations=tuple(kept))
 
 
 def _in_words(kept: Sequence[Operation], operations: Sequence[Operation]) -> tuple[str, str]:
-    return "not linearizable", f"no order of these explains every answer ({len(operations)} operations in all)"
+    """Name what is wrong with `kept`, which is minimal, of `operations`, and say it."""
+    answered = [one for one in kept if one.ok]
+    last = max(answered, key=lambda one: (one.ended, one.began))
+    before = [one for one in answered if one.precedes(last)]
+    # Of what was over by then, the latest is what the last answer disagrees with.
+    rival = max(before, key=lambda one: (one.began, one.ended), default=None)
+    key = last.key or "the register"
+    match last.f:
+        case "read":
+            return _of_a_read(key, last, rival, operations)
+        case "cas":
+            old, new = last.value
+            others = [one for one in answered if one is not last and one.f == "cas" and one.result]
+            if last.result and any(one.value[0] == old for one in others):
+                return (
+                    "lost update",
+                    f"{key} was changed from {_v(old)} more than once, though it was {_v(old)} only once",
+                )
+            met = f"found {_v(old)}" if last.result else f"did not find {_v(old)}"
+            return "impossible cas", f"a cas of {key} from {_v(old)} to {_v(new)} {met}{_though(rival)}"
+        case "delete":
+            met = "found something to delete" if last.result else "found nothing to delete"
+            return "impossible delete", f"a delete of {key} {met}{_though(rival)}"
+    return "impossible order", f"no order of these explains what was answered of {key}{_though(rival)}"
+
+
+def _of_a_read(key: str, read: Operation, rival: Operation | None, operations: Sequence[Operation]) -> tuple[str, str]:
+    value = read.result
+    text = f"{key} was read as {_v(value)}"
+    if value is not None:
+        writers = [one for one in operations if one.f in ("write", "cas") and written(one) == value]
+        may_have = [one for one in writers if changes(one)]
+        if not may_have and any(one.outcome is Outcome.FAIL for one in writers):
+            return "dirty read", f"{text}, which only a write that had no effect, for certain, would have written"
+        if not may_have:
+            return "phantom value", f"{text}, which nobody ever wrote"
+        if all(one.began > read.ended for one in may_have):
+            return "read from the future", f"{text} before the first write of that value began"
+    if rival is None:
+        return "impossible read", f"{text}, which no order of these explains"
+    return "stale read", f"{text}{_though(rival)}"
+
+
+def _though(rival: Operation | None) -> str:
+    if rival is None:
+        return ", which no order of these explains"
+    match rival.f:
+        case "read":
+            happened = f"{_v(rival.result)} had been read"
+        case "cas" if not rival.result:
+            happened = f"a cas that did not find {_v(rival.value[0])} had been answered"
+        case "delete" if not rival.result:
+            happened = "a delete that found nothing had been answered"
+        case "delete":
+            happened = "it had been deleted, and that acknowledged,"
+        case _:
+            happened = f"{_v(written(rival))} had been written and acknowledged"
+    return f", though {happened} before that began"
+
+
+def _v(value: Any) -> str:
+    return "absent" if value is None else str(value)

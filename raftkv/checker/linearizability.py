@@ -1,10 +1,10 @@
-"""Whether operations on one object can have happened one at a time, each at some moment between its call and its answer.
+"""Whether operations on one object can have happened one at a time, each at a moment between its call and its answer.
 
-The search of Wing and Gong (1993), with Lowe's memo (2017), made to follow concurrency instead of length. Time is walked
-through once. What is kept is every way in which things may stand, a *configuration*: the object's state, and which of
-the operations now under way have taken effect. Configurations are worked on only when an operation returns: it must have
-taken effect by then, perhaps after others that are under way; where it cannot have, the configuration is dropped. When
-none is left, no order explains that answer.
+The search of Wing and Gong (1993), with Lowe's memo (2017), made to follow concurrency instead of length. Time is
+walked through once. What is kept is every way in which things may stand, a *configuration*: the object's state, and
+which of the operations now under way have taken effect. Configurations are worked on only when an operation returns: it
+must have taken effect by then, perhaps after others that are under way; where it cannot have, the configuration is
+dropped. When none is left, no order explains that answer.
 
 Four rules keep their number small, and lose nothing:
 
@@ -201,59 +201,46 @@ class _Search:
         self._count(1 + len(reached))
         if not reached:
             return done, frozenset()
+        optional, passive = self.optional, tuple(self.passive.items())
+        # What is taken in the background leaves no mark; what comes after its elder waits for it.
+        moves = [(other, self.elder.get(other, 0), step) for other, step in self.active.items()]
+        moves += [(0, 0, step) for step in self.background]
         seen = set(reached)
-        elders = self.elder
         least: dict[tuple[State, int], list[int]] = {}
-        if self.optional:
+        if optional:
             for state, mask in reached:
-                least.setdefault((state, mask & ~self.optional), []).append(mask & self.optional)
-        for state, mask in reached:  # grows: the nearest first, so that the fewest of unknown outcome come first
-            before = len(reached)
-            for other, step in self.active.items():
-                if mask & other or (elder := elders.get(other, 0)) and not mask & elder:
+                least.setdefault((state, mask & ~optional), []).append(mask & optional)
+        for number, (state, mask) in enumerate(reached):
+            # It grows meanwhile: the nearest first, so that those come first in which the fewest have taken effect.
+            for move, elder, step in moves:
+                if mask & move or (elder and not mask & elder):
                     continue
                 after = step(state)
-                if after is not IMPOSSIBLE:
-                    self._reach(after, self._absorbed(after, mask | other), bit, done, seen, reached, least)
-            for step in self.background:
-                after = step(state)
-                if after is not IMPOSSIBLE:
-                    self._reach(after, self._absorbed(after, mask), bit, done, seen, reached, least)
-            self._count(1 + len(reached) - before)
-            if len(reached) + len(done) > self.most:
-                raise _GaveUpError(f"more than {self.most} configurations")
+                if after is IMPOSSIBLE:
+                    continue
+                taken = mask | move
+                for other, fits in passive:
+                    if not taken & other and fits(after) is not IMPOSSIBLE:
+                        taken |= other
+                if taken & bit:
+                    done.add((after, taken ^ bit))
+                    continue
+                found = (after, taken)
+                if found in seen:
+                    continue
+                seen.add(found)
+                if optional:
+                    rivals = least.setdefault((after, taken & ~optional), [])
+                    used = taken & optional
+                    if any(rival & used == rival for rival in rivals):
+                        continue
+                    rivals.append(used)
+                reached.append(found)
+            if not number % 256:
+                self._count(256 if number else 0)
+                if len(reached) + len(done) > self.most:
+                    raise _GaveUpError(f"more than {self.most} configurations")
         return self._least(done), frozenset(state for state, _ in reached)
-
-    def _reach(
-        self,
-        state: State,
-        mask: int,
-        bit: int,
-        done: set[tuple[State, int]],
-        seen: set[tuple[State, int]],
-        reached: list[tuple[State, int]],
-        least: dict[tuple[State, int], list[int]],
-    ) -> None:
-        if mask & bit:
-            done.add((state, mask ^ bit))
-            return
-        found = (state, mask)
-        if found in seen:
-            return
-        seen.add(found)
-        if self.optional:
-            rivals = least.setdefault((state, mask & ~self.optional), [])
-            used = mask & self.optional
-            if any(rival & used == rival for rival in rivals):
-                return
-            rivals.append(used)
-        reached.append(found)
-
-    def _absorbed(self, state: State, mask: int) -> int:
-        for bit, step in self.passive.items():
-            if not mask & bit and step(state) is not IMPOSSIBLE:
-                mask |= bit
-        return mask
 
     def _least(self, configurations: set[tuple[State, int]]) -> set[tuple[State, int]]:
         """Return them without those that another one outdoes, with fewer of unknown outcome."""

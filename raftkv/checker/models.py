@@ -50,7 +50,7 @@ class Register:
             held.update(unknown[number].value[0] for number in more if unknown[number].f == "cas")
 
     def background(self, kept: Sequence[Operation], removed: Sequence[Operation]) -> Iterable[Step]:
-        noticed = {None, *(value for one in kept for value in _mentioned(one))}
+        noticed = {None, *(value for one in kept for value in mentioned(one))}
         others = {written(one) for one in removed if changes(one)}
         values = [value for value in others if value in noticed]
         # All values that nobody notices are as good as one.
@@ -88,7 +88,8 @@ def _held(operation: Operation) -> Sequence[Any]:
     return []
 
 
-def _mentioned(operation: Operation) -> Sequence[Any]:
+def mentioned(operation: Operation) -> Sequence[Any]:
+    """Return all values that an operation on a register tells of."""
     match operation.f:
         case "read":
             return [operation.result]

@@ -1,7 +1,7 @@
 """Registers: each key on its own must be linearizable, and revisions must follow real time.
 
-`write` (key, value), `read` (key), `cas` (key, [old, new]), `delete` (key). Values are best unique; nothing relies on it
-but the words of a counterexample.
+`write` (key, value), `read` (key), `cas` (key, [old, new]), `delete` (key). Values are best unique: the
+words of a counterexample rely on it; no verdict does.
 """
 
 from __future__ import annotations

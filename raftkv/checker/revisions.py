@@ -9,16 +9,13 @@ Reads that tell `extra["at"]`, the revision of the store that they were answered
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from raftkv.checker.evidence import Newest, Problems
 from raftkv.checker.history import Operation, Outcome
 from raftkv.checker.models import changes, written
-from raftkv.checker.verdict import OutOfTime, Problem, Verdict, judged, never, undecided
-
-MOST_PROBLEMS = 10
-"""Of one kind: a store that has lost its way gives thousands."""
+from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 
 def check(
@@ -33,7 +30,7 @@ def check(
     """
     told = [one for one in operations if one.ok and _seen(one)]
     writes = {one.revision: one for one in reversed(told) if _wrote(one)}
-    found = _Problems()
+    found = Problems()
     _one_revision_each(told, writes, found)
     _writes_follow_what_was_seen(told, found)
     if out_of_time():
@@ -46,21 +43,6 @@ def check(
     return judged(len(operations), found.all())
 
 
-class _Problems:
-    """The first ones of each kind."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[Problem]] = {}
-
-    def add(self, name: str, text: str, *evidence: Operation) -> None:
-        kind = self._found.setdefault(name, [])
-        if len(kind) < MOST_PROBLEMS:
-            kind.append(Problem(name=name, text=text, operations=evidence))
-
-    def all(self) -> list[Problem]:
-        return [problem for kind in self._found.values() for problem in kind]
-
-
 def _wrote(one: Operation) -> bool:
     return one.ok and one.revision > 0 and one.f != "read"
 
@@ -70,33 +52,14 @@ def _seen(one: Operation) -> int:
     return max(one.revision, one.extra.get("at") or 0)
 
 
-class _Newest:
-    """What the newest revision is that had been told by some moment, and by whom."""
-
-    def __init__(self, operations: Iterable[Operation], revision: Callable[[Operation], int]) -> None:
-        self._ends: list[int] = []
-        self._newest: list[Operation] = []
-        best = -1
-        for one in sorted(operations, key=lambda one: one.ended):
-            if revision(one) > best:
-                best = revision(one)
-                self._ends.append(one.ended)
-                self._newest.append(one)
-
-    def before(self, moment: int) -> Operation | None:
-        """Return the operation that told it. What ended at that very moment is concurrent."""
-        place = bisect_left(self._ends, moment)
-        return self._newest[place - 1] if place else None
-
-
-def _one_revision_each(told: list[Operation], writes: dict[int, Operation], found: _Problems) -> None:
+def _one_revision_each(told: list[Operation], writes: dict[int, Operation], found: Problems) -> None:
     for one in told:
         if _wrote(one) and (first := writes[one.revision]) is not one:
             found.add("duplicate revision", f"two writes were told that they made revision {one.revision}", first, one)
 
 
-def _writes_follow_what_was_seen(told: list[Operation], found: _Problems) -> None:
-    newest = _Newest(told, _seen)
+def _writes_follow_what_was_seen(told: list[Operation], found: Problems) -> None:
+    newest = Newest(told, _seen)
     for one in told:
         before = newest.before(one.began)
         if before is None:
@@ -117,13 +80,13 @@ def _writes_follow_what_was_seen(told: list[Operation], found: _Problems) -> Non
             )
 
 
-def _reads_follow_what_was_seen(operations: Sequence[Operation], found: _Problems) -> None:
+def _reads_follow_what_was_seen(operations: Sequence[Operation], found: Problems) -> None:
     by_key: dict[str, list[Operation]] = {}
     for one in operations:
         if one.f in ("read", "write", "cas", "delete", "increment") and (one.ok or one.unknown):
             by_key.setdefault(one.key, []).append(one)
     for key, group in by_key.items():
-        newest = _Newest((one for one in group if one.ok and one.revision), lambda one: one.revision)
+        newest = Newest((one for one in group if one.ok and one.revision), lambda one: one.revision)
         deletes = [one for one in group if one.f == "delete" and (one.unknown or one.revision)]
         for one in group:
             if one.f != "read" or not one.ok:
@@ -152,7 +115,7 @@ def _reads_return_what_was_written(
     operations: Sequence[Operation],
     writes: dict[int, Operation],
     content: Callable[[Operation], Any],
-    found: _Problems,
+    found: Problems,
 ) -> None:
     unknown: dict[tuple[str, Any], Operation] = {}
     failed: dict[tuple[str, Any], Operation] = {}

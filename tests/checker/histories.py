@@ -71,7 +71,7 @@ def execution(
 ) -> list[Operation]:
     """Make a linearizable history of a register: each operation takes effect at one moment between its ends.
 
-    `values`: how many there are; None: each write has its own. `unknown`: the share of writes whose outcome is not told.
+    `values`: how many there are; None: each write has its own. `unknown`: the share of writes whose outcome is untold.
     """
     clock, began, found, idle = 0, 0, [], [0] * clients
     state: int | None = None
