@@ -135,8 +135,8 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         [txn("x+1 y+1", 0, 1, outcome="info"), txn("x:1 y:", 2, 3)],
         {"G-single"},
     ),
-    # Elle (VLDB 2020), section 7.1, TiDB 2.1.7: its automatic retry of conflicts applied writes again to what had
-    # changed meanwhile. Here, as in the paper: T1 read 34 without what T2 appended, T3 read T2's 5 behind T1's 4.
+    # The case studies of Elle (VLDB 2020, section 7), in their shape. TiDB 2.1.7: the automatic retry of a conflict
+    # applied its writes again, to what had changed meanwhile. T1 read 34 without what T2 appended, and stands behind it.
     "TiDB 2.1.7: lost updates by automatic retry": (
         [
             txn("34:2,1 36+5 34+4", A, B),
@@ -147,7 +147,7 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         ],
         {"G-single"},
     ),
-    # Section 7.2, YugaByte DB 1.3.1: reads at a timestamp that a master's change had moved: both miss each other.
+    # YugaByte DB 1.3.1: after a master had changed, two transactions missed each other's appends.
     "YugaByte DB 1.3.1: G2-item": (
         [
             txn("8+1 9+1", 0, 1),
@@ -157,9 +157,9 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         ],
         {"G2"},
     ),
-    # Section 7.3, FaunaDB 2.6.0: reads of a coordinator's own writes were lost within the transaction.
+    # FaunaDB 2.6.0: a transaction did not see its own writes.
     "FaunaDB 2.6.0: internal inconsistency": ([txn("0+6 0:", A, B), txn("0:6", A, B)], {"internal"}),
-    # Section 7.4, Dgraph 1.1.1: tablets that moved between groups answered reads with what had not been there at once.
+    # Dgraph 1.1.1: tablets that moved between groups answered reads with what had not been there at once.
     "Dgraph 1.1.1: read skew while shards move": (
         [
             txn("2432+10 2434+10", 0, 1),
