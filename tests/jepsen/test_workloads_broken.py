@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raftkv.checker.registers import linearizable_keys
 from raftkv.checker.verdict import never
 from raftkv.jepsen.workloads import WORKLOADS
 from tests.jepsen.driving import done, drive, setting
@@ -20,6 +21,8 @@ async def test_a_broken_register_is_caught(store_type: type[FakeStore]) -> None:
     verdict = workload.check(history, never)
     assert verdict.valid is False, f"{store.wrongs} wrongs, and nobody saw"
     assert all(problem.operations for problem in verdict.problems)
+    # By what was written and read alone, too: not every register has revisions.
+    assert linearizable_keys(history).valid is False
 
 
 async def test_the_same_register_that_is_not_broken_is_valid() -> None:
