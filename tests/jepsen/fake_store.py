@@ -69,7 +69,7 @@ class FakeStore:
     def delete(self, request: kv_pb2.DeleteRequest, revision: int) -> kv_pb2.DeleteResponse:
         gone = self.pairs.pop(request.key, None) is not None
         self.revision = revision if gone else self.revision
-        return kv_pb2.DeleteResponse(revision=self.revision, deleted=gone)
+        return kv_pb2.DeleteResponse(revision=self.revision, deleted=int(gone))
 
     def read(self, request: kv_pb2.RangeRequest) -> kv_pb2.RangeResponse:
         end = request.range_end or request.key + b"\0"
