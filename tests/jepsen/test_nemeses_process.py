@@ -10,9 +10,11 @@ import signal
 import pytest
 
 from raftkv.jepsen.nemeses import create, targets
+from raftkv.jepsen.nemeses.process import process_state
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
 from raftkv.testing.cluster import ClusterError, NodeProcess
+from tests.integration.waiting import until
 from tests.jepsen.conftest import left_on
 
 pytestmark = [pytest.mark.toxiproxy, pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
@@ -90,10 +92,13 @@ async def test_a_node_is_stopped_and_goes_on(bed: Testbed) -> None:
     await nemesis.begin()
     await nemesis.prove()
     (stopped,) = bed.down
-    os.kill(bed.node(stopped).pid, signal.SIGCONT)
+    pid = bed.node(stopped).pid
+    os.kill(pid, signal.SIGCONT)
+    await until("it goes on", lambda: process_state(pid) != "T")
     with pytest.raises(FaultNotProven, match="not stopped"):
         await nemesis.prove()
     bed.node(stopped).pause()
+    await until("it is stopped", lambda: process_state(pid) == "T")
     await nemesis.prove()
     await bed.node(stopped).kill()
     with pytest.raises(FaultNotProven, match="no process"):
