@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from raftkv.jepsen.nemeses.process import process_state
 from raftkv.jepsen.testbed import Testbed, TestbedOptions, testbed
 from raftkv.testing.cluster import NodeProcess
 from raftkv.testing.links import CLIENTS
@@ -54,4 +54,4 @@ async def left_on(bed: Testbed) -> list[str]:
 def _wrong_with(node: NodeProcess) -> str:
     if not node.running:
         return "does not run"
-    return "is stopped" if ") T " in Path(f"/proc/{node.pid}/stat").read_text() else ""
+    return "is stopped" if process_state(node.pid) == "T" else ""

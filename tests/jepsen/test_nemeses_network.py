@@ -70,8 +70,10 @@ async def test_ending_one_fault_leaves_the_other_on_the_same_links(bed: Testbed)
     isolated, slow, bridge = made(bed, "isolate-leader:cut"), made(bed, "slow-link:all"), made(bed, "bridge:blackhole")
     await slow.begin()
     await isolated.begin()
+    for nemesis in (slow, isolated):
+        await nemesis.prove()
     await bridge.begin()
-    for nemesis in (slow, isolated, bridge):
+    for nemesis in (bridge, isolated):
         await nemesis.prove()
     await isolated.end()
     with pytest.raises(FaultNotProven):
