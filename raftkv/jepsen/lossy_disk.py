@@ -73,6 +73,7 @@ class _Inode:
 
     def pwrite(self, data: bytes | memoryview, offset: int) -> int:
         with self._lock:
+            self._require_room()
             self._unsynced.append((offset, bytes(data)))
             self._size = max(self._size, offset + len(data))
             self._noted(len(data))
@@ -80,6 +81,7 @@ class _Inode:
 
     def fallocate(self, size: int) -> None:
         with self._lock:
+            self._require_room()
             if size > self._size:
                 self._size = self._reserve = size
 
@@ -96,6 +98,10 @@ class _Inode:
 
     def size(self) -> int:
         return self._size
+
+    def _require_room(self) -> None:
+        """Raise what a write would: a disk says at once that it is full, not when it is to sync."""
+        self._opened().pwrite(b"", 0)
 
     def _opened(self) -> File:
         if self._real is None:
