@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from itertools import combinations
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from raftkv.jepsen.nemeses.process import process_state
 from raftkv.jepsen.testbed import Testbed, TestbedOptions, testbed
+from raftkv.testing.cluster import NodeProcess
 from raftkv.testing.links import CLIENTS
 from raftkv.testing.toxiproxy import HEALTHY, ToxiproxyServer
 from raftkv.testing.toxiproxy_fixture import toxiproxy_server
@@ -45,13 +45,13 @@ async def bed(shared_bed: Testbed) -> AsyncIterator[Testbed]:
 async def left_on(bed: Testbed) -> list[str]:
     """Return what is wrong with a cluster on which no fault should be."""
     left = [f"node {node} is down" for node in bed.down]
-    for node in bed.cluster.nodes:
-        if not node.running:
-            left.append(f"node {node.id} does not run")
-        elif " T " in Path(f"/proc/{node.pid}/stat").read_text():
-            left.append(f"node {node.id} is stopped")
-    links = [link for pair in combinations(bed.links.nodes, 2) for link in (pair, pair[::-1])]
-    for link in [*links, *((CLIENTS, node) for node in bed.links.nodes)]:
-        if (state := await bed.links.state(link)) != HEALTHY:
-            left.append(f"link {link}: {state}")
-    return left
+    left += [f"node {node.id} {state}" for node in bed.cluster.nodes if (state := _wrong_with(node))]
+    links = [(a, b) for a in (CLIENTS, *bed.links.nodes) for b in bed.links.nodes if a != b]
+    states = {link: await bed.links.state(link) for link in links}
+    return left + [f"link {link}: {state}" for link, state in states.items() if state != HEALTHY]
+
+
+def _wrong_with(node: NodeProcess) -> str:
+    if not node.running:
+        return "does not run"
+    return "is stopped" if process_state(node.pid) == "T" else ""

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
-from raftkv.client import AsyncClient
-from raftkv.jepsen.nemeses import create, examine
+from raftkv.jepsen.nemeses import create
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
-from raftkv.testing.cluster import LocalCluster
-from raftkv.testing.links import CLIENTS, PeerLinks, Probe, probe
-from raftkv.testing.toxiproxy import HEALTHY, ToxiproxyServer
+from raftkv.testing.links import CLIENTS, Probe, probe
+from raftkv.testing.toxiproxy import HEALTHY
 from tests.jepsen.conftest import left_on
-from tests.testing.test_links import grpc_node
 
 pytestmark = [pytest.mark.toxiproxy, pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
 
@@ -61,6 +56,7 @@ async def test_a_fault_of_links(bed: Testbed, name: str, said: str) -> None:
     with pytest.raises(FaultNotProven):
         await nemesis.prove()
     words = await nemesis.begin()
+    assert re.search(said, words), words
     await nemesis.prove()
     await heal_behind_its_back(bed)
     with pytest.raises(FaultNotProven, match="no such fault"):
@@ -68,4 +64,95 @@ async def test_a_fault_of_links(bed: Testbed, name: str, said: str) -> None:
     await nemesis.end()
     await nemesis.end()
     assert not await left_on(bed)
-    assert re.search(said, words), words
+
+
+async def test_ending_one_fault_leaves_the_other_on_the_same_links(bed: Testbed) -> None:
+    isolated, slow, bridge = made(bed, "isolate-leader:cut"), made(bed, "slow-link:all"), made(bed, "bridge:blackhole")
+    await slow.begin()
+    await isolated.begin()
+    for nemesis in (slow, isolated):
+        await nemesis.prove()
+    await bridge.begin()
+    for nemesis in (bridge, isolated):
+        await nemesis.prove()
+    await isolated.end()
+    with pytest.raises(FaultNotProven):
+        await isolated.prove()
+    await slow.prove()
+    await bridge.prove()
+    await slow.end()
+    await bridge.prove()
+    await bridge.end()
+    assert not await left_on(bed)
+
+
+async def test_a_bridge_leaves_links_to_one_node_open(bed: Testbed) -> None:
+    nemesis = made(bed, "bridge:reset")
+    words = await nemesis.begin()
+    left, right, bridge = map(int, re.findall(r"\d", words))
+    await bed.links.verify_blocked(left, right)
+    await bed.links.verify_open(left, bridge)
+    await bed.links.verify_open(right, bridge)
+    await nemesis.end()
+
+
+async def test_clients_are_parted_from_the_leader_alone(bed: Testbed) -> None:
+    leader = await bed.leader()
+    nemesis = made(bed, "clients:cut")
+    await nemesis.begin()
+    seen = {node: await probe(bed.links.client_address(node), 2.0) for node in bed.voters}
+    assert {node for node, what in seen.items() if what is not Probe.ALIVE} == {leader}
+    assert await bed.leader() == leader
+    await nemesis.end()
+
+
+async def test_flapping_goes_off_and_on_until_its_end(bed: Testbed) -> None:
+    nemesis = made(bed, "flapping:cut")
+    await nemesis.end()
+    with pytest.raises(FaultNotProven, match="not begun"):
+        await nemesis.prove()
+    words = await nemesis.begin()
+    assert re.search(r"who leads, to [\d ]+ go off and on \(cut\)", words), words
+    await nemesis.prove()
+    await heal_behind_its_back(bed)  # it was on at times anyway
+    await nemesis.prove()
+    await nemesis.end()
+    await nemesis.end()
+    assert not await left_on(bed)
+    with pytest.raises(FaultNotProven, match="not begun"):
+        await nemesis.prove()
+
+
+async def test_flapping_that_has_stopped_or_that_no_probe_sees_is_not_proven(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raftkv.jepsen.nemeses.flapping.PROOF_S", 1.0)
+    nemesis = made(bed, "flapping:blackhole")
+    with monkeypatch.context() as broken:
+        api = bed.links._server.api
+        broken.setattr(api, "apply", lambda name, state: None)  # a server that does nothing
+        await nemesis.begin()
+        with pytest.raises(FaultNotProven, match="no such fault"):
+            await nemesis.prove()
+    await nemesis.end()
+    await nemesis.begin()
+    with monkeypatch.context() as broken:
+        broken.setattr(bed.links, "_settle", None)
+        with pytest.raises(FaultNotProven, match="flaps no more"):
+            await nemesis.prove()
+    await nemesis.end()
+
+
+async def test_links_of_nodes_that_others_have_killed_are_not_looked_at(bed: Testbed) -> None:
+    killed = made(bed, "kill:leader")
+    isolated = made(bed, "isolate-leader:blackhole")
+    await isolated.begin()
+    await killed.begin()  # whoever led by then: it may be the same node or not
+    await isolated.prove()
+    others = made(bed, "kill-all")
+    await others.begin()
+    with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
+        await isolated.prove()
+    for nemesis in (isolated, others, killed):
+        await nemesis.end()
+    assert not await left_on(bed)

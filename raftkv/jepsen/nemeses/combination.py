@@ -35,7 +35,8 @@ CROWDED: Final = frozenset({"process", "partition", "pace"})
 
 def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[str]:
     """Return two or three nemeses that go together. `refuses` says why one cannot be used; empty: it can."""
-    usable = {family: [name for name in names if not refuses(name)] for family, names in FAMILIES.items()}
+    asked = {family: [name for name in names if not refuses(name)] for family, names in FAMILIES.items()}
+    usable = {family: names for family, names in asked.items() if names}
     while True:
         families = set(rng.sample(list(usable), rng.choice((2, 3))))
         if nodes > 3 or not families >= CROWDED:

@@ -19,7 +19,8 @@ def option_or_any(rng: random.Random, option: str, choices: Sequence[str]) -> st
 
 def how(rng: random.Random, option: str) -> How:
     """Return the way in which links are broken: the one asked for, or any."""
-    return next(one for one in HOWS if one == option_or_any(rng, option, HOWS))
+    drawn = option_or_any(rng, option, HOWS)
+    return next(one for one in HOWS if one == drawn)
 
 
 def aim(rng: random.Random, option: str, nodes: Sequence[int], leader: int | None) -> int:

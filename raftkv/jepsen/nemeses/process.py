@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from abc import abstractmethod
+from contextlib import suppress
 from pathlib import Path
 
 from raftkv.jepsen.nemeses import NEMESES, drawing
 from raftkv.jepsen.nemeses.targets import called, leader_of, listed, running
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
-from raftkv.testing.cluster import NodeProcess
+from raftkv.testing.cluster import POLL_S, NodeProcess
 from raftkv.testing.gathering import all_of
 from raftkv.testing.links import Probe, probe
+
+OBEY_S = 5.0
 
 
 class ProcessNemesis(Nemesis):
@@ -108,16 +112,19 @@ class Pause(Down):
 
     async def begin(self) -> str:
         nodes, who = await self.one()
-        self.pause(nodes)
+        await self.pause(nodes)
         return f"{who} is stopped"
 
-    def pause(self, nodes: list[NodeProcess]) -> None:
+    async def pause(self, nodes: list[NodeProcess]) -> None:
         self.take(nodes)
         for node in nodes:
             node.pause()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OBEY_S):
+                await _stopped(nodes)
 
     async def prove_down(self, node: NodeProcess) -> None:
-        state = _state(node.pid) if node.running else "no process"
+        state = process_state(node.pid) if node.running else "no process"
         if state != "T":
             raise FaultNotProven(f"node {node.id} is not stopped: {state}")
         if (seen := await probe(node.client_address)) is not Probe.SILENT:
@@ -138,11 +145,19 @@ class PauseAll(Pause):
 
     async def begin(self) -> str:
         nodes = running(self.testbed)
-        self.pause(nodes)
+        await self.pause(nodes)
         return f"nodes {listed([node.id for node in nodes])} are stopped"
 
 
-def _state(pid: int) -> str:
+async def _stopped(nodes: list[NodeProcess]) -> None:
+    """Wait until all have obeyed the signal, which takes a while on a busy machine."""
+    while True:
+        if all(process_state(node.pid) == "T" for node in nodes):
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def process_state(pid: int) -> str:
     """Return the letter that the kernel has for what a process does."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
