@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from raftkv.checker.history import History, Outcome, Remark
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftkv.checker.history import History, Operation, Outcome, Remark
+from raftkv.checker.verdict import Problem, Verdict, judged, undecided
+from raftkv.jepsen.report import timeline, words, write_report
+from raftkv.jepsen.report.html import PAGE_MAX, PROBLEMS_MAX, page, report_data, suspect
 from raftkv.jepsen.report.rto import faults_of, leaders_of, pauses_of, rto_of, worst_pause_ms
 from raftkv.jepsen.report.series import percentile, series_of
-from tests.jepsen.made_up import MS, S, acknowledged, in_order, leader, operation, remarks_of
+from tests.jepsen.made_up import MS, S, acknowledged, in_order, leader, operation, plausible, remarks_of, results_of
 
 
 def every(step_ms: float, begin_ms: float, end_ms: float) -> list[float]:
@@ -193,3 +207,285 @@ def test_percentiles_are_of_values_that_were_measured() -> None:
     assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 50.0, 99.0, 100.0]
     assert [percentile([7.0], share) for share in (0.5, 0.99)] == [7.0, 7.0]
     assert percentile([1.0, 2.0, 3.0], 0.5) == 2.0
+
+
+# --- the page
+
+
+class Parser(HTMLParser):
+    """Reads a page as a browser does, as far as it matters here: what is a tag, and what is a script's text."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=False)
+        self.scripts: list[str] = []
+        self.tags: list[str] = []
+        self._script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "script":
+            self._script = True
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._script = self._script and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._script:
+            self.scripts[-1] += data
+
+
+def embedded(text: str) -> Any:
+    """What the page's program will find."""
+    parser = Parser()
+    parser.feed(text)
+    assert len(parser.scripts) == 2
+    return json.loads(parser.scripts[0])
+
+
+def numbers(history: History) -> dict[str, Verdict]:
+    return {name: judged(len(history.of(name)), []) for name in {one.workload for one in history.operations}}
+
+
+STALE = (
+    operation("write", 1, 2, workload="register", value=1, process=1, revision=7),
+    operation("write", 3, 4, workload="register", value=2, process=2, revision=8),
+    operation("read", 5, 6, workload="register", process=3, result=1, revision=7),
+)
+
+
+def stale(*operations: Operation, name: str = "stale read", text: str = "It read what was overwritten.") -> Problem:
+    return Problem(name=name, text=text, operations=operations or STALE)
+
+
+def test_a_page_holds_what_it_shows(tmp_path: Path) -> None:
+    history = plausible(operations=2_000, seconds=30.0)
+    results = results_of(history)
+    write_report(tmp_path / "report.html", history, results, numbers(history))
+    data = embedded((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert data["run"]["verdict"] == "valid"
+    assert (data["run"]["command"], data["run"]["seed"]) == (results["command"], 7)
+    assert data["run"]["workloads"]["register"]["ok"] == results["workloads"]["register"]["ok"] > 100
+    assert [one["nemesis"] for one in data["faults"]] == [one.nemesis for one in faults_of(history)] != []
+    assert [one["rto_ms"] for one in data["faults"]] == [one.rto_ms for one in rto_of(history)]
+    assert [(one["node"], one["term"]) for one in data["leaders"]] == [
+        (one.node, one.term) for one in leaders_of(history)
+    ]
+    packed = data["operations"]
+    shown = [packed["kinds"][kind] for kind in packed["kind"]]
+    assert shown == [[one.workload, one.f, one.outcome] for one in history.operations]
+    assert len(packed["described"]) == packed["total"] == len(history.operations)
+
+
+def test_times_on_the_page_are_those_of_the_history() -> None:
+    history = plausible(operations=1_000, seconds=20.0)
+    packed = timeline.pack(history.operations, [], 1_000_000)
+    clock = 0
+    for at, one in enumerate(history.operations):
+        clock += packed["began"][at]
+        assert clock == one.began // timeline.UNIT_NS
+        assert clock + packed["took"][at] == one.ended // timeline.UNIT_NS
+
+
+def test_a_page_needs_nothing_from_elsewhere() -> None:
+    template = resources.files("raftkv.jepsen.report").joinpath("report.html").read_text(encoding="utf-8")
+    # The name of a namespace is no address: nothing is loaded from it.
+    assert re.findall(r"\w+://[^\s\"']+", template) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"<link|@import|url\(|\bsrc=|\bimport\b|fetch\(|XMLHttp|innerHTML|document\.write", template)
+    assert [template.count(f"{{{{{name}}}}}") for name in ("verdict", "data")] == [2, 1]
+
+
+NASTY = (
+    "</script><script>alert(1)</script>",
+    "<!-- <script>",
+    "]]>&lt;&amp;\u2028\u2029\x00\x7f",
+    "{{data}}{{verdict}}",
+    "\ud800",
+    "'\"\\n`${1}",
+)
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_nothing_in_a_run_can_break_out_of_the_page(nasty: str, tmp_path: Path) -> None:
+    struck = operation("write", 1, 2, workload=nasty, key=nasty, value=[nasty], result={nasty: nasty}, process=1)
+    failed = operation(nasty, 3, 4, workload=nasty, outcome=Outcome.FAIL, error=nasty, extra={nasty: nasty})
+    history = History(
+        operations=[struck, failed],
+        remarks=[
+            *remarks_of(0, nasty, 1, 3, text=nasty),
+            Remark(who="cluster", f="leader", value={"node": nasty, "term": 1}, time=5),
+            Remark(who="nemesis", f="begin", value=nasty, time=6),
+        ],
+    )
+    results = {"verdict": nasty, "why": [nasty], "command": nasty, "began": nasty, "nemeses": {nasty: {"begun": 1}}}
+    verdict = undecided(2, nasty, [stale(struck, failed, name=nasty, text=nasty)])
+    plain = Parser()
+    plain.feed(page(History(), {}, {}))
+    write_report(tmp_path / "report.html", history, results, {nasty: verdict})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    broken = Parser()
+    broken.feed(text)
+    assert broken.tags == plain.tags
+    data = embedded(text)
+    assert data["run"]["why"] == [nasty]
+    assert data["problems"][0]["text"] == data["faults"][0]["text"] == nasty
+    assert data["operations"]["kinds"][0][0] == nasty
+
+
+def test_a_page_without_operations_is_a_page() -> None:
+    data = embedded(page(History(), {"verdict": "unknown", "why": ["could not run"]}, {}))
+    assert (data["operations"]["total"], data["faults"], data["seconds"]) == (0, [], 0.0)
+
+
+def test_the_words_of_a_verdict_are_in_the_page_even_without_its_program() -> None:
+    for verdict, title in (("valid", "Valid"), ("violation", "VIOLATION"), ("unknown", "Unknown"), ("<b>", "Unknown")):
+        text = page(History(), {"verdict": verdict}, {})
+        assert f"<title>{title} · raftkv jepsen</title>" in text
+        assert f"<h1>{title}</h1>" in text
+
+
+def test_evidence_is_shown_whole() -> None:
+    history = History(operations=list(STALE))
+    verdicts = {"register": judged(3, [stale()])}
+    (problem,) = embedded(page(history, {"verdict": "violation"}, verdicts))["problems"]
+    assert (problem["workload"], problem["name"], problem["left_out"]) == ("register", "stale read", 0)
+    assert [one["label"] for one in problem["operations"]] == ["write k 1 → @7", "write k 2 → @8", "read k → 1 @7"]
+    assert [one["impossible"] for one in problem["operations"]] == [False, False, True]
+    assert [(one["process"], one["began_s"], one["ended_s"]) for one in problem["operations"]] == [
+        (1, 0.001, 0.002),
+        (2, 0.003, 0.004),
+        (3, 0.005, 0.006),
+    ]
+
+
+@pytest.mark.parametrize("name", ["G1c", "G0", "G2-item", "G-single", "write skew", "cycle of reads", "GSIb"])
+def test_of_a_cycle_no_operation_is_the_impossible_one(name: str) -> None:
+    assert suspect(stale(name=name)) is None
+    assert suspect(stale()) == 2
+
+
+def test_of_many_problems_and_much_evidence_the_first_are_shown() -> None:
+    many = tuple(operation("read", at, at + 1, process=at) for at in range(100))
+    problems = [stale(*many)] * (PROBLEMS_MAX + 5)
+    data = report_data(History(operations=list(many)), {}, {"register": judged(100, problems)})
+    assert (len(data["problems"]), data["problems_total"]) == (PROBLEMS_MAX, PROBLEMS_MAX + 5)
+    first = data["problems"][0]
+    assert (len(first["operations"]), first["left_out"]) == (30, 70)
+    assert first["operations"][-1]["impossible"]
+    assert first["operations"][-1]["process"] == 99
+
+
+def test_a_workload_that_only_a_check_knows_is_in_the_table() -> None:
+    data = report_data(History(), {"workloads": {"set": {"ok": 3, "valid": True, "problems": ["long"]}}}, {})
+    assert data["run"]["workloads"] == {"set": {"ok": 3, "valid": True}}
+    data = report_data(History(), {}, {"register": judged(3, [stale()])})
+    assert data["run"]["workloads"] == {"register": {"valid": False, "checked": 3, "why": "", "problems": 1}}
+
+
+# --- what is left out
+
+
+@pytest.mark.parametrize("nasty", ["", "<" * 200, "\u2028" * 200])
+def test_a_page_keeps_within_its_room(nasty: str) -> None:
+    history = plausible(operations=4_000, seconds=30.0)
+    history.operations[7] = operation("write", 400, 400.1, workload="register", key="r1", value=nasty, process=1)
+    if nasty:
+        history.operations = [operation("write", at, at + 1, value=nasty, process=at % 8) for at in range(4_000)]
+    room = 150_000
+    data = report_data(history, {}, {}, room)
+    size = len(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
+    assert 0.7 * room < size <= room
+    assert len(data["operations"]["described"]) < data["operations"]["total"]
+
+
+def test_the_room_of_a_page_is_shared_out_by_its_size() -> None:
+    # What holds for 4,000 operations and 150,000 bytes holds for 300,000 and PAGE_MAX: there are bars for two in three.
+    assert PAGE_MAX <= 5_000_000
+    assert PAGE_MAX // timeline.ROOM_PER_BAR > 200_000
+
+
+def test_what_matters_is_not_left_out() -> None:
+    history = plausible(operations=4_000, seconds=30.0)
+    evidence = [history.operations[at] for at in (1_234, 2_345)]
+    packed = timeline.pack(history.operations, evidence, 40_000)
+    assert len(packed["began"]) < 0.6 * len(history.operations)
+    told = [packed["kinds"][kind][2] for kind in packed["kind"]]
+    counted = [one.outcome for one in history.operations]
+    for outcome in (Outcome.FAIL, Outcome.INFO):
+        assert told.count(outcome) == counted.count(outcome) > 0
+    assert all(f"p{one.process} {one.f} {words.asked(one)}".strip() in packed["asked"] for one in evidence)
+
+
+def test_what_is_left_out_is_left_out_evenly() -> None:
+    asked = [operation("write", at, at + 0.5) for at in range(10_000)]
+    packed = timeline.pack(asked, [], 10_000 * timeline.ROOM_PER_BAR // 4)
+    assert len(packed["began"]) == 2_500
+    assert max(packed["began"]) <= 12 * MS // timeline.UNIT_NS
+
+
+# --- lanes and words
+
+
+def test_a_client_keeps_its_lane_when_its_process_number_changes() -> None:
+    asked = [
+        operation("write", 0, 5, process=0, outcome=Outcome.INFO),
+        operation("write", 1, 9, process=1),
+        operation("write", 6, 7, process=2),
+        operation("write", 6, 7, process=3, workload="register"),
+        operation("write", 7, 8, process=2, outcome=Outcome.INFO),
+        operation("write", 8, 9, process=4),
+        operation("write", 8.5, 9, process=5),
+    ]
+    lanes, lane_of = timeline.lanes_of(asked)
+    assert [(lane.workload, lane.number) for lane in lanes] == [
+        ("probe", 1),
+        ("probe", 2),
+        ("probe", 3),
+        ("register", 1),
+    ]
+    assert lane_of == {0: 0, 1: 1, 2: 0, 3: 3, 4: 0, 5: 2}
+
+
+@pytest.mark.parametrize(
+    ("one", "asked", "told", "label"),
+    [
+        (operation("write", 0, 1, value=12, revision=41), "k 12", "@41", "write k 12 → @41"),
+        (operation("read", 0, 1), "k", "null", "read k → null"),
+        (operation("read", 0, 1, outcome=Outcome.FAIL, error="NotLeader: x"), "k", "NotLeader: x", "read k (failed)"),
+        (operation("add", 0, 1, key="", value=3, outcome=Outcome.INFO, error="E"), "3", "E", "add 3 (unknown)"),
+        (operation("acquire", 0, 1, key="", result={"token": 3}), "", "{token: 3}", "acquire → {token: 3}"),
+        (
+            operation(
+                "txn",
+                0,
+                1,
+                key="",
+                value=[["append", "a", 3], ["r", "b", None]],
+                result=[["append", "a", 3], ["r", "b", [1, 2]]],
+                revision=9,
+            ),
+            "append a 3, r b",
+            "append a 3, r b [1, 2] @9",
+            "append a 3, r b [1, 2] @9",
+        ),
+    ],
+)
+def test_operations_in_few_words(one: Operation, asked: str, told: str, label: str) -> None:
+    assert (words.asked(one), words.told(one), words.label(one)) == (asked, told, label)
+
+
+def test_of_a_long_value_both_ends_are_shown() -> None:
+    assert words.brief(list(range(5)), 40) == "[0, 1, 2, 3, 4]"
+    shown = words.brief(list(range(10_000)), 40)
+    assert shown == "[0, 1, 2, 3, 4, 5, 6, … 9990 more …, 9997, 9998, 9999]"
+    assert len(words.brief("x" * 10_000, 40)) == 40
+    assert len(words.brief({str(at): at for at in range(1_000)}, 40)) == 40
+    assert len(words.brief([["x" * 90] * 90] * 90, 100)) < 400
+
+
+def test_the_report_is_made_without_what_a_cluster_needs() -> None:
+    program = (
+        "import sys, raftkv.jepsen.report; print([name for name in ('grpc', 'asyncio', 'lmdb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

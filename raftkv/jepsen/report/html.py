@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +27,7 @@ EVIDENCE_MAX: Final = 30
 """Operations of one problem."""
 TITLES: Final = {"valid": "Valid", "violation": "VIOLATION", "unknown": "Unknown"}
 
-_CYCLE: Final = re.compile(r"\bG[0-9S]|cycl|skew", re.IGNORECASE)
+_CYCLE: Final = re.compile(r"\bG[-0-9]|\bGSI|[Cc]ycl|skew")
 
 
 def write_report(path: Path, history: History, results: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> None:
@@ -38,12 +37,12 @@ def write_report(path: Path, history: History, results: Mapping[str, Any], verdi
 
 def page(history: History, results: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> str:
     """Return the page of a run."""
-    verdict = str(results.get("verdict", "unknown"))
-    title = f"{TITLES.get(verdict, verdict)} · raftkv jepsen"
     template = resources.files("raftkv.jepsen.report").joinpath("report.html").read_text(encoding="utf-8")
-    text = template.replace("{{title}}", escape(title), 1).replace("{{verdict}}", escape(verdict), 1)
-    room = PAGE_MAX - len(text.encode())
-    return text.replace("{{data}}", _embedded(report_data(history, results, verdicts, room)), 1)
+    room = PAGE_MAX - len(template.encode())
+    words_of_verdict = TITLES.get(results.get("verdict", ""), TITLES["unknown"])
+    filled = {"verdict": words_of_verdict, "data": _embedded(report_data(history, results, verdicts, room))}
+    # All at once: what has been filled in is not looked at again.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], template)
 
 
 def report_data(

@@ -78,7 +78,14 @@ def pack(operations: Sequence[Operation], evidence: Sequence[Operation], budget:
         columns["lane"].append(lane_of[one.process])
         columns["kind"].append(kinds.setdefault((one.workload, one.f, str(one.outcome)), len(kinds)))
         before = began
-    left = budget - sum(len(json.dumps(column, separators=(",", ":"))) for column in columns.values())
+    packed: dict[str, Any] = {
+        "total": len(operations),
+        "unit_ns": UNIT_NS,
+        "lanes": [[lane.workload, lane.number] for lane in lanes],
+        "kinds": list(kinds),
+        **columns,
+    }
+    left = budget - len(json.dumps(packed, separators=(",", ":")))
     place = {at: number for number, at in enumerate(bars)}
     described: list[tuple[int, str, str]] = []
     for at in ranked:
@@ -90,12 +97,7 @@ def pack(operations: Sequence[Operation], evidence: Sequence[Operation], budget:
         described.append(entry)
     described.sort()
     places = [number for number, _, _ in described]
-    return {
-        "total": len(operations),
-        "unit_ns": UNIT_NS,
-        "lanes": [[lane.workload, lane.number] for lane in lanes],
-        "kinds": list(kinds),
-        **columns,
+    return packed | {
         "described": [here - there for here, there in zip(places, [0, *places], strict=False)],
         "asked": [asked for _, asked, _ in described],
         "told": [told for _, _, told in described],
