@@ -18,7 +18,17 @@ _SHOWN = 5
 
 
 def check(operations: Sequence[Operation], out_of_time: OutOfTime = never) -> Verdict:
-    """Judge one set. Without any read nothing is known."""
+    """Judge sets, each by its key. Of one without any read nothing is known."""
+    by_key: dict[str, list[Operation]] = {}
+    for one in operations:
+        by_key.setdefault(one.key, []).append(one)
+    if not by_key:
+        return undecided(0, "there is no set")
+    verdicts = [_check_one(found, out_of_time) for found in by_key.values()]
+    return together(len(operations), *verdicts, revisions.check(operations, out_of_time, content=None))
+
+
+def _check_one(operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
     adds: dict[int, Operation] = {}
     for one in operations:
         if one.f == "add":
@@ -29,14 +39,13 @@ def check(operations: Sequence[Operation], out_of_time: OutOfTime = never) -> Ve
     reads = sorted((one for one in operations if one.f == "read" and one.ok), key=lambda one: one.began)
     if not reads:
         return undecided(len(operations), "the set was never read")
-    order = revisions.check(operations, out_of_time, content=None)
     found = Problems()
     give_up = False
     for check_reads in (_each_read, _nothing_early, _never_less, _by_revision):
         give_up = give_up or check_reads(reads, adds, found, out_of_time)
     if give_up:
-        return together(len(operations), undecided(len(operations), "out of time: not all reads", found.all()), order)
-    return together(len(operations), judged(len(operations), found.all()), order)
+        return undecided(len(operations), "out of time: not all reads", found.all())
+    return judged(len(operations), found.all())
 
 
 def _each_read(reads: list[Operation], adds: dict[int, Operation], found: Problems, out_of_time: OutOfTime) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from raftkv.cli.output import print_json, print_line, print_table
+from raftkv.jepsen.report.words import evidence
 from raftkv.jepsen.results import Judgement, Results
 
 EXIT_CODES: Final = {Judgement.VALID: 0, Judgement.VIOLATION: 1, Judgement.UNKNOWN: 3}
@@ -29,7 +30,9 @@ def print_summary(results: Results, directory: Path, *, as_json: bool) -> None:
     pause = f"; the longest pause was {results.worst_pause_ms:,.0f} ms" if results.worst_pause_ms is not None else ""
     print_line(f"{results.leaders} leaders{pause}")
     for name, problem in results.problems[:MOST_PROBLEMS]:
-        print_line(f"\n{name}: {problem}")
+        print_line(f"\n{name}: {problem.name}: {problem.text}")
+        for one in problem.operations:
+            print_line(f"    {evidence(one)}")
     if len(results.problems) > MOST_PROBLEMS:
         print_line(f"\nand {len(results.problems) - MOST_PROBLEMS} more problems")
     for reason in results.why():

@@ -44,6 +44,16 @@ def told(one: Operation, limit: int = SHORT) -> str:
     return f"{result} {at}" if result and at else result or at
 
 
+def evidence(one: Operation) -> str:
+    """Return all of it in a line of text, times in seconds since the run began."""
+    answer = told(one)
+    return (
+        f"[{one.began / 1e9:.6f} {one.ended / 1e9:.6f}] p{one.process} {one.f} {asked(one)}".rstrip()
+        + f" {one.outcome}"
+        + (f" -> {answer}" if answer else "")
+    )
+
+
 def label(one: Operation) -> str:
     """Return all of it in one short line, for a bar in a diagram."""
     if not one.ok:
