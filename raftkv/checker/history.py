@@ -10,8 +10,8 @@ of time:
 
 as Jepsen has them: `index` counts lines, `time` is in nanoseconds since the run began, a process does one thing at a
 time, and `type` is `invoke`, then `ok` (it happened), `fail` (it did not, nor ever will) or `info` (nobody knows). A
-process whose operation ended as `info`, or never ended, is not used again. Events of `"process": "nemesis"` and `"cluster"` are
-of type `info`, tell what else went on, and are not checked.
+process whose operation ended as `info`, or never ended, is not used again. Events of `"process": "nemesis"` and
+`"cluster"` are of type `info`, tell what else went on, and are not checked.
 """
 
 from __future__ import annotations

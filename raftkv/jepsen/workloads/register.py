@@ -18,8 +18,8 @@ from raftkv.jepsen.workloads.common import LiveKeys, insist, put, read_number
 class Register(Workload):
     """A compare-and-swap begins with what anybody saw last, so that many succeed.
 
-    Every fifth worker only reads. Whoever writes notices soon that a leader is deposed, and goes elsewhere; a reader whom
-    it still answers stays, and would be told what is no longer true.
+    Every fifth worker only reads. Whoever writes notices soon that a leader is deposed, and goes elsewhere; a reader
+    whom it still answers stays, and would be told what is no longer true.
     """
 
     name = "register"
