@@ -136,7 +136,7 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         {"G-single"},
     ),
     # The case studies of Elle (VLDB 2020, section 7), in their shape. TiDB 2.1.7: the automatic retry of a conflict
-    # applied its writes again, to what had changed meanwhile. T1 read 34 without what T2 appended, and stands behind it.
+    # applied its writes again, to what had changed meanwhile: T1 read 34 without what stands before its own append.
     "TiDB 2.1.7: lost updates by automatic retry": (
         [
             txn("34:2,1 36+5 34+4", A, B),

@@ -74,12 +74,12 @@ GOOD = {
         there(11, 12),
         gone(1100, 1110),
     ],
-}  # fmt: skip
+}
 
 BAD: dict[str, tuple[list[Operation], set[str]]] = {
     "ended early": ([*HELD, gone(500, 510)], {"ended early"}),
     "ended early: by a millisecond": ([*HELD, gone(990, 999)], {"ended early"}),
-    # What a store does whose leader counts sessions by its own wall clock, when that jumps; or whose new leader does not
+    # What a store does whose leader counts by its own wall clock, when that jumps; or whose new leader does not
     # know of the last renewals.
     "ended early: in spite of a renewal": ([*HELD, renew(600, 610), gone(1200, 1210)], {"ended early"}),
     "ended early: a later renewal shows that it was there": (
@@ -93,7 +93,7 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         {"ended early"},
     ),
     "ended early: before it was revoked": ([*HELD, gone(500, 510), revoke(600, 610)], {"ended early"}),
-    # As in ZOOKEEPER-1809: an ephemeral node of a session that had ended is seen again elsewhere.
+    # As in ZOOKEEPER-5010: an ephemeral node that is gone at one server is seen at another one later.
     "came back": ([*HELD, gone(1100, 1110), there(1200, 1210)], {"came back"}),
     "came back: the attachment was unknown, and seen": (
         [grant(0, 10), attach(11, 20, outcome="info"), there(21, 22), gone(1100, 1110), there(1200, 1210)],
@@ -118,7 +118,7 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         {"never written"},
     ),
     "read from the future": ([grant(0, 10), there(5, 6), attach(11, 20)], {"read from the future"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("history", GOOD.values(), ids=GOOD)
