@@ -90,6 +90,8 @@ class Subscription(Generic[R]):
         """Everything before it has been taken. 0: whatever comes after now."""
         self.watch_id = 0
         """On the stream at hand; 0: it is not on it."""
+        self.created = False
+        """The node has opened it there: what the stream says of all its watches is said of this one from then on."""
         self.suspended = False
         self.attempts = 0
         """How often it was refused in a row."""
@@ -115,6 +117,7 @@ class Subscription(Generic[R]):
     def open(self, revision: int) -> None:
         """The watch exists on the stream at hand, and will not be told of anything up to `revision`."""
         self.attempts = 0
+        self.created = True
         if self.next_revision == 0:
             self.next_revision = revision + 1
             self.consumed = revision
@@ -158,6 +161,7 @@ class Subscription(Generic[R]):
     def broken(self) -> None:
         """It is on no stream any more."""
         self.watch_id = 0
+        self.created = False
         self._forget_part()
 
     def fail(self, error: RaftKVError) -> None:

@@ -243,7 +243,8 @@ class WatchMux:
             if response.progress:
                 stream.told_at, stream.asked_at = stream.heard_at, None
                 for subscription in tuple(self._by_id.values()):
-                    subscription.progress(response.revision)
+                    if subscription.created:  # else this was said before the node knew of it
+                        subscription.progress(response.revision)
             return
         canceled = to_error(response.canceled) if response.HasField("canceled") else None
         created, progress, fragment = response.created, response.progress, response.fragment

@@ -37,6 +37,8 @@ class WatchNode(FakeNode, watch_pb2_grpc.WatchServicer):
         self.refusal: ErrorCode | None = None
         self.fragments_to_break = 0
         """The stream on which so many fragments have been sent breaks off."""
+        self.tells_before_creating = False
+        """Whenever a watch is created, an answer to an earlier question about progress is sent just before that."""
         self.fickle = False
         """Every stream breaks off as soon as anything was said on it."""
 
@@ -69,6 +71,8 @@ class WatchNode(FakeNode, watch_pb2_grpc.WatchServicer):
             async for response in responses:
                 await self.speaks.wait()
                 decoded = watch_pb2.WatchResponse.FromString(response)
+                if decoded.created and self.tells_before_creating:
+                    yield watch_pb2.WatchResponse(progress=True, revision=self.watched.revision)
                 yield decoded
                 if self.fickle:
                     break

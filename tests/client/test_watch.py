@@ -259,6 +259,24 @@ async def test_progress_is_told_when_nothing_happens() -> None:
             assert [event.revision for event in batch] == [3]
 
 
+async def test_progress_of_the_watches_before_it_says_nothing_of_a_new_one(
+    cluster: WatchCluster, client: AsyncClient
+) -> None:
+    """Found by the Jepsen workload `watch`: it opened a watch of the past, and was not told what it began with.
+
+    Progress of a whole stream had been asked for before the watch was, and was answered before it existed.
+    """
+    for value in (b"1", b"2", b"3"):
+        cluster.put(b"k", value)
+    for node in cluster.nodes.values():
+        node.tells_before_creating = True
+    async with asyncio.timeout(10), client.watch("k", start_revision=2) as events:
+        assert [event.value for event in await take(events, 3)] == [b"1", b"2", b"3"]
+        cluster.put(b"k", b"4")
+        async with client.watch("k", start_revision=3) as others:
+            assert [event.value for event in await take(others, 3)] == [b"2", b"3", b"4"]
+
+
 async def test_closing_ends_the_iteration(cluster: WatchCluster, client: AsyncClient) -> None:
     async with client.watch("k") as events:
         reader = asyncio.ensure_future(anext(events, None))
