@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import sys
+from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ SABOTAGE: Final = "RAFTKV_JEPSEN_SABOTAGE"
 LOSSY: Final = "RAFTKV_JEPSEN_LOSSY_DISK"
 
 BOARD_NAME: Final = "board"
+DIAL_NAME: Final = "dial"
 
 
 class Field(IntEnum):
@@ -97,6 +99,14 @@ class Levers:
         lossy, failing, sabotage = self._options
         levers = Levers(self.directory.with_name(str(node)))
         return levers, levers.environment(lossy=lossy, failing=failing, sabotage=sabotage)
+
+    # --- the network ---
+
+    def dial(self, addresses: Mapping[int, str]) -> None:
+        """Let the node dial nodes at these addresses that it was not started with; those that join later."""
+        temporary = self.directory / (DIAL_NAME + ".tmp")
+        temporary.write_text("".join(f"{node}={address}\n" for node, address in addresses.items()))
+        temporary.replace(self.directory / DIAL_NAME)
 
     # --- the clock ---
 

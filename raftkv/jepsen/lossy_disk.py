@@ -5,7 +5,8 @@ process alone until the directory is synced. A SIGKILL loses the rest. Kinder th
 that was not synced is lost, where a disk may keep any part of it (the simulator draws that: tests/sim/l1/disk.py). Of a
 sync under way the beginning is kept. Directories are made at once.
 
-A new file lives in a directory beside, under a name that nobody looks for, until its own name is durable.
+A new file lives in a directory beside, under a name that nobody looks for, until its own name is durable. Only copies
+of the state store have theirs at once, as may happen on a disk too: LMDB opens them before anybody relies on them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from raftkv.storage.data_dir import DISCARDED_NAME, STORE_NAME
-from raftkv.storage.files import File, FileSystem, OsFileSystem, preallocate, write_all
+from raftkv.storage.checkpoint_directory import DATA_SUFFIX, MANIFEST_SUFFIX
+from raftkv.storage.data_dir import CHECKPOINTS_NAME, DISCARDED_NAME, STORE_NAME
+from raftkv.storage.files import TEMPORARY_SUFFIX, File, FileSystem, OsFileSystem, preallocate, write_all
 
 UNNAMED: Final = ".unnamed"
 """Added to the name of the data directory: where files are whose names are not durable."""
@@ -73,6 +75,7 @@ class _Inode:
 
     def pwrite(self, data: bytes | memoryview, offset: int) -> int:
         with self._lock:
+            self._require_room()
             self._unsynced.append((offset, bytes(data)))
             self._size = max(self._size, offset + len(data))
             self._noted(len(data))
@@ -80,6 +83,7 @@ class _Inode:
 
     def fallocate(self, size: int) -> None:
         with self._lock:
+            self._require_room()
             if size > self._size:
                 self._size = self._reserve = size
 
@@ -96,6 +100,10 @@ class _Inode:
 
     def size(self) -> int:
         return self._size
+
+    def _require_room(self) -> None:
+        """Raise what a write would: a disk says at once that it is full, not when it is to sync."""
+        self._opened().pwrite(b"", 0)
 
     def _opened(self) -> File:
         if self._real is None:
@@ -164,6 +172,12 @@ class VolatileFileSystem:
         if self._is_stores(path):
             return self._real.create(path)
         with self._lock:
+            if path.suffix == DATA_SUFFIX:
+                replaced = self._known.get(path)
+                if replaced is not None:
+                    replaced.doom()
+                inode = self._known[path] = _Inode(self._real, path, self._noted, new=True)
+                return _Handle(inode)
             self._created += 1
             unnamed = self._unnamed / path.parent.relative_to(self._data_dir) / f"{self._created}-{path.name}"
             unnamed.parent.mkdir(parents=True, exist_ok=True)
@@ -238,4 +252,8 @@ class VolatileFileSystem:
         return inode
 
     def _is_stores(self, path: Path) -> bool:
-        return path.relative_to(self._data_dir).parts[0] in (STORE_NAME, DISCARDED_NAME)
+        """Whether a file is LMDB's own: the state store, or a copy of it for a backup, which nobody syncs."""
+        parts = path.relative_to(self._data_dir).parts
+        if parts[0] == CHECKPOINTS_NAME and path.suffix == TEMPORARY_SUFFIX:
+            return not path.stem.endswith(MANIFEST_SUFFIX)
+        return parts[0] in (STORE_NAME, DISCARDED_NAME)

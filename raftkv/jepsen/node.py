@@ -9,6 +9,7 @@ The levers are moved through the directory that RAFTKV_JEPSEN_LEVERS names (`raf
 `disk`    With RAFTKV_JEPSEN_LOSSY_DISK, one that forgets what was not synced when the process is killed (`lossy_disk`).
           Every start is then one of the whole machine, with a boot id of its own: so a start after a kill throws the
           state store away, which LMDB keeps and which is not synced. Calls that fail: `raftkv.testing.disk_faults`.
+`dial`    Where to dial nodes that joined after this one was started: `--peer-dial` names those that were there.
 
 RAFTKV_JEPSEN_SABOTAGE switches a safeguard off (`raftkv.jepsen.sabotage`).
 """
@@ -20,15 +21,18 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from raftkv.cli import main
 from raftkv.errors import ConfigurationError
-from raftkv.jepsen.levers import LEVERS, LOSSY, SABOTAGE, Board, Field
+from raftkv.jepsen.levers import DIAL_NAME, LEVERS, LOSSY, SABOTAGE, Board, Field
 from raftkv.server.clock import Clock, MonotonicClock
+
+if TYPE_CHECKING:
+    from raftkv.raft import NodeId
 
 REFUSED: Final = 2
 
@@ -55,6 +59,28 @@ class LeverClock:
             return self._shown_ms
 
 
+class LiveDial(Mapping[int, str]):
+    """What `--peer-dial` said, and what the levers say of nodes that have joined since."""
+
+    def __init__(self, given: Mapping[int, str], levers: Path) -> None:
+        self._given = given
+        self._path = levers / DIAL_NAME
+
+    def __getitem__(self, node: int) -> str:
+        return self._now()[node]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def _now(self) -> dict[int, str]:
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        later = {int(node): address for node, _, address in (line.partition("=") for line in lines)}
+        return later | dict(self._given)
+
+
 def wall_clock(board: Board, true: Callable[[], float]) -> Callable[[], float]:
     """Return what `time.time` is to be."""
     return lambda: true() + board[Field.WALL_MS] / 1000
@@ -76,7 +102,9 @@ def run() -> None:
     board[Field.STARTS] += 1
     setattr(time, "time", wall_clock(board, time.time))  # noqa: B010 - it is no variable to mypy
     from raftkv.cli import node  # noqa: PLC0415 - after the wall clock, which some take when they are loaded
+    from raftkv.server import app  # noqa: PLC0415
 
+    setattr(app, "GrpcTransport", partial(_with_live_dial, Path(os.environ[LEVERS])))  # noqa: B010
     given = partial(node.run_node, clock=LeverClock(board))
     if LOSSY in os.environ:
         given = _on_lossy_disk(given, board)
@@ -84,6 +112,12 @@ def run() -> None:
     setattr(node, "run_node", given)  # noqa: B010
     sys.argv[1:1] = ["serve"]
     main()
+
+
+def _with_live_dial(levers: Path, *given: Any, dial: Mapping[int, str], **further: Any) -> Any:
+    from raftkv.transport.grpc_peer import GrpcTransport  # noqa: PLC0415
+
+    return GrpcTransport(*given, dial=cast("Mapping[NodeId, str]", LiveDial(dial, levers)), **further)
 
 
 def _on_lossy_disk(given: partial[None], board: Board) -> partial[None]:

@@ -156,11 +156,31 @@ def test_a_published_file_survives_with_what_it_replaces_gone(machine: Machine) 
     assert machine.unsynced == 0
 
 
+def test_a_copy_of_the_store_has_its_name_at_once_and_nothing_that_was_not_synced(machine: Machine) -> None:
+    path = machine.directory / "creating.data"
+    for content in (b"synced", b"again"):
+        file = machine.files.create(path)
+        write_all(file, content, 0)
+        file.fdatasync()
+        assert path.read_bytes() == content
+    write_all(file, b" and more", 5)
+    machine.files.rename(path, machine.directory / "1.data")
+    machine.power_on()
+    assert machine.content("creating.data") == b"again"
+
+
 def test_what_lmdb_has_of_its_own_is_left_alone(machine: Machine) -> None:
     store = machine.directory / "store"
     machine.files.mkdir(store)
-    machine.files.create(store / "data.mdb").close()
-    assert (store / "data.mdb").exists()
+    checkpoints = machine.directory / "checkpoints"
+    machine.files.mkdir(checkpoints)
+    for path in (store / "data.mdb", checkpoints / "backup.tmp"):
+        file = machine.files.create(path)
+        write_all(file, b"content", 0)
+        assert path.read_bytes() == b"content"
+        file.close()
+    machine.files.create(checkpoints / "1.manifest.tmp").close()
+    assert not (checkpoints / "1.manifest.tmp").exists()
 
 
 async def test_a_log_has_what_it_confirmed_after_every_loss_of_power(machine: Machine) -> None:
