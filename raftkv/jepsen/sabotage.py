@@ -12,16 +12,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from raftkv.errors import ConfigurationError
+from raftkv.errors import ConfigurationError, NotLeader
 from raftkv.kv import fence
 from raftkv.kv.commands import Fence, Rejected, Result
 from raftkv.kv.lease_table import LeaseTable
 from raftkv.kv.session import Session
 from raftkv.kv.store import Reader
-from raftkv.raft import HardState, Index, Role, checks, election, read_index
+from raftkv.raft import HardState, Index, Role, checks, election, read_index, replication
 from raftkv.raft.checks import Footprint
 from raftkv.raft.messages import PreVoteRequest, VoteRequest
+from raftkv.raft.quorum import has_quorum
 from raftkv.raft.state import RaftState
+from raftkv.server.node import Node
 from raftkv.storage import wal_segments
 from raftkv.storage.files import File, flush
 from raftkv.storage.log_shape import LogShape
@@ -98,8 +100,10 @@ def votes_not_persisted(patch: Patch) -> None:
 def reads_without_read_index(patch: Patch) -> None:
     """A leader confirms reads by itself, and leads until it hears of another term (thesis 6.4 step 3, raft-bugs 42).
 
-    CheckQuorum would depose it before a client met it.
+    CheckQuorum would depose it before a client met it. So that clients do not all wait there for their writes, it
+    refuses these while it hears no quorum: whoever writes finds the other leader, whoever reads stays here.
     """
+    propose = Node.propose
 
     def trusting(state: RaftState) -> None:
         state.reads.close_round()
@@ -108,8 +112,15 @@ def reads_without_read_index(patch: Patch) -> None:
         for progress in state.progress.values():
             progress.silent_ticks += 1
 
+    def choosy(node: Node, *arguments: Any, **options: Any) -> Any:
+        state = node.raft._state
+        if state.role is Role.LEADER and not has_quorum(state.configuration, replication.active(state)):
+            raise NotLeader("no quorum is heard")
+        return propose(node, *arguments, **options)
+
     patch.setattr(read_index, "advance", trusting)
     patch.setattr(election, "check_quorum", stubborn)
+    patch.setattr(Node, "propose", choosy)
 
 
 def unfenced_lock(patch: Patch) -> None:
