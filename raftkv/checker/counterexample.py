@@ -26,8 +26,8 @@ def shrunk(
     """Return as few of `operations`, which no order explains, as still have no explanation.
 
     Leaving an operation out must not make what it did inexplicable: what is left out may have happened at any time, any
-    number of times. So the rest is a violation of its own, and none of it can be spared. `stuck` is where the search ended, and
-    `related` what may well be part of it, however old. Out of time, what has been reached by then is returned.
+    number of times. So the rest is a violation of its own, and none of it can be spared. `stuck` is where the search
+    ended, and `related` what may well be part of it, however old. Out of time, what was reached by then is returned.
     """
     relevant = [one for one in operations if one.outcome is not Outcome.FAIL and one.began <= stuck.ended]
     relevant.sort(key=lambda one: (one.began, one.ended))

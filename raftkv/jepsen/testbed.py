@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from raftkv.client import AsyncClient
 from raftkv.jepsen.levers import Levers
@@ -73,6 +74,9 @@ class Testbed:
         return await self.cluster.leader(timeout_s)
 
 
+FIND_S: Final = 3.0
+
+
 class GivenCluster:
     """A cluster that is there already, and that others break if anybody does."""
 
@@ -93,7 +97,7 @@ class GivenCluster:
 async def given_cluster(endpoints: str) -> AsyncIterator[GivenCluster]:
     """Find the members of a running cluster through some of them. Raises RaftKVError when there is none."""
     async with AsyncClient(endpoints, timeout=10.0) as admin:
-        status = await admin.status()
+        status = await admin.status(timeout=FIND_S)
         silent = [str(one.id) for one in status.members if not one.client_address]
         if silent:
             raise ClusterError(

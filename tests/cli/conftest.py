@@ -11,7 +11,10 @@ from typing import Any, Protocol
 import pytest
 
 from raftkv.cli.app import run
+from raftkv.testing.toxiproxy_fixture import toxiproxy_server
 from tests.cli.cluster_process import RunningCluster, running_cluster
+
+__all__ = ["toxiproxy_server"]
 
 
 @dataclass(frozen=True, slots=True)
