@@ -22,17 +22,18 @@ def shrunk(
     out_of_time: OutOfTime = never,
     *,
     related: Sequence[Operation] = (),
-) -> list[Operation]:
-    """Return as few of `operations`, which no order explains, as still have no explanation.
+) -> tuple[list[Operation], Operation]:
+    """Return as few of `operations`, which no order explains, as still have no explanation, and the answer that fails.
 
     Leaving an operation out must not make what it did inexplicable: what is left out may have happened at any time, any
     number of times. So the rest is a violation of its own, and none of it can be spared. `stuck` is where the search
-    ended, and `related` what may well be part of it, however old. Out of time, what was reached by then is returned.
+    ended, `related` what may well be part of it, however old. Out of time, what has been reached by then is returned.
     """
     relevant = [one for one in operations if one.outcome is not Outcome.FAIL and one.began <= stuck.ended]
     relevant.sort(key=lambda one: (one.began, one.ended))
 
     def fails(kept: Sequence[Operation]) -> bool:
+        nonlocal stuck
         inside = {id(one) for one in kept}
         removed = [one for one in relevant if id(one) not in inside]
         result = linearizable(
@@ -42,7 +43,10 @@ def shrunk(
             most=_MOST_CONFIGURATIONS,
             background=model.background(kept, removed),
         )
-        return result.linearizable is False
+        if result.linearizable is False and result.stuck is not None:
+            stuck = result.stuck
+            return True
+        return False
 
     kept = relevant
     # What went wrong mostly did so just before it was seen.
@@ -68,7 +72,7 @@ def shrunk(
         if chunk == 1 and not spared:
             break
         chunk = max(1, chunk // 2)
-    return kept
+    return kept, stuck
 
 
 def of_register(operations: Sequence[Operation], result: Result, out_of_time: OutOfTime = never) -> Problem:
@@ -76,15 +80,14 @@ def of_register(operations: Sequence[Operation], result: Result, out_of_time: Ou
     assert result.stuck is not None
     held = mentioned(result.stuck)
     writers = [one for one in operations if changes(one) and written(one) in held]
-    kept = shrunk(REGISTER, operations, result.stuck, out_of_time, related=writers[-_MOST_RELATED:])
-    name, text = _in_words(kept, operations)
+    kept, last = shrunk(REGISTER, operations, result.stuck, out_of_time, related=writers[-_MOST_RELATED:])
+    name, text = _in_words(kept, last, operations)
     return Problem(name=name, text=text, operations=tuple(kept))
 
 
-def _in_words(kept: Sequence[Operation], operations: Sequence[Operation]) -> tuple[str, str]:
-    """Name what is wrong with `kept`, which is minimal, of `operations`, and say it."""
+def _in_words(kept: Sequence[Operation], last: Operation, operations: Sequence[Operation]) -> tuple[str, str]:
+    """Name what is wrong with `kept`, which is minimal, of `operations`, and say it. `last` is the answer that fails."""
     answered = [one for one in kept if one.ok]
-    last = max(answered, key=lambda one: (one.ended, one.began))
     before = [one for one in answered if one.precedes(last)]
     # Of what was over by then, the latest is what the last answer disagrees with.
     rival = max(before, key=lambda one: (one.began, one.ended), default=None)
