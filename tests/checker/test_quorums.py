@@ -209,6 +209,15 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         [ONE, early(2, 2, 3, term=7, index=40), failed(LOST, 4, 5), read(2, 6, 7, rev=12)],
         {"lost write seen"},
     ),
+    "lost write seen: a node said that it was lost": (
+        [
+            ONE,
+            early(2, 2, 3, term=7, index=40),
+            failed("WriteLost: the write that the token names (entry 40, term 7) is lost", 4, 5),
+            read(2, 6, 7, rev=12),
+        ],
+        {"lost write seen"},
+    ),
     "a lost write comes back behind a later one": (
         [early(1, 0, 1), write(2, 2, 3, at=12), read(2, 4, 5, rev=12), read(1, 6, 7, rev=15)],
         {"revision order"},
