@@ -131,6 +131,11 @@ class _Analysis:
         self._monotonic = monotonic
         self._writes = [one for one in self._operations if one.f == "write"]
         self._reads = [one for one in self._operations if one.f == "read" and one.ok]
+        self._first: dict[int, int] = {}
+        """When each client was first told something."""
+        for one in self._operations:
+            if one.ok:
+                self._first[one.process] = min(self._first.get(one.process, one.ended), one.ended)
         self._written = {(one.key, one.value): one for one in self._writes}
         self._at: dict[tuple[str, Any], int] = {}
         """The revision of each write that is known to be committed."""
@@ -266,7 +271,10 @@ class _Analysis:
     def _claims(self, one: Operation) -> None:
         level, guarantee = str(one.extra.get("level", "")), _guarantee(one)
         allowed = ANSWERS.get(level.partition(":")[0])
-        if allowed is not None and guarantee not in allowed | {"linearizable"} and not one.extra.get("fallback"):
+        # Whoever has seen nothing, and names no token, asks for a state not older than nothing.
+        nothing = level == "at_least" and "token" not in one.extra and self._first[one.process] >= one.began
+        fell_back = guarantee == "stale_prefix" and (nothing or one.extra.get("fallback"))
+        if allowed is not None and guarantee not in allowed | {"linearizable"} and not fell_back:
             self.findings.add("weaker than asked", f"{level} was asked for, and the answer is {guarantee}", one)
         place = _place(str(one.extra.get("token", "")))
         index = int(one.extra.get("applied_index", 0))

@@ -131,6 +131,7 @@ GOOD = {
         ONE,
         read(None, 2, 3, guarantee="stale_prefix", level="linearizable", fallback=True),
     ],
+    "not older than nothing": [ONE, read(None, 2, 3, guarantee="stale_prefix", level="at_least")],
     "with its token": [
         ONE,
         read(1, 2, 3, rev=10, guarantee="at_least", level="at_least", token="4d2-7-40", applied_index=40),
@@ -224,6 +225,14 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
     ),
     "weaker than asked": (
         [ONE, read(1, 2, 3, rev=10, guarantee="stale_prefix", level="linearizable")],
+        {"weaker than asked"},
+    ),
+    "weaker than asked: its client has seen something": (
+        [ONE, read(1, 2, 3, rev=10, guarantee="stale_prefix", level="at_least", process=0)],
+        {"weaker than asked"},
+    ),
+    "weaker than asked: it named a token": (
+        [ONE, read(1, 2, 3, rev=10, guarantee="stale_prefix", level="at_least", token="4d2-7-40")],
         {"weaker than asked"},
     ),
     "weaker than asked: a read of few voters calls itself bounded": (
