@@ -46,7 +46,9 @@ from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 _OFTEN: Final = 128
 _MS: Final = 1_000_000
-_TOKEN: Final = re.compile(r"\b[0-9a-f]{1,16}-(\d+)-(\d+)")
+_TOKEN: Final = re.compile(r"\b[0-9a-f]{1,16}-(?P<term>\d+)-(?P<index>\d+)\b")
+_ENTRY: Final = re.compile(r"\bentry (?P<index>\d+), term (?P<term>\d+)\b")
+"""How a place in the log is told in tokens, and in errors of nodes."""
 _SETTLED: Final = ("WriteLost", "TokenOutOfRange")
 """Errors that tell a client that its write below a majority is lost, or that nobody can tell."""
 
@@ -129,6 +131,11 @@ class _Analysis:
         self._monotonic = monotonic
         self._writes = [one for one in self._operations if one.f == "write"]
         self._reads = [one for one in self._operations if one.f == "read" and one.ok]
+        self._first: dict[int, int] = {}
+        """When each client was first told something."""
+        for one in self._operations:
+            if one.ok:
+                self._first[one.process] = min(self._first.get(one.process, one.ended), one.ended)
         self._written = {(one.key, one.value): one for one in self._writes}
         self._at: dict[tuple[str, Any], int] = {}
         """The revision of each write that is known to be committed."""
@@ -264,12 +271,15 @@ class _Analysis:
     def _claims(self, one: Operation) -> None:
         level, guarantee = str(one.extra.get("level", "")), _guarantee(one)
         allowed = ANSWERS.get(level.partition(":")[0])
-        if allowed is not None and guarantee not in allowed | {"linearizable"} and not one.extra.get("fallback"):
+        # Whoever has seen nothing, and names no token, asks for a state not older than nothing.
+        nothing = level == "at_least" and "token" not in one.extra and self._first[one.process] >= one.began
+        fell_back = guarantee == "stale_prefix" and (nothing or one.extra.get("fallback"))
+        if allowed is not None and guarantee not in allowed | {"linearizable"} and not fell_back:
             self.findings.add("weaker than asked", f"{level} was asked for, and the answer is {guarantee}", one)
-        place = _TOKEN.search(str(one.extra.get("token", "")))
+        place = _place(str(one.extra.get("token", "")))
         index = int(one.extra.get("applied_index", 0))
-        if guarantee == "at_least" and place is not None and index and index < int(place[2]):
-            text = f"the state is at index {index} of the log; it was asked for with {place[2]}"
+        if guarantee == "at_least" and place is not None and 0 < index < place[1]:
+            text = f"the state is at index {index} of the log; it was asked for with {place[1]}"
             self.findings.add("older than its token", text, one)
 
     # --- what each read must show -------------------------------------------------------------------------------------
@@ -374,8 +384,8 @@ class _Analysis:
                         early.setdefault((int(one.extra["term"]), int(one.extra["index"])), []).append(one)
             elif one.error.startswith(_SETTLED):
                 mine.clear()  # whichever it was
-                if one.error.startswith("WriteLost") and (place := _TOKEN.search(one.error)):
-                    self._lost(early.get((int(place[1]), int(place[2])), []), one)
+                if one.error.startswith("WriteLost") and (place := _place(one.error)):
+                    self._lost(early.get(place, []), one)
             elif one.f == "read" and one.ok and one.key in mine and self._remembers(_guarantee(one)):
                 self._own_read(mine[one.key], one)
         return True
@@ -399,6 +409,12 @@ class _Analysis:
 
 def _guarantee(one: Operation) -> str:
     return str(one.extra.get("guarantee", "")).lower()
+
+
+def _place(text: str) -> tuple[int, int] | None:
+    """Return the term and index that a text names."""
+    found = _TOKEN.search(text) or _ENTRY.search(text)
+    return None if found is None else (int(found["term"]), int(found["index"]))
 
 
 def _shown(one: Operation) -> Any:

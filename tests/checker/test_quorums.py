@@ -131,6 +131,7 @@ GOOD = {
         ONE,
         read(None, 2, 3, guarantee="stale_prefix", level="linearizable", fallback=True),
     ],
+    "not older than nothing": [ONE, read(None, 2, 3, guarantee="stale_prefix", level="at_least")],
     "with its token": [
         ONE,
         read(1, 2, 3, rev=10, guarantee="at_least", level="at_least", token="4d2-7-40", applied_index=40),
@@ -209,12 +210,29 @@ BAD: dict[str, tuple[list[Operation], set[str]]] = {
         [ONE, early(2, 2, 3, term=7, index=40), failed(LOST, 4, 5), read(2, 6, 7, rev=12)],
         {"lost write seen"},
     ),
+    "lost write seen: a node said that it was lost": (
+        [
+            ONE,
+            early(2, 2, 3, term=7, index=40),
+            failed("WriteLost: the write that the token names (entry 40, term 7) is lost", 4, 5),
+            read(2, 6, 7, rev=12),
+        ],
+        {"lost write seen"},
+    ),
     "a lost write comes back behind a later one": (
         [early(1, 0, 1), write(2, 2, 3, at=12), read(2, 4, 5, rev=12), read(1, 6, 7, rev=15)],
         {"revision order"},
     ),
     "weaker than asked": (
         [ONE, read(1, 2, 3, rev=10, guarantee="stale_prefix", level="linearizable")],
+        {"weaker than asked"},
+    ),
+    "weaker than asked: its client has seen something": (
+        [ONE, read(1, 2, 3, rev=10, guarantee="stale_prefix", level="at_least", process=0)],
+        {"weaker than asked"},
+    ),
+    "weaker than asked: it named a token": (
+        [ONE, read(1, 2, 3, rev=10, guarantee="stale_prefix", level="at_least", token="4d2-7-40")],
         {"weaker than asked"},
     ),
     "weaker than asked: a read of few voters calls itself bounded": (
