@@ -15,7 +15,6 @@ from raftkv.jepsen.workloads.common import insist
 
 ACCOUNTS = tuple(str(number) for number in range(6))
 BALANCE = 100
-TOTAL = BALANCE * len(ACCOUNTS)
 MOST = 20
 
 
@@ -70,4 +69,5 @@ class Bank(Workload):
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import bank  # noqa: PLC0415
 
-        return bank.check(operations, out_of_time, accounts=ACCOUNTS, total=TOTAL)
+        begun = dict.fromkeys(ACCOUNTS, BALANCE)
+        return bank.check(operations, out_of_time, accounts=ACCOUNTS, total=sum(begun.values()), initial=begun)

@@ -53,8 +53,15 @@ class Quorums(Workload):
 
     async def _write(self, client: AsyncClient, path: str, value: int, concern: Concern) -> Answer:
         done = await client.put(path, str(value), concern=concern)
-        self.token = done.receipt.token
-        told = {"committed": done.committed, "durable_on": done.durable_on, "index": done.receipt.index}
+        receipt = done.receipt
+        self.token = receipt.token
+        told: dict[str, Any] = {
+            "committed": receipt.committed,
+            "durable_on": receipt.durable_on,
+            "index": receipt.index,
+            "term": receipt.term,
+            "configuration": receipt.configuration_index,
+        }
         return Answer(revision=done.revision, extra=told)
 
     async def _read(self, worker: Worker, key: str, name: str, endpoint: str | None) -> Answer | None:
@@ -88,6 +95,7 @@ class Quorums(Workload):
             "sees_writes_at": receipt.sees_writes_at,
             "staleness_ms": math.ceil(receipt.staleness * 1000),
             "applied_index": receipt.applied_index,
+            "configuration": receipt.configuration_index,
             "at": found.revision,
         }
         pair = found.pair
