@@ -11,7 +11,7 @@ from raftkv.client import AsyncClient, KeyValue, get, mod_revision, put
 from raftkv.errors import Conflict, FailedPrecondition
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Workload
-from raftkv.jepsen.workloads.common import insist
+from raftkv.jepsen.workloads.common import PATIENCE_S, insist
 
 ACCOUNTS = tuple(str(number) for number in range(6))
 BALANCE = 100
@@ -25,7 +25,8 @@ class Bank(Workload):
     help = "transfers between accounts in transactions: no read sees money made or lost"
 
     async def setup(self, client: AsyncClient) -> None:
-        await client.txn().then(*(put(self.setting.prefix + one, str(BALANCE)) for one in ACCOUNTS)).commit()
+        opening = [put(self.setting.prefix + one, str(BALANCE)) for one in ACCOUNTS]
+        await client.txn().then(*opening).commit(timeout=PATIENCE_S)
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():
