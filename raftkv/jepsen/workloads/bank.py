@@ -11,11 +11,10 @@ from raftkv.client import AsyncClient, KeyValue, get, mod_revision, put
 from raftkv.errors import Conflict, FailedPrecondition
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Workload
-from raftkv.jepsen.workloads.common import insist
+from raftkv.jepsen.workloads.common import PATIENCE_S, insist
 
 ACCOUNTS = tuple(str(number) for number in range(6))
 BALANCE = 100
-TOTAL = BALANCE * len(ACCOUNTS)
 MOST = 20
 
 
@@ -26,7 +25,8 @@ class Bank(Workload):
     help = "transfers between accounts in transactions: no read sees money made or lost"
 
     async def setup(self, client: AsyncClient) -> None:
-        await client.txn().then(*(put(self.setting.prefix + one, str(BALANCE)) for one in ACCOUNTS)).commit()
+        opening = [put(self.setting.prefix + one, str(BALANCE)) for one in ACCOUNTS]
+        await client.txn().then(*opening).commit(timeout=PATIENCE_S)
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():
@@ -70,4 +70,5 @@ class Bank(Workload):
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import bank  # noqa: PLC0415
 
-        return bank.check(operations, out_of_time, accounts=ACCOUNTS, total=TOTAL)
+        begun = dict.fromkeys(ACCOUNTS, BALANCE)
+        return bank.check(operations, out_of_time, accounts=ACCOUNTS, total=sum(begun.values()), initial=begun)

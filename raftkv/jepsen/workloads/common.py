@@ -12,6 +12,7 @@ from raftkv.errors import DeadlineExceeded
 from raftkv.jepsen.worker import Answer
 
 PATIENCE_S: Final = 30.0
+"""For what a run begins and ends with, whatever its --op-timeout."""
 TRY_EVERY_S: Final = 0.25
 OWN_TIMEOUT_S: Final = 5.0
 """Of the calls of clients that a workload makes itself."""

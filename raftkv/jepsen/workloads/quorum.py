@@ -45,7 +45,10 @@ class Quorums(Workload):
                 await worker.do("write", write, key=key, value=value, extra={"concern": concern})
             else:
                 endpoint = rng.choice(worker.client.endpoints) if rng.random() < 0.5 else None
-                await self._read(worker, key, rng.choice(self.levels), endpoint)
+                level = rng.choice(self.levels)
+                if level == "at_least" and worker.client.token is None:
+                    level = "local"  # a client that has seen nothing yet asks for no more
+                await self._read(worker, key, level, endpoint)
 
     async def finish(self, worker: Worker) -> None:
         for key in self.keys.live:
@@ -53,8 +56,15 @@ class Quorums(Workload):
 
     async def _write(self, client: AsyncClient, path: str, value: int, concern: Concern) -> Answer:
         done = await client.put(path, str(value), concern=concern)
-        self.token = done.receipt.token
-        told = {"committed": done.committed, "durable_on": done.durable_on, "index": done.receipt.index}
+        receipt = done.receipt
+        self.token = receipt.token
+        told: dict[str, Any] = {
+            "committed": receipt.committed,
+            "durable_on": receipt.durable_on,
+            "index": receipt.index,
+            "term": receipt.term,
+            "configuration": receipt.configuration_index,
+        }
         return Answer(revision=done.revision, extra=told)
 
     async def _read(self, worker: Worker, key: str, name: str, endpoint: str | None) -> Answer | None:
@@ -88,6 +98,7 @@ class Quorums(Workload):
             "sees_writes_at": receipt.sees_writes_at,
             "staleness_ms": math.ceil(receipt.staleness * 1000),
             "applied_index": receipt.applied_index,
+            "configuration": receipt.configuration_index,
             "at": found.revision,
         }
         pair = found.pair

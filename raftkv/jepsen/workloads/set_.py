@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from raftkv.checker.history import Operation
-from raftkv.checker.verdict import OutOfTime, Verdict
+from raftkv.checker.verdict import OutOfTime, Verdict, together
 from raftkv.client import AsyncClient
 from raftkv.invariant import invariant
 from raftkv.jepsen.worker import Answer, Worker
@@ -47,7 +47,10 @@ class Set(Workload):
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import sets  # noqa: PLC0415
 
-        return sets.check(operations, out_of_time)
+        each: dict[str, list[Operation]] = {}
+        for one in operations:
+            each.setdefault(one.key, []).append(one)
+        return together(len(operations), *(sets.check(group, out_of_time) for group in each.values()))
 
 
 async def _add(client: AsyncClient, path: str) -> Answer:

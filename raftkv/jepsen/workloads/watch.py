@@ -13,7 +13,7 @@ from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import insist, put
+from raftkv.jepsen.workloads.common import PATIENCE_S, insist, put
 
 OPEN_TIMEOUT_S: Final = 2.0
 SEGMENT_S: Final = (0.2, 2.0)
@@ -38,7 +38,7 @@ class Watch(Workload):
         """By watcher: up to which revision it was told everything."""
 
     async def setup(self, client: AsyncClient) -> None:
-        self.first = (await client.put(self.setting.prefix + "begun", "")).revision + 1
+        self.first = (await client.put(self.setting.prefix + "begun", "", timeout=PATIENCE_S)).revision + 1
 
     async def run(self, worker: Worker) -> None:
         if worker.number % 3 == 0:
