@@ -365,6 +365,19 @@ def test_of_a_cycle_no_operation_is_the_impossible_one(name: str) -> None:
     assert suspect(stale()) == 2
 
 
+def test_which_operation_is_the_impossible_one() -> None:
+    late = operation("read", 2, 9, process=4, result=1)
+    unanswered = operation("write", 5.5, 60, process=5, outcome=Outcome.INFO)
+    # In the order of time the last answer cannot be explained; otherwise the check has put it last.
+    assert suspect(stale(STALE[0], late, STALE[1], STALE[2], unanswered)) == 1
+    assert suspect(stale(STALE[0], STALE[2], late)) == 2
+    assert suspect(stale(STALE[2], STALE[1])) == 1
+    assert suspect(stale(STALE[2], unanswered)) == 0
+    assert suspect(stale(STALE[2], STALE[1], name="read from the future")) == 0
+    assert suspect(stale(unanswered)) is None
+    assert suspect(Problem(name="lost element", text="")) is None
+
+
 def test_of_many_problems_and_much_evidence_the_first_are_shown() -> None:
     many = tuple(operation("read", at, at + 1, process=at) for at in range(100))
     problems = [stale(*many)] * (PROBLEMS_MAX + 5)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,9 +75,19 @@ def report_data(
 def suspect(problem: Problem) -> int | None:
     """Return which of the problem's operations cannot have been answered so, given the others.
 
-    That is the last one to be read. None: they are a cycle, of which each one is possible without the rest.
+    That is the last one to be read; of several that are in the order of time, as a check of one register shows them,
+    the last to be answered; what read the future, the reader. None: they are a cycle, of which each is possible without
+    the rest.
     """
-    return None if _CYCLE.search(problem.name) or not problem.operations else len(problem.operations) - 1
+    shown = problem.operations
+    answered = [at for at, one in enumerate(shown) if one.ok]
+    if _CYCLE.search(problem.name) or not answered:
+        return None
+    if "future" in problem.name:
+        return answered[0]
+    if len(shown) > 2 and all(one.began <= after.began for one, after in pairwise(shown)):
+        return max(answered, key=lambda at: (shown[at].ended, shown[at].began))
+    return answered[-1]
 
 
 def _run(results: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
@@ -104,7 +115,7 @@ def _problem(workload: str, problem: Problem) -> dict[str, Any]:
     evidence, last = problem.operations, suspect(problem)
     shown = list(range(len(evidence)))
     if len(shown) > EVIDENCE_MAX:
-        # The one that cannot be is among the last.
+        # The one that cannot be is mostly among the last.
         shown = shown[: EVIDENCE_MAX // 2] + shown[-(EVIDENCE_MAX - EVIDENCE_MAX // 2) :]
     return {
         "workload": workload,
