@@ -86,7 +86,7 @@ def of_register(operations: Sequence[Operation], result: Result, out_of_time: Ou
 
 
 def _in_words(kept: Sequence[Operation], last: Operation, operations: Sequence[Operation]) -> tuple[str, str]:
-    """Name what is wrong with `kept`, which is minimal, of `operations`, and say it. `last` is the answer that fails."""
+    """Name what is wrong with `kept`, which is minimal, and say it. `last` is the answer that fails."""
     answered = [one for one in kept if one.ok]
     before = [one for one in answered if one.precedes(last)]
     # Of what was over by then, the latest is what the last answer disagrees with.
