@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from raftkv.checker.history import Operation, Outcome
@@ -29,8 +30,15 @@ def shrunk(
     number of times. So the rest is a violation of its own, and none of it can be spared. `stuck` is where the search
     ended, `related` what may well be part of it, however old. Out of time, what has been reached by then is returned.
     """
-    relevant = [one for one in operations if one.outcome is not Outcome.FAIL and one.began <= stuck.ended]
-    relevant.sort(key=lambda one: (one.began, one.ended))
+    started = [one for one in operations if one.outcome is not Outcome.FAIL and one.began <= stuck.ended]
+    started.sort(key=lambda one: (one.began, one.ended))
+    whole = {}
+    relevant = []
+    for one in started:
+        # What had not been answered by then may owe its answer to what came later.
+        pending = one.ended > stuck.ended and not one.unknown
+        relevant.append(replace(one, outcome=Outcome.INFO, result=None) if pending else one)
+        whole[id(relevant[-1])] = one
 
     def fails(kept: Sequence[Operation]) -> bool:
         nonlocal stuck
@@ -72,7 +80,7 @@ def shrunk(
         if chunk == 1 and not spared:
             break
         chunk = max(1, chunk // 2)
-    return kept, stuck
+    return [whole[id(one)] for one in kept], stuck
 
 
 def of_register(operations: Sequence[Operation], result: Result, out_of_time: OutOfTime = never) -> Problem:
@@ -86,7 +94,7 @@ def of_register(operations: Sequence[Operation], result: Result, out_of_time: Ou
 
 
 def _in_words(kept: Sequence[Operation], last: Operation, operations: Sequence[Operation]) -> tuple[str, str]:
-    """Name what is wrong with `kept`, which is minimal, of `operations`, and say it. `last` is the answer that fails."""
+    """Name what is wrong with `kept`, which is minimal, and say it. `last` is the answer that fails."""
     answered = [one for one in kept if one.ok]
     before = [one for one in answered if one.precedes(last)]
     # Of what was over by then, the latest is what the last answer disagrees with.

@@ -148,7 +148,7 @@ def decode(lines: Iterable[str]) -> History:
     history = History()
     open_: dict[Any, dict[str, Any]] = {}
     begun: list[tuple[int, Operation]] = []
-    last = 0
+    last = number = 0
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
@@ -163,7 +163,8 @@ def decode(lines: Iterable[str]) -> History:
             elif kind == "invoke":
                 if process in open_:
                     raise BadHistory(f"line {number}: process {process} begins again before it has ended")
-                open_[process] = event
+                # What an operation must have is looked for here: it may never end.
+                open_[process] = {"index": event["index"], "f": event["f"]} | event
             else:
                 began = open_.pop(process, None)
                 if began is None:
@@ -173,7 +174,7 @@ def decode(lines: Iterable[str]) -> History:
             if isinstance(error, BadHistory):
                 raise
             raise BadHistory(f"line {number} is no event of a history: {type(error).__name__}: {error}") from error
-    if not history.header:
+    if not number:
         raise BadHistory("the file is empty")
     begun += [
         (event["index"], _operation(event, {"type": "info", "time": last, "error": "never ended"}))

@@ -128,7 +128,7 @@ def _reads_return_what_was_written(
         elif one.outcome is Outcome.FAIL and one.f in ("write", "cas"):
             failed.setdefault((one.key, content(one)), one)
     for one in operations:
-        if one.f != "read" or not one.ok:
+        if one.f != "read" or not one.ok or "at" in one.extra:
             continue
         read = f"{one.key} was read as {one.result}"
         if one.revision == 0:

@@ -38,7 +38,7 @@ def _counter(key: str, operations: Sequence[Operation], found: Problems) -> None
     unknown = [one for one in operations if one.f == "increment" and one.unknown]
     _bounds(key, reads, sure, unknown, found)
     _never_less(key, reads, found)
-    if all(one.revision for one in sure):
+    if all(one.revision for one in sure) and all(one.revision or not one.result for one in reads):
         _by_revision(key, reads, sure, unknown, found)
 
 

@@ -1,45 +1,37 @@
-"""What clients did to one register, and whether that is linearizable.
-
-Every answer carries the revision it made or saw, so the order in which the store claims to have worked is known, and
-nothing has to be searched: it is enough to hold that order against real time and against the values that were read.
-"""
+"""What clients did to one register, in the words of the checker; values are text there, and times whole nanoseconds."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Collection, Sequence
+
+from raftkv.checker import registers
+from raftkv.checker.history import Operation, Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A write that was acknowledged, or a read that was answered."""
-
-    began: float
-    ended: float
-    revision: int
-    """The revision that a write made; the mod_revision that a read saw, 0 for no value."""
-    value: bytes
-    is_write: bool
+def write(began: float, ended: float, revision: int, value: bytes) -> Operation:
+    """Return a write that was acknowledged. Times are in seconds."""
+    return _operation("write", began, ended, revision=revision, value=value.decode())
 
 
-def violations(operations: list[Operation], unknown: set[bytes]) -> list[str]:
+def read(began: float, ended: float, revision: int, value: bytes) -> Operation:
+    """Return a read that was answered. `revision` is the mod_revision that it saw, 0 for no value."""
+    return _operation("read", began, ended, revision=revision, result=value.decode() if revision else None)
+
+
+def violations(operations: Sequence[Operation], unknown: Collection[bytes] = ()) -> list[str]:
     """Say what contradicts linearizability. `unknown`: values of writes whose outcome nobody was told."""
-    problems = []
-    written = {one.revision: one.value for one in operations if one.is_write}
-    if len(written) < sum(one.is_write for one in operations):
-        problems.append("two writes made the same revision")
-    by_end = sorted(operations, key=lambda one: one.ended)
-    ends = [one.ended for one in by_end]
-    newest_by = [0, *accumulate((one.revision for one in by_end), max)]
-    for one in operations:
-        newest = newest_by[bisect_left(ends, one.began)]  # an equal time is concurrent
-        if one.is_write and one.revision <= newest:
-            problems.append(f"{one} took effect before revision {newest}, which was seen before it began")
-        if not one.is_write and one.revision < newest:
-            problems.append(f"{one} is stale: revision {newest} was seen before it began")
-        if not one.is_write and one.revision and written.get(one.revision, one.value) != one.value:
-            problems.append(f"{one} is not what was written at that revision")
-        if not one.is_write and one.revision and one.revision not in written and one.value not in unknown:
-            problems.append(f"{one} is a value that nobody wrote")
-    return problems
+    lost = [
+        _operation("write", 0, 0, value=value.decode(), outcome=Outcome.INFO, error="its outcome is unknown")
+        for value in unknown
+    ]
+    verdict = registers.check([*operations, *lost])
+    return [str(problem) for problem in verdict.problems] or ([] if verdict.valid else [verdict.why])
+
+
+def seconds(moment: float) -> int:
+    """Return a moment of time.monotonic() as histories have it."""
+    return round(moment * 1e9)
+
+
+def _operation(f: str, began: float, ended: float, **told: object) -> Operation:
+    return Operation(process=0, f=f, key="the register", began=seconds(began), ended=seconds(ended), **told)  # type: ignore[arg-type]

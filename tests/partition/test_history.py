@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.partition.history import Operation, violations
-
-
-def write(began: float, ended: float, revision: int, value: bytes) -> Operation:
-    return Operation(began, ended, revision, value, is_write=True)
-
-
-def read(began: float, ended: float, revision: int, value: bytes) -> Operation:
-    return Operation(began, ended, revision, value, is_write=False)
-
+from raftkv.checker.history import Operation
+from tests.partition.history import read, violations, write
 
 A, B = write(0, 1, 1, b"a"), write(2, 3, 2, b"b")
 
@@ -24,10 +16,10 @@ A, B = write(0, 1, 1, b"a"), write(2, 3, 2, b"b")
         ([A, B, read(4, 5, 1, b"a")], "stale"),
         ([A, B, read(4, 5, 0, b"")], "stale"),
         ([A, read(2.1, 2.5, 2, b"b"), B, read(2.6, 2.9, 1, b"a")], "stale"),
-        ([A, B, read(4, 5, 2, b"a")], "not what was written"),
-        ([A, B, read(4, 5, 3, b"c")], "nobody wrote"),
-        ([A, write(2, 3, 1, b"b")], "the same revision"),
-        ([B, write(4, 5, 1, b"late")], "took effect before"),
+        ([A, B, read(4, 5, 2, b"a")], "at revision 2, which wrote b"),
+        ([A, B, read(4, 5, 3, b"c")], "nobody ever wrote"),
+        ([A, write(2, 3, 1, b"b")], "duplicate revision"),
+        ([B, write(4, 5, 1, b"late")], "revision went back"),
     ],
 )
 def test_a_bad_history_is_refused(operations: list[Operation], problem: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from raftkv.client import AsyncClient, Guarantee, ReadLevel, Role
 from raftkv.v1 import kv_pb2
 from tests.partition.conftest import Network
-from tests.partition.history import Operation, violations
+from tests.partition.history import read, violations
 from tests.partition.pinned import Pinned
 from tests.partition.traffic import Traffic
 
@@ -116,8 +116,8 @@ async def test_an_isolated_leader_grants_nothing(
         pinned.verify_outcomes(await cluster.contents(node.id, f"{prefix}pinned/"))
     # Reads that began at the old leader while it was cut off and ended after the heal saw what they had to.
     late = [one for one in patient if one.read is not None]
-    reads = [Operation(one.began, one.ended, _revision(one.read), _value(one.read), is_write=False) for one in late]
-    assert violations(traffic.operations + reads, unknown=set()) == []
+    reads = [read(one.began, one.ended, _revision(one.read), _value(one.read)) for one in late]
+    assert violations(traffic.operations + reads) == []
 
     healed = await client.status(address)
     assert (healed.role, healed.leader_id) == (Role.FOLLOWER, await cluster.leader())

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from raftkv.checker.history import Operation
 from raftkv.client import AsyncClient, Guarantee, KeyValue, ReadLevel
 from raftkv.errors import RaftKVError
 from raftkv.testing.cluster import LocalCluster
@@ -14,7 +15,7 @@ from raftkv.testing.links import PeerLinks
 from raftkv.testing.toxiproxy import ToxiproxyServer
 from tests.integration.waiting import PATIENCE_S, until
 from tests.partition.conftest import ELECTION_MS
-from tests.partition.history import Operation, violations
+from tests.partition.history import read, seconds, violations
 from tests.partition.traffic import Traffic
 
 pytestmark = [pytest.mark.toxiproxy, pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
@@ -49,7 +50,7 @@ class LeaseReaders:
 
 
 def _operation(began: float, pair: KeyValue) -> Operation:
-    return Operation(began, time.monotonic(), pair.mod_revision, pair.value, is_write=False)
+    return read(began, time.monotonic(), pair.mod_revision, pair.value)
 
 
 async def test_a_lease_outlives_the_connection_to_the_others_and_never_the_leadership(
@@ -88,6 +89,6 @@ async def test_a_lease_outlives_the_connection_to_the_others_and_never_the_leade
             await cluster.converged()
             await traffic.verify(cluster)
 
-    alone = [read for read in readers.by_lease if read.began > cut]
+    alone = [one for one in readers.by_lease if one.began > seconds(cut)]
     assert alone, "it asked nobody, so it needed nobody for a while"
-    assert violations(traffic.operations + readers.by_lease, unknown=set()) == []
+    assert violations(traffic.operations + readers.by_lease) == []

@@ -7,11 +7,12 @@ from collections.abc import Coroutine
 from itertools import count
 from typing import Any
 
+from raftkv.checker.history import Operation
 from raftkv.client import AsyncClient, Guarantee
 from raftkv.testing.cluster import LocalCluster
 from tests.integration.waiting import until
 from tests.integration.workers import Workers
-from tests.partition.history import Operation, violations
+from tests.partition.history import read, seconds, violations, write
 
 
 class Traffic(Workers):
@@ -54,13 +55,13 @@ class Traffic(Workers):
             held = await cluster.contents(node.id, self._prefix)
             assert {key: (pair.value, pair.mod_revision) for key, pair in held.items()} == self._acknowledged
             assert {pair.version for pair in held.values()} == {1}, f"node {node.id} applied a write twice"
-        writes = sum(operation.is_write for operation in self.operations)
+        writes = sum(operation.f == "write" for operation in self.operations)
         assert writes >= at_least
         assert len(self.operations) - writes >= at_least
-        assert violations(self.operations, unknown=set()) == []
+        assert violations(self.operations) == []
 
     def _read_since(self, moment: float) -> bool:
-        return any(not one.is_write and one.began > moment for one in self.operations[-10 * self._count :])
+        return any(one.f == "read" and one.began > seconds(moment) for one in self.operations[-10 * self._count :])
 
     def jobs(self) -> list[Coroutine[Any, Any, None]]:
         return [self._run(task) for task in range(self._count)]
@@ -75,10 +76,10 @@ class Traffic(Workers):
 
             began = time.monotonic()
             written = await self._client.put(self.register, value)
-            self.operations.append(Operation(began, time.monotonic(), written.revision, value, is_write=True))
+            self.operations.append(write(began, time.monotonic(), written.revision, value))
 
             began = time.monotonic()
             pair = await self._client.get(self.register)
             assert pair is not None, "the register has lost its value"
             assert pair.guarantee is Guarantee.LINEARIZABLE
-            self.operations.append(Operation(began, time.monotonic(), pair.mod_revision, pair.value, is_write=False))
+            self.operations.append(read(began, time.monotonic(), pair.mod_revision, pair.value))
