@@ -154,7 +154,7 @@ def add_real_time(graph: Graph, operations: Sequence[Operation | None], out_of_t
     """Add the rt edges of the operations, which are the nodes (None: not one); False: out of time.
 
     Not all of them, n^2 in number, but as few as all others follow from: an operation comes after those only that were
-    over before it began and have nobody between (the frontier). They are never more than there are processes.
+    over before it began and have nobody between (the frontier): about as many as there are processes.
     """
     # At equal times what begins comes first: then neither was over before the other began.
     events = [(one.began, 0, node) for node, one in enumerate(operations) if one is not None]

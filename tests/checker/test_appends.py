@@ -331,7 +331,7 @@ def test_agrees_with_trying_all_orders() -> None:
     rng = random.Random(11)
     valid = 0
     found: set[str] = set()
-    for _ in range(1500):
+    for _ in range(1000):
         lists: dict[str, list[int]] = {"x": [], "y": []}
         history = []
         for number in range(rng.randint(2, 5)):
@@ -375,7 +375,7 @@ def test_agrees_with_trying_all_orders() -> None:
         assert verdict.valid is possible(history), "\n".join(map(str, [*history, *verdict.problems]))
         valid += verdict.valid
         found |= names(verdict)
-    assert 100 < valid < 1400
+    assert 100 < valid < 900
     assert {"G0", "G1c", "G-single", "G2", "G-single-realtime"} <= found
 
 
