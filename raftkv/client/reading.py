@@ -160,21 +160,30 @@ class ReadCore(ClientCore):
             raise InvalidArgument('coordinator="client" asks the voters itself, and endpoint= says to ask one node')
         address = parse_endpoint(endpoint)
         # What a node holds is asked for to look at that node: LOCAL is left as it is.
-        tokens = (None,) if level is ReadLevel.LOCAL else self._carried(level).tokens
+        carried = _Carried((None,), None) if level is ReadLevel.LOCAL else self._carried(level)
+        deadline = self._open().loop.time() + self._seconds(timeout)
+        for token in carried.tokens:
+            answer, receipt = await self._ask(address, request, level, token, deadline)
+        if carried.floor is not None and receipt.applied_index < carried.floor.index:
+            return await self._ask(address, request, level, carried.floor, deadline)
+        return answer, receipt
+
+    async def _ask(
+        self, address: str, request: kv_pb2.RangeRequest, level: Level, token: ReadToken | None, deadline: float
+    ) -> Answered:
+        """Ask one node, once."""
         dispatcher = self._open()
-        deadline = dispatcher.loop.time() + self._seconds(timeout)
-        for token in tokens:
-            fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
-            left_s = max(deadline - dispatcher.loop.time(), 0.001)
-            rpc = dispatcher.connections.get(address).kv.Range(request, timeout=left_s)
-            try:
-                answer = await answer_of(address, rpc)
-            except (WriteLost, TokenOutOfRange):
-                if token is not None:
-                    self._seen.settle(token)
-                raise
-            receipt = self._heard(receipt_of(answer))
-            self._settled(token, receipt)
+        fill_level(request, level, token, here=self._read_from is ReadFrom.NEAREST)
+        left_s = max(deadline - dispatcher.loop.time(), 0.001)
+        rpc = dispatcher.connections.get(address).kv.Range(request, timeout=left_s)
+        try:
+            answer = await answer_of(address, rpc)
+        except (WriteLost, TokenOutOfRange):
+            if token is not None:
+                self._seen.settle(token)
+            raise
+        receipt = self._heard(receipt_of(answer))
+        self._settled(token, receipt)
         return answer, receipt
 
     async def _read_or_stale(self, request: kv_pb2.RangeRequest, level: Level, seconds: float) -> Answered:

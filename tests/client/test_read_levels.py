@@ -145,6 +145,22 @@ async def test_another_clients_token_is_taken_over(cluster: FakeCluster) -> None
         assert pair.value == b"old", "who asks one node wants to know what that one holds"
 
 
+async def test_one_node_shows_no_less_than_its_client_has_seen_whatever_the_token_says(cluster: FakeCluster) -> None:
+    """Found by the Jepsen workload `quorum`: AT_LEAST, said the answer, and was older than what the client had read."""
+    async with AsyncClient(cluster.addresses) as client, AsyncClient(cluster.addresses, monotonic=False) as other:
+        token = (await client.put("k", "old")).receipt.token
+        cluster[2].freeze()
+        await client.put("k", "new")
+        pair = await other.get("k", level=AtLeast(token), endpoint=cluster[2].address)
+        assert pair is not None
+        assert pair.value == b"old"
+        with pytest.raises(TooStale, match="node 2 has applied 1, not 2"):
+            await client.get("k", level=AtLeast(token), endpoint=cluster[2].address)
+        pair = await client.get("k", level=AtLeast(token), endpoint=cluster[3].address)
+        assert pair is not None
+        assert pair.value == b"new"
+
+
 @pytest.mark.parametrize("code", [ErrorCode.TOO_STALE, ErrorCode.QUORUM_UNAVAILABLE])
 async def test_a_node_that_says_that_it_cannot_answer_is_passed_over_and_in_health(
     cluster: FakeCluster, code: ErrorCode

@@ -71,6 +71,8 @@ class Quorums(Workload):
         level, asked = self._level(worker, name), {"level": name}
         if isinstance(level, AtLeast) and level.token is not None:
             asked["token"] = str(level.token)
+        if endpoint is not None:
+            asked["endpoint"] = endpoint
         read = partial(self._answer, worker.client, self.setting.prefix + key, level, endpoint)
         return await worker.do("read", read, key=key, extra=asked, read=True)
 
