@@ -360,18 +360,19 @@ class Layer(_Faults):
         await self._links._in_thread(work)
 
     def struck(self) -> dict[Link, ProxyState]:
-        """Return what this layer asks for, by link."""
+        """Return what this layer asks for, by link that there is."""
         faults = [fault(self._links.nodes) for fault in self._faults]
-        links = {link for fault in faults for link in fault}
+        links = {link for fault in faults for link in fault if link in self._links._listen}
         return {link: combine(fault[link] for fault in faults if link in fault) for link in links}
 
     async def verify(self, *, down: Collection[int] = ()) -> None:
         """Raise FaultNotProven unless each fault of this layer is seen on each of its links, by probes.
 
-        Links to nodes that are `down` (dead or paused) cannot be told from broken ones and are left out; so are delays
-        on a link that somebody else has blocked. If nothing is left, nothing is proven.
+        Links of nodes that are `down` (dead or paused) are left out: nobody uses them, and to such a node they cannot
+        be told from broken ones. So are delays on a link that somebody else has blocked. If nothing is left, nothing
+        is proven.
         """
-        struck = {link: state for link, state in self.struck().items() if link[1] not in down}
+        struck = {link: state for link, state in self.struck().items() if not {*link} & {*down}}
         seen = await all_of(self._seen(link, state) for link, state in sorted(struck.items(), key=lambda item: item[0]))
         if not any(seen):
             raise FaultNotProven("no link is broken whose nodes are up")

@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from raftkv.jepsen.nemeses import NEMESES, NemesisUnusable, drawing, examine, find
-from raftkv.jepsen.nemeses.combination import CROWDED, FAMILIES, draw
+from raftkv.jepsen.nemeses.combination import APART, APART_IN_THREE, FAMILIES, draw
 
 SEEDS = range(200)
 
@@ -53,6 +53,12 @@ def test_whom_to_strike() -> None:
     assert drawn("follower", [2], 2) == {2}
 
 
+def test_what_is_good_is_preferred() -> None:
+    rng = random.Random(1)
+    assert drawing.preferring(lambda: rng.randrange(10), lambda drawn: drawn == 7) == 7
+    assert drawing.preferring(lambda: 1, lambda drawn: drawn == 7) == 1
+
+
 def test_how_links_are_broken() -> None:
     assert {drawing.how(random.Random(seed), "") for seed in SEEDS} == {"blackhole", "cut", "reset"}
     assert {drawing.how(random.Random(seed), "cut") for seed in SEEDS} == {"cut"}
@@ -86,7 +92,8 @@ def test_combinations_are_of_families_that_go_together(nodes: int) -> None:
         families = [family[name] for name in drawn]
         assert len(set(families)) == len(families) in (2, 3)
         assert families == sorted(families, key=list(FAMILIES).index)
-        assert nodes > 3 or not set(families) >= CROWDED
+        assert not any(set(families) >= apart for apart in APART)
+        assert nodes > 3 or not set(families) >= APART_IN_THREE
         seen |= set(drawn)
     assert seen == set(family) - refused
 

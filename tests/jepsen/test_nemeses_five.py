@@ -30,7 +30,7 @@ async def stand_in(toxiproxy_server: ToxiproxyServer, tmp_path: Path) -> AsyncIt
         peers = {node: await stack.enter_async_context(grpc_node()) for node in NODES}
         links = await stack.enter_async_context(PeerLinks(toxiproxy_server, peers=peers, clients=peers))
         admin = await stack.enter_async_context(AsyncClient(list(peers.values())))
-        yield Testbed(cluster=LocalCluster(0, directory=tmp_path), links=links, levers={}, admin=admin)
+        yield Testbed(cluster=LocalCluster(len(NODES), directory=tmp_path), links=links, levers={}, admin=admin)
 
 
 async def reached(bed: Testbed) -> dict[int, set[int]]:

@@ -7,11 +7,13 @@ import re
 
 import pytest
 
-from raftkv.jepsen.nemeses import create
+from raftkv.jepsen.nemeses import combination, create
+from raftkv.jepsen.nemeses.links import LinkNemesis
+from raftkv.jepsen.nemeses.pace import SlowLink
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
 from raftkv.testing.links import CLIENTS, Probe, probe
-from raftkv.testing.toxiproxy import HEALTHY
+from raftkv.testing.toxiproxy import HEALTHY, ToxiproxyError
 from tests.jepsen.conftest import left_on
 
 pytestmark = [pytest.mark.toxiproxy, pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
@@ -143,16 +145,92 @@ async def test_flapping_that_has_stopped_or_that_no_probe_sees_is_not_proven(
     await nemesis.end()
 
 
-async def test_links_of_nodes_that_others_have_killed_are_not_looked_at(bed: Testbed) -> None:
-    killed = made(bed, "kill:leader")
-    isolated = made(bed, "isolate-leader:blackhole")
-    await isolated.begin()
-    await killed.begin()  # whoever led by then: it may be the same node or not
-    await isolated.prove()
-    others = made(bed, "kill-all")
-    await others.begin()
-    with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
-        await isolated.prove()
-    for nemesis in (isolated, others, killed):
-        await nemesis.end()
+@pytest.mark.parametrize("name", ["majority-minority:cut", "bridge:cut", "isolate-random:cut", "one-way:link"])
+async def test_links_between_nodes_that_are_up_are_broken(bed: Testbed, name: str) -> None:
+    """Whatever the lot: a partition that strikes a dead node alone would part nobody."""
+    for down in bed.voters:
+        bed.down.add(down)  # as far as nemeses know
+        for seed in range(3):
+            nemesis = made(bed, name, seed)
+            await nemesis.begin()
+            await nemesis.prove()
+            await nemesis.end()
+        bed.down.remove(down)
+
+
+async def test_several_at_once(bed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    nemesis = made(bed, "random")
+    await nemesis.end()
+    with pytest.raises(FaultNotProven, match="nothing was begun"):
+        await nemesis.prove()
+    drawn = iter([["kill:leader", "majority-minority:cut"], ["restart:follower", "slow-link:all"]])
+    monkeypatch.setattr(combination, "draw", lambda *_: next(drawn))
+    words = await nemesis.begin()
+    assert re.fullmatch(
+        r"kill: node \d, who leads, is killed; majority-minority: nodes [\d ]+ are parted from [\d ]+ \(cut\)", words
+    )
+    await nemesis.prove()
+    await heal_behind_its_back(bed)
+    with pytest.raises(FaultNotProven, match=r"majority-minority: link \d -> \d has no such fault"):
+        await nemesis.prove()
+    await nemesis.end()
     assert not await left_on(bed)
+    assert "restart: " in await nemesis.begin()
+    await nemesis.prove()
+    await nemesis.end()
+    await nemesis.end()
+    assert not await left_on(bed)
+
+
+async def test_a_combination_ends_all_though_one_fails(bed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    nemesis = made(bed, "random")
+    monkeypatch.setattr(combination, "draw", lambda *_: ["isolate-random:cut", "slow-link:all", "one-way"])
+    await nemesis.begin()
+    with monkeypatch.context() as broken:
+
+        async def fails(self: SlowLink) -> None:
+            raise ToxiproxyError("no")
+
+        broken.setattr(SlowLink, "end", fails)
+        with pytest.raises(ToxiproxyError):
+            await nemesis.end()
+    assert await left_on(bed)
+    await nemesis.end()
+    assert not await left_on(bed)
+
+
+async def test_links_of_nodes_that_others_have_taken_down_are_not_looked_at(bed: Testbed) -> None:
+    nemesis = made(bed, "isolate-leader:cut")
+    leader = await bed.leader()
+    await nemesis.begin()
+    bed.down.add(next(node for node in bed.voters if node != leader))
+    await nemesis.prove()
+    bed.down.add(leader)
+    with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
+        await nemesis.prove()
+    bed.down.clear()
+    await nemesis.end()
+
+
+async def test_a_proof_during_which_a_node_is_killed_is_made_again(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nemesis = made(bed, "isolate-leader:cut")
+    assert isinstance(nemesis, LinkNemesis)
+    await nemesis.begin()
+    looked: list[frozenset[int]] = []
+
+    async def verify(*, down: frozenset[int]) -> None:
+        looked.append(down)
+        if not down:
+            bed.down.add(2)
+        if len(looked) != 2:
+            raise FaultNotProven("it looks odd")
+
+    monkeypatch.setattr(nemesis.layer, "verify", verify)
+    await nemesis.prove()
+    assert looked == [frozenset(), frozenset({2})]
+    with pytest.raises(FaultNotProven, match="odd"):
+        await nemesis.prove()
+    bed.down.clear()
+    await nemesis.end()

@@ -59,12 +59,27 @@ async def test_healing_everything_takes_all_layers(links: PeerLinks) -> None:
     await layer.heal()
 
 
-async def test_nothing_is_proven_on_links_to_nodes_that_are_down(links: PeerLinks) -> None:
+async def test_nothing_is_proven_on_links_of_nodes_that_are_down(links: PeerLinks) -> None:
     layer = links.layer()
-    await layer.block(1, 2)
+    await layer.isolate(1)
     await layer.verify(down={2})
-    with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
-        await layer.verify(down={1, 2})
+    for down in ({1}, {2, 3}):
+        with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
+            await layer.verify(down=down)
+
+
+async def test_a_fault_of_links_that_are_taken_away_is_not_proven_and_can_be_healed(links: PeerLinks) -> None:
+    layer = links.layer()
+    async with grpc_node() as address:
+        await links.add(4, address, address)
+        await layer.block(1, 4)
+        await layer.verify()
+        await links.remove(4)
+        with pytest.raises(FaultNotProven, match="no link is broken"):
+            await layer.verify()
+        await layer.heal()
+        await links.add(4, address, address)
+        await links.verify_open(1, 4)
 
 
 async def test_a_delay_on_a_link_that_is_blocked_is_not_proven(links: PeerLinks) -> None:

@@ -12,9 +12,10 @@ from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
 
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
+    "membership": ("membership", "wipe", "install"),
+    "checkpoint": ("checkpoint",),
     "process": ("kill", "pause", "restart", "rolling-restart"),
     "clock": ("clock-jump", "clock-strobe"),
-    "checkpoint": ("checkpoint",),
     "partition": (
         "isolate-leader",
         "isolate-random",
@@ -28,9 +29,12 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "pace": ("slow-link:all", "jitter:all", "bandwidth:all", "slicer:all"),
 }
-"""One of each at most, begun in this order: links are broken between nodes that are up."""
-CROWDED: Final = frozenset({"process", "partition", "pace"})
-"""All three leave no link of three nodes to measure how slow it is."""
+"""One of each at most, begun in this order: what takes a working cluster to begin comes first, and what strikes those
+who are up comes after what takes some down. They are ended in reverse."""
+APART: Final = (frozenset({"membership", "process"}), frozenset({"membership", "partition"}))
+"""Together they leave no majority that could say who its members are."""
+APART_IN_THREE: Final = frozenset({"process", "partition", "pace"})
+"""They leave no link between three nodes to measure how slow it is."""
 
 
 def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[str]:
@@ -39,7 +43,7 @@ def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[
     usable = {family: names for family, names in asked.items() if names}
     while True:
         families = set(rng.sample(list(usable), rng.choice((2, 3))))
-        if nodes > 3 or not families >= CROWDED:
+        if not any(families >= apart for apart in (*APART, *([APART_IN_THREE] if nodes <= 3 else []))):
             return [rng.choice(names) for family, names in usable.items() if family in families]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import TypeVar
 
@@ -35,6 +35,16 @@ def aim(rng: random.Random, option: str, nodes: Sequence[int], leader: int | Non
 
 
 _WHOM = ("leader", "follower")
+
+
+def preferring(draw: Callable[[], T], good: Callable[[T], bool], tries: int = 100) -> T:
+    """Draw until it is good, or, if that takes too long, what comes."""
+    drawn = draw()
+    for _ in range(tries):
+        if good(drawn):
+            break
+        drawn = draw()
+    return drawn
 
 
 def split(rng: random.Random, nodes: Sequence[int], size: int) -> tuple[list[int], list[int]]:

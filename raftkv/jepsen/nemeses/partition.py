@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 from raftkv.jepsen.nemeses import NEMESES, drawing
 from raftkv.jepsen.nemeses.links import LinkNemesis
-from raftkv.jepsen.nemeses.targets import called, leader_of, listed, reachable
+from raftkv.jepsen.nemeses.targets import called, leader_of, listed, members, reachable
 from raftkv.testing.link_faults import How
 
 
@@ -16,6 +17,14 @@ class Partition(LinkNemesis):
     async def begin(self) -> str:
         how = drawing.how(self.rng, self.option)
         return f"{await self.part(how)} ({how})"
+
+    def draw_sides(self, size: Callable[[list[int]], int]) -> tuple[list[int], list[int]]:
+        """Return so many nodes, and the others; if that can be, with some on either side that are up."""
+        nodes, up = members(self.testbed), {*reachable(self.testbed)}
+        return drawing.preferring(
+            lambda: drawing.split(self.rng, nodes, size(nodes)),
+            lambda sides: all({*side} & up for side in sides),
+        )
 
     @abstractmethod
     async def part(self, how: How) -> str:
@@ -54,8 +63,7 @@ class MajorityMinority(Partition):
     help = NEMESES[name].help
 
     async def part(self, how: How) -> str:
-        nodes = self.testbed.links.nodes
-        few, many = drawing.split(self.rng, nodes, (len(nodes) - 1) // 2)
+        few, many = self.draw_sides(lambda nodes: (len(nodes) - 1) // 2)
         await self.layer.partition(few, many, how=how)
         return f"nodes {listed(few)} are parted from {listed(many)}"
 
@@ -71,8 +79,7 @@ class MinorityThird(Partition):
         return "" if nodes > 3 else f"less than a third of {nodes} nodes is nobody; it takes 4 or more"
 
     async def part(self, how: How) -> str:
-        nodes = self.testbed.links.nodes
-        few, many = drawing.split(self.rng, nodes, self.rng.randint(1, (len(nodes) - 1) // 3))
+        few, many = self.draw_sides(lambda nodes: self.rng.randint(1, (len(nodes) - 1) // 3))
         await self.layer.partition(few, many, how=how)
         return f"nodes {listed(few)} are parted from {listed(many)}"
 
@@ -84,7 +91,10 @@ class Bridge(Partition):
     help = NEMESES[name].help
 
     async def part(self, how: How) -> str:
-        bridge, left, right = drawing.bridged(self.rng, self.testbed.links.nodes)
+        nodes, up = members(self.testbed), {*reachable(self.testbed)}
+        bridge, left, right = drawing.preferring(
+            lambda: drawing.bridged(self.rng, nodes), lambda drawn: bool({*drawn[1]} & up and {*drawn[2]} & up)
+        )
         await self.layer.partition([*left, bridge], [bridge, *right], how=how)
         return f"nodes {listed(left)} and {listed(right)} are parted, and both reach {bridge}"
 
@@ -100,7 +110,10 @@ class Ring(Partition):
         return "" if nodes > 3 else f"in a ring of {nodes} nodes each reaches all others; it takes 4 or more"
 
     async def part(self, how: How) -> str:
-        circle, apart = drawing.ring(self.rng, self.testbed.links.nodes)
+        nodes, up = members(self.testbed), {*reachable(self.testbed)}
+        circle, apart = drawing.preferring(
+            lambda: drawing.ring(self.rng, nodes), lambda drawn: any({*pair} <= up for pair in drawn[1])
+        )
         for one, other in apart:
             await self.layer.block(one, other, how)
         return f"each node reaches its neighbours only in the circle {listed(circle)}"

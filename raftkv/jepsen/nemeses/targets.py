@@ -16,13 +16,15 @@ async def leader_of(testbed: Testbed) -> int | None:
         return None
 
 
-def reachable(testbed: Testbed) -> list[int]:
-    """Return the nodes with proxies that are not down: what is done to a dead node's links cannot be proven.
+def members(testbed: Testbed) -> list[int]:
+    """Return the nodes of the cluster that have proxies, up or not."""
+    return sorted(node.id for node in testbed.cluster.nodes if node.id in testbed.links.nodes)
 
-    All nodes with proxies, when hardly any is up.
-    """
-    up = [node for node in testbed.links.nodes if node not in testbed.down]
-    return up if len(up) > 1 else list(testbed.links.nodes)
+
+def reachable(testbed: Testbed) -> list[int]:
+    """Return those that are not down: nothing is shown by breaking a dead node's links. All, if hardly any is up."""
+    up = [node for node in members(testbed) if node not in testbed.down]
+    return up if len(up) > 1 else members(testbed)
 
 
 def running(testbed: Testbed) -> list[NodeProcess]:
