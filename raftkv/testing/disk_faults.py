@@ -58,24 +58,48 @@ def environment(rules: Path) -> dict[str, str]:
 
 
 class Rules:
-    """The rules for the calls of one process. Every call that a rule met is counted."""
+    """The rules for the calls of one process. Every call that a rule met is counted.
+
+    Several parties may have rules of their own; of those that meet the same call, the first one counts.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._hits = path.with_name(path.name + ".hits")
+        self._rules: dict[str, tuple[str, ...]] = {}
 
     def fail(self, *rules: str) -> None:
-        """See `faults.c` for what a rule is. These take the place of earlier ones, and nothing was hit yet."""
+        """See `faults.c` for what a rule is. These take the place of everybody's, and nothing was hit yet."""
         self._hits.unlink(missing_ok=True)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(rule + "\n" for rule in rules))
-        temporary.replace(self.path)
+        self._rules = {"": rules}
+        self._write()
 
     def heal(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """Take everybody's rules away."""
+        self._rules.clear()
+        self._write()
+
+    def add(self, party: str, *rules: str) -> None:
+        """Let these rules, which take the place of the party's, be heeded too. What was hit stays."""
+        self._rules[party] = rules
+        self._write()
+
+    def drop(self, party: str) -> None:
+        """Take the rules of one party away."""
+        self._rules.pop(party, None)
+        self._write()
 
     def hits(self) -> list[str]:
+        """Return the calls that met a rule, each as `OPERATION PATH`."""
         return self._hits.read_text().splitlines() if self._hits.exists() else []
+
+    def _write(self) -> None:
+        if not self._rules:
+            self.path.unlink(missing_ok=True)
+            return
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(rule + "\n" for rules in self._rules.values() for rule in rules))
+        temporary.replace(self.path)
 
 
 class FaultyDisk(Rules):

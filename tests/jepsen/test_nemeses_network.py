@@ -8,6 +8,7 @@ import re
 import pytest
 
 from raftkv.jepsen.nemeses import combination, create
+from raftkv.jepsen.nemeses.links import LinkNemesis
 from raftkv.jepsen.nemeses.pace import SlowLink
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
@@ -198,19 +199,38 @@ async def test_a_combination_ends_all_though_one_fails(bed: Testbed, monkeypatch
     assert not await left_on(bed)
 
 
-async def test_links_of_nodes_that_others_have_killed_are_not_looked_at(bed: Testbed) -> None:
-    isolated, all_others = made(bed, "isolate-leader:blackhole"), made(bed, "kill-all")
+async def test_links_of_nodes_that_others_have_taken_down_are_not_looked_at(bed: Testbed) -> None:
+    nemesis = made(bed, "isolate-leader:cut")
     leader = await bed.leader()
-    await isolated.begin()
-    killed = next(node for node in bed.cluster.nodes if node.id != leader)
-    bed.down.add(killed.id)
-    await killed.kill()
-    await isolated.prove()
-    await all_others.begin()
+    await nemesis.begin()
+    bed.down.add(next(node for node in bed.voters if node != leader))
+    await nemesis.prove()
+    bed.down.add(leader)
     with pytest.raises(FaultNotProven, match="no link is broken whose nodes are up"):
-        await isolated.prove()
-    await isolated.end()
-    await all_others.end()
-    await killed.start()
-    bed.down.remove(killed.id)
-    assert not await left_on(bed)
+        await nemesis.prove()
+    bed.down.clear()
+    await nemesis.end()
+
+
+async def test_a_proof_during_which_a_node_is_killed_is_made_again(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nemesis = made(bed, "isolate-leader:cut")
+    assert isinstance(nemesis, LinkNemesis)
+    await nemesis.begin()
+    looked: list[frozenset[int]] = []
+
+    async def verify(*, down: frozenset[int]) -> None:
+        looked.append(down)
+        if not down:
+            bed.down.add(2)
+        if len(looked) != 2:
+            raise FaultNotProven("it looks odd")
+
+    monkeypatch.setattr(nemesis.layer, "verify", verify)
+    await nemesis.prove()
+    assert looked == [frozenset(), frozenset({2})]
+    with pytest.raises(FaultNotProven, match="odd"):
+        await nemesis.prove()
+    bed.down.clear()
+    await nemesis.end()

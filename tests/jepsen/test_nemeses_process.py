@@ -163,3 +163,29 @@ async def test_a_begin_that_fails_midway_is_made_good(bed: Testbed, monkeypatch:
     assert not bed.node(struck).running
     await nemesis.end()
     assert not await left_on(bed)
+
+
+async def test_a_node_that_left_the_cluster_meanwhile_is_not_brought_back(bed: Testbed) -> None:
+    nemesis = made(bed, "kill:follower")
+    await nemesis.begin()
+    (killed,) = bed.down
+    node = bed.node(killed)
+    place = bed.cluster.nodes.index(node)
+    bed.cluster.nodes.remove(node)
+    await nemesis.end()
+    assert not node.running
+    assert not bed.down
+    bed.cluster.nodes.insert(place, node)
+    await node.start()
+
+
+async def test_a_node_that_was_restarted_belongs_to_others_again(bed: Testbed) -> None:
+    """Who kills it then brings it back; the end of the restart does not."""
+    restart, kill = made(bed, "restart:leader"), made(bed, "kill:follower", seed=2)
+    await restart.begin()
+    assert not bed.down
+    await kill.begin()
+    await restart.end()
+    await kill.prove()
+    await kill.end()
+    assert not await left_on(bed)

@@ -84,6 +84,17 @@ def test_a_disk_that_cannot_fail_says_so(levers: Levers) -> None:
         _ = levers.disk
 
 
+def test_rules_of_several_parties_stand_side_by_side(tmp_path: Path) -> None:
+    rules = disk_faults.Rules(tmp_path / "faults")
+    rules.add("full", "write /wal/ 28")
+    rules.add("slow", "sync /wal/ slow=20")
+    rules.drop("full")
+    assert rules.path.read_text() == "sync /wal/ slow=20\n"
+    rules.drop("slow")
+    rules.drop("slow")
+    assert not rules.path.exists()
+
+
 def test_where_there_is_no_compiler_disks_cannot_fail(levers: Levers, monkeypatch: pytest.MonkeyPatch) -> None:
     disk_faults.library.cache_clear()
     monkeypatch.setenv("PATH", "")

@@ -86,10 +86,10 @@ class ClockJump(ClockNemesis):
         return f"clocks jump: of nodes {', '.join(said) or 'none'}"
 
     async def prove(self) -> None:
-        levers = self.provable()
+        self.provable()
 
         async def look() -> bool:
-            return all(one.clock_ahead_ms > self.ahead_ms[one] - 1 for one in levers)
+            return all(one.clock_ahead_ms > self.ahead_ms[one] - 1 for one in self.provable())
 
         await seen("nodes that have read their clocks since these jumped", look, PROOF_S)
 

@@ -25,6 +25,9 @@ class DiskNemesis(Nemesis):
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
         self.struck: NodeProcess | None = None
+        self.operations: set[str] = set()
+        self.hits = 0
+        """How many calls other faults had met before."""
 
     async def strike(self, *rules: str) -> str:
         """Draw the node and let it meet these rules. Return what to call it."""
@@ -34,7 +37,10 @@ class DiskNemesis(Nemesis):
             return "nobody, as all are down,"
         node = drawing.aim(self.rng, self.option, sorted(up), leader)
         self.struck = up[node]
-        self.testbed.levers[node].disk.fail(*rules)
+        disk = self.testbed.levers[node].disk
+        self.operations = {rule.split()[0] for rule in rules}
+        self.hits = len(disk.hits())
+        disk.add(self.name, *rules)
         return called(node, leader)
 
     def victim(self) -> NodeProcess:
@@ -49,7 +55,8 @@ class DiskNemesis(Nemesis):
         node = self.victim()
 
         async def look() -> bool:
-            return bool(self.testbed.levers[node.id].disk.hits())
+            hits = self.testbed.levers[self.victim().id].disk.hits()[self.hits :]
+            return any(hit.split()[0] in self.operations for hit in hits)
 
         await seen(f"a call of node {node.id} that the fault meets (nothing is written there?)", look, PROOF_S)
 
@@ -57,7 +64,7 @@ class DiskNemesis(Nemesis):
         if self.struck is None:
             return
         node = self.struck
-        self.testbed.levers[node.id].disk.heal()
+        self.testbed.levers[node.id].disk.drop(self.name)
         if not node.running and node.id not in self.testbed.down:
             await node.start()  # it has stopped over its disk: with one that is lossy too, a flush may find no room
         self.struck = None

@@ -62,6 +62,16 @@ async def join(testbed: Testbed, node: NodeProcess, timeout_s: float = PATIENCE_
     await allowed(change, timeout_s)
 
 
+async def start(node: NodeProcess, timeout_s: float = PATIENCE_S) -> None:
+    """Start a node, again if it ends because nobody lets it in. Raises RaftKVError."""
+
+    async def change() -> None:
+        if not node.running:
+            await node.start()
+
+    await allowed(change, timeout_s)
+
+
 async def promote(testbed: Testbed, node: NodeProcess, timeout_s: float = PATIENCE_S) -> None:
     """Make a learner a voter as soon as it has caught up. Raises RaftKVError."""
 

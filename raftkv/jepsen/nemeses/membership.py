@@ -29,14 +29,14 @@ class Membership(Nemesis):
     async def begin(self) -> str:
         node = await self._prepare()
         await joining.join(self.testbed, node)
-        await node.start()
+        await joining.start(node)
         await joining.promote(self.testbed, node)
         self.voter = node.id
         said = f"node {node.id} joins"
         if self.rng.random() < 0.5:
             other = await self._prepare()
             await joining.replace(self.testbed, node.id, other)
-            await other.start()
+            await joining.start(other)
             await joining.promote(self.testbed, other)
             self.voter = other.id
             said += f", and node {other.id} takes its place"

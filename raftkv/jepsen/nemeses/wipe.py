@@ -55,7 +55,7 @@ class Wipe(Nemesis):
         if old in self.testbed.cluster.nodes:
             self.testbed.cluster.nodes.remove(old)
         if not self.new.running and self.new.id not in self.testbed.down:
-            await self.new.start()
+            await joining.start(self.new)
 
     async def prove(self) -> None:
         """The data is gone, and the leader has the new node in the place of the old one."""
