@@ -1,14 +1,21 @@
-"""Histories that nobody lived through, for the tests of what is made of histories."""
+"""Histories that nobody lived through, for the tests of what is made of histories.
+
+`python -m tests.jepsen.made_up DIRECTORY` writes pages to look at in a browser: of a valid run, and of a violation.
+"""
 
 from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from raftkv.checker.history import History, Operation, Outcome, Remark
+from raftkv.checker.verdict import Problem, judged
+from raftkv.jepsen.report import rto_of, worst_pause_ms, write_report
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -177,3 +184,50 @@ def _one(rng: random.Random, workload: str, number: int) -> Operation:
 
 def in_order(remarks: Iterable[Remark]) -> list[Remark]:
     return sorted(remarks, key=lambda one: one.time)
+
+
+def pages(directory: Path) -> None:
+    """Write reports that show everything a report can show."""
+    history = plausible()
+    write_report(directory / "valid.html", history, _finished(history, "valid"), {})
+    history = plausible(operations=20_000, seconds=60.0)
+    told: list[tuple[str, float, float, int, dict[str, Any]]] = [
+        ("write", 1_000.0, 1_012.0, 101, {"value": 17, "revision": 41}),
+        ("write", 1_030.0, 3_031.0, 102, {"value": 18, "outcome": Outcome.INFO, "error": "UnknownOutcome: no answer"}),
+        ("write", 1_034.2, 1_041.0, 101, {"value": 19, "revision": 44}),
+        ("read", 1_036.0, 1_060.5, 103, {"result": 19, "revision": 44}),
+        ("cas", 1_061.0, 1_066.5, 104, {"value": [18, 20], "result": False}),
+        ("read", 1_070.0, 1_075.0, 105, {"result": 17, "revision": 41}),
+    ]
+    stale = [
+        operation(f, began, ended, workload="register", key="r3", process=9_000 + process, **rest)
+        for f, began, ended, process, rest in told
+    ]
+    cycle = history.of("append")[3_000:3_003]
+    history.operations = sorted([*history.operations, *stale], key=lambda one: one.began)
+    found = {
+        "register": ("stale read", "r3 was read as 17, though 19, written after it, had been read before.", stale),
+        "append": ("G1c", "Each of these transactions saw what the next one wrote.", cycle),
+    }
+    verdicts = {
+        workload: judged(1_000, [Problem(name=name, text=text, operations=tuple(evidence))])
+        for workload, (name, text, evidence) in found.items()
+    }
+    results = _finished(history, "violation")
+    for workload in verdicts:
+        results["workloads"][workload]["valid"] = False
+    write_report(directory / "violation.html", history, results, verdicts)
+
+
+def _finished(history: History, verdict: str) -> dict[str, Any]:
+    results = results_of(history, verdict)
+    results |= {"worst_pause_ms": worst_pause_ms(history), "faults": [felt.as_json() for felt in rto_of(history)]}
+    for fault in results["faults"]:
+        counts = results["nemeses"].setdefault(fault["nemesis"], {"begun": 0, "proven": 0})
+        counts["begun"] += 1
+        counts["proven"] += fault["proven"]
+    return results
+
+
+if __name__ == "__main__":
+    pages(Path(sys.argv[1]))
