@@ -90,6 +90,10 @@ def of_register(operations: Sequence[Operation], result: Result, out_of_time: Ou
     writers = [one for one in operations if changes(one) and written(one) in held]
     kept, last = shrunk(REGISTER, operations, result.stuck, out_of_time, related=writers[-_MOST_RELATED:])
     name, text = _in_words(kept, last, operations)
+    if name in ("dirty read", "read from the future"):
+        # The write is no part of the contradiction, but of the story.
+        writes = (one for one in operations if one.f in ("write", "cas") and written(one) == last.result)
+        kept += [one for one in writes if one not in kept][:1]
     return Problem(name=name, text=text, operations=tuple(kept))
 
 
