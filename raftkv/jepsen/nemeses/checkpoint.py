@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from functools import partial
 
 from raftkv.jepsen.nemeses import NEMESES
-from raftkv.jepsen.nemeses.patience import seen
+from raftkv.jepsen.nemeses.patience import allowed, seen
 from raftkv.jepsen.nemeses.process import ProcessNemesis
 from raftkv.jepsen.nemeses.targets import leader_of, listed, running
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
@@ -41,7 +42,11 @@ class Checkpoint(Nemesis):
         drawn = self.rng.sample(up, self.rng.randint(1, len(up))) if up else []
         self.before = {node: made(node) for node in drawn}
         await self.testbed.admin.put(KEY, str(self.rng.random()))
-        await all_of(self.testbed.admin.checkpoint(node.client_address, timeout=MAKE_S) for node in drawn)
+        # A node that has just come up may be refused for a while by a channel that knows it as dead.
+        await all_of(
+            allowed(partial(self.testbed.admin.checkpoint, node.client_address, timeout=MAKE_S), MAKE_S)
+            for node in drawn
+        )
         return f"nodes {listed(sorted(node.id for node in drawn))} make checkpoints"
 
     async def prove(self) -> None:
