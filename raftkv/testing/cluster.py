@@ -72,9 +72,9 @@ class NodeProcess:
     def command(self) -> list[str]:
         """Return the command line that runs this node."""
         arguments = ["--id", str(self.id), "--data-dir", str(self.data_dir), "--listen", self.client_address]
+        for node in () if self.joins else self._cluster.founders:
+            arguments += ["--member", f"{node.id}={node.peer_address}"]
         for node in self._cluster.nodes:
-            if not self.joins and not node.joins:
-                arguments += ["--member", f"{node.id}={node.peer_address}"]
             dialled = self._cluster.dial_address(self.id, node.id)
             if node.id != self.id and dialled is not None:
                 arguments += ["--peer-dial", f"{node.id}={dialled}"]
@@ -214,6 +214,8 @@ class LocalCluster:
         self.dial = dial
         self.program = program
         self.nodes = [NodeProcess(self, node_id) for node_id in range(1, size + 1)]
+        self.founders = tuple(self.nodes)
+        """Those that it began with, gone or not: what a node is told to have founded the cluster with never changes."""
         self._arguments = list(arguments)
         for node in self.nodes:
             node.extra_arguments += arguments
