@@ -186,4 +186,6 @@ async def test_a_node_that_lost_its_disk_joins_again_under_another_id(system: Te
     pair = await system.admin.get("works")
     assert pair is not None
     system.down.clear()
+    for number in before - {old}:  # a founder starts again although another one is gone
+        await system.node(number).restart()
     await works(system)
