@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from raftkv.checker.verdict import Problem
 from raftkv.client import AsyncClient, Role
 from raftkv.errors import RaftKVError
 from raftkv.jepsen.recorder import Recorder
@@ -57,14 +56,3 @@ class Observer:
         self._recorder.remark("cluster", "leader", {"node": node, "term": term})
         if self.current is None or term >= self.current[1]:
             self.current = (node, term)
-
-    def problems(self) -> list[Problem]:
-        """Return what must never be: two leaders of one term (paper 5.2, election safety)."""
-        return [
-            Problem(
-                name="split brain",
-                text=f"nodes {', '.join(map(str, sorted(nodes)))} all said that they lead term {term}",
-            )
-            for term, nodes in sorted(self.leaders.items())
-            if len(nodes) > 1
-        ]

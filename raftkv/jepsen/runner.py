@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -161,8 +161,10 @@ class Run:
                 await _all_end(tasks, patience_s=4 * options.op_timeout_s + 10.0)
             finally:
                 await _cancel(tasks)
-            await self._whole_again(bed)
-            await self._finish(clients[0])
+            if not bed.stopped_themselves():  # else it may well be that there is no cluster to wait for
+                await self._whole_again(bed)
+                await self._finish(clients[0])
+            self._cluster_problems += _of_the_cluster(bed, self.observer.leaders)
 
     async def _whole_again(self, bed: Testbed | GivenCluster) -> None:
         """Liveness: all faults over, every node must come to the same state, in bounded time."""
@@ -228,8 +230,8 @@ class Run:
             operations = history.of(name)
             verdict = self._check(workload, operations) if whole else undecided(0, "the run did not come to its end")
             results.workloads[name] = tally(operations, workload.minimum_ok, verdict)
-        if self.observer is not None and whole:
-            results.cluster = judged(0, [*self.observer.problems(), *self._cluster_problems])
+        if whole:
+            results.cluster = judged(0, self._cluster_problems)
         if self.schedule is not None:
             results.begun, results.proven = self.schedule.begun, self.schedule.proven
         results.faults = [felt.as_json() for felt in rto_of(history)]
@@ -250,6 +252,20 @@ class Run:
         told = self.results.as_json()
         (directory / "results.json").write_text(json.dumps(told, indent=1) + "\n")
         write_report(directory / "report.html", history, told, verdicts_of(self.results))
+
+
+def _of_the_cluster(bed: Testbed | GivenCluster, seen: Mapping[int, set[int]]) -> list[Problem]:
+    """Return what must never be: a node that stopped itself, and two leaders of one term (paper 5.2)."""
+    found = [
+        Problem(name="node stopped itself", text=f"node {node.id}: {node.log_tail()}")
+        for node in bed.stopped_themselves()
+    ]
+    told = bed.leaders()
+    for term in sorted(told.keys() | seen.keys()):
+        if len(nodes := told.get(term, set()) | seen.get(term, set())) > 1:
+            led = " and ".join(f"node {node}" for node in sorted(nodes))
+            found.append(Problem(name="split brain", text=f"{led} led term {term}"))
+    return found
 
 
 def _ending(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from raftkv.client import AsyncClient
 from raftkv.jepsen.levers import Levers
-from raftkv.testing.cluster import ClusterError, LocalCluster, NodeProcess, converged
+from raftkv.testing.cluster import ClusterError, LocalCluster, NodeProcess, converged, leaders_by_term
 from raftkv.testing.links import PeerLinks
 from raftkv.testing.toxiproxy import ToxiproxyServer
 
@@ -66,6 +66,15 @@ class Testbed:
         await self.links.heal()
         await self.cluster.converged(timeout_s)
 
+    def leaders(self) -> dict[int, set[int]]:
+        """Return who has led each term, by the logs of all nodes that there ever were."""
+        logs = self.cluster.directory.glob("node-*.log")
+        return leaders_by_term({int(one.stem.rpartition("-")[2]): one.read_text(errors="replace") for one in logs})
+
+    def stopped_themselves(self) -> list[NodeProcess]:
+        """Return the nodes that no fault has ended. One stops when it would break a promise if it went on."""
+        return [node for node in self.cluster.nodes if not node.running and node.id not in self.down]
+
     def node(self, number: int) -> NodeProcess:
         return self.cluster.node(number)
 
@@ -87,6 +96,14 @@ class GivenCluster:
 
     def endpoints(self) -> list[str]:
         return self.client_addresses
+
+    def leaders(self) -> dict[int, set[int]]:
+        """Return nothing: its logs are not ours to read."""
+        return {}
+
+    def stopped_themselves(self) -> list[NodeProcess]:
+        """Return nothing, either."""
+        return []
 
     async def whole_again(self, timeout_s: float) -> None:
         """Wait until all nodes hold one state. Raises NodesDiverged, and ClusterError."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -325,6 +326,15 @@ class LocalCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.shield(self.close())
+
+
+def leaders_by_term(logs: Mapping[int, str]) -> dict[int, set[int]]:
+    """Return the nodes that say in their logs that they led a term, by term. `logs`: by node id."""
+    found: dict[int, set[int]] = {}
+    for node, text in logs.items():
+        for term in re.findall(r"\] leading +.*?term=(\d+)", text):
+            found.setdefault(int(term), set()).add(node)
+    return found
 
 
 class NodesDiverged(ClusterError):

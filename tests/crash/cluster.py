@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Final
 from raftkv.storage.data_dir import WAL_NAME
 from raftkv.storage.files import OsFileSystem
 from raftkv.storage.wal_recovery import recover
-from raftkv.testing.cluster import LocalCluster, NodeProcess
+from raftkv.testing.cluster import LocalCluster, NodeProcess, leaders_by_term
 from tests.crash.files import Control, Order
 from tests.crash.node import CONTROL
 
@@ -74,9 +73,6 @@ def require_log_opens(node: NodeProcess) -> None:
 
 def require_one_leader_a_term(cluster: LocalCluster) -> int:
     """Judge by what the nodes say of themselves. Return how many terms had a leader."""
-    leaders: dict[int, int] = {}
-    for node in cluster.nodes:
-        for found in re.findall(r"\] leading +.*?term=(\d+)", node.log()):
-            term = int(found)
-            assert leaders.setdefault(term, node.id) == node.id, f"two leaders in term {term}"
+    leaders = leaders_by_term({node.id: node.log() for node in cluster.nodes})
+    assert all(len(nodes) == 1 for nodes in leaders.values()), f"two leaders in one term: {leaders}"
     return len(leaders)
