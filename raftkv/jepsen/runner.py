@@ -47,7 +47,7 @@ class Options:
     rate: float = 100.0
     """Operations per second, of each workload."""
     concurrency: int = 5
-    """Clients; each works for every workload."""
+    """Clients of each workload."""
     seed: int = 0
     op_timeout_s: float = 3.0
     check_seconds: float = 60.0
@@ -117,8 +117,8 @@ class Run:
     async def _with_a_cluster(self) -> None:
         options = self.options
         if options.endpoints:
-            async with given_cluster(options.endpoints) as given, self._clients(given.client_addresses) as clients:
-                await self._load(given, clients, [])
+            async with given_cluster(options.endpoints) as given:
+                await self._load(given, [])
             return
         kinds = [nemeses.find(name)[0].load() for name in options.nemeses]
         bed_options = TestbedOptions(
@@ -132,39 +132,45 @@ class Run:
         async with testbed(bed_options) as bed:
             await bed.leader()
             faults = [nemeses.create(name, bed, self._rng("nemesis", name)) for name in options.nemeses]
-            async with self._clients(bed.client_addresses) as clients:
-                await self._load(bed, clients, faults)
+            await self._load(bed, faults)
 
-    async def _load(self, bed: Testbed | GivenCluster, clients: list[AsyncClient], faults: Sequence[Nemesis]) -> None:
-        options = self.options
+    async def _load(self, bed: Testbed | GivenCluster, faults: Sequence[Nemesis]) -> None:
+        options, addresses = self.options, bed.client_addresses
         for kind in options.workloads:
             setting = Setting(
                 prefix=f"jepsen/{self.results.began}/{kind.name}/",
-                nodes=len(bed.client_addresses),
+                nodes=len(addresses),
                 workers=options.concurrency,
                 seconds=options.seconds,
             )
             self._begun[kind.name] = kind(setting)
-        for workload in self._begun.values():
-            await workload.setup(clients[0])
-        self.schedule = Schedule(faults, self._rng("schedule"), self.recorder, self.say)
-        self.observer = Observer(bed.admin, self.recorder)
-        over = asyncio.Event()
-        self.phase = "running"
-        async with _background([self.observer.watch(bed.endpoints)]):
-            workers = self._workers(clients, over)
-            tasks = [asyncio.create_task(self._begun[name].run(worker)) for name, worker in workers]
-            try:
-                await _unless_one_fails(asyncio.create_task(self.schedule.run(options.seconds)), tasks)
-                over.set()
-                self.phase = "waiting for the last operations"
-                await _all_end(tasks, patience_s=4 * options.op_timeout_s + 10.0)
-            finally:
-                await _cancel(tasks)
+        async with AsyncExitStack() as stack:
+            helper = await stack.enter_async_context(self._client(addresses))
+            for workload in self._begun.values():
+                await workload.setup(helper)
+            self.schedule = Schedule(faults, self._rng("schedule"), self.recorder, self.say)
+            self.observer = Observer(bed.admin, self.recorder)
+            await stack.enter_async_context(_background([self.observer.watch(bed.endpoints)]))
+            await self._work(addresses, stack)
             if not bed.stopped_themselves():  # else it may well be that there is no cluster to wait for
                 await self._whole_again(bed)
-                await self._finish(clients[0])
+                await self._finish(helper)
             self._cluster_problems += _of_the_cluster(bed, self.observer.leaders)
+
+    async def _work(self, addresses: Sequence[str], stack: AsyncExitStack) -> None:
+        """Let workers work while faults come and go, until the time is over."""
+        assert self.schedule is not None
+        over = asyncio.Event()
+        workers = await self._workers(addresses, over, stack)
+        self.phase = "running"
+        tasks = [asyncio.create_task(self._begun[name].run(worker)) for name, worker in workers]
+        try:
+            await _unless_one_fails(asyncio.create_task(self.schedule.run(self.options.seconds)), tasks)
+            over.set()
+            self.phase = "waiting for the last operations"
+            await _all_end(tasks, patience_s=4 * self.options.op_timeout_s + 10.0)
+        finally:
+            await _cancel(tasks)
 
     async def _whole_again(self, bed: Testbed | GivenCluster) -> None:
         """Liveness: all faults over, every node must come to the same state, in bounded time."""
@@ -189,32 +195,22 @@ class Run:
                 text = f"{name}: the last reads were not answered within {FINISH_TIMEOUT_S:g} s of a whole cluster"
                 self._cluster_problems.append(Problem(name="did not heal", text=text))
 
-    @asynccontextmanager
-    async def _clients(self, addresses: list[str]) -> AsyncIterator[list[AsyncClient]]:
-        async with AsyncExitStack() as stack:
-            clients = []
-            for number in range(self.options.concurrency):
-                shift = number % len(addresses)  # each begins at a node of its own
-                endpoints = addresses[shift:] + addresses[:shift]
-                client = AsyncClient(endpoints, timeout=self.options.op_timeout_s)
-                clients.append(await stack.enter_async_context(client))
-            yield clients
-
-    def _workers(self, clients: list[AsyncClient], over: asyncio.Event) -> list[tuple[str, Worker]]:
+    async def _workers(
+        self, addresses: Sequence[str], over: asyncio.Event, stack: AsyncExitStack
+    ) -> list[tuple[str, Worker]]:
+        """Return all workers. Each has a client of its own: what a client has seen is told in its own workload only."""
         found = []
         for name, workload in self._begun.items():
             pace = Pace(self.options.rate, over)
             for number in range(max(self.options.concurrency, workload.workers_at_least)):
-                worker = Worker(
-                    number,
-                    name,
-                    client=clients[number % len(clients)],
-                    recorder=self.recorder,
-                    pace=pace,
-                    rng=self._rng("worker", name, number),
-                )
-                found.append((name, worker))
+                client = await stack.enter_async_context(self._client(addresses, number))
+                rng = self._rng("worker", name, number)
+                found.append((name, Worker(number, name, client=client, recorder=self.recorder, pace=pace, rng=rng)))
         return found
+
+    def _client(self, addresses: Sequence[str], number: int = 0) -> AsyncClient:
+        shift = number % len(addresses)  # each begins at a node of its own
+        return AsyncClient([*addresses[shift:], *addresses[:shift]], timeout=self.options.op_timeout_s)
 
     def _rng(self, *what: object) -> random.Random:
         """Return a stream of chance of its own for each user, so that none disturbs another one's."""

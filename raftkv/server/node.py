@@ -195,6 +195,8 @@ class Node:
         self._wake = asyncio.Event()
         self._wake_writer = asyncio.Event()
         self._known = self._standing()
+        self._led = Term(0)
+        """The term that this node has led last; 0: none yet."""
         self._configuration = raft.configuration
         self._shrinks = True
         self._leadership_changed: asyncio.Future[None] | None = None
@@ -519,6 +521,14 @@ class Node:
         return self.raft.role is Role.LEADER and self._serving_state
 
     @property
+    def lost_its_quorum(self) -> bool:
+        """Whether it has led this term, and leads no more without knowing who does.
+
+        CheckQuorum has deposed it, so it is the others that hear each other: whoever asks does better with them.
+        """
+        return self._led == self.raft.term and self.leader is None and self.raft.role is not Role.LEADER
+
+    @property
     def may_propose(self) -> bool:
         """Whether this node leads, and has applied what leaders before it committed."""
         raft = self.raft
@@ -811,11 +821,12 @@ class Node:
             self._durability.leadership_lost()
             undecided = self._proposals.leadership_lost()
             if undecided:
-                wait_s = self._limits.undecided_s
+                wait_s = 0.0 if self.lost_its_quorum else self._limits.undecided_s
                 asyncio.get_running_loop().call_later(wait_s, self._proposals.give_up, undecided)
         if (raft.leader, raft.term) != (old_leader, old_term):
             if raft.role is Role.LEADER:
                 self._time.take_over(self.machine.time_ms)
+                self._led = raft.term
                 log.info("leading", term=raft.term)
             elif raft.leader is not None:
                 log.info("following", leader=raft.leader, term=raft.term)

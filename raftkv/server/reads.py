@@ -169,7 +169,8 @@ class Reads:
                     return await asyncio.shield(self._points.next())
                 except NotLeader as error:
                     reason = error.message
-            if not await another_leader(node, leader, term, _now() + self._leader_wait_s):
+            until = _now() + self._leader_wait_s
+            if node.lost_its_quorum or not await another_leader(node, leader, term, until):
                 raise NoLeader(reason)
             self._require_readable()
 

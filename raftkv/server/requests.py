@@ -320,7 +320,7 @@ class Requests:
                 await self._forward(attempt, leader)
             if attempt.open:
                 until = min(asyncio.get_running_loop().time() + self._limits.leader_wait_s, attempt.deadline)
-                if not await another_leader(self._node, leader, term, until):
+                if self._node.lost_its_quorum or not await another_leader(self._node, leader, term, until):
                     attempt.fail(self._explain(self._give_up(attempt, leader)))
 
     def _no_member_any_more(self) -> NoLeader:

@@ -36,7 +36,7 @@ def jepsen(
     rate: Annotated[
         float, typer.Option(min=0.1, max=100_000, metavar="OPS/S", help="Operations per second, of each workload.")
     ] = 100.0,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Clients, each of which runs every workload.")] = 5,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Clients of each workload.")] = 5,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="What chance decides: faults, victims, operations. Default: drawn, and told."),
