@@ -821,7 +821,7 @@ class Node:
             self._durability.leadership_lost()
             undecided = self._proposals.leadership_lost()
             if undecided:
-                wait_s = 0.0 if self.lost_its_quorum else self._limits.undecided_s
+                wait_s = self._limits.undecided_s
                 asyncio.get_running_loop().call_later(wait_s, self._proposals.give_up, undecided)
         if (raft.leader, raft.term) != (old_leader, old_term):
             if raft.role is Role.LEADER:
