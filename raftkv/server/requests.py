@@ -94,6 +94,9 @@ class RequestLimits:
     max_timeout_s: float = 600.0
     leader_wait_s: float = 1.0
     """A request waits this long for a leader to appear before it is answered NO_LEADER."""
+    deposed_wait_s: float = 0.1
+    """So long where CheckQuorum has deposed this node: it is the others that hear each other, so whoever asks does better
+    with them."""
     max_scans: int = 64
     """Batches with ranges that are read at a time; each holds a snapshot of the store. The others wait."""
     max_answer_bytes: int = 4 << 20
@@ -272,7 +275,14 @@ class Requests:
         self._limits = limits
         self._concerns = Concerns(node.raft, limits.write_concern)
         self.reader = StateReader(node, max_scans=limits.max_scans, max_answer_bytes=limits.max_answer_bytes)
-        self.reads = Reads(node, forwarder, self.reader, cluster_id=cluster_id, leader_wait_s=limits.leader_wait_s)
+        self.reads = Reads(
+            node,
+            forwarder,
+            self.reader,
+            cluster_id=cluster_id,
+            leader_wait_s=limits.leader_wait_s,
+            deposed_wait_s=limits.deposed_wait_s,
+        )
         self.quota = Quota(limits.quota_bytes, node.used_bytes, asyncio.get_running_loop().time)
 
     async def run(self, batch: kv_pb2.BatchRequest, *, forwarded: bool) -> kv_pb2.BatchResponse:
@@ -319,8 +329,9 @@ class Requests:
             elif leader is not None:
                 await self._forward(attempt, leader)
             if attempt.open:
-                until = min(asyncio.get_running_loop().time() + self._limits.leader_wait_s, attempt.deadline)
-                if self._node.lost_its_quorum or not await another_leader(self._node, leader, term, until):
+                wait_s = self._limits.deposed_wait_s if self._node.lost_its_quorum else self._limits.leader_wait_s
+                until = min(asyncio.get_running_loop().time() + wait_s, attempt.deadline)
+                if not await another_leader(self._node, leader, term, until):
                     attempt.fail(self._explain(self._give_up(attempt, leader)))
 
     def _no_member_any_more(self) -> NoLeader:

@@ -151,6 +151,7 @@ class MemoryNode:
             RequestLimits(
                 default_timeout_s=2.0,
                 leader_wait_s=0.5,
+                deposed_wait_s=0.5,
                 quota_bytes=self.cluster.quota_bytes,
                 write_concern=self.cluster.write_concern,
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -191,6 +192,25 @@ async def test_losing_leadership_tells_sessions_at_once_and_others_when_it_is_de
         with pytest.raises(NotLeader, match="no effect"):
             await asyncio.wait_for(without, 10)
         assert (await old.get(b"key-50")).range.count == 0
+
+
+@pytest.mark.parametrize("operation", ["put", "range"])
+async def test_a_leader_that_has_lost_its_quorum_sends_its_clients_elsewhere_at_once(operation: str) -> None:
+    """An isolated leader kept its clients waiting for a leader, while the others had one: an RTO of 1.3 s for 0.3."""
+    async with MemoryCluster() as cluster:
+        old = await cluster.leader()
+        old.requests._limits = replace(old.requests._limits, leader_wait_s=3600.0, deposed_wait_s=0.0)
+        old.requests.reads._leader_wait_s = 3600.0
+        old.requests.reads._deposed_wait_s = 0.0
+        cluster.isolate(old.id)
+        await until(lambda: not old.node.is_leader)
+        asked = kv_pb2.Operation(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
+        if operation == "range":
+            asked = kv_pb2.Operation(id=1, range=kv_pb2.RangeRequest(key=b"k"))
+        answer = await asyncio.wait_for(old.run(asked, timeout_ms=3_600_000), 10)
+        assert answer.error.code == common_pb2.NO_LEADER
+        assert answer.error.retryable
+        assert not answer.error.ambiguous
 
 
 async def test_bug_44_a_write_of_a_session_is_carried_over_to_the_new_leader_and_applied_once() -> None:

@@ -173,7 +173,7 @@ def _settings(random: Random) -> Settings:
             max_reads=random.choice([2, 10_000, 10_000]),
             max_proposal_commands=random.choice([30, 100_000, 100_000]),
         ),
-        requests=RequestLimits(default_timeout_s=2.0, leader_wait_s=random.choice([0.1, 1.0])),
+        requests=_patience(random.choice([0.1, 1.0])),
         segment_bytes=random.choice([1024, 4096, 32768]),
         record_limit_bytes=random.choice([300, 1 << 20, 1 << 20]),
         disk_latency_s=disk_latency_s,
@@ -334,3 +334,7 @@ def _pauses(random: Random, first: int, election_s: float, duration_s: float) ->
     if random.random() < 0.6:
         return ()
     return (Fault(first, random.uniform(3 * election_s, duration_s), PAUSE_OF_ALL, random.uniform(0.7, 2.0)),)
+
+
+def _patience(wait_s: float) -> RequestLimits:
+    return RequestLimits(default_timeout_s=2.0, leader_wait_s=wait_s, deposed_wait_s=wait_s)
