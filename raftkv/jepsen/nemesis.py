@@ -28,6 +28,12 @@ class Nemesis(ABC):
     """Nodes must run on disks that forget, when killed, what was not synced."""
     failing_disks: ClassVar[bool] = False
     """Nodes must run on disks that fail on request."""
+    lease_margin_ms: ClassVar[float] = 0.0
+    """What it may take off a lease, as it lets clocks jump or run fast; see `raftkv.jepsen.workload.Setting`."""
+    clock_slack_ms: ClassVar[float] = 0.0
+    """By how much it lets clocks lag."""
+    members_change: ClassVar[bool] = False
+    """Whether there may be other voters than at the start."""
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         self.testbed = testbed

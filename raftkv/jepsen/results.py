@@ -28,7 +28,8 @@ class Tally:
     ok: int
     failed: int
     unknown: int
-    minimum_ok: int
+    missing: tuple[str, ...] = ()
+    """What was done too seldom to show anything."""
     verdict: Verdict
 
     def as_json(self) -> dict[str, Any]:
@@ -71,10 +72,7 @@ class Results:
         for name, tally in self.workloads.items():
             if tally.verdict.why:
                 found.append(f"{name}: {tally.verdict.why}")
-            if tally.ok < tally.minimum_ok:
-                found.append(
-                    f"{name}: {tally.ok} operations were OK, {tally.minimum_ok} are the least to show something"
-                )
+            found += [f"{name}: {one}" for one in tally.missing]
         found += [
             f"nemesis {name} never fired: no fault of it was proven" for name in self.nemeses if not self.proven[name]
         ]
@@ -107,14 +105,19 @@ class Results:
         }
 
 
-def tally(operations: Sequence[Operation], minimum_ok: int, verdict: Verdict) -> Tally:
-    """Count what became of a workload's operations."""
+def tally(operations: Sequence[Operation], done: Counter[str], least: Mapping[str, int], verdict: Verdict) -> Tally:
+    """Count what became of a workload's operations, and whether there was enough of it."""
     counts = Counter(one.outcome for one in operations)
+    missing = [
+        f"{what} was done {done[what]} times, {times} are the least to show something"
+        for what, times in least.items()
+        if done[what] < times
+    ]
     return Tally(
         ok=counts[Outcome.OK],
         failed=counts[Outcome.FAIL],
         unknown=counts[Outcome.INFO],
-        minimum_ok=minimum_ok,
+        missing=tuple(missing),
         verdict=verdict,
     )
 

@@ -142,6 +142,9 @@ class Run:
                 nodes=len(addresses),
                 workers=options.concurrency,
                 seconds=options.seconds,
+                lease_margin_ms=sum(one.lease_margin_ms for one in faults),
+                clock_slack_ms=max((one.clock_slack_ms for one in faults), default=0.0),
+                members_change=any(one.members_change for one in faults),
             )
             self._begun[kind.name] = kind(setting)
         async with AsyncExitStack() as stack:
@@ -225,7 +228,7 @@ class Run:
         for name, workload in self._begun.items():
             operations = history.of(name)
             verdict = self._check(workload, operations) if whole else undecided(0, "the run did not come to its end")
-            results.workloads[name] = tally(operations, workload.minimum_ok, verdict)
+            results.workloads[name] = tally(operations, workload.done(operations), workload.least, verdict)
         if whole:
             results.cluster = judged(0, self._cluster_problems)
         if self.schedule is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,12 @@ class Setting:
     workers: int
     seconds: float
     """How long the run is to be."""
+    lease_margin_ms: float = 0.0
+    """What the run's nemeses may take off a lease: they let clocks jump, or run fast."""
+    clock_slack_ms: float = 0.0
+    """By how much a clock may lag that measures how old an answer is."""
+    members_change: bool = False
+    """Whether there may be other voters than at the start."""
 
 
 class Workload(ABC):
@@ -32,8 +39,8 @@ class Workload(ABC):
     name: ClassVar[str]
     help: ClassVar[str]
     """One line for people, without a full stop."""
-    minimum_ok: ClassVar[int] = 50
-    """With fewer operations that were OK, the run has shown nothing."""
+    least: ClassVar[Mapping[str, int]]
+    """Of what must have been done how often, at least: else the run has shown nothing. See `done`."""
     workers_at_least: ClassVar[int] = 1
 
     def __init__(self, setting: Setting) -> None:
@@ -48,6 +55,10 @@ class Workload(ABC):
 
     async def finish(self, worker: Worker) -> None:  # noqa: B027 - most need nothing
         """Record what is there in the end: once, when all workers have returned and the cluster is whole again."""
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        """Count what `least` speaks of: by default, operations that were OK, by `f`."""
+        return Counter(one.f for one in operations if one.ok)
 
     @abstractmethod
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:

@@ -95,8 +95,8 @@ class RequestLimits:
     leader_wait_s: float = 1.0
     """A request waits this long for a leader to appear before it is answered NO_LEADER."""
     deposed_wait_s: float = 0.1
-    """So long where CheckQuorum has deposed this node: it is the others that hear each other, so whoever asks does better
-    with them."""
+    """So long where CheckQuorum has deposed this node: it is the others that hear each other, so whoever asks does
+    better with them."""
     max_scans: int = 64
     """Batches with ranges that are read at a time; each holds a snapshot of the store. The others wait."""
     max_answer_bytes: int = 4 << 20
