@@ -60,3 +60,6 @@ class Nemesis(ABC):
 
         May be called without a begin, after a begin that failed midway, and twice.
         """
+
+    def abandon(self) -> None:  # noqa: B027 - most have none
+        """Stop what runs in this process: the whole cluster is about to go, and need not get well again."""
