@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+from raftkv.checker.history import Operation
 from raftkv.client import AsyncClient, KeyValue, PutResult, ReadResult
 from raftkv.errors import DeadlineExceeded
 from raftkv.jepsen.worker import Answer
@@ -51,6 +53,12 @@ class LiveKeys:
     def live(self) -> Sequence[str]:
         """The keys in use now."""
         return tuple(self._live)
+
+
+def count(operations: Sequence[Operation], **shows: Callable[[Operation], bool]) -> Counter[str]:
+    """Count operations that were OK by what they show, for `Workload.done`."""
+    ok = [one for one in operations if one.ok]
+    return Counter({what: sum(map(of_it, ok)) for what, of_it in shows.items()})
 
 
 async def put(client: AsyncClient, path: str, value: object) -> Answer:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import insist, read_number
+from raftkv.jepsen.workloads.common import count, insist, read_number
 
 TTLS_S: Final = (1.0, 1.5, 2.0, 3.0)
 ID_BITS: Final = 52
@@ -27,7 +28,7 @@ class Lease(Workload):
 
     name = "lease"
     help = "keys on leases of a second or three: gone in time, and never early"
-    minimum_ok = 30
+    least: ClassVar[Mapping[str, int]] = {"attach": 5, "gone": 3}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -75,6 +76,14 @@ class Lease(Workload):
     async def _read(self, worker: Worker, key: str) -> Answer | None:
         read = partial(read_number, worker.client, self.setting.prefix + key)
         return await worker.do("read", read, key=key, read=True)
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        attached = {one.key: one for one in operations if one.f == "attach" and one.ok}
+
+        def gone(one: Operation) -> bool:
+            return one.f == "read" and one.result is None and one.key in attached and attached[one.key].precedes(one)
+
+        return count(operations, attach=lambda one: one.f == "attach", gone=gone)
 
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import leases  # noqa: PLC0415
