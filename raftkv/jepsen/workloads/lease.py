@@ -88,7 +88,7 @@ class Lease(Workload):
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import leases  # noqa: PLC0415
 
-        return leases.check(operations, out_of_time)
+        return leases.check(operations, out_of_time, margin_ms=self.setting.lease_margin_ms)
 
 
 async def _grant(client: AsyncClient, lease: int, ttl: float) -> Answer:

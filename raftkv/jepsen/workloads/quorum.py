@@ -118,4 +118,11 @@ class Quorums(Workload):
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import quorums  # noqa: PLC0415
 
-        return quorums.check(operations, out_of_time)
+        setting = self.setting
+        return quorums.check(
+            operations,
+            out_of_time,
+            voters=0 if setting.members_change else setting.nodes,
+            trust_lease=not (setting.clock_slack_ms or setting.lease_margin_ms),
+            slack_ms=setting.clock_slack_ms,
+        )
