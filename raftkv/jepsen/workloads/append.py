@@ -44,8 +44,9 @@ class Append(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for first in range(0, len(self.keys.all), FINAL_READS):
-            reads = [["r", key, None] for key in self.keys.all[first : first + FINAL_READS]]
-            await insist(partial(self._txn, worker, reads))
+            keys = self.keys.all[first : first + FINAL_READS]
+            reads = [["r", key, None] for key in keys]
+            await insist(f"a last read of {', '.join(keys)}", partial(self._txn, worker, reads))
 
     async def _txn(self, worker: Worker, asked: list[list[Any]]) -> Answer | None:
         reads = all(f == "r" for f, _, _ in asked)

@@ -42,7 +42,7 @@ class Bank(Workload):
                 await worker.do("transfer", transfer, value=asked)
 
     async def finish(self, worker: Worker) -> None:
-        await insist(partial(self._read, worker))
+        await insist("a last read of all accounts", partial(self._read, worker))
 
     async def _transfer(self, client: AsyncClient, source: str, target: str, amount: int) -> Answer:
         paths = [self.setting.prefix + one for one in (source, target)]

@@ -85,12 +85,16 @@ async def confirmed(release: Awaitable[bool]) -> Answer:
     return Answer()
 
 
-async def insist(attempt: Callable[[], Awaitable[T | None]]) -> T | None:
-    """Try again until there is an answer, for half a minute or so: for `finish`. None: there was none."""
+class NotAnsweredError(TimeoutError):
+    """A healthy cluster did not do in time what a run ends with."""
+
+
+async def insist(what: str, attempt: Callable[[], Awaitable[T | None]]) -> T:
+    """Try again until there is an answer, for half a minute or so: for `finish`. Raises NotAnsweredError."""
     loop = asyncio.get_running_loop()
     until = loop.time() + PATIENCE_S
-    while True:
-        answer = await attempt()
-        if answer is not None or loop.time() >= until:
-            return answer
+    while (answer := await attempt()) is None:
+        if loop.time() >= until:
+            raise NotAnsweredError(f"not within {PATIENCE_S:g} s of a whole cluster: {what}")
         await asyncio.sleep(TRY_EVERY_S)
+    return answer

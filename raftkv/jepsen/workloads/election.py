@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 from raftkv.checker.history import Operation
@@ -12,7 +13,7 @@ from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient, AsyncElection, FenceMode, FencingToken
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import OWN_TIMEOUT_S, confirmed, count
+from raftkv.jepsen.workloads.common import OWN_TIMEOUT_S, confirmed, count, insist
 
 TTL_S, PAUSED_TTL_S, WAIT_S = 2.0, 1.0, 5.0
 
@@ -74,17 +75,17 @@ class Election(Workload):
         asked = {"token": token.token, "candidate": candidate, "number": number}
         await worker.do("act", act, value=asked, extra={"mode": token.mode.name.lower()})
 
-    async def _observe(self, worker: Worker) -> None:
+    async def _observe(self, worker: Worker) -> Answer | None:
         election = worker.client.election(self.setting.prefix + "election")
 
         async def observe() -> Answer:
             leader = await election.leader()
             return Answer(leader and {"token": leader.token, "candidate": leader.value.decode()})
 
-        await worker.do("observe", observe, read=True)
+        return await worker.do("observe", observe, read=True)
 
     async def finish(self, worker: Worker) -> None:
-        await self._observe(worker)
+        await insist("who leads in the end", partial(self._observe, worker))
 
     def done(self, operations: Sequence[Operation]) -> Counter[str]:
         return count(

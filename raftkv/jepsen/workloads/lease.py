@@ -61,10 +61,11 @@ class Lease(Workload):
                 return
 
     async def finish(self, worker: Worker) -> None:
-        async def all_gone() -> bool | None:
-            return all([await self._gone(worker, key) for key in tuple(self.present)]) or None
+        for key in tuple(self.present):
+            await insist(f"that {key} is gone with its lease", lambda: self._is_gone(worker, key))  # noqa: B023
 
-        await insist(all_gone)
+    async def _is_gone(self, worker: Worker, key: str) -> bool | None:
+        return await self._gone(worker, key) or None
 
     async def _gone(self, worker: Worker, key: str) -> bool:
         answer = await self._read(worker, key)

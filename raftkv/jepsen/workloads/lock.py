@@ -72,7 +72,7 @@ class Lock(Workload):
         await worker.do("increment", write, key=KEY, value=asked, extra={"mode": token.mode.name.lower()})
 
     async def finish(self, worker: Worker) -> None:
-        await insist(partial(self._read, worker))
+        await insist("a last read of the counter", partial(self._read, worker))
 
     async def _read(self, worker: Worker) -> Answer | None:
         async def read() -> Answer:

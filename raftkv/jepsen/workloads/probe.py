@@ -38,7 +38,7 @@ class Probe(Workload):
             await self._read(worker)
 
     async def finish(self, worker: Worker) -> None:
-        await insist(partial(self._read, worker))
+        await insist("a last read", partial(self._read, worker))
 
     async def _read(self, worker: Worker) -> Answer | None:
         path = self.setting.prefix + KEY

@@ -53,7 +53,7 @@ class Quorums(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for key in self.keys.live:
-            await insist(partial(self._read, worker, key, "linearizable", None))
+            await insist(f"a last read of {key}", partial(self._read, worker, key, "linearizable", None))
 
     async def _write(self, client: AsyncClient, path: str, value: int, concern: Concern) -> Answer:
         done = await client.put(path, str(value), concern=concern)

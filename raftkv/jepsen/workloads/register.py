@@ -54,7 +54,7 @@ class Register(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for key in self.keys.live:
-            await insist(partial(self._read, worker, key))
+            await insist(f"a last read of {key}", partial(self._read, worker, key))
 
     async def _read(self, worker: Worker, key: str) -> Answer | None:
         read = partial(read_number, worker.client, self.setting.prefix + key)

@@ -36,7 +36,7 @@ class Sessions(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for key in KEYS:
-            await insist(partial(self._read, worker, key))
+            await insist(f"a last read of {key}", partial(self._read, worker, key))
 
     async def _read(self, worker: Worker, key: str) -> Answer | None:
         return await worker.do("read", partial(_version, worker.client, self.setting.prefix + key), key=key, read=True)

@@ -40,7 +40,7 @@ class Set(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for name in self.sets.all:
-            await insist(partial(self._read, worker, name))
+            await insist(f"a last read of {name}", partial(self._read, worker, name))
 
     async def _read(self, worker: Worker, name: str) -> Answer | None:
         read = partial(_elements, worker.client, f"{self.setting.prefix}{name}/")

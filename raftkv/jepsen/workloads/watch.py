@@ -55,14 +55,13 @@ class Watch(Workload):
                 await self._watch(worker, client, watcher, back=back, seconds=worker.rng.uniform(*SEGMENT_S))
 
     async def finish(self, worker: Worker) -> None:
-        last = await insist(partial(self._write, worker))
-        if last is None:
-            return
+        last = await insist("a last write", partial(self._write, worker))
         for watcher in self.through:
             async with _at(worker, watcher) as client:
                 # Its node may have gone for good: then any other.
                 clients = itertools.chain([client, client], itertools.repeat(worker.client))
-                await insist(lambda: self._watch_to(worker, next(clients), watcher, last.revision))  # noqa: B023
+                told = f"that watcher {watcher} is told everything up to revision {last.revision}"
+                await insist(told, lambda: self._watch_to(worker, next(clients), watcher, last.revision))  # noqa: B023
 
     async def _write(self, worker: Worker) -> Answer | None:
         key, value = f"w{worker.rng.randrange(5)}", next(self.values)
