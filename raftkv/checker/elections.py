@@ -10,6 +10,9 @@ Tokens and fenced acts are judged as those of locks are: see `fencing`, whose na
 Operations: `lead` with value candidate -> {"token": t}; `act` with value {"token", "candidate", "number"} -> revision,
 extra {"mode": "holder" or "max_seen"}; `observe` -> {"token", "candidate"}, or null: nobody leads; `resign`, with value
 {"token"} if what was given back is to be told from what is acted on.
+
+A `lead` that failed may have led for a while: whoever waits no longer gives up a place that may just have come to the
+front, and is told that it was not to be had. So it is not taken to have had no effect: its candidate may be observed.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 from raftkv.checker.cycles import out_of_order
 from raftkv.checker.fencing import look_at_grants, look_at_writes
 from raftkv.checker.findings import Findings
-from raftkv.checker.history import Operation, Outcome
+from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 
@@ -66,7 +69,7 @@ def _candidate(one: Operation) -> Any:
 
 
 def _candidates(findings: Findings, operations: Sequence[Operation], leading: Sequence[Operation]) -> None:
-    asked = {one.value for one in operations if one.f == "lead" and one.outcome is not Outcome.FAIL}
+    asked = {one.value for one in operations if one.f == "lead"}
     first: dict[int, Operation] = {}
     for one in leading:
         other = first.setdefault(token(one), one)

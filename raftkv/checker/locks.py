@@ -12,6 +12,9 @@ What is wrong with tokens and fenced writes has the names of `fencing`; with the
 
 Operations: `acquire` -> {"token": t}; `increment` with value {"token": t, "to": n} -> revision, extra {"mode": "holder"
 or "max_seen"}; `release` with value {"token": t}; `read` -> n (0: not there), and its mod_revision, if known.
+
+An `acquire` that failed may have held the lock for a while: whoever waits no longer gives up a place that may just have
+come to the front. Nobody can write under its token, which was not told, and nothing is concluded from it.
 """
 
 from __future__ import annotations

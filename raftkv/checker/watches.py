@@ -15,7 +15,8 @@
     revision order     a write was told a revision that is not above one of a write that was over before it began
 
 Operations: `write` with key and value, unique for its key -> revision; `watch` with value {"from": r} ->
-{"events": [[revision, key, value], ...], "through": R}: a segment, all that there is from r through R, both included.
+{"events": [[revision, key, value], ...], "through": R}: a segment, all that there is from r through R, both included;
+extra {"watcher"} says whose it is, if not its process'. Of a watcher that was never told anything nothing is known.
 """
 
 from __future__ import annotations
@@ -57,7 +58,27 @@ def check(operations: Sequence[Operation], out_of_time: OutOfTime = never) -> Ve
         if out_of_time():
             return undecided(len(operations), gave_up.why, findings.problems)
         _look_for_gaps(findings, segment, revisions, events, acknowledged)
+    if unheard := _never_told([one for one in operations if one.f == "watch"], acknowledged):
+        return undecided(len(operations), "; ".join(unheard), findings.problems)
     return judged(len(operations), findings.problems)
+
+
+def _never_told(segments: Sequence[Operation], acknowledged: dict[int, Operation]) -> list[str]:
+    """Name watchers that waited for what had been acknowledged, and never were told anything: in vain, or for ever."""
+    watchers: dict[Any, list[Operation]] = {}
+    for one in segments:
+        watchers.setdefault(one.extra.get("watcher", one.process), []).append(one)
+    found = []
+    for watcher, mine in watchers.items():
+        if any(one.ok and one.result["events"] for one in mine):
+            continue
+        first, last = min(int(one.value["from"]) for one in mine), max(mine, key=lambda one: one.began)
+        missed = sum(revision >= first and write.precedes(last) for revision, write in acknowledged.items())
+        if missed:
+            found.append(
+                f"watcher {watcher} was never told anything, of {missed} acknowledged writes that it waited for"
+            )
+    return found
 
 
 def _look_at(findings: Findings, segment: Operation, events: dict[int, tuple[_Event, Operation]]) -> None:

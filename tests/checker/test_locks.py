@@ -53,6 +53,14 @@ GOOD = {
         acquire(7, 6, 8),
         increment(7, 3, 10, 11, at=12),
     ],
+    # AsyncLock.acquire: it gives up at its own timeout, though its grant may be in the store already.
+    "granted for a while, though the contender had given up": [
+        *FIRST,
+        acquire(6, 4, 9, outcome="fail"),
+        increment(5, 2, 5, 6, at=11),
+        acquire(7, 6, 12),
+        increment(7, 3, 13, 14, at=14),
+    ],
     "unknown, and it took effect": [*FIRST, increment(5, 2, 4, 5, outcome="info"), increment(5, 3, 6, 7, at=12)],
     "unknown, and it did not": [
         *FIRST,

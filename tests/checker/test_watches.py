@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,12 @@ GOOD: dict[str, list[Operation]] = {
     "unknown, and it did not": [write(1, 0, 1, outcome="info"), watch(1, 15)],
     "unknown, and it happened late": [write(1, 0, 1, outcome="info"), *TWO[1:], watch(1, 20, (12, 2), (18, 1))],
     "failed, and is nowhere": [write(1, 0, 1, outcome="fail"), watch(1, 15)],
-    "a segment that broke off says nothing": [*TWO, op("watch", 0, 9, value={"from": 1}, outcome="fail")],
+    "a segment that broke off says nothing": [
+        *TWO,
+        op("watch", 0, 9, value={"from": 1}, outcome="fail"),
+        watch(1, 15, (10, 1), (12, 2), began=10),
+    ],
+    "told nothing, as nothing had been written yet": [watch(1, 5, ended=1), watch(6, 9), *TWO],
 }
 
 BAD: dict[str, tuple[list[Operation], set[str]]] = {
@@ -112,6 +118,23 @@ def executed(rng: random.Random, count: int) -> list[Operation]:
             history.append(op("watch", 0, count + 5, value={"from": start}, result=result))
             start = through + 1
     return history
+
+
+UNHEARD = {
+    "got nowhere": [watch(1, 0), watch(1, 0, began=50)],
+    "never opened": [op("watch", 50, 99, value={"from": 1}, outcome="fail")],
+}
+
+
+@pytest.mark.parametrize("segments", UNHEARD.values(), ids=UNHEARD)
+def test_a_watcher_that_is_never_told_anything_is_not_right(segments: list[Operation]) -> None:
+    told = replace(watch(1, 15, (10, 1), (12, 2)), extra={"watcher": 1})
+    mine = [replace(one, extra={"watcher": 2}) for one in segments]
+    verdict = watches.check([*TWO, told, *mine])
+    assert verdict.valid is None
+    assert verdict.why == "watcher 2 was never told anything, of 2 acknowledged writes that it waited for"
+    # Another process of the same watcher was: then it has only stood still for a while.
+    assert_verdict(watches.check([*TWO, told, *mine, replace(told, process=5, extra={"watcher": 2})]), ())
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -15,7 +15,7 @@ from raftkv.checker.verdict import never
 from raftkv.client import AsyncClient
 from raftkv.jepsen.workloads import HELP, WORKLOADS
 from raftkv.testing.cluster import LocalCluster
-from tests.jepsen.driving import done, drive, setting
+from tests.jepsen.driving import drive, setting
 
 WORKERS = 4
 Shape = Callable[[Operation], Any]
@@ -42,21 +42,6 @@ def test_names_and_helps_are_those_of_the_classes_and_cost_no_client() -> None:
         assert (WORKLOADS[name].name, WORKLOADS[name].help) == (name, help_)
     with pytest.raises(KeyError):
         WORKLOADS["nothing"]
-
-
-ENOUGH: dict[str, Callable[[Sequence[Operation]], bool]] = {
-    "register": done("read", "write", "cas", "delete", times=4),
-    "set": done("add", "read", times=25),
-    "append": done("txn", times=60),
-    "bank": done("transfer", "read", times=15),
-    "lock": done("acquire", "increment", "release", "read", times=8),
-    "election": done("lead", "act", "resign", "observe", times=8),
-    "lease": done("grant", "attach", "renew", "revoke", "read"),
-    "watch": done("write", "watch", times=6),
-    "sessions": done("increment", "read", times=25),
-    "quorum": done("write", "read", times=50),
-    "probe": done("write", "read", times=30),
-}
 
 
 def token(value: Any) -> bool:
@@ -137,7 +122,10 @@ async def test_a_healthy_cluster_is_valid(name: str, cluster: LocalCluster) -> N
     assert workload.workers_at_least <= WORKERS
 
     def enough(operations: Sequence[Operation]) -> bool:
-        return ENOUGH[name](operations) and sum(one.ok for one in operations) >= workload.minimum_ok
+        counted = workload.done(operations)
+        return SHAPES[name].keys() <= {one.f for one in operations if one.ok} and all(
+            counted[what] >= times for what, times in workload.least.items()
+        )
 
     history = await drive(workload, lambda: AsyncClient(cluster.endpoints), enough=enough)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
@@ -14,7 +15,7 @@ from raftkv.client import AsyncClient, KeyValue, get, mod_revision, put
 from raftkv.errors import Conflict
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import LiveKeys, insist
+from raftkv.jepsen.workloads.common import LiveKeys, count, insist
 
 MOST_MICRO_OPS = 4
 FINAL_READS = 4
@@ -25,6 +26,7 @@ class Append(Workload):
 
     name = "append"
     help = "lists of several keys, read and appended to in transactions: serializable, in real time"
+    least: ClassVar[Mapping[str, int]] = {"append": 25, "read": 25}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -42,8 +44,9 @@ class Append(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for first in range(0, len(self.keys.all), FINAL_READS):
-            reads = [["r", key, None] for key in self.keys.all[first : first + FINAL_READS]]
-            await insist(partial(self._txn, worker, reads))
+            keys = self.keys.all[first : first + FINAL_READS]
+            reads = [["r", key, None] for key in keys]
+            await insist(f"a last read of {', '.join(keys)}", partial(self._txn, worker, reads))
 
     async def _txn(self, worker: Worker, asked: list[list[Any]]) -> Answer | None:
         reads = all(f == "r" for f, _, _ in asked)
@@ -51,10 +54,23 @@ class Append(Workload):
             "txn", partial(_commit, worker.client, self.setting.prefix, asked), value=asked, read=reads
         )
 
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        return count(operations, append=lambda one: bool(_appended(one)), read=_reads_others)
+
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import appends  # noqa: PLC0415
 
         return appends.check(operations, out_of_time)
+
+
+def _appended(txn: Operation) -> set[int]:
+    return {element for f, _, element in txn.result if f == "append"}
+
+
+def _reads_others(txn: Operation) -> bool:
+    """Whether it was told what another transaction appended."""
+    own = _appended(txn)
+    return any(f == "r" and not own.issuperset(found) for f, _, found in txn.result)
 
 
 async def _commit(client: AsyncClient, prefix: str, asked: list[list[Any]]) -> Answer:

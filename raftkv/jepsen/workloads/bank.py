@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
@@ -23,6 +24,7 @@ class Bank(Workload):
 
     name = "bank"
     help = "transfers between accounts in transactions: no read sees money made or lost"
+    least: ClassVar[Mapping[str, int]] = {"transfer": 20, "read": 15}
 
     async def setup(self, client: AsyncClient) -> None:
         opening = [put(self.setting.prefix + one, str(BALANCE)) for one in ACCOUNTS]
@@ -40,7 +42,7 @@ class Bank(Workload):
                 await worker.do("transfer", transfer, value=asked)
 
     async def finish(self, worker: Worker) -> None:
-        await insist(partial(self._read, worker))
+        await insist("a last read of all accounts", partial(self._read, worker))
 
     async def _transfer(self, client: AsyncClient, source: str, target: str, amount: int) -> Answer:
         paths = [self.setting.prefix + one for one in (source, target)]

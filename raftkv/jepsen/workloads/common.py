@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+from raftkv.checker.history import Operation
 from raftkv.client import AsyncClient, KeyValue, PutResult, ReadResult
 from raftkv.errors import DeadlineExceeded
 from raftkv.jepsen.worker import Answer
@@ -53,6 +55,12 @@ class LiveKeys:
         return tuple(self._live)
 
 
+def count(operations: Sequence[Operation], **shows: Callable[[Operation], bool]) -> Counter[str]:
+    """Count operations that were OK by what they show, for `Workload.done`."""
+    ok = [one for one in operations if one.ok]
+    return Counter({what: sum(map(of_it, ok)) for what, of_it in shows.items()})
+
+
 async def put(client: AsyncClient, path: str, value: object) -> Answer:
     """Put a value as text."""
     written: PutResult = await client.put(path, str(value))
@@ -77,12 +85,16 @@ async def confirmed(release: Awaitable[bool]) -> Answer:
     return Answer()
 
 
-async def insist(attempt: Callable[[], Awaitable[T | None]]) -> T | None:
-    """Try again until there is an answer, for half a minute or so: for `finish`. None: there was none."""
+class NotAnsweredError(TimeoutError):
+    """A healthy cluster did not do in time what a run ends with."""
+
+
+async def insist(what: str, attempt: Callable[[], Awaitable[T | None]]) -> T:
+    """Try again until there is an answer, for half a minute or so: for `finish`. Raises NotAnsweredError."""
     loop = asyncio.get_running_loop()
     until = loop.time() + PATIENCE_S
-    while True:
-        answer = await attempt()
-        if answer is not None or loop.time() >= until:
-            return answer
+    while (answer := await attempt()) is None:
+        if loop.time() >= until:
+            raise NotAnsweredError(f"not within {PATIENCE_S:g} s of a whole cluster: {what}")
         await asyncio.sleep(TRY_EVERY_S)
+    return answer

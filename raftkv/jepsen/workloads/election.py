@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient, AsyncElection, FenceMode, FencingToken
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import OWN_TIMEOUT_S, confirmed
+from raftkv.jepsen.workloads.common import OWN_TIMEOUT_S, confirmed, count, insist
 
 TTL_S, PAUSED_TTL_S, WAIT_S = 2.0, 1.0, 5.0
 
@@ -20,7 +23,7 @@ class Election(Workload):
 
     name = "election"
     help = "leaders that act under their token, and observers: nobody acts after a later leader"
-    minimum_ok = 30
+    least: ClassVar[Mapping[str, int]] = {"lead": 5, "act": 10, "observe": 20}
     workers_at_least = 3
 
     def __init__(self, setting: Setting) -> None:
@@ -72,17 +75,25 @@ class Election(Workload):
         asked = {"token": token.token, "candidate": candidate, "number": number}
         await worker.do("act", act, value=asked, extra={"mode": token.mode.name.lower()})
 
-    async def _observe(self, worker: Worker) -> None:
+    async def _observe(self, worker: Worker) -> Answer | None:
         election = worker.client.election(self.setting.prefix + "election")
 
         async def observe() -> Answer:
             leader = await election.leader()
             return Answer(leader and {"token": leader.token, "candidate": leader.value.decode()})
 
-        await worker.do("observe", observe, read=True)
+        return await worker.do("observe", observe, read=True)
 
     async def finish(self, worker: Worker) -> None:
-        await self._observe(worker)
+        await insist("who leads in the end", partial(self._observe, worker))
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        return count(
+            operations,
+            lead=lambda one: one.f == "lead",
+            act=lambda one: one.f == "act",
+            observe=lambda one: one.f == "observe" and one.result is not None,
+        )
 
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import elections  # noqa: PLC0415

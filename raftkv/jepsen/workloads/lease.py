@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import insist, read_number
+from raftkv.jepsen.workloads.common import count, insist, read_number
 
 TTLS_S: Final = (1.0, 1.5, 2.0, 3.0)
 ID_BITS: Final = 52
@@ -27,7 +28,7 @@ class Lease(Workload):
 
     name = "lease"
     help = "keys on leases of a second or three: gone in time, and never early"
-    minimum_ok = 30
+    least: ClassVar[Mapping[str, int]] = {"attach": 5, "gone": 3}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -60,10 +61,11 @@ class Lease(Workload):
                 return
 
     async def finish(self, worker: Worker) -> None:
-        async def all_gone() -> bool | None:
-            return all([await self._gone(worker, key) for key in tuple(self.present)]) or None
+        for key in tuple(self.present):
+            await insist(f"that {key} is gone with its lease", lambda: self._is_gone(worker, key))  # noqa: B023
 
-        await insist(all_gone)
+    async def _is_gone(self, worker: Worker, key: str) -> bool | None:
+        return await self._gone(worker, key) or None
 
     async def _gone(self, worker: Worker, key: str) -> bool:
         answer = await self._read(worker, key)
@@ -76,10 +78,18 @@ class Lease(Workload):
         read = partial(read_number, worker.client, self.setting.prefix + key)
         return await worker.do("read", read, key=key, read=True)
 
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        attached = {one.key: one for one in operations if one.f == "attach" and one.ok}
+
+        def gone(one: Operation) -> bool:
+            return one.f == "read" and one.result is None and one.key in attached and attached[one.key].precedes(one)
+
+        return count(operations, attach=lambda one: one.f == "attach", gone=gone)
+
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import leases  # noqa: PLC0415
 
-        return leases.check(operations, out_of_time)
+        return leases.check(operations, out_of_time, margin_ms=self.setting.lease_margin_ms)
 
 
 async def _grant(client: AsyncClient, lease: int, ttl: float) -> Answer:

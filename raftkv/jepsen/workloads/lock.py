@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
@@ -21,7 +22,7 @@ class Lock(Workload):
 
     name = "lock"
     help = "a counter guarded by a lock, whose holders pause at times: fenced writes lose no update"
-    minimum_ok = 30
+    least: ClassVar[Mapping[str, int]] = {"acquire": 5, "increment": 10}
     workers_at_least = 2
 
     async def run(self, worker: Worker) -> None:
@@ -71,7 +72,7 @@ class Lock(Workload):
         await worker.do("increment", write, key=KEY, value=asked, extra={"mode": token.mode.name.lower()})
 
     async def finish(self, worker: Worker) -> None:
-        await insist(partial(self._read, worker))
+        await insist("a last read of the counter", partial(self._read, worker))
 
     async def _read(self, worker: Worker) -> Answer | None:
         async def read() -> Answer:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
@@ -12,7 +14,7 @@ from raftkv.client import AsyncClient, value
 from raftkv.client import put as then_put
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import LiveKeys, insist, put, read_number
+from raftkv.jepsen.workloads.common import LiveKeys, count, insist, put, read_number
 
 
 class Register(Workload):
@@ -24,7 +26,7 @@ class Register(Workload):
 
     name = "register"
     help = "reads, writes, compare-and-swaps and deletes of single keys: linearizable"
-    minimum_ok = 100
+    least: ClassVar[Mapping[str, int]] = {"write": 25, "read": 25}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -52,7 +54,7 @@ class Register(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for key in self.keys.live:
-            await insist(partial(self._read, worker, key))
+            await insist(f"a last read of {key}", partial(self._read, worker, key))
 
     async def _read(self, worker: Worker, key: str) -> Answer | None:
         read = partial(read_number, worker.client, self.setting.prefix + key)
@@ -60,6 +62,13 @@ class Register(Workload):
         if answer is not None and answer.result is not None:
             self.seen[key] = answer.result
         return answer
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        return count(
+            operations,
+            write=lambda one: one.f == "write" or (one.f == "cas" and one.result is True),
+            read=lambda one: one.f == "read" and one.result is not None,
+        )
 
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import registers  # noqa: PLC0415

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Workload
-from raftkv.jepsen.workloads.common import insist, put
+from raftkv.jepsen.workloads.common import count, insist, put
 
 KEYS = ("s0", "s1", "s2")
 
@@ -20,7 +22,7 @@ class Sessions(Workload):
 
     name = "sessions"
     help = "puts that the client repeats by itself: each is counted once"
-    minimum_ok = 100
+    least: ClassVar[Mapping[str, int]] = {"increment": 40, "read": 10}
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():
@@ -34,10 +36,17 @@ class Sessions(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for key in KEYS:
-            await insist(partial(self._read, worker, key))
+            await insist(f"a last read of {key}", partial(self._read, worker, key))
 
     async def _read(self, worker: Worker, key: str) -> Answer | None:
         return await worker.do("read", partial(_version, worker.client, self.setting.prefix + key), key=key, read=True)
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        return count(
+            operations,
+            increment=lambda one: one.f == "increment",
+            read=lambda one: one.f == "read" and one.result > 0,
+        )
 
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import sessions  # noqa: PLC0415

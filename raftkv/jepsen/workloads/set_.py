@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict, together
@@ -12,7 +14,7 @@ from raftkv.client import AsyncClient
 from raftkv.invariant import invariant
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import LiveKeys, insist
+from raftkv.jepsen.workloads.common import LiveKeys, count, insist
 
 
 class Set(Workload):
@@ -20,7 +22,7 @@ class Set(Workload):
 
     name = "set"
     help = "elements added one by one, and reads of them all: none is lost, none appears from nowhere"
-    minimum_ok = 100
+    least: ClassVar[Mapping[str, int]] = {"add": 40, "read": 10}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -38,11 +40,18 @@ class Set(Workload):
 
     async def finish(self, worker: Worker) -> None:
         for name in self.sets.all:
-            await insist(partial(self._read, worker, name))
+            await insist(f"a last read of {name}", partial(self._read, worker, name))
 
     async def _read(self, worker: Worker, name: str) -> Answer | None:
         read = partial(_elements, worker.client, f"{self.setting.prefix}{name}/")
         return await worker.do("read", read, key=name, read=True)
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        return count(
+            operations,
+            add=lambda one: one.f == "add",
+            read=lambda one: one.f == "read" and bool(one.result),
+        )
 
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import sets  # noqa: PLC0415

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient
 from raftkv.jepsen.worker import Answer, Worker
 from raftkv.jepsen.workload import Setting, Workload
-from raftkv.jepsen.workloads.common import PATIENCE_S, insist, put
+from raftkv.jepsen.workloads.common import PATIENCE_S, count, insist, put
 
 OPEN_TIMEOUT_S: Final = 2.0
 SEGMENT_S: Final = (0.2, 2.0)
@@ -28,6 +29,7 @@ class Watch(Workload):
 
     name = "watch"
     help = "watchers at different nodes, which stop and go on: all are told the same, in order"
+    least: ClassVar[Mapping[str, int]] = {"write": 40, "event": 50}
     workers_at_least = 3
 
     def __init__(self, setting: Setting) -> None:
@@ -53,14 +55,13 @@ class Watch(Workload):
                 await self._watch(worker, client, watcher, back=back, seconds=worker.rng.uniform(*SEGMENT_S))
 
     async def finish(self, worker: Worker) -> None:
-        last = await insist(partial(self._write, worker))
-        if last is None:
-            return
+        last = await insist("a last write", partial(self._write, worker))
         for watcher in self.through:
             async with _at(worker, watcher) as client:
                 # Its node may have gone for good: then any other.
                 clients = itertools.chain([client, client], itertools.repeat(worker.client))
-                await insist(lambda: self._watch_to(worker, next(clients), watcher, last.revision))  # noqa: B023
+                told = f"that watcher {watcher} is told everything up to revision {last.revision}"
+                await insist(told, lambda: self._watch_to(worker, next(clients), watcher, last.revision))  # noqa: B023
 
     async def _write(self, worker: Worker) -> Answer | None:
         key, value = f"w{worker.rng.randrange(5)}", next(self.values)
@@ -88,6 +89,11 @@ class Watch(Workload):
         told = await worker.do("watch", segment, value={"from": start}, extra=extra, read=True)
         if told is not None:
             self.through[watcher] = max(self.through[watcher], told.result["through"])
+
+    def done(self, operations: Sequence[Operation]) -> Counter[str]:
+        found = count(operations, write=lambda one: one.f == "write")
+        found["event"] = sum(len(one.result["events"]) for one in operations if one.f == "watch" and one.ok)
+        return found
 
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import watches  # noqa: PLC0415
