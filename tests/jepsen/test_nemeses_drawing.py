@@ -11,6 +11,9 @@ import pytest
 
 from raftkv.jepsen.nemeses import NEMESES, NemesisUnusable, drawing, examine, find
 from raftkv.jepsen.nemeses.combination import APART, APART_IN_THREE, FAMILIES, draw
+from raftkv.jepsen.schedule import REST_S
+from raftkv.jepsen.workloads import lease as leases
+from raftkv.server.cluster_time import MAX_STEP_MS
 
 SEEDS = range(200)
 
@@ -150,3 +153,21 @@ def test_what_can_be_is_not_refused() -> None:
     examine(["bridge:cut", "kill", "slow-link"], 3)
     examine(["ring", "minority-third:reset"], 5)
     examine(["random"], 3)
+
+
+def test_workloads_are_told_what_clocks_may_do_to_leases() -> None:
+    """Of every jump a step counts, and of jumps at the quickest pace two fall into the longest lease of a workload."""
+    jump, strobe, drawn = (NEMESES[name].load() for name in ("clock-jump", "clock-strobe", "random"))
+    longest_s = max(leases.TTLS_S)
+    jumps = 1 + int(longest_s // (jump.hold_s[0] + REST_S[0]))
+    assert jump.lease_margin_ms >= jumps * MAX_STEP_MS
+    assert strobe.lease_margin_ms > longest_s * 1000
+    assert strobe.clock_slack_ms >= 10_000
+    assert drawn.lease_margin_ms == strobe.lease_margin_ms
+    assert drawn.clock_slack_ms == strobe.clock_slack_ms
+    quiet = NEMESES["kill"].load()
+    assert (quiet.lease_margin_ms, quiet.clock_slack_ms) == (0, 0)
+
+
+def test_workloads_are_told_whose_voters_change() -> None:
+    assert {name for name, entry in NEMESES.items() if entry.load().members_change} == {"membership", "wipe", "random"}

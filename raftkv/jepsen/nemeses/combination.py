@@ -47,12 +47,19 @@ def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[
             return [rng.choice(names) for family, names in usable.items() if family in families]
 
 
+KINDS: Final[list[type[Nemesis]]] = [find(name)[0].load() for names in FAMILIES.values() for name in names]
+"""What it may draw."""
+
+
 class Combination(Nemesis):
     """All of them are proven, or it is not."""
 
     name = "random"
     help = NEMESES[name].help
     hold_s = (4.0, 8.0)
+    lease_margin_ms = max(one.lease_margin_ms for one in KINDS)
+    clock_slack_ms = max(one.clock_slack_ms for one in KINDS)
+    members_change = any(one.members_change for one in KINDS)
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)

@@ -19,6 +19,7 @@ class Membership(Nemesis):
 
     name = "membership"
     help = NEMESES[name].help
+    members_change = True
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
