@@ -150,7 +150,16 @@ class ClockStrobe(ClockNemesis):
             strobe, self._strobe = self._strobe, None
             strobe.cancel()
             await asyncio.wait([strobe])
-        await super().end()
+            await super().end()
+            if not strobe.cancelled():
+                strobe.result()  # it had failed
+        else:
+            await super().end()
+
+    def abandon(self) -> None:
+        if self._strobe is not None:
+            self._strobe.cancel()
+            self._strobe = None
 
     async def _run(self, struck: list[Levers]) -> None:
         while True:
