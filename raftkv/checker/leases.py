@@ -2,8 +2,8 @@
 
     ended early           a key was not there, or its lease not known, though it had been granted or renewed, and its
                           time cannot have been over
-    came back             a key was not there after it had been, or a lease was renewed whose key was gone; and later it
-                          was there
+    came back             a key was not there after it had been, or a lease was not known; and later it was there (for a
+                          while a key may be seen after its lease has ended: it goes with an entry of its own)
     outlived its revoke   a key was there, or its lease renewed, after that had been revoked
     outlived its end      a key was there when it was looked at for the last time, long after its lease had to end
     never written         a key had a value that nobody gave it
@@ -137,15 +137,23 @@ def _too_late(findings: Findings, key: str, life: _Life, patience: int) -> None:
 
     # That it is absent says that it ended only if it was there before.
     was_there = min((one.ended for one in [*life.attached, *present] if one.ok), default=None)
-    ended = [
-        one
-        for one in [*life.reads, *life.renewals, *life.attached]
-        if (one.f == "read" and one.result is None and was_there is not None and was_there < one.began)
-        or (_found_none(one) and any(grant.precedes(one) for grant in life.grants if grant.ok))
-    ]
+    ended = [one for one in life.reads if one.result is None and was_there is not None and was_there < one.began]
     gone = min(ended, key=lambda one: one.ended, default=None)
     if gone is not None and (place := bisect_left(begins, gone.ended + 1)) < len(alive):
         findings.add("came back", f"the lease of {key} had ended, and is there again", gone, alive[place])
+    # A lease is dead by its time, and its key goes with an entry of its own soon after that.
+    dead = [
+        one
+        for one in [*life.renewals, *life.attached]
+        if _found_none(one) and any(grant.precedes(one) for grant in life.grants if grant.ok)
+    ]
+    told = min(dead, key=lambda one: one.ended, default=None)
+    if told is not None:
+        later = [one for one in renewed if one.began > told.ended]
+        later += [one for one in present if one.began > told.ended + patience]
+        if later:
+            text = f"the lease of {key} was said to have ended, and is there long after"
+            findings.add("came back", text, told, min(later, key=lambda one: one.began))
     revoke = min((one for one in life.revokes if one.ok), key=lambda one: one.ended, default=None)
     if revoke is not None and (place := bisect_left(begins, revoke.ended + 1)) < len(alive):
         text = f"the lease of {key} was revoked, and is there afterwards"
