@@ -23,12 +23,12 @@ def print_summary(results: Results, directory: Path, *, as_json: bool) -> None:
         (name, f"{one.ok:,}", f"{one.failed:,}", f"{one.unknown:,}", _WORDS[one.verdict.valid])
         for name, one in results.workloads.items()
     )
-    print_table(("workload", "ok", "failed", "unknown", "verdict"), rows)
+    print_table(("workload", "ok", "failed", "unknown", "verdict"), rows, right=("ok", "failed", "unknown"))
     if results.nemeses:
         faults = ((name, results.begun[name], results.proven[name]) for name in results.nemeses)
-        print_table(("nemesis", "begun", "proven"), faults)
+        print_table(("nemesis", "begun", "proven"), faults, right=("begun", "proven"))
     pause = f"; the longest pause was {results.worst_pause_ms:,.0f} ms" if results.worst_pause_ms is not None else ""
-    print_line(f"{results.leaders} leaders{pause}")
+    print_line(f"{results.leaders} leader{'' if results.leaders == 1 else 's'}{pause}")
     for name, problem in results.problems[:MOST_PROBLEMS]:
         print_line(f"\n{name}: {problem.name}: {problem.text}")
         for one in problem.operations:
