@@ -17,8 +17,8 @@ from raftkv.server.cluster_time import MAX_STEP_MS
 
 SHORTEST_JUMP_MS, LONGEST_JUMP_MS = 50, 3_600_000
 RATES = (0.0, 0.2, 1.0, 3.0, 10.0)
-"""How fast a clock of a strobe runs. How long leases last depends on it, and how old an answer may be: nothing else,
-unless nodes hold leader leases (see ClockStrobe)."""
+"""How fast a clock of a strobe runs. How long leases, sessions and history last depends on it, and how old an answer
+may be; nothing that a client is promised otherwise, unless nodes hold leader leases (see ClockStrobe)."""
 LEAP_MS = 200
 NOTHING_IS_CLAIMED_MS = 60_000.0
 """More than any lease of a workload lasts, and more than any answer may be old."""
