@@ -9,7 +9,7 @@ import random
 
 from raftkv.jepsen.levers import Levers
 from raftkv.jepsen.nemeses import NEMESES
-from raftkv.jepsen.nemeses.patience import seen
+from raftkv.jepsen.nemeses.patience import seen, told
 from raftkv.jepsen.nemeses.targets import listed, running
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
@@ -127,7 +127,7 @@ class ClockStrobe(ClockNemesis):
         self._slowest = max(
             (1 - ppm / PPM for node in running(self.testbed) if (ppm := lease_drift_ppm(node.command()))), default=0.0
         )
-        self._strobe = asyncio.create_task(self._run([self.testbed.levers[node] for node in struck]))
+        self._strobe = asyncio.create_task(self._run([self.testbed.levers[node] for node in struck]), name=self.name)
         return f"clocks go now fast, now slowly: of nodes {listed(struck)}"
 
     async def prove(self) -> None:
@@ -151,8 +151,7 @@ class ClockStrobe(ClockNemesis):
             strobe.cancel()
             await asyncio.wait([strobe])
             await super().end()
-            if not strobe.cancelled():
-                strobe.result()  # it had failed
+            told(strobe)
         else:
             await super().end()
 
