@@ -153,7 +153,7 @@ async def test_what_a_task_of_a_nemesis_failed_of_is_told_at_its_end(tmp_path: P
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     for nemesis in (flapping, strobe):
-        with pytest.raises(FaultNotProven, match="has failed meanwhile: .*toxiproxy is gone"):
+        with pytest.raises(FaultNotProven, match=r"has failed meanwhile: .*toxiproxy is gone"):
             await nemesis.end()
         await nemesis.end()
 
