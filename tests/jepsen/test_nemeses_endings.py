@@ -153,7 +153,7 @@ async def test_what_a_task_of_a_nemesis_failed_of_is_told_at_its_end(tmp_path: P
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     for nemesis in (flapping, strobe):
-        with pytest.raises(RuntimeError, match="toxiproxy is gone"):
+        with pytest.raises(FaultNotProven, match=r"has failed meanwhile: .*toxiproxy is gone"):
             await nemesis.end()
         await nemesis.end()
 
@@ -171,3 +171,15 @@ async def test_to_abandon_ends_the_tasks_and_nothing_else(tmp_path: Path) -> Non
     await asyncio.wait({first, second}, timeout=1.0)
     assert first.cancelled()
     assert second.cancelled()
+
+
+async def test_what_could_not_be_ended_is_ended_before_others_begin(tmp_path: Path) -> None:
+    bed = made(tmp_path)
+    flapping, combined = Flapping(bed, random.Random(1)), Combination(bed, random.Random(1))
+    flapping._task = asyncio.create_task(fails())
+    combined.on += [flapping, create("kill", bed, random.Random(1))]
+    with pytest.raises(FaultNotProven, match="has failed meanwhile"):
+        await combined.end()
+    assert combined.on == [flapping]
+    await combined.end()
+    assert not combined.on

@@ -142,6 +142,8 @@ async def test_flapping_that_has_stopped_or_that_no_probe_sees_is_not_proven(
         broken.setattr(bed.links, "_settle", None)
         with pytest.raises(FaultNotProven, match="flaps no more"):
             await nemesis.prove()
+    with pytest.raises(FaultNotProven, match="flapping has failed meanwhile: TypeError"):
+        await nemesis.end()
     await nemesis.end()
 
 

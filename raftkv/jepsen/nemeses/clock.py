@@ -9,7 +9,7 @@ import random
 
 from raftkv.jepsen.levers import Levers
 from raftkv.jepsen.nemeses import NEMESES
-from raftkv.jepsen.nemeses.patience import seen
+from raftkv.jepsen.nemeses.patience import seen, told
 from raftkv.jepsen.nemeses.targets import listed, running
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
@@ -17,8 +17,8 @@ from raftkv.server.cluster_time import MAX_STEP_MS
 
 SHORTEST_JUMP_MS, LONGEST_JUMP_MS = 50, 3_600_000
 RATES = (0.0, 0.2, 1.0, 3.0, 10.0)
-"""How fast a clock of a strobe runs. How long leases last depends on it, and how old an answer may be: nothing else,
-unless nodes hold leader leases (see ClockStrobe)."""
+"""How fast a clock of a strobe runs. How long leases, sessions and history last depends on it, and how old an answer
+may be; nothing that a client is promised otherwise, unless nodes hold leader leases (see ClockStrobe)."""
 LEAP_MS = 200
 NOTHING_IS_CLAIMED_MS = 60_000.0
 """More than any lease of a workload lasts, and more than any answer may be old."""
@@ -127,7 +127,7 @@ class ClockStrobe(ClockNemesis):
         self._slowest = max(
             (1 - ppm / PPM for node in running(self.testbed) if (ppm := lease_drift_ppm(node.command()))), default=0.0
         )
-        self._strobe = asyncio.create_task(self._run([self.testbed.levers[node] for node in struck]))
+        self._strobe = asyncio.create_task(self._run([self.testbed.levers[node] for node in struck]), name=self.name)
         return f"clocks go now fast, now slowly: of nodes {listed(struck)}"
 
     async def prove(self) -> None:
@@ -151,8 +151,7 @@ class ClockStrobe(ClockNemesis):
             strobe.cancel()
             await asyncio.wait([strobe])
             await super().end()
-            if not strobe.cancelled():
-                strobe.result()  # it had failed
+            told(strobe)
         else:
             await super().end()
 

@@ -63,6 +63,7 @@ class Combination(Nemesis):
         self._made: dict[str, Nemesis] = {}
 
     async def begin(self) -> str:
+        await self.end()  # what could not be ended
         nodes = len(self.testbed.voters)
         said = []
         for name in draw(self.rng, nodes, lambda name: _refuses(name, nodes)):
@@ -84,8 +85,11 @@ class Combination(Nemesis):
     async def end(self) -> None:
         async with AsyncExitStack() as ends:  # all of them, in reverse, whichever fails
             for nemesis in self.on:
-                ends.push_async_callback(nemesis.end)
-        self.on.clear()
+                ends.push_async_callback(self._end_one, nemesis)
+
+    async def _end_one(self, nemesis: Nemesis) -> None:
+        await nemesis.end()
+        self.on.remove(nemesis)
 
     def abandon(self) -> None:
         for nemesis in self.on:

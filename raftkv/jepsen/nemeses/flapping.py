@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from raftkv.jepsen.nemeses import NEMESES, drawing
 from raftkv.jepsen.nemeses.links import LinkNemesis
+from raftkv.jepsen.nemeses.patience import told
 from raftkv.jepsen.nemeses.targets import called, leader_of, listed, reachable
 from raftkv.jepsen.nemesis import FaultNotProven
 from raftkv.jepsen.testbed import Testbed
@@ -86,8 +87,7 @@ class Flapping(LinkNemesis):
                 await asyncio.wait({task})
             finally:
                 await super().end()
-            if not task.cancelled():
-                task.result()  # links went off and on no more when it failed: whoever has ended it is told
+            told(task)
         else:
             await super().end()
 

@@ -30,6 +30,12 @@ async def seen(what: str, look: Callable[[], Awaitable[bool]], timeout_s: float)
         raise FaultNotProven(f"not seen within {timeout_s:g} s: {what}{problem}") from None
 
 
+def told(task: asyncio.Task[None]) -> None:
+    """Raise FaultNotProven if a task that has ended did so by failing: what it did was not done to the end."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise FaultNotProven(f"{task.get_name()} has failed meanwhile: {error!r}") from error
+
+
 async def allowed(change: Callable[[], Awaitable[T]], timeout_s: float) -> T:
     """Try `change` until it succeeds. Raises what it raised last, after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
