@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from raftkv.checker import revisions
-from raftkv.checker.evidence import Problems
+from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, together, undecided
 
@@ -42,7 +42,7 @@ def check(
     if not reads:
         return undecided(len(operations), "the balances were never read")
     order = revisions.check(operations, out_of_time, content=None)
-    found = Problems()
+    found = Findings()
     book = _Book([one for one in operations if one.f == "transfer"], accounts, initial)
     whole = []
     for read in reads:
@@ -62,8 +62,8 @@ def check(
     try:
         book.compare(whole, found, out_of_time)
     except _TooManyError as why:
-        return together(len(operations), undecided(len(operations), str(why), found.all()), order)
-    return together(len(operations), judged(len(operations), found.all()), order)
+        return together(len(operations), undecided(len(operations), str(why), found.problems), order)
+    return together(len(operations), judged(len(operations), found.problems), order)
 
 
 class _Book:
@@ -77,7 +77,7 @@ class _Book:
         self._made = sorted((one for one in transfers if one.ok), key=lambda one: one.revision)
         self._unknown = sorted((one for one in transfers if one.unknown), key=lambda one: one.began)
 
-    def compare(self, reads: Sequence[Operation], found: Problems, out_of_time: OutOfTime) -> None:
+    def compare(self, reads: Sequence[Operation], found: Findings, out_of_time: OutOfTime) -> None:
         """Each read holds what the one before held, moved by the transfers between their revisions.
 
         What is left over must be the work of transfers of unknown outcome, each of which took effect once at most.
@@ -104,7 +104,7 @@ class _Book:
                     self._report(read, last, left_over, found)
             held, last = balances, read
 
-    def _report(self, read: Operation, last: Operation | None, left_over: _Balances, found: Problems) -> None:
+    def _report(self, read: Operation, last: Operation | None, left_over: _Balances, found: Findings) -> None:
         at = read.extra["at"]
         told = ", ".join(f"{account} by {by:+}" for account, by in zip(self._accounts, left_over, strict=True) if by)
         if last is None:
