@@ -63,7 +63,7 @@ LAYERS = {
     "checker": Layer(internal=COMMON | {"checker"}, external=frozenset(), pure=True),
     "jepsen": Layer(internal=BASIC | {"server", "client", "testing", "cli", "checker", "jepsen"}),
     "testing": Layer(internal=BASIC | {"server", "client", "cli", "testing"}),
-    "cli": Layer(internal=BASIC | {"server", "client", "testing", "cli", "jepsen"}),
+    "cli": Layer(internal=BASIC | {"server", "client", "testing", "cli", "jepsen", "checker"}),
 }
 
 

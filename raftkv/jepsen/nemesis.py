@@ -60,3 +60,9 @@ class Nemesis(ABC):
 
         May be called without a begin, after a begin that failed midway, and twice.
         """
+
+    def abandon(self) -> None:  # noqa: B027 - most have nothing that runs here
+        """Called in place of `end` when the whole testbed is about to be destroyed: cancel what runs in this process.
+
+        It waits for nothing and heals nothing. May be called without a begin, and twice.
+        """

@@ -34,6 +34,6 @@ class Recorder:
         self.operations.append(operation)
         self.counts.setdefault(operation.workload, Counter())[operation.outcome] += 1
 
-    def remark(self, who: str, f: str, value: Any) -> None:
-        """Note what else went on: `who` is `nemesis` or `cluster`, `value` JSON."""
-        self.remarks.append(Remark(who=who, f=f, value=value, time=self.now()))
+    def remark(self, who: str, f: str, value: Any, time_ns: int | None = None) -> None:
+        """Note what else went on, now or at a time before: `who` is `nemesis` or `cluster`, `value` JSON."""
+        self.remarks.append(Remark(who=who, f=f, value=value, time=self.now() if time_ns is None else time_ns))

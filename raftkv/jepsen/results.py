@@ -76,15 +76,17 @@ class Results:
         found += [
             f"nemesis {name} never fired: no fault of it was proven" for name in self.nemeses if not self.proven[name]
         ]
-        if self.cluster is not None and self.cluster.why:
-            found.append(self.cluster.why)
+        if self.cluster is None:
+            found.append("nobody looked at the cluster as a whole")
+        elif not self.leaders:
+            found.append("no leader was ever seen")
         return found
 
     @property
     def judgement(self) -> Judgement:
         if self.problems:
             return Judgement.VIOLATION
-        return Judgement.UNKNOWN if self.why() or self.cluster is None else Judgement.VALID
+        return Judgement.UNKNOWN if self.why() else Judgement.VALID
 
     def as_json(self) -> dict[str, Any]:
         """Return what `results.json` holds."""

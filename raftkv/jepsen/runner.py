@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,7 +24,7 @@ from raftkv.jepsen.observer import Observer
 from raftkv.jepsen.recorder import Recorder
 from raftkv.jepsen.report import leaders_of, rto_of, worst_pause_ms
 from raftkv.jepsen.report.html import write_report
-from raftkv.jepsen.results import Results, header, tally, verdicts_of
+from raftkv.jepsen.results import Judgement, Results, header, tally, verdicts_of
 from raftkv.jepsen.schedule import Schedule
 from raftkv.jepsen.testbed import GivenCluster, Testbed, TestbedOptions, given_cluster, testbed
 from raftkv.jepsen.worker import Pace, Worker
@@ -75,6 +76,9 @@ class Run:
     results: Results = field(init=False)
     _begun: dict[str, Workload] = field(init=False, default_factory=dict)
     _cluster_problems: list[Problem] = field(init=False, default_factory=list)
+    _came_to_its_end: bool = field(init=False, default=False)
+    _stop: threading.Event = field(init=False, default_factory=threading.Event)
+    """Set: checks are to give up."""
 
     def __post_init__(self) -> None:
         options = self.options
@@ -95,13 +99,34 @@ class Run:
         """
         try:
             await self._with_a_cluster()
-            await asyncio.to_thread(self._conclude, whole=True)
+            self._came_to_its_end = True
+        except RaftKVError as error:
+            self.results.interrupted = f"could not be run to its end: {error.message}"
+            await self._conclude()
+            if self.results.judgement is not Judgement.VIOLATION:
+                raise
         except BaseException as error:
             self.results.interrupted = _ending(error)
+            self._stop.set()  # it is not the time for checks
             if self._begun:
-                self._conclude(whole=False)
+                self._judge()
             raise
+        else:
+            await self._conclude()
         return self.results
+
+    async def _conclude(self) -> None:
+        """Judge in a thread. Who interrupts that waits until what there is, is on disk."""
+        if not self._begun:
+            return
+        judging = asyncio.ensure_future(asyncio.to_thread(self._judge))
+        try:
+            await asyncio.shield(judging)
+        except asyncio.CancelledError as error:
+            self.results.interrupted = self.results.interrupted or _ending(error)
+            self._stop.set()
+            await judging
+            raise
 
     @property
     def history(self) -> History:
@@ -154,11 +179,13 @@ class Run:
             self.schedule = Schedule(faults, self._rng("schedule"), self.recorder, self.say)
             self.observer = Observer(bed.admin, self.recorder)
             await stack.enter_async_context(_background([self.observer.watch(bed.endpoints)]))
-            await self._work(addresses, stack)
-            if not bed.stopped_themselves():  # else it may well be that there is no cluster to wait for
-                await self._whole_again(bed)
-                await self._finish(helper)
-            self._cluster_problems += _of_the_cluster(bed, self.observer.leaders)
+            try:
+                await self._work(addresses, stack)
+                if not self.schedule.problems and not bed.stopped_themselves():  # else there may be no cluster any more
+                    await self._whole_again(bed)
+                    await self._finish(helper)
+            finally:
+                self._cluster_problems += [*self.schedule.problems, *_of_the_cluster(bed, self.observer.leaders)]
 
     async def _work(self, addresses: Sequence[str], stack: AsyncExitStack) -> None:
         """Let workers work while faults come and go, until the time is over."""
@@ -194,8 +221,9 @@ class Run:
             try:
                 async with asyncio.timeout(FINISH_TIMEOUT_S):
                     await workload.finish(worker)
-            except TimeoutError:
-                text = f"{name}: the last reads were not answered within {FINISH_TIMEOUT_S:g} s of a whole cluster"
+            except TimeoutError as error:
+                told = str(error) or f"the last reads were not answered within {FINISH_TIMEOUT_S:g} s"
+                text = f"{name}: {told}, on a cluster that was whole again"
                 self._cluster_problems.append(Problem(name="did not heal", text=text))
 
     async def _workers(
@@ -221,15 +249,15 @@ class Run:
 
     # --- the judge's part ---
 
-    def _conclude(self, *, whole: bool) -> None:
-        """Judge what was recorded, and write it down."""
+    def _judge(self) -> None:
+        """Judge what was recorded, and write it down. What is wrong counts, however the run has ended."""
         self.phase = "checking"
         results, history = self.results, self.history
         for name, workload in self._begun.items():
             operations = history.of(name)
-            verdict = self._check(workload, operations) if whole else undecided(0, "the run did not come to its end")
+            verdict = self._check(workload, operations)
             results.workloads[name] = tally(operations, workload.done(operations), workload.least, verdict)
-        if whole:
+        if self._came_to_its_end or self._cluster_problems:
             results.cluster = judged(0, self._cluster_problems)
         if self.schedule is not None:
             results.begun, results.proven = self.schedule.begun, self.schedule.proven
@@ -240,8 +268,10 @@ class Run:
         self.phase = "done"
 
     def _check(self, workload: Workload, operations: list[Operation]) -> Verdict:
+        if self._stop.is_set():
+            return undecided(0, "it was not checked")
         deadline = time.monotonic() + self.options.check_seconds
-        return workload.check(operations, lambda: time.monotonic() > deadline)
+        return workload.check(operations, lambda: self._stop.is_set() or time.monotonic() > deadline)
 
     def _write(self, history: History) -> None:
         directory = self.options.directory
@@ -281,6 +311,9 @@ async def _background(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterato
     tasks = [asyncio.create_task(job) for job in jobs]
     try:
         yield
+        for task in tasks:
+            if task.done():
+                task.result()  # what should run for ever has failed
     finally:
         await _cancel(tasks)
 

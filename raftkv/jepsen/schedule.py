@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from raftkv.checker.verdict import Problem
 from raftkv.errors import RaftKVError
-from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
+from raftkv.jepsen.nemesis import Nemesis
 from raftkv.jepsen.recorder import Recorder
 
 REST_S: Final = (1.5, 3.0)
@@ -30,6 +31,8 @@ class Schedule:
         self.begun: Counter[str] = Counter()
         self.proven: Counter[str] = Counter()
         """Faults that a probe saw, when they had begun and before they were ended."""
+        self.problems: list[Problem] = []
+        """Of the cluster: faults that it did not get over when they had been made good."""
         self.now: str = ""
         """The faults that are on."""
         self._number = 0
@@ -48,8 +51,13 @@ class Schedule:
                     break
                 await asyncio.sleep(rest_s)
                 await self._one_fault(max(hold_s, low))
-        finally:
-            await asyncio.shield(self.end())
+                if self.problems:
+                    return
+        except asyncio.CancelledError:
+            for one in self._nemeses:
+                one.abandon()  # the cluster goes: it need not get well again
+            raise
+        await self.end()
         await asyncio.sleep(max(0.0, over - loop.time()))
 
     async def _one_fault(self, hold_s: float) -> None:
@@ -64,6 +72,7 @@ class Schedule:
         self.now = ""
 
     async def _begin(self, nemesis: Nemesis, number: int) -> bool:
+        began = self._recorder.now()  # some faults are over before `begin` is
         try:
             text = await nemesis.begin()
         except RaftKVError as error:
@@ -71,7 +80,7 @@ class Schedule:
             await self._end(nemesis)
             return False
         self.begun[nemesis.name] += 1
-        self._remark("begin", nemesis, number, text)
+        self._remark("begin", nemesis, number, text, began)
         self.now = f"{self.now}; {text}" if self.now else text
         self._say(f"{nemesis.name}: {text}")
         return await self._is_proven(nemesis, number, "proven")
@@ -106,7 +115,15 @@ class Schedule:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await nemesis.end()
         except TimeoutError:
-            raise FaultNotProven(f"{nemesis.name} could not be ended within {END_TIMEOUT_S:g} s") from None
+            self._not_over(nemesis, f"not within {END_TIMEOUT_S:g} s")
+        except RaftKVError as error:
+            self._not_over(nemesis, error.message)
 
-    def _remark(self, f: str, nemesis: Nemesis, number: int, text: str) -> None:
-        self._recorder.remark("nemesis", f, {"nemesis": nemesis.name, "number": number, "text": text})
+    def _not_over(self, nemesis: Nemesis, why: str) -> None:
+        text = f"when {nemesis.name} was ended, the cluster did not get over it: {why}"
+        self._say(text)
+        self.problems.append(Problem(name="did not come back", text=text))
+
+    def _remark(self, f: str, nemesis: Nemesis, number: int, text: str, time_ns: int | None = None) -> None:
+        value = {"nemesis": nemesis.name, "number": number, "text": text}
+        self._recorder.remark("nemesis", f, value, time_ns)

@@ -5,7 +5,9 @@ alike.
 
 It advances with the leader's ticks. What passes between two of them beyond `MAX_STEP_MS` is a process that was stopped,
 a machine that was suspended, or a clock that jumped: whoever holds a lease could not renew it meanwhile, so it does not
-count. Cluster time may thus be slower than any clock, and never is faster: what ends by it ends late, or in time.
+count. Cluster time may thus be slower than the leader's clock, and never is faster: what ends by it ends late, or in
+time by that clock. Each jump of it takes `MAX_STEP_MS` off a lease at most; one that runs fast shortens it in
+proportion.
 """
 
 from __future__ import annotations

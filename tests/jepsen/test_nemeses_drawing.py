@@ -9,8 +9,13 @@ from itertools import combinations
 
 import pytest
 
+from raftkv.jepsen.matrix import TOUR, whole_matrix
 from raftkv.jepsen.nemeses import NEMESES, NemesisUnusable, drawing, examine, find
-from raftkv.jepsen.nemeses.combination import APART, APART_IN_THREE, FAMILIES, draw
+from raftkv.jepsen.nemeses.apart import APART, why_apart
+from raftkv.jepsen.nemeses.combination import FAMILIES, draw
+from raftkv.jepsen.schedule import REST_S
+from raftkv.jepsen.workloads import lease as leases
+from raftkv.server.cluster_time import MAX_STEP_MS
 
 SEEDS = range(200)
 
@@ -92,8 +97,8 @@ def test_combinations_are_of_families_that_go_together(nodes: int) -> None:
         families = [family[name] for name in drawn]
         assert len(set(families)) == len(families) in (2, 3)
         assert families == sorted(families, key=list(FAMILIES).index)
-        assert not any(set(families) >= apart for apart in APART)
-        assert nodes > 3 or not set(families) >= APART_IN_THREE
+        assert "membership" not in families or not {"process", "partition"} & set(families)
+        assert nodes > 3 or not {"process", "partition", "pace"} <= set(families)
         seen |= set(drawn)
     assert seen == set(family) - refused
 
@@ -136,8 +141,21 @@ def test_the_list_of_nemeses_loads_nothing() -> None:
         (["ring"], 3, "in a ring of 3 nodes each reaches all others; it takes 4 or more"),
         (["kill", "minority-third"], 3, "less than a third of 3 nodes is nobody"),
         (["bridge:cut", "bridge:reset"], 3, "bridge is there twice"),
-        (["kill-all", "pause-all"], 3, "kill-all and pause-all at once"),
-        (["random", "kill"], 3, "use it alone"),
+        (["kill-all", "pause-all"], 3, "kill-all and pause-all at once: each would find nobody left"),
+        (["kill", "power"], 3, "power and kill at once: "),
+        (["restart-all", "membership"], 3, "restart-all and membership at once: "),
+        (["kill-all", "bridge"], 3, "nobody would be up to meet what is wrong with the links"),
+        (["clock-jump", "pause-all"], 3, "pause-all and clock-jump at once: nobody would be up"),
+        (["clock-jump", "rolling-restart"], 3, "rolling-restart and clock-jump at once: "),
+        (["disk-full", "restart:leader"], 3, "restart and disk-full at once: "),
+        (["kill-all", "checkpoint"], 3, "checkpoint and kill-all at once: "),
+        (["membership", "wipe"], 5, "wipe and membership at once: each would remove the other one's nodes"),
+        (["wipe", "ring"], 5, "wipe and ring at once: without the vote"),
+        (["kill:leader", "membership"], 3, "membership and kill at once: it takes a whole cluster to begin"),
+        (["flapping", "install"], 3, "install and flapping at once: it takes a whole cluster to begin"),
+        (["membership", "kill", "pause"], 5, "membership and kill and pause at once: with a voter more"),
+        (["kill", "isolate-leader", "jitter"], 3, "kill and isolate-leader and jitter at once: no link"),
+        (["random", "kill"], 3, "random and kill at once: random combines nemeses itself: use it alone"),
     ],
 )
 def test_what_cannot_be_is_refused(names: list[str], nodes: int, why: str) -> None:
@@ -147,6 +165,41 @@ def test_what_cannot_be_is_refused(names: list[str], nodes: int, why: str) -> No
 
 
 def test_what_can_be_is_not_refused() -> None:
-    examine(["bridge:cut", "kill", "slow-link"], 3)
+    examine(["bridge:cut", "kill", "slow-link"], 5)
     examine(["ring", "minority-third:reset"], 5)
     examine(["random"], 3)
+    examine(["membership", "kill"], 3)
+    examine(["install", "flapping", "kill"], 3)
+    examine(["rolling-restart", "clock-strobe", "disk-slow"], 3)
+    examine(["checkpoint", "kill-all"], 3)
+    for cell in [*TOUR, *whole_matrix()]:
+        examine(cell.nemesis.split(","), cell.nodes)
+
+
+def test_where_proofs_come_after_all_have_begun_less_goes_together() -> None:
+    assert why_apart(["membership", "kill"], 3) == ""
+    assert "to be proven" in why_apart(["membership", "kill"], 3, proven_in_between=False)
+    assert why_apart(["restart", "clock-jump"], 3, proven_in_between=False) == ""
+
+
+def test_what_is_apart_is_known() -> None:
+    known = {*NEMESES, "*"}
+    assert all(group <= known for rule in APART for group in rule.groups)
+
+
+def test_workloads_are_told_what_clocks_may_do_to_leases() -> None:
+    """Of every jump a step counts, and of jumps at the quickest pace two fall into the longest lease of a workload."""
+    jump, strobe, drawn = (NEMESES[name].load() for name in ("clock-jump", "clock-strobe", "random"))
+    longest_s = max(leases.TTLS_S)
+    jumps = 1 + int(longest_s // (jump.hold_s[0] + REST_S[0]))
+    assert jump.lease_margin_ms >= jumps * MAX_STEP_MS
+    assert strobe.lease_margin_ms > longest_s * 1000
+    assert strobe.clock_slack_ms >= 10_000
+    assert drawn.lease_margin_ms == strobe.lease_margin_ms
+    assert drawn.clock_slack_ms == strobe.clock_slack_ms
+    quiet = NEMESES["kill"].load()
+    assert (quiet.lease_margin_ms, quiet.clock_slack_ms) == (0, 0)
+
+
+def test_workloads_are_told_whose_voters_change() -> None:
+    assert {name for name, entry in NEMESES.items() if entry.load().members_change} == {"membership", "wipe", "random"}

@@ -20,12 +20,14 @@ def results(*, workload: Tally | None = None, cluster: Verdict | None = GOOD, pr
     found = Results(seed=1, command="raftkv jepsen", nodes=3, seconds=10.0, began="2026-11-21", nemeses=("kill",))
     found.workloads["register"] = workload or a_tally()
     found.cluster = cluster
+    found.leaders = 2
     found.begun, found.proven = Counter(kill=2), Counter(kill=proven)
     return found
 
 
 def a_tally(ok: int = 100, verdict: Verdict = GOOD) -> Tally:
-    return Tally(ok=ok, failed=1, unknown=2, minimum_ok=50, verdict=verdict)
+    missing = () if ok >= 50 else (f"write was done {ok} times, 50 are the least to show something",)
+    return Tally(ok=ok, failed=1, unknown=2, missing=missing, verdict=verdict)
 
 
 def test_a_run_with_enough_operations_faults_and_no_problem_is_valid() -> None:
@@ -36,10 +38,11 @@ def test_a_run_with_enough_operations_faults_and_no_problem_is_valid() -> None:
 @pytest.mark.parametrize(
     ("run", "why"),
     [
-        (results(workload=a_tally(ok=49)), "register: 49 operations were OK, 50 are the least"),
+        (results(workload=a_tally(ok=49)), "register: write was done 49 times, 50 are the least"),
         (results(proven=0), "nemesis kill never fired"),
         (results(workload=a_tally(verdict=undecided(10, "out of time"))), "register: out of time"),
         (replace(results(), interrupted="interrupted"), "interrupted"),
+        (replace(results(), leaders=0), "no leader was ever seen"),
     ],
 )
 def test_a_run_that_shows_nothing_is_unknown_and_says_why(run: Results, why: str) -> None:
@@ -72,8 +75,9 @@ def test_verdicts_together() -> None:
 
 def test_operations_are_counted_by_outcome() -> None:
     operations = [Operation(process=0, f="read", outcome=one, began=0, ended=1) for one in Outcome for _ in range(2)]
-    found = tally(operations[:5], 3, GOOD)
+    found = tally(operations[:5], Counter(read=2), {"read": 2, "write": 3}, GOOD)
     assert (found.ok, found.failed, found.unknown) == (2, 2, 1)
+    assert found.missing == ("write was done 0 times, 3 are the least to show something",)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +97,9 @@ def test_the_matrix_is_as_good_as_its_worst_run(found: list[str], code: int) -> 
 def test_the_table_has_a_row_for_each_run_and_sums_up() -> None:
     bad = results(workload=a_tally(verdict=judged(100, [PROBLEM])))
     text = table([line(Cell("kill"), results()), line(Cell("pause", 5), bad)])
-    assert "| kill | 3 | 1 | - | 103 | 100 | valid |" in text
-    assert "| pause | 5 | 1 | - | 103 **violation** | 100 | violation |" in text
-    assert "200 checked operations, 2 proven faults, 2 runs" in text
+    assert "| kill | 3 | 1 | - | 100 | 2 | 102 | valid |" in text
+    assert "| pause | 5 | 1 | - | 100 **violation** | 2 | 102 | violation |" in text
+    assert "204 checked operations, 2 proven faults, 2 runs" in text
 
 
 def test_the_whole_matrix_has_every_nemesis_once_for_three_nodes_and_again_for_five_where_it_matters() -> None:

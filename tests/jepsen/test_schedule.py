@@ -42,6 +42,9 @@ class Pretended(Nemesis):
         if self.proofs and not self.proofs.pop(0):
             raise FaultNotProven("nothing to be seen of it")
 
+    def abandon(self) -> None:
+        self.told.append(f"{self.name} is abandoned")
+
     async def end(self) -> None:
         if self.on:
             self.told.append(f"{self.name} ends")
@@ -101,7 +104,36 @@ async def test_a_run_without_nemeses_lasts_as_long_as_it_is_told() -> None:
     assert asyncio.get_running_loop().time() - began >= 0.05
 
 
-async def test_a_run_that_is_cancelled_leaves_no_fault_on() -> None:
+async def test_a_fault_that_the_cluster_does_not_get_over_is_a_problem_and_ends_the_schedule() -> None:
+    class Stubborn(Pretended):
+        async def end(self) -> None:
+            await super().end()
+            raise ClusterError("node 1 ended with code 1: corrupt")
+
+    made, _ = await run(Stubborn("kill", []), seconds=60.0)
+    assert [one.name for one in made.problems] == ["did not come back"]
+    assert "node 1 ended with code 1: corrupt" in made.problems[0].text
+    assert made.begun["kill"] == 1
+
+
+async def test_a_fault_begins_when_it_is_asked_for_not_when_it_is_over() -> None:
+    """The RTO counts from there: a restart takes the store away while it begins."""
+
+    class Long(Pretended):
+        async def begin(self) -> str:
+            self.asked = recorder.now()
+            await asyncio.sleep(0.02)
+            return await super().begin()
+
+    recorder = Recorder()
+    nemesis = Long("restart", [])
+    made = Schedule([nemesis], random.Random(1), recorder, lambda text: None)
+    await made.run(0.0)
+    (began,) = (one.time for one in recorder.remarks if one.f == "begin")
+    assert began <= nemesis.asked
+
+
+async def test_a_run_that_is_cancelled_abandons_its_faults() -> None:
     told: list[str] = []
     one = Pretended("kill", told)
     one.hold_s = (60.0, 60.0)  # type: ignore[misc]
@@ -111,4 +143,4 @@ async def test_a_run_that_is_cancelled_leaves_no_fault_on() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert told == ["kill begins", "kill ends"]
+    assert told == ["kill begins", "kill is abandoned"], "the cluster goes: nobody waits until it is well again"

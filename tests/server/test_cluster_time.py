@@ -84,3 +84,44 @@ def test_no_lease_ends_before_its_ttl_has_passed_on_the_clock(
             assert leases.due(time.stamp_ms()) == 0
         if lasted_ms > MIN_LEASE_TTL_MS + 2:
             assert leases.due(time.stamp_ms()) == 1
+
+
+@given(
+    st.integers(3_000, 5_000),
+    st.floats(1, 3),
+    st.lists(st.tuples(st.floats(0, 10), st.sampled_from((0.0, 0.0, 120.0, 490.0, 3_600_000.0))), max_size=6),
+)
+def test_a_jump_takes_one_step_off_a_lease_at_most_and_a_fast_clock_shortens_it_in_proportion(
+    ttl_ms: int, rate: float, moments: list[tuple[float, float]]
+) -> None:
+    clock, store = StandingClock(), DictStore()
+    time = ClusterTime(clock)
+    time.take_over(0)
+    with store.write() as writer:
+        leases = LeaseTable(writer)
+        leases.grant(writer, 1, ttl_ms, time.stamp_ms())
+    jumps = [jump_ms for _, jump_ms in moments if jump_ms]
+    safe_ms = (ttl_ms - MAX_STEP_MS * len(jumps)) / rate - 1
+    lasted_ms = 0.0  # by a true clock
+    pending = list(moments)
+    while leases.alive(1, time.stamp_ms()):
+        passed_ms, jump_ms = pending.pop(0) if pending else (10.0, 0.0)
+        clock.ms += passed_ms * rate + jump_ms
+        lasted_ms += passed_ms
+        time.tick()
+    assert lasted_ms >= safe_ms
+
+
+def test_an_hour_takes_a_step_off_a_lease() -> None:
+    clock, store = StandingClock(), DictStore()
+    time = ClusterTime(clock)
+    time.take_over(0)
+    with store.write() as writer:
+        leases = LeaseTable(writer)
+        leases.grant(writer, 1, 3_000, time.stamp_ms())
+    for jump_ms in (3_600_000, 500, 500, 500, 500, 500):
+        clock.ms += jump_ms
+        time.tick()
+        assert leases.alive(1, time.stamp_ms())
+    clock.ms += 2
+    assert not leases.alive(1, time.stamp_ms()), "by a true clock, 2,502 ms of 3,000 have passed"

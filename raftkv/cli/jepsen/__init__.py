@@ -7,6 +7,8 @@ summary   the verdict, as a table or JSON
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import shlex
 import sys
@@ -89,66 +91,72 @@ def jepsen(
         )
     drawn = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     arguments = tuple(word for one in serve_option or () for word in _flag(one))
-    command = [
-        *(
-            "raftkv",
-            "jepsen",
-            "--workload",
-            workload,
-            "--nemesis",
-            nemesis,
-            "--nodes",
-            nodes.value,
-            "--time",
-            f"{time:g}",
-        ),
-        *(
-            "--rate",
-            f"{rate:g}",
-            "--concurrency",
-            str(concurrency),
-            "--seed",
-            str(drawn),
-            "--op-timeout",
-            f"{op_timeout:g}",
-        ),
-        *(word for one in serve_option or () for word in ("--serve", one)),
-        *(("--endpoints", endpoints) if endpoints else ()),
-    ]
+    flags = {
+        "workload": workload,
+        "nemesis": nemesis,
+        "nodes": nodes.value,
+        "time": f"{time:g}",
+        "rate": f"{rate:g}",
+        "concurrency": str(concurrency),
+        "seed": str(drawn),
+        "op-timeout": f"{op_timeout:g}",
+        "check-time": f"{check_time:g}",
+    } | ({"endpoints": endpoints} if endpoints else {})
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    words += [word for one in serve_option or () for word in ("--serve", one)]
+    command = (f"RAFTKV_JEPSEN_SABOTAGE={sabotage} " if sabotage else "") + shlex.join(["raftkv", "jepsen", *words])
     try:
         from raftkv.cli.jepsen.screen import run_and_show  # noqa: PLC0415 - a cluster takes long to load
         from raftkv.jepsen.runner import Options  # noqa: PLC0415
     except ModuleNotFoundError as error:
         complain(f"this takes {error.name}, which is not installed: pip install 'raftkv[testing]'", "NOT_INSTALLED")
         raise typer.Exit(COULD_NOT_RUN) from None
-    where = directory or Path(tempfile.mkdtemp(prefix="raftkv-jepsen-"))
-    where.mkdir(parents=True, exist_ok=True)
-    options = Options(
-        workloads=kinds,
-        nemeses=faults,
-        nodes=size,
-        seconds=time,
-        rate=rate,
-        concurrency=concurrency,
-        seed=drawn,
-        op_timeout_s=op_timeout,
-        check_seconds=check_time,
-        directory=where,
-        endpoints=endpoints,
-        sabotage=sabotage,
-        arguments=arguments,
-        command=(f"RAFTKV_JEPSEN_SABOTAGE={sabotage} " if sabotage else "") + shlex.join(command),
-    )
+    where: Path | None = None
     try:
+        where = directory or Path(tempfile.mkdtemp(prefix="raftkv-jepsen-"))
+        where.mkdir(parents=True, exist_ok=True)
+        options = Options(
+            workloads=kinds,
+            nemeses=faults,
+            nodes=size,
+            seconds=time,
+            rate=rate,
+            concurrency=concurrency,
+            seed=drawn,
+            op_timeout_s=op_timeout,
+            check_seconds=check_time,
+            directory=where,
+            endpoints=endpoints,
+            sabotage=sabotage,
+            arguments=arguments,
+            command=command,
+        )
         code = run_and_show(options, as_json=output is Output.JSON)
     except RaftKVError as error:
-        complain(f"could not run: {error.message}\nwhat there is, is kept in {where}", "COULD_NOT_RUN")
+        complain(f"could not run: {error.message}{_kept(where)}", "COULD_NOT_RUN")
         raise typer.Exit(COULD_NOT_RUN) from None
     except KeyboardInterrupt:
-        complain(f"interrupted; no node is left running, what was recorded is kept in {where}", "INTERRUPTED")
+        complain(f"interrupted; no node is left running{_kept(where)}", "INTERRUPTED")
         raise typer.Exit(INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:  # 1 would be a violation
+        if os.environ.get("RAFTKV_DEBUG"):
+            raise
+        told = f"{type(error).__name__}: {error} (RAFTKV_DEBUG=1 shows where){_kept(where)}"
+        complain(f"could not run to its end: {told}", "COULD_NOT_RUN")
+        raise typer.Exit(COULD_NOT_RUN) from None
     sys.stdout.flush()
     raise typer.Exit(code)
+
+
+def _kept(where: Path | None) -> str:
+    """Say where what there is can be found; an empty directory goes."""
+    if where is None:
+        return ""
+    with contextlib.suppress(OSError):
+        where.rmdir()
+    return f"; what there is, is kept in {where}" if where.exists() else ""
 
 
 def _flag(text: str) -> tuple[str, str]:

@@ -8,12 +8,13 @@ A new nemesis is a subclass of `raftkv.jepsen.nemesis.Nemesis` in a module of th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from raftkv.errors import RaftKVError
+from raftkv.jepsen.nemeses.apart import why_apart
 
 if TYPE_CHECKING:
     from raftkv.jepsen.nemesis import Nemesis
@@ -92,8 +93,8 @@ def find(name: str) -> tuple[Entry, str]:
     return entry, option
 
 
-def examine(names: Iterable[str], nodes: int) -> None:
-    """Raise NemesisUnusable unless all these can be on at once in a cluster of `nodes`."""
+def examine(names: Sequence[str], nodes: int) -> None:
+    """Raise NemesisUnusable unless all these can be on at once, begun in this order, in a cluster of `nodes`."""
     taken: set[str] = set()
     bases = [name.partition(":")[0] for name in names]
     for name, base in zip(names, bases, strict=True):
@@ -102,10 +103,8 @@ def examine(names: Iterable[str], nodes: int) -> None:
         if base in taken:
             raise NemesisUnusable(f"nemesis {base} is there twice")
         taken.add(base)
-    if len(everybody := sorted(taken & {"kill-all", "pause-all", "restart-all"})) > 1:
-        raise NemesisUnusable(f"{' and '.join(everybody)} at once: each would find nobody left")
-    if "random" in taken and len(taken) > 1:
-        raise NemesisUnusable("random combines nemeses itself: use it alone")
+    if why := why_apart(bases, nodes):
+        raise NemesisUnusable(why)
 
 
 def create(name: str, testbed: Testbed, rng: random.Random) -> Nemesis:

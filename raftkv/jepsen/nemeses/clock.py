@@ -13,11 +13,15 @@ from raftkv.jepsen.nemeses.patience import seen
 from raftkv.jepsen.nemeses.targets import listed, running
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
+from raftkv.server.cluster_time import MAX_STEP_MS
 
 SHORTEST_JUMP_MS, LONGEST_JUMP_MS = 50, 3_600_000
 RATES = (0.0, 0.2, 1.0, 3.0, 10.0)
-"""How fast a clock of a strobe runs; without leases, nothing depends on that."""
+"""How fast a clock of a strobe runs. How long leases last depends on it, and how old an answer may be: nothing else,
+unless nodes hold leader leases (see ClockStrobe)."""
 LEAP_MS = 200
+NOTHING_IS_CLAIMED_MS = 60_000.0
+"""More than any lease of a workload lasts, and more than any answer may be old."""
 PROOF_S = 5.0
 SAMPLE_S = 0.02
 PPM = 1_000_000
@@ -68,6 +72,9 @@ class ClockJump(ClockNemesis):
     name = "clock-jump"
     help = NEMESES[name].help
     hold_s = (0.5, 3.0)
+    lease_margin_ms = 2.0 * MAX_STEP_MS
+    """A jump takes one step off, and two at most fall into a lease of 3 s: from one to the next it is the shortest hold
+    and the shortest rest (`raftkv.jepsen.schedule`), 2 s together."""
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
@@ -107,6 +114,8 @@ class ClockStrobe(ClockNemesis):
 
     name = "clock-strobe"
     help = NEMESES[name].help
+    lease_margin_ms = NOTHING_IS_CLAIMED_MS
+    clock_slack_ms = NOTHING_IS_CLAIMED_MS
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
@@ -141,7 +150,16 @@ class ClockStrobe(ClockNemesis):
             strobe, self._strobe = self._strobe, None
             strobe.cancel()
             await asyncio.wait([strobe])
-        await super().end()
+            await super().end()
+            if not strobe.cancelled():
+                strobe.result()  # it had failed
+        else:
+            await super().end()
+
+    def abandon(self) -> None:
+        if self._strobe is not None:
+            self._strobe.cancel()
+            self._strobe = None
 
     async def _run(self, struck: list[Levers]) -> None:
         while True:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from raftkv.jepsen.nemeses import NEMESES, create, find
+from raftkv.jepsen.nemeses.apart import why_apart
 from raftkv.jepsen.nemesis import FaultNotProven, Nemesis
 from raftkv.jepsen.testbed import Testbed
 
@@ -31,10 +32,8 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 }
 """One of each at most, begun in this order: what takes a working cluster to begin comes first, and what strikes those
 who are up comes after what takes some down. They are ended in reverse."""
-APART: Final = (frozenset({"membership", "process"}), frozenset({"membership", "partition"}))
-"""Together they leave no majority that could say who its members are."""
-APART_IN_THREE: Final = frozenset({"process", "partition", "pace"})
-"""They leave no link between three nodes to measure how slow it is."""
+KINDS: Final[list[type[Nemesis]]] = [find(name)[0].load() for names in FAMILIES.values() for name in names]
+"""What it may draw."""
 
 
 def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[str]:
@@ -43,8 +42,9 @@ def draw(rng: random.Random, nodes: int, refuses: Callable[[str], str]) -> list[
     usable = {family: names for family, names in asked.items() if names}
     while True:
         families = set(rng.sample(list(usable), rng.choice((2, 3))))
-        if not any(families >= apart for apart in (*APART, *([APART_IN_THREE] if nodes <= 3 else []))):
-            return [rng.choice(names) for family, names in usable.items() if family in families]
+        drawn = [rng.choice(names) for family, names in usable.items() if family in families]
+        if not why_apart([name.partition(":")[0] for name in drawn], nodes, proven_in_between=False):
+            return drawn
 
 
 class Combination(Nemesis):
@@ -53,6 +53,9 @@ class Combination(Nemesis):
     name = "random"
     help = NEMESES[name].help
     hold_s = (4.0, 8.0)
+    lease_margin_ms = max(one.lease_margin_ms for one in KINDS)
+    clock_slack_ms = max(one.clock_slack_ms for one in KINDS)
+    members_change = any(one.members_change for one in KINDS)
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
@@ -83,6 +86,10 @@ class Combination(Nemesis):
             for nemesis in self.on:
                 ends.push_async_callback(nemesis.end)
         self.on.clear()
+
+    def abandon(self) -> None:
+        for nemesis in self.on:
+            nemesis.abandon()
 
 
 def _refuses(name: str, nodes: int) -> str:

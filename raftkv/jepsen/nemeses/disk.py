@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
+import re
 
 from raftkv.client import Alarm
 from raftkv.jepsen.nemeses import NEMESES, drawing
@@ -28,6 +30,8 @@ class DiskNemesis(Nemesis):
         self.operations: set[str] = set()
         self.hits = 0
         """How many calls other faults had met before."""
+        self.said = 0
+        """How long its log was before."""
 
     async def strike(self, *rules: str) -> str:
         """Draw the node and let it meet these rules. Return what to call it."""
@@ -40,6 +44,7 @@ class DiskNemesis(Nemesis):
         disk = self.testbed.levers[node].disk
         self.operations = {rule.split()[0] for rule in rules}
         self.hits = len(disk.hits())
+        self.said = len(self.struck.log())
         disk.add(self.name, *rules)
         return called(node, leader)
 
@@ -65,9 +70,14 @@ class DiskNemesis(Nemesis):
             return
         node = self.struck
         self.testbed.levers[node.id].disk.drop(self.name)
-        if not node.running and node.id not in self.testbed.down:
-            await node.start()  # it has stopped over its disk: with one that is lossy too, a flush may find no room
-        self.struck = None
+        ended = not node.running and node.id not in self.testbed.down
+        if ended and self.excuses(node.log()[self.said :]):
+            await node.start()
+        self.struck = None  # one that has ended over anything else stays as it is: `Testbed.stopped_themselves`
+
+    def excuses(self, log: str) -> bool:
+        """Whether a node that has said this since the fault began, and has ended, may have done so because of it."""
+        return False
 
 
 class DiskFull(DiskNemesis):
@@ -87,6 +97,10 @@ class DiskFull(DiskNemesis):
         node = self.victim()
         if node.running:
             await seen(f"the alarm of node {node.id}", lambda: self._alarmed(node), PROOF_S)
+
+    def excuses(self, log: str) -> bool:
+        """With a disk that is lossy too, a flush may find no room."""
+        return os.strerror(errno.ENOSPC) in last_words(log) and "InvariantViolation" not in log
 
     async def end(self) -> None:
         node = self.struck
@@ -125,3 +139,9 @@ class DiskSlow(DiskNemesis):
             return status.disk.slowest_write_s >= self.slow_ms / 1000
 
         await seen(f"a write of node {node.id} that took {self.slow_ms} ms", look, PROOF_S)
+
+
+def last_words(log: str) -> str:
+    """Return the last line in which a node says why it ends; empty where there is none, as it was killed."""
+    lines = re.findall(r"^.*\[critical *\] the node stops .*$|^raftkv: .*$", log, re.MULTILINE)
+    return lines[-1] if lines else ""

@@ -81,6 +81,17 @@ class Flapping(LinkNemesis):
         if self._task is not None:
             # Not by cancelling it: a change of a proxy that is cancelled may still be made later.
             self._stop.set()
-            await asyncio.wait({self._task})
+            task, self._task = self._task, None
+            try:
+                await asyncio.wait({task})
+            finally:
+                await super().end()
+            if not task.cancelled():
+                task.result()  # links went off and on no more when it failed: whoever has ended it is told
+        else:
+            await super().end()
+
+    def abandon(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
             self._task = None
-        await super().end()

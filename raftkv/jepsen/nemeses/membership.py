@@ -19,6 +19,7 @@ class Membership(Nemesis):
 
     name = "membership"
     help = NEMESES[name].help
+    members_change = True
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
@@ -43,7 +44,7 @@ class Membership(Nemesis):
         return said
 
     async def prove(self) -> None:
-        """The leader must say that it votes, and it must say itself that it follows."""
+        """The leader must say that it votes, and it must know itself that it is a member, if it is up."""
         if not self.voter:
             raise FaultNotProven("no node has joined")
 

@@ -9,7 +9,7 @@ from raftkv.jepsen.nemeses.process import ProcessNemesis
 from raftkv.jepsen.nemeses.targets import leader_of, listed, running
 from raftkv.jepsen.nemesis import FaultNotProven
 from raftkv.jepsen.testbed import Testbed
-from raftkv.testing.cluster import NodeProcess
+from raftkv.testing.cluster import ClusterError, NodeProcess
 from raftkv.testing.gathering import all_of
 from raftkv.testing.links import Probe, probe
 
@@ -30,21 +30,26 @@ class Restart(ProcessNemesis):
 
     async def begin(self) -> str:
         nodes, who = await self.one()
-        return f"{who} is restarted{await self.restart(nodes)}"
+        await self.restart(nodes)
+        return f"{who} is restarted"
 
-    async def restart(self, nodes: list[NodeProcess]) -> str:
-        """End all, then start all. Return what is to be said of how they ended; nothing, if they did well."""
+    async def restart(self, nodes: list[NodeProcess]) -> None:
+        """End all, then start all. Raises ClusterError when one has not ended as it should; `end` starts them then."""
         self.take(nodes)
         for node in nodes:
             self.before[node] = node.pid
         codes = await all_of(node.stop() for node in nodes)
+        badly = [
+            f"node {node.id} was told to end and did so with code {code}: {node.log_tail()}"
+            for node, code in zip(nodes, codes, strict=True)
+            if code
+        ]
+        if badly:
+            raise ClusterError("; ".join(badly))
         await all_of(node.start() for node in nodes)
         for node in nodes:  # from here on others may have them
             self.struck.remove(node)
             self.testbed.down.discard(node.id)
-        return "".join(
-            f"; node {node.id} had ended with code {code}" for node, code in zip(nodes, codes, strict=True) if code
-        )
 
     async def prove(self) -> None:
         if not self.before:
@@ -70,7 +75,8 @@ class RestartAll(Restart):
 
     async def begin(self) -> str:
         nodes = running(self.testbed)
-        return f"nodes {listed([node.id for node in nodes])} are restarted{await self.restart(nodes)}"
+        await self.restart(nodes)
+        return f"nodes {listed([node.id for node in nodes])} are restarted"
 
 
 class RollingRestart(Restart):
@@ -82,8 +88,7 @@ class RollingRestart(Restart):
     async def begin(self) -> str:
         nodes = running(self.testbed)
         self.rng.shuffle(nodes)
-        said = ""
         for node in nodes:
-            said += await self.restart([node])
+            await self.restart([node])
             await leader_of(self.testbed)
-        return f"nodes {listed([node.id for node in nodes])} are restarted one by one{said}"
+        return f"nodes {listed([node.id for node in nodes])} are restarted one by one"

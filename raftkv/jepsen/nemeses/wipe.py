@@ -26,6 +26,7 @@ class Wipe(Nemesis):
 
     name = "wipe"
     help = NEMESES[name].help
+    members_change = True
 
     def __init__(self, testbed: Testbed, rng: random.Random) -> None:
         super().__init__(testbed, rng)
