@@ -28,7 +28,7 @@ class Lease(Workload):
 
     name = "lease"
     help = "keys on leases of a second or three: gone in time, and never early"
-    least: ClassVar[Mapping[str, int]] = {"attach": 5, "gone": 3}
+    least: ClassVar[Mapping[str, int]] = {"attach": 3, "gone": 2}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -22,7 +22,7 @@ class Set(Workload):
 
     name = "set"
     help = "elements added one by one, and reads of them all: none is lost, none appears from nowhere"
-    least: ClassVar[Mapping[str, int]] = {"add": 40, "read": 10}
+    least: ClassVar[Mapping[str, int]] = {"add": 25, "read": 6}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
