@@ -2,8 +2,8 @@
 
     ended early           a key was not there, or its lease not known, though it had been granted or renewed, and its
                           time cannot have been over
-    came back             a key was not there after it had been, or a lease was renewed whose key was gone; and later it
-                          was there
+    came back             a key was not there after it had been, and later it or its lease was; or there was no lease,
+                          and later it was renewed
     outlived its revoke   a key was there, or its lease renewed, after that had been revoked
     outlived its end      a key was there when it was looked at for the last time, long after its lease had to end
     never written         a key had a value that nobody gave it
@@ -16,6 +16,7 @@ or null. A lease has one key, and a key one lease. A `grant` with extra {"value"
 A lease lasts its ttl from the moment when its grant, or last renewal, was applied, which is not before that was asked
 for. It is measured by cluster time, which may lag behind any clock and does not run ahead (docs/api.md, Leases; the
 store adds the millisecond that cutting off stamps may cost). So only the end in the last reads is a matter of patience.
+A lease whose time is over is dead at once: it is not renewed. Its key goes a little later, with an entry of its own.
 """
 
 from __future__ import annotations
@@ -131,21 +132,25 @@ def _too_early(findings: Findings, key: str, life: _Life, margin: int) -> None:
 def _too_late(findings: Findings, key: str, life: _Life, patience: int) -> None:
     """Look for what was there though it had to be gone."""
     present = sorted((one for one in life.reads if one.result is not None), key=lambda one: one.began)
-    renewed = [one for one in life.renewals if one.ok and not _found_none(one)]
+    renewed = sorted((one for one in life.renewals if one.ok and not _found_none(one)), key=lambda one: one.began)
     alive = sorted([*present, *renewed], key=lambda one: one.began)
     begins = [one.began for one in alive]
+    renewals_begin = [one.began for one in renewed]
 
     # That it is absent says that it ended only if it was there before.
     was_there = min((one.ended for one in [*life.attached, *present] if one.ok), default=None)
-    ended = [
+    absent = [one for one in life.reads if one.result is None and was_there is not None and was_there < one.began]
+    dead = [
         one
-        for one in [*life.reads, *life.renewals, *life.attached]
-        if (one.f == "read" and one.result is None and was_there is not None and was_there < one.began)
-        or (_found_none(one) and any(grant.precedes(one) for grant in life.grants if grant.ok))
+        for one in [*life.renewals, *life.attached]
+        if _found_none(one) and any(grant.precedes(one) for grant in life.grants if grant.ok)
     ]
-    gone = min(ended, key=lambda one: one.ended, default=None)
+    gone = min(absent, key=lambda one: one.ended, default=None)
     if gone is not None and (place := bisect_left(begins, gone.ended + 1)) < len(alive):
         findings.add("came back", f"the lease of {key} had ended, and is there again", gone, alive[place])
+    over = min(dead, key=lambda one: one.ended, default=None)
+    if over is not None and (place := bisect_left(renewals_begin, over.ended + 1)) < len(renewed):
+        findings.add("came back", f"the lease of {key} had ended, and was renewed later", over, renewed[place])
     revoke = min((one for one in life.revokes if one.ok), key=lambda one: one.ended, default=None)
     if revoke is not None and (place := bisect_left(begins, revoke.ended + 1)) < len(alive):
         text = f"the lease of {key} was revoked, and is there afterwards"
