@@ -16,6 +16,7 @@ or null. A lease has one key, and a key one lease. A `grant` with extra {"value"
 A lease lasts its ttl from the moment when its grant, or last renewal, was applied, which is not before that was asked
 for. It is measured by cluster time, which may lag behind any clock and does not run ahead (docs/api.md, Leases; the
 store adds the millisecond that cutting off stamps may cost). So only the end in the last reads is a matter of patience.
+A lease whose time is over is dead at once: it is not renewed. Its key goes a little later, with an entry of its own.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _too_early(findings: Findings, key: str, life: _Life, margin: int) -> None:
 def _too_late(findings: Findings, key: str, life: _Life, patience: int) -> None:
     """Look for what was there though it had to be gone."""
     present = sorted((one for one in life.reads if one.result is not None), key=lambda one: one.began)
-    renewed = [one for one in life.renewals if one.ok and not _found_none(one)]
+    renewed = sorted((one for one in life.renewals if one.ok and not _found_none(one)), key=lambda one: one.began)
     alive = sorted([*present, *renewed], key=lambda one: one.began)
     begins = [one.began for one in alive]
 

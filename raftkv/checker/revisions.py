@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raftkv.checker.evidence import Newest, Problems
+from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation, Outcome
 from raftkv.checker.models import changes, written
+from raftkv.checker.newest import Newest
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 
@@ -33,17 +34,17 @@ def check(
     if not told:
         return judged(len(operations), ())
     writes = {one.revision: one for one in reversed(told) if _wrote(one)}
-    found = Problems()
+    found = Findings()
     _one_revision_each(told, writes, found)
     _writes_follow_what_was_seen(told, found)
     if out_of_time():
-        return undecided(len(operations), "out of time: reads were not held against revisions", found.all())
+        return undecided(len(operations), "out of time: reads were not held against revisions", found.problems)
     _reads_follow_what_was_seen(operations, found)
     if content is not None:
         if out_of_time():
-            return undecided(len(operations), "out of time: values were not held against revisions", found.all())
+            return undecided(len(operations), "out of time: values were not held against revisions", found.problems)
         _reads_return_what_was_written(operations, writes, content, found)
-    return judged(len(operations), found.all())
+    return judged(len(operations), found.problems)
 
 
 def _wrote(one: Operation) -> bool:
@@ -55,13 +56,13 @@ def _seen(one: Operation) -> int:
     return max(one.revision, one.extra.get("at") or 0)
 
 
-def _one_revision_each(told: list[Operation], writes: dict[int, Operation], found: Problems) -> None:
+def _one_revision_each(told: list[Operation], writes: dict[int, Operation], found: Findings) -> None:
     for one in told:
         if _wrote(one) and (first := writes[one.revision]) is not one:
             found.add("duplicate revision", f"two writes were told that they made revision {one.revision}", first, one)
 
 
-def _writes_follow_what_was_seen(told: list[Operation], found: Problems) -> None:
+def _writes_follow_what_was_seen(told: list[Operation], found: Findings) -> None:
     newest = Newest(told, _seen)
     for one in told:
         before = newest.before(one.began)
@@ -83,7 +84,7 @@ def _writes_follow_what_was_seen(told: list[Operation], found: Problems) -> None
             )
 
 
-def _reads_follow_what_was_seen(operations: Sequence[Operation], found: Problems) -> None:
+def _reads_follow_what_was_seen(operations: Sequence[Operation], found: Findings) -> None:
     by_key: dict[str, list[Operation]] = {}
     for one in operations:
         if one.f in ("read", "write", "cas", "delete", "increment") and (one.ok or one.unknown):
@@ -118,7 +119,7 @@ def _reads_return_what_was_written(
     operations: Sequence[Operation],
     writes: dict[int, Operation],
     content: Callable[[Operation], Any],
-    found: Problems,
+    found: Findings,
 ) -> None:
     unknown: dict[tuple[str, Any], Operation] = {}
     failed: dict[tuple[str, Any], Operation] = {}

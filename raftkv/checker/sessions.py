@@ -10,8 +10,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from raftkv.checker import revisions
-from raftkv.checker.evidence import Newest, Problems
+from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation
+from raftkv.checker.newest import Newest
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, together, undecided
 
 
@@ -22,17 +23,17 @@ def check(operations: Sequence[Operation], out_of_time: OutOfTime = never) -> Ve
         if one.f not in ("increment", "read"):
             raise ValueError(f"a counter knows no {one.f!r}")
         keys.setdefault(one.key, []).append(one)
-    found = Problems()
+    found = Findings()
     for number, (key, group) in enumerate(keys.items()):
         if out_of_time():
             why = f"out of time: {len(keys) - number} of {len(keys)} counters were not looked at"
-            return undecided(len(operations), why, found.all())
+            return undecided(len(operations), why, found.problems)
         _counter(key, group, found)
     order = revisions.check(operations, out_of_time, content=None)
-    return together(len(operations), judged(len(operations), found.all()), order)
+    return together(len(operations), judged(len(operations), found.problems), order)
 
 
-def _counter(key: str, operations: Sequence[Operation], found: Problems) -> None:
+def _counter(key: str, operations: Sequence[Operation], found: Findings) -> None:
     reads = [one for one in operations if one.f == "read" and one.ok]
     sure = [one for one in operations if one.f == "increment" and one.ok]
     unknown = [one for one in operations if one.f == "increment" and one.unknown]
@@ -42,7 +43,7 @@ def _counter(key: str, operations: Sequence[Operation], found: Problems) -> None
         _by_revision(key, reads, sure, unknown, found)
 
 
-def _bounds(key: str, reads: list[Operation], sure: list[Operation], unknown: list[Operation], found: Problems) -> None:
+def _bounds(key: str, reads: list[Operation], sure: list[Operation], unknown: list[Operation], found: Findings) -> None:
     ended = sorted(one.ended for one in sure)
     begun = sorted(one.began for one in (*sure, *unknown))
     for read in reads:
@@ -55,7 +56,7 @@ def _bounds(key: str, reads: list[Operation], sure: list[Operation], unknown: li
             found.add("increment applied twice", text, read)
 
 
-def _never_less(key: str, reads: list[Operation], found: Problems) -> None:
+def _never_less(key: str, reads: list[Operation], found: Findings) -> None:
     newest = Newest(reads, lambda one: int(one.result))
     for read in reads:
         before = newest.before(read.began)
@@ -65,7 +66,7 @@ def _never_less(key: str, reads: list[Operation], found: Problems) -> None:
 
 
 def _by_revision(
-    key: str, reads: list[Operation], sure: list[Operation], unknown: list[Operation], found: Problems
+    key: str, reads: list[Operation], sure: list[Operation], unknown: list[Operation], found: Findings
 ) -> None:
     """A read that saw revision M counts the increments that were acknowledged with M or less, and no other known one.
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from raftkv.checker import revisions
-from raftkv.checker.evidence import Problems
+from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation, Outcome
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, together, undecided
 
@@ -39,16 +39,16 @@ def _check_one(operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdi
     reads = sorted((one for one in operations if one.f == "read" and one.ok), key=lambda one: one.began)
     if not reads:
         return undecided(len(operations), "the set was never read")
-    found = Problems()
+    found = Findings()
     give_up = False
     for check_reads in (_each_read, _nothing_early, _never_less, _by_revision):
         give_up = give_up or check_reads(reads, adds, found, out_of_time)
     if give_up:
-        return undecided(len(operations), "out of time: not all reads", found.all())
-    return judged(len(operations), found.all())
+        return undecided(len(operations), "out of time: not all reads", found.problems)
+    return judged(len(operations), found.problems)
 
 
-def _each_read(reads: list[Operation], adds: dict[int, Operation], found: Problems, out_of_time: OutOfTime) -> bool:
+def _each_read(reads: list[Operation], adds: dict[int, Operation], found: Findings, out_of_time: OutOfTime) -> bool:
     acknowledged = sorted((one for one in adds.values() if one.ok), key=lambda one: one.ended)
     owed: set[int] = set()  # at the read at hand, which come in the order of their beginnings
     place = 0
@@ -85,7 +85,7 @@ def _each_read(reads: list[Operation], adds: dict[int, Operation], found: Proble
     return False
 
 
-def _nothing_early(reads: list[Operation], adds: dict[int, Operation], found: Problems, out_of_time: OutOfTime) -> bool:
+def _nothing_early(reads: list[Operation], adds: dict[int, Operation], found: Findings, out_of_time: OutOfTime) -> bool:
     by_beginning = sorted(adds.values(), key=lambda one: one.began)
     begun: set[int] = set()
     place = 0
@@ -102,7 +102,7 @@ def _nothing_early(reads: list[Operation], adds: dict[int, Operation], found: Pr
     return False
 
 
-def _never_less(reads: list[Operation], adds: dict[int, Operation], found: Problems, out_of_time: OutOfTime) -> bool:
+def _never_less(reads: list[Operation], adds: dict[int, Operation], found: Findings, out_of_time: OutOfTime) -> bool:
     """What one read saw, every read sees that begins after it ended."""
     by_end = sorted(reads, key=lambda one: one.ended)
     seen: set[int] = set()
@@ -124,7 +124,7 @@ def _never_less(reads: list[Operation], adds: dict[int, Operation], found: Probl
     return False
 
 
-def _by_revision(reads: list[Operation], adds: dict[int, Operation], found: Problems, out_of_time: OutOfTime) -> bool:
+def _by_revision(reads: list[Operation], adds: dict[int, Operation], found: Findings, out_of_time: OutOfTime) -> bool:
     """A read at revision R has exactly what was added at R or before, and all that reads at older revisions had."""
     made = sorted((one for one in adds.values() if one.ok and one.revision), key=lambda one: one.revision)
     at: Callable[[Operation], int] = lambda one: one.extra["at"]  # noqa: E731

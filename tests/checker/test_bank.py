@@ -39,6 +39,19 @@ GOOD: dict[str, list[Operation]] = {
         info(move(0, 1, 1, 2, 8)),
         read(4, 5, 3, 9, 18, at=9),
     ],
+    "an unknown one explains later what another one might have done before": [
+        info(move(0, 1, 0, 1, 4)),
+        info(move(0, 1, 1, 2, 4)),
+        info(move(0, 1, 0, 2, 4)),
+        read(2, 3, 6, 10, 14, at=2),
+        read(4, 5, 2, 10, 18, at=4),
+    ],
+    "the same unknown one twice": [
+        info(move(0, 1, 0, 1, 4)),
+        info(move(0, 1, 0, 1, 4)),
+        read(2, 3, 6, 14, 10, at=2),
+        read(4, 5, 2, 18, 10, at=3),
+    ],
     "refused": [fail(move(0, 1, 0, 1, 40)), read(2, 3, 10, 10, 10, at=1)],
     "without revisions the total is all there is": [move(0, 1, 0, 1, 4), read(2, 3, 10, 10, 10)],
 }
@@ -67,6 +80,22 @@ BAD: dict[str, tuple[list[Operation], str, str]] = {
         [read(0, 1, 6, 14, 10, at=2), info(move(2, 3, 0, 1, 4))],
         "read off the books",
         "0 by -4",
+    ),
+    "an unknown one twice": (
+        [info(move(0, 1, 0, 1, 4)), read(2, 3, 6, 14, 10, at=2), read(4, 5, 2, 18, 10, at=3)],
+        "read off the books",
+        "a read at revision 3 is not what the transfers since the read at revision 2 make: 0 by -4, 1 by +4",
+    ),
+    "an unknown one by itself and with another one": (
+        [
+            info(move(0, 1, 0, 1, 4)),
+            info(move(0, 1, 1, 2, 3)),
+            read(2, 3, 6, 14, 10, at=2),
+            read(4, 5, 6, 11, 13, at=3),
+            read(6, 7, 2, 12, 16, at=5),
+        ],
+        "read off the books",
+        "a read at revision 5",
     ),
     "a snapshot of two moments": (
         [move(0, 1, 0, 1, 4, 2), move(2, 9, 1, 2, 3, 3), read(3, 8, 6, 11, 13, at=2)],

@@ -43,6 +43,13 @@ def gone(began: float, ended: float, *, key: str = "k") -> Operation:
 HELD = [grant(0, 10), attach(11, 20)]
 
 GOOD = {
+    # A run under restarts: the lease was dead when it was to be renewed, and its key went with the next Expire.
+    "dead at once, and its key goes a little later": [
+        *HELD,
+        renew(1040, 1100, ttl=0),
+        there(1101, 1130),
+        gone(1340, 1350),
+    ],
     "nothing": [],
     "there, then gone": [*HELD, there(30, 40), there(900, 990), gone(1200, 1210)],
     "gone a moment after its ttl": [*HELD, gone(999, 1001)],

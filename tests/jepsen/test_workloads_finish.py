@@ -62,7 +62,7 @@ async def test_a_last_question_without_an_answer_is_told(name: str, monkeypatch:
     if isinstance(workload, Lease):
         workload.present["k1"] = None
     text = await finish(workload, Unreachable(FakeStore(seed=1)))
-    assert text == f"not within 0.01 s of a whole cluster: {ASKED[name]}"
+    assert text == f"not within 0.01 s: {ASKED[name]}"
 
 
 async def test_a_watcher_that_is_not_told_everything_in_the_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from dataclasses import replace
+from itertools import pairwise
+from unittest.mock import patch
 
 from raftkv.checker.history import Operation
 from raftkv.checker.verdict import never
+from raftkv.errors import ConnectionFailed
+from raftkv.jepsen.recorder import Recorder
+from raftkv.jepsen.worker import Pace, Worker
 from raftkv.jepsen.workload import Setting
 from raftkv.jepsen.workloads.lease import Lease
 from raftkv.jepsen.workloads.quorum import Quorums
+from raftkv.jepsen.workloads.set_ import Set
 from tests.checker.building import assert_verdict, op
 from tests.jepsen.driving import setting
+from tests.jepsen.fake_store import FakeStore
 
 LEASE = setting("lease", workers=3)
 QUORUM = setting("quorum", workers=3)
@@ -66,3 +75,40 @@ def test_numbers_of_copies_are_judged_while_the_members_are_known() -> None:
     early = [op("write", 0, 1, key="q1", value=1, extra=concern)]
     assert_quorum(QUORUM, early, "acknowledged early")
     assert_quorum(replace(QUORUM, members_change=True), early)
+
+
+def test_all_sets_of_a_run_have_one_order_of_revisions() -> None:
+    operations = [
+        op("add", 0, 1, key="set0", value=1, revision=7),
+        op("read", 2, 3, key="set0", result=[1], extra={"at": 7}),
+        op("add", 4, 5, key="set1", value=2, revision=7),
+        op("read", 6, 7, key="set1", result=[2], extra={"at": 7}),
+    ]
+    assert Set(setting("set", workers=3)).check(operations, never).valid is False
+
+
+async def ids(how: Setting, seed: int) -> list[int]:
+    """Return the leases of a run."""
+    workload, recorder, over = Lease(how), Recorder(), asyncio.Event()
+    client = FakeStore(seed=1).client()  # which knows no leases: each is asked for in vain
+    rng = random.Random(seed)
+    worker = Worker(0, "lease", client=client, recorder=recorder, pace=Pace(1e9, over), rng=rng)
+    asked: list[int] = []
+
+    async def grant(ttl: float, *, lease: int) -> None:
+        asked.append(lease)
+        if len(asked) == 20:
+            over.set()
+        raise ConnectionFailed("nobody is there")
+
+    with patch.object(client, "grant_lease", grant):
+        await workload.run(worker)
+    assert asked == [one.value["lease"] for one in recorder.operations]
+    return asked
+
+
+async def test_the_seed_decides_on_leases_and_no_run_has_those_of_another_one() -> None:
+    first = await ids(LEASE, seed=1)
+    assert first == await ids(LEASE, seed=1)
+    assert len({*first, *await ids(LEASE, seed=2), *await ids(replace(LEASE, prefix="jepsen/later/"), seed=1)}) == 60
+    assert {1, -1}.isdisjoint(b - a for a, b in pairwise(first))

@@ -26,7 +26,7 @@ class Append(Workload):
 
     name = "append"
     help = "lists of several keys, read and appended to in transactions: serializable, in real time"
-    least: ClassVar[Mapping[str, int]] = {"append": 25, "read": 25}
+    least: ClassVar[Mapping[str, int]] = {"append": 20, "read": 20}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -24,7 +24,7 @@ class Bank(Workload):
 
     name = "bank"
     help = "transfers between accounts in transactions: no read sees money made or lost"
-    least: ClassVar[Mapping[str, int]] = {"transfer": 20, "read": 15}
+    least: ClassVar[Mapping[str, int]] = {"transfer": 15, "read": 10}
 
     async def setup(self, client: AsyncClient) -> None:
         opening = [put(self.setting.prefix + one, str(BALANCE)) for one in ACCOUNTS]

@@ -95,6 +95,6 @@ async def insist(what: str, attempt: Callable[[], Awaitable[T | None]]) -> T:
     until = loop.time() + PATIENCE_S
     while (answer := await attempt()) is None:
         if loop.time() >= until:
-            raise NotAnsweredError(f"not within {PATIENCE_S:g} s of a whole cluster: {what}")
+            raise NotAnsweredError(f"not within {PATIENCE_S:g} s: {what}")
         await asyncio.sleep(TRY_EVERY_S)
     return answer

@@ -23,7 +23,7 @@ class Election(Workload):
 
     name = "election"
     help = "leaders that act under their token, and observers: nobody acts after a later leader"
-    least: ClassVar[Mapping[str, int]] = {"lead": 5, "act": 10, "observe": 20}
+    least: ClassVar[Mapping[str, int]] = {"lead": 3, "act": 5, "observe": 20}
     workers_at_least = 3
 
     def __init__(self, setting: Setting) -> None:

@@ -22,7 +22,7 @@ class Lock(Workload):
 
     name = "lock"
     help = "a counter guarded by a lock, whose holders pause at times: fenced writes lose no update"
-    least: ClassVar[Mapping[str, int]] = {"acquire": 5, "increment": 10}
+    least: ClassVar[Mapping[str, int]] = {"acquire": 3, "increment": 5}
     workers_at_least = 2
 
     async def run(self, worker: Worker) -> None:

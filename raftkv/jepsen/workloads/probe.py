@@ -23,7 +23,7 @@ class Probe(Workload):
 
     name = "probe"
     help = "one client that writes and reads without a break: how long is the store away?"
-    least: ClassVar[Mapping[str, int]] = {"write": 15, "read": 15}
+    least: ClassVar[Mapping[str, int]] = {"write": 12, "read": 12}
 
     async def run(self, worker: Worker) -> None:
         if worker.number:

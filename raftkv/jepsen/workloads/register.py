@@ -26,7 +26,7 @@ class Register(Workload):
 
     name = "register"
     help = "reads, writes, compare-and-swaps and deletes of single keys: linearizable"
-    least: ClassVar[Mapping[str, int]] = {"write": 25, "read": 25}
+    least: ClassVar[Mapping[str, int]] = {"write": 15, "read": 20}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

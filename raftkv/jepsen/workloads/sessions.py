@@ -22,7 +22,7 @@ class Sessions(Workload):
 
     name = "sessions"
     help = "puts that the client repeats by itself: each is counted once"
-    least: ClassVar[Mapping[str, int]] = {"increment": 40, "read": 10}
+    least: ClassVar[Mapping[str, int]] = {"increment": 25, "read": 6}
 
     async def run(self, worker: Worker) -> None:
         while await worker.turn():

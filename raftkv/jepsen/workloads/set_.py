@@ -9,7 +9,7 @@ from functools import partial
 from typing import ClassVar
 
 from raftkv.checker.history import Operation
-from raftkv.checker.verdict import OutOfTime, Verdict, together
+from raftkv.checker.verdict import OutOfTime, Verdict
 from raftkv.client import AsyncClient
 from raftkv.invariant import invariant
 from raftkv.jepsen.worker import Answer, Worker
@@ -22,7 +22,7 @@ class Set(Workload):
 
     name = "set"
     help = "elements added one by one, and reads of them all: none is lost, none appears from nowhere"
-    least: ClassVar[Mapping[str, int]] = {"add": 40, "read": 10}
+    least: ClassVar[Mapping[str, int]] = {"add": 25, "read": 6}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -56,10 +56,7 @@ class Set(Workload):
     def check(self, operations: Sequence[Operation], out_of_time: OutOfTime) -> Verdict:
         from raftkv.checker import sets  # noqa: PLC0415
 
-        each: dict[str, list[Operation]] = {}
-        for one in operations:
-            each.setdefault(one.key, []).append(one)
-        return together(len(operations), *(sets.check(group, out_of_time) for group in each.values()))
+        return sets.check(operations, out_of_time)
 
 
 async def _add(client: AsyncClient, path: str) -> Answer:

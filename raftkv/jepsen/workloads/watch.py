@@ -29,7 +29,7 @@ class Watch(Workload):
 
     name = "watch"
     help = "watchers at different nodes, which stop and go on: all are told the same, in order"
-    least: ClassVar[Mapping[str, int]] = {"write": 40, "event": 50}
+    least: ClassVar[Mapping[str, int]] = {"write": 25, "event": 30}
     workers_at_least = 3
 
     def __init__(self, setting: Setting) -> None:
