@@ -23,6 +23,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(config.rootpath, ".cache", "bytecode")))
 
 
+FOR_JEPSEN_CI = ("tests/jepsen/", "tests/partition/")
+STAYS = "tests/partition/test_isolated_leader.py"
+"""No split brain: the first promise is proven by every `make test`."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before some are left out for their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What has whole clusters behind proxies is for `make jepsen-ci`, as `make test` has eight minutes."""
+    for item in items:
+        where = item.path.relative_to(config.rootpath).as_posix()
+        if where.startswith(FOR_JEPSEN_CI) and where != STAYS and item.get_closest_marker("processes") is not None:
+            item.add_marker(pytest.mark.jepsen)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-golden", action="store_true", help="write what the golden scripts print now into tests/raft/golden"

@@ -526,7 +526,8 @@ class Node:
 
         CheckQuorum has deposed it, so it is the others that hear each other: whoever asks does better with them.
         """
-        return self._led == self.raft.term and self.leader is None and self.raft.role is not Role.LEADER
+        led_this_term = self._led == self.raft.term > 0
+        return led_this_term and self.leader is None and self.raft.role is not Role.LEADER
 
     @property
     def may_propose(self) -> bool:

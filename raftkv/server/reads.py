@@ -53,19 +53,11 @@ class Reads:
     """Answers them on one node."""
 
     def __init__(
-        self,
-        node: Node,
-        forwarder: Forwarder,
-        reader: StateReader,
-        *,
-        cluster_id: int,
-        leader_wait_s: float,
-        deposed_wait_s: float,
+        self, node: Node, forwarder: Forwarder, reader: StateReader, *, cluster_id: int, leader_wait_s: float
     ) -> None:
         self._node = node
         self._forwarder = forwarder
         self._reader = reader
-        self._deposed_wait_s = deposed_wait_s
         self._leader_wait_s = min(leader_wait_s, ROUND_TIMEOUT_S)  # for the same reason: others may do better
         self._points = ReadPoints(node, forwarder, self._leader_wait_s)
         self._quorum = QuorumReads(node, forwarder)
@@ -177,8 +169,7 @@ class Reads:
                     return await asyncio.shield(self._points.next())
                 except NotLeader as error:
                     reason = error.message
-            wait_s = self._deposed_wait_s if node.lost_its_quorum else self._leader_wait_s
-            if not await another_leader(node, leader, term, _now() + wait_s):
+            if not await another_leader(node, leader, term, _now() + self._leader_wait_s):
                 raise NoLeader(reason)
             self._require_readable()
 

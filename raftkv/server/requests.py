@@ -275,14 +275,7 @@ class Requests:
         self._limits = limits
         self._concerns = Concerns(node.raft, limits.write_concern)
         self.reader = StateReader(node, max_scans=limits.max_scans, max_answer_bytes=limits.max_answer_bytes)
-        self.reads = Reads(
-            node,
-            forwarder,
-            self.reader,
-            cluster_id=cluster_id,
-            leader_wait_s=limits.leader_wait_s,
-            deposed_wait_s=limits.deposed_wait_s,
-        )
+        self.reads = Reads(node, forwarder, self.reader, cluster_id=cluster_id, leader_wait_s=limits.leader_wait_s)
         self.quota = Quota(limits.quota_bytes, node.used_bytes, asyncio.get_running_loop().time)
 
     async def run(self, batch: kv_pb2.BatchRequest, *, forwarded: bool) -> kv_pb2.BatchResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,14 +15,6 @@ from raftkv.testing.toxiproxy import HEALTHY, ToxiproxyServer
 from raftkv.testing.toxiproxy_fixture import toxiproxy_server
 
 __all__ = ["toxiproxy_server"]
-
-
-@pytest.hookimpl(tryfirst=True)  # before some are left out for their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts real nodes here is for `make jepsen-ci`."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("processes") is not None:
-            item.add_marker(pytest.mark.jepsen)
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")

@@ -200,8 +200,6 @@ async def test_a_leader_that_has_lost_its_quorum_sends_its_clients_elsewhere_at_
     async with MemoryCluster() as cluster:
         old = await cluster.leader()
         old.requests._limits = replace(old.requests._limits, leader_wait_s=3600.0, deposed_wait_s=0.0)
-        old.requests.reads._leader_wait_s = 3600.0
-        old.requests.reads._deposed_wait_s = 0.0
         cluster.isolate(old.id)
         await until(lambda: not old.node.is_leader)
         asked = kv_pb2.Operation(id=1, put=kv_pb2.PutRequest(key=b"k", value=b"v"))
@@ -211,6 +209,15 @@ async def test_a_leader_that_has_lost_its_quorum_sends_its_clients_elsewhere_at_
         assert answer.error.code == common_pb2.NO_LEADER
         assert answer.error.retryable
         assert not answer.error.ambiguous
+
+
+async def test_who_has_never_led_has_lost_no_quorum() -> None:
+    """In term 0 nobody has led: clients of a node that has just started wait for the first election."""
+    async with MemoryCluster() as cluster:
+        new = [member.node for member in cluster.nodes.values() if member.node.raft.term == 0]
+        assert new
+        assert not any(node.lost_its_quorum for node in new)
+        await cluster.leader()
 
 
 async def test_bug_44_a_write_of_a_session_is_carried_over_to_the_new_leader_and_applied_once() -> None:
