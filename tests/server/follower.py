@@ -215,9 +215,12 @@ class Follower:
 
     @property
     def held(self) -> list[int]:
-        """The entries of all checkpoints on disk, newest first."""
-        assert len(self.disk.names(CHECKPOINTS)) == 2 * len(self.keeper.checkpoints.valid)
+        """The entries of all checkpoints, newest first."""
         return [manifest.index for manifest in self.keeper.checkpoints.valid]
+
+    async def holds(self, *indexes: int) -> None:
+        """Wait until these checkpoints and no others are here, on disk too: what is not needed goes beside all else."""
+        await until(lambda: self.held == [*indexes] and len(self.disk.names(CHECKPOINTS)) == 2 * len(indexes))
 
     def hear(self, *messages: Message) -> None:
         self.node.on_messages(messages)

@@ -162,7 +162,7 @@ async def test_bug_29_the_snapshot_that_the_core_has_accepted_is_installed_and_n
         follower.hear(append(10, entries(11, 12), 12, term=2, sender=NEXT_LEADER))
         await follower.applied(12)
         assert follower.node.machine.applied_index == 12
-        assert follower.held == [20, 10]
+        await follower.holds(20, 10)
         # Or with the checkpoint that is here.
         follower.hear(install(20, term=2, sender=NEXT_LEADER))
         await follower.applied(20)
@@ -177,7 +177,7 @@ async def test_the_next_leader_s_older_checkpoint_is_installed_where_a_newer_one
         follower.hear(install(15, term=2, sender=NEXT_LEADER))
         await follower.applied(15)
         assert follower.node.machine.applied_index == 15
-        assert follower.held == [15]
+        await follower.holds(15)
         follower.hear(append(15, entries(16, 20), 20, term=2, sender=NEXT_LEADER))
         await until(lambda: follower.newest == 20)
 
@@ -199,7 +199,7 @@ async def test_a_snapshot_that_the_core_does_not_want_is_not_kept() -> None:
         await follower.receive(await checkpoint_of(10))
         follower.hear(install(10, term=2))
         await follower.receive(await checkpoint_of(20))
-        assert follower.held == [20]
+        await follower.holds(20)
 
 
 @pytest.mark.parametrize("store_lost", [False, True])
