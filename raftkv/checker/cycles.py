@@ -20,9 +20,8 @@ with `-realtime` behind it if the cycle needs rt: such a history is serializable
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -266,24 +265,3 @@ def _pick(kinds: int, allowed: int) -> int:
     """Return one kind of an edge: the one that makes the worst of a cycle."""
     usable = kinds & allowed
     return usable & -usable
-
-
-def out_of_order(
-    operations: Iterable[Operation], number: Callable[[Operation], int], *, equal: bool = False
-) -> Iterator[tuple[Operation, Operation]]:
-    """Yield pairs where one was over before the other began, and its number is not less (with `equal`: is greater).
-
-    One pair for each later operation that has one: with the greatest number before it. Unknown outcomes are left out.
-    """
-    told = [one for one in operations if not one.unknown]
-    by_end = sorted(told, key=lambda one: one.ended)
-    ends = [one.ended for one in by_end]
-    greatest: list[Operation] = []
-    for one in by_end:
-        greatest.append(one if not greatest or number(one) > number(greatest[-1]) else greatest[-1])
-    for one in sorted(told, key=lambda one: one.began):
-        before = bisect_left(ends, one.began)
-        if before:
-            earlier = greatest[before - 1]
-            if number(earlier) > number(one) or (not equal and number(earlier) == number(one)):
-                yield earlier, one

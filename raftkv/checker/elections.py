@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raftkv.checker.cycles import out_of_order
 from raftkv.checker.fencing import look_at_grants, look_at_writes
 from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation
+from raftkv.checker.newest import out_of_order
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 

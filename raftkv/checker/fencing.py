@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from raftkv.checker.cycles import out_of_order
 from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation
+from raftkv.checker.newest import out_of_order
+from raftkv.checker.revisions import order_of_writes
 
 TokenOf = Callable[[Operation], int]
 
@@ -48,12 +49,9 @@ def look_at_writes(
     """
     granted = {token(one) for one in grants}
     newest: Operation | None = None
-    last: Operation | None = None
     for one in writes:
         if token(one) not in granted:
             findings.add("unknown token", f"a write carried token {token(one)}, which no grant was told", one)
-        if last is not None and last.revision == one.revision:
-            findings.add("duplicate revision", f"two writes were told revision {one.revision}", last, one)
         if newest is not None and token(newest) > token(one):
             text = (
                 f"a write under token {token(one)} was accepted at revision {one.revision}, "
@@ -62,11 +60,7 @@ def look_at_writes(
             findings.add("fencing order", text, newest, one)
         else:
             newest = one
-        last = one
-    for before, after in out_of_order(writes, lambda one: one.revision):
-        if before.revision != after.revision:
-            text = f"revision {after.revision} was made after revision {before.revision} had been"
-            findings.add("revision order", text, before, after)
+    order_of_writes(findings, writes)
     # As if a write's number were its token: greater ones that were granted before it began shut it out.
     accepted = {id(one) for one in writes}
     for grant, one in out_of_order([*grants, *writes], token, equal=True):

@@ -1,11 +1,16 @@
-"""What had been told by some moment."""
+"""What had been told by some moment, and what came after it all the same."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from raftkv.checker.history import Operation
+
+
+def shown(one: Operation) -> int:
+    """Return the newest revision that an answer proves to have been made: its own, or the one it was given at."""
+    return max(one.revision, int(one.extra.get("at") or 0))
 
 
 class Newest:
@@ -24,3 +29,20 @@ class Newest:
     def before(self, moment: int) -> Operation | None:
         place = bisect_left(self._ends, moment)
         return self._newest[place - 1] if place else None
+
+
+def out_of_order(
+    operations: Iterable[Operation], number: Callable[[Operation], int], *, equal: bool = False
+) -> Iterator[tuple[Operation, Operation]]:
+    """Yield pairs where one was over before the other began, and its number is not less (with `equal`: is greater).
+
+    One pair for each later operation that has one: with the greatest number before it. Unknown outcomes are left out.
+    """
+    told = [one for one in operations if not one.unknown]
+    newest = Newest(told, number)
+    for one in sorted(told, key=lambda one: one.began):
+        earlier = newest.before(one.began)
+        if earlier is None:
+            continue
+        if number(earlier) > number(one) or (not equal and number(earlier) == number(one)):
+            yield earlier, one

@@ -34,14 +34,14 @@ under its own configuration or one before. A process is one client.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from raftkv.checker.cycles import out_of_order
 from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation, Outcome
+from raftkv.checker.newest import Newest, out_of_order, shown
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 _OFTEN: Final = 128
@@ -71,22 +71,6 @@ class _Floor(NamedTuple):
     name: str
     because: str
     witness: Operation
-
-
-class _Highest:
-    """The highest revision that was told by operations that had ended before some moment."""
-
-    def __init__(self, told: Sequence[tuple[int, Operation]]) -> None:
-        self._ends: list[int] = []
-        self._best: list[tuple[int, Operation]] = []
-        for revision, one in sorted(told, key=lambda pair: pair[1].ended):
-            self._ends.append(one.ended)
-            self._best.append((revision, one) if not self._best or revision > self._best[-1][0] else self._best[-1])
-
-    def before(self, moment: int) -> tuple[int, Operation] | None:
-        """Return it with the operation that told it; None: there is none."""
-        place = bisect_left(self._ends, moment)
-        return self._best[place - 1] if place else None
 
 
 def check(
@@ -285,19 +269,15 @@ class _Analysis:
     # --- what each read must show -------------------------------------------------------------------------------------
 
     def _floors(self) -> bool:
-        committed = [
-            (one.revision, one)
-            for one in self._writes
-            if one.ok and one.revision and one.extra.get("committed", True)
-        ]  # fmt: skip
-        acknowledged = _Highest(committed)
-        anything = _Highest([*committed, *((_state(one), one) for one in self._reads if _state(one))])
-        copies: dict[tuple[int, int], list[tuple[int, Operation]]] = {}
-        for revision, one in committed:
+        committed = [one for one in self._writes if one.ok and one.revision and one.extra.get("committed", True)]
+        acknowledged = Newest(committed, shown)
+        anything = Newest([*committed, *(one for one in self._reads if shown(one))], shown)
+        copies: dict[tuple[int, int], list[Operation]] = {}
+        for one in committed:
             counted = int(one.extra.get("durable_on", 0)), int(one.extra.get("configuration", 0))
-            copies.setdefault(counted, []).append((revision, one))
-        counted_writes = {counted: _Highest(told) for counted, told in copies.items()}
-        seen: dict[int, tuple[int, Operation]] = {}
+            copies.setdefault(counted, []).append(one)
+        counted_writes = {counted: Newest(told, shown) for counted, told in copies.items()}
+        seen: dict[int, Operation] = {}
         for count, one in enumerate(self._operations):
             if not count % _OFTEN and self._out_of_time():
                 return False
@@ -307,38 +287,38 @@ class _Analysis:
                 for floor in self._floors_of(one, acknowledged, anything, counted_writes, seen):
                     if self._falls_short(one, floor):
                         break
-            shown = _state(one) if one.f == "read" else one.revision
-            if shown > seen.get(one.process, (0, one))[0]:
-                seen[one.process] = shown, one
+            before = seen.get(one.process)
+            if shown(one) > (0 if before is None else shown(before)):
+                seen[one.process] = one
         return True
 
     def _floors_of(
         self,
         one: Operation,
-        acknowledged: _Highest,
-        anything: _Highest,
-        copies: dict[tuple[int, int], _Highest],
-        seen: dict[int, tuple[int, Operation]],
+        acknowledged: Newest,
+        anything: Newest,
+        copies: dict[tuple[int, int], Newest],
+        seen: dict[int, Operation],
     ) -> Iterator[_Floor]:
         guarantee = _guarantee(one)
         if guarantee == "linearizable" or (guarantee == "lease" and self._trust_lease):
             if told := anything.before(one.began):
-                yield _Floor(told[0], "stale read", "was told before it began", told[1])
+                yield _Floor(shown(told), "stale read", "was told before it began", told)
         elif guarantee == "bounded":
             staleness_ms = int(one.extra.get("staleness_ms", 0))
             if told := acknowledged.before(one.began - staleness_ms * _MS - self._slack):
                 because = f"was acknowledged more than {staleness_ms} ms before it began"
-                yield _Floor(told[0], "older than its bound", because, told[1])
+                yield _Floor(shown(told), "older than its bound", because, told)
         elif guarantee == "sees_writes_at_w_ge":
             sees = int(one.extra.get("sees_writes_at", 0))
             for (durable_on, configuration), writes in copies.items():
                 known = configuration <= int(one.extra.get("configuration", configuration))
                 if durable_on >= sees > 0 and known and (told := writes.before(one.began)):
                     because = f"was on {durable_on} disks before it began, and it sees what is on {sees}"
-                    yield _Floor(told[0], "write missed", because, told[1])
+                    yield _Floor(shown(told), "write missed", because, told)
         if self._remembers(guarantee) and one.process in seen:
             told = seen[one.process]
-            yield _Floor(told[0], "went back in time", "its client had seen", told[1])
+            yield _Floor(shown(told), "went back in time", "its client had seen", told)
 
     def _remembers(self, guarantee: str) -> bool:
         """Whether an answer is not older than what its client has seen."""
@@ -419,8 +399,3 @@ def _place(text: str) -> tuple[int, int] | None:
 
 def _shown(one: Operation) -> Any:
     return one.value if one.f == "write" else one.result
-
-
-def _state(one: Operation) -> int:
-    """Return the newest revision that a read is known to have shown."""
-    return max(int(one.extra.get("at", 0)), one.revision)

@@ -15,7 +15,7 @@ from typing import Any
 from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation, Outcome
 from raftkv.checker.models import changes, written
-from raftkv.checker.newest import Newest
+from raftkv.checker.newest import Newest, out_of_order, shown
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 
@@ -30,16 +30,16 @@ def check(
     A history without any revision is accepted: there is nothing to hold against it.
     `content`: what a write left in its key, which reads of that revision must return; None: values are not compared.
     """
-    told = [one for one in operations if one.ok and _seen(one)]
+    told = [one for one in operations if one.ok and shown(one)]
     if not told:
         return judged(len(operations), ())
     writes = {one.revision: one for one in reversed(told) if _wrote(one)}
     found = Findings()
     _one_revision_each(told, writes, found)
-    _writes_follow_what_was_seen(told, found)
+    _writes_follow_what_wasshown(told, found)
     if out_of_time():
         return undecided(len(operations), "out of time: reads were not held against revisions", found.problems)
-    _reads_follow_what_was_seen(operations, found)
+    _reads_follow_what_wasshown(operations, found)
     if content is not None:
         if out_of_time():
             return undecided(len(operations), "out of time: values were not held against revisions", found.problems)
@@ -47,13 +47,21 @@ def check(
     return judged(len(operations), found.problems)
 
 
+def order_of_writes(findings: Findings, writes: Sequence[Operation]) -> dict[int, Operation]:
+    """Judge writes whose revisions were told by these alone, and return them by their revisions."""
+    by_revision: dict[int, Operation] = {}
+    for one in writes:
+        if (other := by_revision.setdefault(one.revision, one)) is not one:
+            findings.add("duplicate revision", f"two writes were told revision {one.revision}", other, one)
+    for before, after in out_of_order(writes, lambda one: one.revision):
+        if before.revision != after.revision:
+            text = f"revision {after.revision} was made after revision {before.revision} had been"
+            findings.add("revision order", text, before, after)
+    return by_revision
+
+
 def _wrote(one: Operation) -> bool:
     return one.ok and one.revision > 0 and one.f != "read"
-
-
-def _seen(one: Operation) -> int:
-    """Return the newest revision that an answer proves to have been made."""
-    return max(one.revision, one.extra.get("at") or 0)
 
 
 def _one_revision_each(told: list[Operation], writes: dict[int, Operation], found: Findings) -> None:
@@ -62,29 +70,29 @@ def _one_revision_each(told: list[Operation], writes: dict[int, Operation], foun
             found.add("duplicate revision", f"two writes were told that they made revision {one.revision}", first, one)
 
 
-def _writes_follow_what_was_seen(told: list[Operation], found: Findings) -> None:
-    newest = Newest(told, _seen)
+def _writes_follow_what_wasshown(told: list[Operation], found: Findings) -> None:
+    newest = Newest(told, shown)
     for one in told:
         before = newest.before(one.began)
         if before is None:
             continue
-        if _wrote(one) and one.revision <= _seen(before):
+        if _wrote(one) and one.revision <= shown(before):
             found.add(
                 "revision went back",
-                f"a write made revision {one.revision}, though revision {_seen(before)} had been seen before it began",
+                f"a write made revision {one.revision}, though revision {shown(before)} had been seen before it began",
                 before,
                 one,
             )
-        elif not _wrote(one) and (at := one.extra.get("at")) and at < _seen(before):
+        elif not _wrote(one) and (at := one.extra.get("at")) and at < shown(before):
             found.add(
                 "stale read",
-                f"a read was answered at revision {at}, though revision {_seen(before)} had been seen before it began",
+                f"a read was answered at revision {at}, though revision {shown(before)} had been seen before it began",
                 before,
                 one,
             )
 
 
-def _reads_follow_what_was_seen(operations: Sequence[Operation], found: Findings) -> None:
+def _reads_follow_what_wasshown(operations: Sequence[Operation], found: Findings) -> None:
     by_key: dict[str, list[Operation]] = {}
     for one in operations:
         if one.f in ("read", "write", "cas", "delete", "increment") and (one.ok or one.unknown):

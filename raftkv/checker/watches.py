@@ -25,9 +25,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, Final
 
-from raftkv.checker.cycles import out_of_order
 from raftkv.checker.findings import Findings
 from raftkv.checker.history import Operation, Outcome
+from raftkv.checker.revisions import order_of_writes
 from raftkv.checker.verdict import OutOfTime, Verdict, judged, never, undecided
 
 _OFTEN: Final = 256
@@ -49,7 +49,7 @@ def check(operations: Sequence[Operation], out_of_time: OutOfTime = never) -> Ve
         _look_at(findings, segment, events)
     if out_of_time():
         return undecided(len(operations), gave_up.why, findings.problems)
-    acknowledged = _look_at_writes(findings, writes)
+    acknowledged = order_of_writes(findings, [one for one in writes if one.ok and one.revision])
     _compare(findings, writes, events)
     for key, operation in acknowledged.items():
         events.setdefault(key, ((operation.key, operation.value), operation))
@@ -97,21 +97,6 @@ def _look_at(findings: Findings, segment: Operation, events: dict[int, tuple[_Ev
             text = f"at revision {revision} {other_key} became {other_value!r}, or {key} became {value!r}"
             findings.add("disagreement", text, other, segment)
         before = max(before, revision)
-
-
-def _look_at_writes(findings: Findings, writes: Sequence[Operation]) -> dict[int, Operation]:
-    """Return acknowledged writes by their revisions."""
-    acknowledged: dict[int, Operation] = {}
-    told = [one for one in writes if one.ok and one.revision]
-    for one in told:
-        other = acknowledged.setdefault(one.revision, one)
-        if other is not one:
-            findings.add("duplicate revision", f"two writes were told revision {one.revision}", other, one)
-    for before, after in out_of_order(told, lambda one: one.revision):
-        if before.revision != after.revision:
-            text = f"revision {after.revision} was made after revision {before.revision} had been"
-            findings.add("revision order", text, before, after)
-    return acknowledged
 
 
 def _compare(

@@ -101,7 +101,7 @@ class Run:
             await self._with_a_cluster()
             self._came_to_its_end = True
         except RaftKVError as error:
-            self.results.interrupted = f"could not be run to its end: {error.message}"
+            self.results.interrupted = _ending(error)
             await self._conclude()
             if self.results.judgement is not Judgement.VIOLATION:
                 raise
@@ -132,7 +132,6 @@ class Run:
     def history(self) -> History:
         """Everything that was recorded so far."""
         return History(
-            header=header(self.results),
             operations=sorted(self.recorder.operations, key=lambda one: one.began),
             remarks=list(self.recorder.remarks),
         )
@@ -178,7 +177,7 @@ class Run:
                 await workload.setup(helper)
             self.schedule = Schedule(faults, self._rng("schedule"), self.recorder, self.say)
             self.observer = Observer(bed.admin, self.recorder)
-            await stack.enter_async_context(_background([self.observer.watch(bed.endpoints)]))
+            await stack.enter_async_context(_background(self.observer.watch(bed.endpoints)))
             try:
                 await self._work(addresses, stack)
                 if not self.schedule.problems and not bed.stopped_themselves():  # else there may be no cluster any more
@@ -307,15 +306,14 @@ def _ending(error: BaseException) -> str:
 
 
 @asynccontextmanager
-async def _background(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(job) for job in jobs]
+async def _background(job: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(job)
     try:
         yield
-        for task in tasks:
-            if task.done():
-                task.result()  # what should run for ever has failed
+        if task.done():
+            task.result()  # what should run for ever has failed
     finally:
-        await _cancel(tasks)
+        await _cancel([task])
 
 
 async def _unless_one_fails(main: asyncio.Task[None], others: Sequence[asyncio.Task[None]]) -> None:

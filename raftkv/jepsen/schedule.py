@@ -57,7 +57,6 @@ class Schedule:
             for one in self._nemeses:
                 one.abandon()  # the cluster goes: it need not get well again
             raise
-        await self.end()
         await asyncio.sleep(max(0.0, over - loop.time()))
 
     async def _one_fault(self, hold_s: float) -> None:
@@ -68,7 +67,9 @@ class Schedule:
                 on.append((one, self._number))
         await asyncio.sleep(hold_s)
         for one, number in on:
-            await self._end_proven(one, number)
+            if await self._is_proven(one, number, "kept"):
+                self.proven[one.name] += 1
+            await self._over(one, number)
         self.now = ""
 
     async def _begin(self, nemesis: Nemesis, number: int) -> bool:
@@ -83,11 +84,12 @@ class Schedule:
         self._remark("begin", nemesis, number, text, began)
         self.now = f"{self.now}; {text}" if self.now else text
         self._say(f"{nemesis.name}: {text}")
-        return await self._is_proven(nemesis, number, "proven")
+        if await self._is_proven(nemesis, number, "proven"):
+            return True
+        await self._over(nemesis, number)
+        return False
 
-    async def _end_proven(self, nemesis: Nemesis, number: int) -> None:
-        if await self._is_proven(nemesis, number, "kept"):
-            self.proven[nemesis.name] += 1
+    async def _over(self, nemesis: Nemesis, number: int) -> None:
         await self._end(nemesis)
         self._remark("end", nemesis, number, "")
 
@@ -97,18 +99,9 @@ class Schedule:
         except RaftKVError as error:
             self._remark("unproven", nemesis, number, error.message)
             self._say(f"{nemesis.name}: not proven: {error.message}")
-            if f == "proven":
-                await self._end(nemesis)
-                self._remark("end", nemesis, number, "")
             return False
         self._remark(f, nemesis, number, "")
         return True
-
-    async def end(self) -> None:
-        """End every fault, in the other order."""
-        for one in reversed(self._nemeses):
-            await self._end(one)
-        self.now = ""
 
     async def _end(self, nemesis: Nemesis) -> None:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from raftkv.client import AsyncClient
-from raftkv.jepsen.levers import Levers
+from raftkv.jepsen.levers import PROGRAM, Levers
 from raftkv.testing.cluster import ClusterError, LocalCluster, NodeProcess, converged, leaders_by_term
 from raftkv.testing.links import PeerLinks
 from raftkv.testing.toxiproxy import ToxiproxyServer
@@ -126,8 +126,6 @@ async def given_cluster(endpoints: str) -> AsyncIterator[GivenCluster]:
 @asynccontextmanager
 async def testbed(options: TestbedOptions) -> AsyncIterator[Testbed]:
     """Start a cluster; end everything that was started, however the block ends. Raises RaftKVError."""
-    from raftkv.jepsen.levers import PROGRAM  # noqa: PLC0415
-
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(ToxiproxyServer())
         cluster = LocalCluster(

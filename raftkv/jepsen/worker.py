@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,12 +39,14 @@ class Pace:
             return False
         now = asyncio.get_running_loop().time()
         self._next_s = max(self._next_s + self._interval_s, now)
-        if (left_s := self._next_s - now) > 0:
-            try:
-                async with asyncio.timeout(left_s):
+        return await self.rest(self._next_s - now)
+
+    async def rest(self, seconds: float) -> bool:
+        """Wait so long; False as soon as the time is over."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
                     await self.over.wait()
-            except TimeoutError:
-                return True
         return not self.over.is_set()
 
 
@@ -76,12 +79,7 @@ class Worker:
 
     async def rest(self, seconds: float) -> bool:
         """Do nothing for so long, as a paused client would; False: the run is over."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._pace.over.wait()
-        except TimeoutError:
-            return True
-        return False
+        return await self._pace.rest(seconds)
 
     async def do(
         self,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from raftkv.checker import cycles
+from raftkv.checker import cycles, newest
 from raftkv.checker.cycles import RT, RW, WR, WW, Cycle, Graph, Step
 from raftkv.checker.history import Operation
 from tests.checker.building import Budget, op
@@ -166,6 +166,6 @@ def test_out_of_order_is_what_comparing_all_pairs_finds(seed: int, equal: bool) 
         for one in told
         if one.precedes(later) and (number(one) > number(later) or (not equal and number(one) == number(later)))
     }
-    found = list(cycles.out_of_order(told, number, equal=equal))
+    found = list(newest.out_of_order(told, number, equal=equal))
     assert {id(later) for _, later in found} == wrong
     assert all(one.precedes(later) and number(one) >= number(later) for one, later in found)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from raftkv.cli.bench.deliveries import Record, judge
-from raftkv.cli.bench.figures import milliseconds, percentile
 from raftkv.cli.bench.operations import key_template
+from raftkv.cli.figures import milliseconds, percentile
 from raftkv.client import Event, EventKind
 from raftkv.errors import ConfigurationError
 from tests.cli.cluster_process import RunningCluster

@@ -15,10 +15,11 @@ import pytest
 
 from raftkv.checker.history import History, Operation, Outcome, Remark
 from raftkv.checker.verdict import Problem, Verdict, judged, undecided
+from raftkv.cli.figures import percentile
 from raftkv.jepsen.report import timeline, words, write_report
 from raftkv.jepsen.report.html import PAGE_MAX, PROBLEMS_MAX, page, report_data, suspect
 from raftkv.jepsen.report.rto import faults_of, leaders_of, pauses_of, rto_of, worst_pause_ms
-from raftkv.jepsen.report.series import percentile, series_of
+from raftkv.jepsen.report.series import series_of
 from tests.jepsen.made_up import MS, S, acknowledged, in_order, leader, operation, plausible, remarks_of, results_of
 
 
@@ -204,9 +205,9 @@ def test_slices_are_few_however_long_the_run() -> None:
 
 def test_percentiles_are_of_values_that_were_measured() -> None:
     values = [float(number) for number in range(1, 101)]
-    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 50.0, 99.0, 100.0]
-    assert [percentile([7.0], share) for share in (0.5, 0.99)] == [7.0, 7.0]
-    assert percentile([1.0, 2.0, 3.0], 0.5) == 2.0
+    assert [percentile(values, percent) for percent in (0, 50, 99, 100)] == [1.0, 50.0, 99.0, 100.0]
+    assert [percentile([7.0], percent) for percent in (50, 99)] == [7.0, 7.0]
+    assert percentile([1.0, 2.0, 3.0], 50) == 2.0
 
 
 # --- the page

@@ -14,11 +14,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any, Final
 
-from raftkv.cli.bench.figures import milliseconds, percentile
 from raftkv.cli.bench.load import highest_term
 from raftkv.cli.bench.operations import key_template
 from raftkv.cli.bench.progress import progress
 from raftkv.cli.exits import say
+from raftkv.cli.figures import milliseconds, percentile
 from raftkv.client import AsyncClient
 from raftkv.errors import RaftKVError
 from raftkv.testing.cluster import LocalCluster, NodeProcess

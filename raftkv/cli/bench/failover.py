@@ -13,9 +13,9 @@ from statistics import median
 from time import perf_counter
 from typing import Final
 
-from raftkv.cli.bench.figures import percentile
 from raftkv.cli.bench.progress import progress
 from raftkv.cli.exits import say
+from raftkv.cli.figures import percentile
 from raftkv.cli.recovery import caught_up
 from raftkv.client import AsyncClient
 from raftkv.testing.cluster import LocalCluster

@@ -16,10 +16,10 @@ from itertools import cycle, islice
 from time import perf_counter
 from typing import Final
 
-from raftkv.cli.bench.figures import milliseconds, percentile
 from raftkv.cli.bench.operations import Operation, Perform
 from raftkv.cli.bench.progress import progress
 from raftkv.cli.bench.target import Target
+from raftkv.cli.figures import milliseconds, percentile
 from raftkv.client import AsyncClient, EndpointFailure, Status
 from raftkv.errors import RaftKVError
 

@@ -12,12 +12,12 @@ from time import perf_counter
 from typing import Final
 
 from raftkv.cli.bench.deliveries import Record, judge
-from raftkv.cli.bench.figures import milliseconds, percentile
 from raftkv.cli.bench.load import highest_term
 from raftkv.cli.bench.operations import key_template
 from raftkv.cli.bench.progress import progress
 from raftkv.cli.bench.target import Target
 from raftkv.cli.exits import say
+from raftkv.cli.figures import milliseconds, percentile
 from raftkv.client import AsyncClient, AsyncWatch
 from raftkv.errors import RaftKVError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 from raftkv.jepsen.nemeses import NEMESES, drawing
 from raftkv.jepsen.nemeses.links import LinkNemesis
@@ -17,14 +16,6 @@ class Partition(LinkNemesis):
     async def begin(self) -> str:
         how = drawing.how(self.rng, self.option)
         return f"{await self.part(how)} ({how})"
-
-    def draw_sides(self, size: Callable[[list[int]], int]) -> tuple[list[int], list[int]]:
-        """Return so many nodes, and the others; if that can be, with some on either side that are up."""
-        nodes, up = members(self.testbed), {*reachable(self.testbed)}
-        return drawing.preferring(
-            lambda: drawing.split(self.rng, nodes, size(nodes)),
-            lambda sides: all({*side} & up for side in sides),
-        )
 
     @abstractmethod
     async def part(self, how: How) -> str:
@@ -56,19 +47,34 @@ class IsolateRandom(Partition):
         return f"node {node} is parted from all others"
 
 
-class MajorityMinority(Partition):
+class FewAndMany(Partition):
+    """Some nodes are parted from the others; if that can be, with some on either side that are up."""
+
+    @abstractmethod
+    def few(self, nodes: int) -> int:
+        """Return how many, of so many."""
+
+    async def part(self, how: How) -> str:
+        nodes, up = members(self.testbed), {*reachable(self.testbed)}
+        few, many = drawing.preferring(
+            lambda: drawing.split(self.rng, nodes, self.few(len(nodes))),
+            lambda sides: all({*side} & up for side in sides),
+        )
+        await self.layer.partition(few, many, how=how)
+        return f"nodes {listed(few)} are parted from {listed(many)}"
+
+
+class MajorityMinority(FewAndMany):
     """As many nodes as the cluster can do without, whoever they are."""
 
     name = "majority-minority"
     help = NEMESES[name].help
 
-    async def part(self, how: How) -> str:
-        few, many = self.draw_sides(lambda nodes: (len(nodes) - 1) // 2)
-        await self.layer.partition(few, many, how=how)
-        return f"nodes {listed(few)} are parted from {listed(many)}"
+    def few(self, nodes: int) -> int:
+        return (nodes - 1) // 2
 
 
-class MinorityThird(Partition):
+class MinorityThird(FewAndMany):
     """As many nodes as a cluster that tolerates lies could do without (Jepsen has this one, too)."""
 
     name = "minority-third"
@@ -78,10 +84,8 @@ class MinorityThird(Partition):
     def refuses(cls, nodes: int) -> str:
         return "" if nodes > 3 else f"less than a third of {nodes} nodes is nobody; it takes 4 or more"
 
-    async def part(self, how: How) -> str:
-        few, many = self.draw_sides(lambda nodes: self.rng.randint(1, (len(nodes) - 1) // 3))
-        await self.layer.partition(few, many, how=how)
-        return f"nodes {listed(few)} are parted from {listed(many)}"
+    def few(self, nodes: int) -> int:
+        return self.rng.randint(1, (nodes - 1) // 3)
 
 
 class Bridge(Partition):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from raftkv.checker.history import Operation, Outcome
+from raftkv.cli.figures import percentile
 
 WIDTHS_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 3_600.0)
 """What a slice may be wide: numbers that people can read off an axis."""
@@ -72,12 +73,6 @@ def series_of(operations: Iterable[Operation], slices_max: int = SLICES_MAX) -> 
     return series
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least `share` of `ordered`, which is not empty, do not exceed."""
-    rank = -(-len(ordered) * round(share * 1_000) // 1_000)
-    return ordered[max(rank, 1) - 1]
-
-
 def _line(operations: Sequence[Operation], width_s: float, slices: int) -> Line:
     counts = {outcome: [0] * slices for outcome in Outcome}
     took_ms: list[list[float]] = [[] for _ in range(slices)]
@@ -93,14 +88,14 @@ def _line(operations: Sequence[Operation], width_s: float, slices: int) -> Line:
     def rate(outcome: Outcome) -> list[float]:
         return [round(count / width_s, 2) for count in counts[outcome]]
 
-    def at_share(share: float) -> list[float | None]:
-        return [round(percentile(taken, share), 3) if taken else None for taken in took_ms]
+    def latency(percent: float) -> list[float | None]:
+        return [None if (ms := percentile(taken, percent)) is None else round(ms, 3) for taken in took_ms]
 
     return Line(
         ok=rate(Outcome.OK),
         failed=rate(Outcome.FAIL),
         unknown=rate(Outcome.INFO),
-        p50=at_share(0.5),
-        p99=at_share(0.99),
-        max=at_share(1.0),
+        p50=latency(50),
+        p99=latency(99),
+        max=latency(100),
     )
