@@ -123,6 +123,37 @@ class ServerSettings(BaseSettings):
     election_ms: int = Field(
         250, ge=1, description="A follower that hears no leader for 1 to 2 times this long starts an election."
     )
+    http_listen: str | None = Field(
+        None,
+        description="HOST:PORT for health, metrics and state over HTTP, with the clients' certificate where there is "
+        "one; default: no such server.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="Certificate (chain) that clients are shown, PEM; they must speak TLS then. With --tls-key."
+    )
+    tls_key: Path | None = Field(None, description="The private key of --tls-cert, PEM, without a passphrase.")
+    tls_ca: Path | None = Field(
+        None,
+        description="Certificates of the authorities, PEM, that clients' certificates, and those of nodes that are "
+        "asked on --join, are verified against; default for the latter: the system's.",
+    )
+    tls_client_auth: bool = Field(False, description="Clients must show a certificate that --tls-ca vouches for.")
+    peer_tls_cert: Path | None = Field(
+        None,
+        description="Certificate that this node shows to its peers, PEM, in the name of node-ID.peer.CLUSTER_NAME; "
+        "peers then speak TLS and prove who they are, both ways. With --peer-tls-key and --peer-tls-ca.",
+    )
+    peer_tls_key: Path | None = Field(
+        None, description="The private key of --peer-tls-cert, PEM, without a passphrase."
+    )
+    peer_tls_ca: Path | None = Field(
+        None, description="Certificates of the authorities that peers' certificates are verified against, PEM."
+    )
+    insecure: bool = Field(
+        False,
+        description="Allow plain text on addresses that other machines can reach: whoever reaches them can read "
+        "and write everything.",
+    )
     priority: int = Field(
         0, ge=0, lt=2**32, description="A leader hands over to a voter of higher priority that is caught up."
     )
@@ -253,7 +284,7 @@ class ServerSettings(BaseSettings):
             return tuple(check_address(str(part).strip()) for part in parts if str(part).strip())
         return parts
 
-    @field_validator("listen", "advertise", "peer_listen")
+    @field_validator("listen", "advertise", "peer_listen", "http_listen")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         return value if value is None else check_address(value)

@@ -25,53 +25,59 @@ _sym_db = _symbol_database.Default()
 from raftkv.v1 import common_pb2 as raftkv_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17raftkv/v1/cluster.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"x\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.raftkv.v1.MemberKind\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\"W\n\x0cPeerProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x17\n\x0frecently_active\x18\x04 \x01(\x08\"\x0f\n\rStatusRequest\"\xbf\x05\n\x0eStatusResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.raftkv.v1.Role\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x15\n\rapplied_index\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x15\n\rdurable_index\x18\x07 \x01(\x04\x12\x13\n\x0bstore_bytes\x18\x08 \x01(\x04\x12\x11\n\tlog_bytes\x18\t \x01(\x04\x12\"\n\x07members\x18\n \x03(\x0b\x32\x11.raftkv.v1.Member\x12)\n\x08progress\x18\x0b \x03(\x0b\x32\x17.raftkv.v1.PeerProgress\x12\x12\n\nused_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bquota_bytes\x18\r \x01(\x04\x12&\n\x06\x61larms\x18\x13 \x03(\x0b\x32\x16.raftkv.v1.RaisedAlarm\x12\x1a\n\x12\x63ompacted_revision\x18\x0f \x01(\x04\x12\x10\n\x08sessions\x18\x10 \x01(\x04\x12\x0e\n\x06leases\x18\x11 \x01(\x04\x12\x0f\n\x07watches\x18\x12 \x01(\x04\x12#\n\x04\x64isk\x18\x14 \x01(\x0b\x32\x15.raftkv.v1.DiskStatus\x12/\n\ncheckpoint\x18\x15 \x01(\x0b\x32\x1b.raftkv.v1.CheckpointStatus\x12\x30\n\ttransfers\x18\x16 \x03(\x0b\x32\x1d.raftkv.v1.CheckpointTransfer\x12%\n\x05scrub\x18\x17 \x01(\x0b\x32\x16.raftkv.v1.ScrubStatus\x12.\n\ncomparison\x18\x18 \x01(\x0b\x32\x1a.raftkv.v1.StateComparisonJ\x04\x08\x0e\x10\x0f\"Q\n\x0bRaisedAlarm\x12\x1f\n\x05\x61larm\x18\x01 \x01(\x0e\x32\x10.raftkv.v1.Alarm\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\"c\n\nDiskStatus\x12\x12\n\nfree_bytes\x18\x01 \x01(\x04\x12\x15\n\rreserve_bytes\x18\x02 \x01(\x04\x12\x10\n\x08write_us\x18\x03 \x01(\x04\x12\x18\n\x10slowest_write_us\x18\x04 \x01(\x04\"g\n\x10\x43heckpointStatus\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\x0e\n\x06making\x18\x04 \x01(\x08\x12\x12\n\nmade_at_ms\x18\x05 \x01(\x04\"{\n\x12\x43heckpointTransfer\x12\x0c\n\x04peer\x18\x01 \x01(\x04\x12\x11\n\treceiving\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\ndone_bytes\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\"d\n\x0bScrubStatus\x12\x16\n\x0escrubbed_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06rounds\x18\x02 \x01(\x04\x12\x15\n\rdamaged_files\x18\x03 \x01(\r\x12\x16\n\x0e\x66inished_at_ms\x18\x04 \x01(\x04\"v\n\x0fStateComparison\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61greed\x18\x03 \x03(\x04\x12\x0e\n\x06\x64iffer\x18\x04 \x03(\x04\x12\x0e\n\x06silent\x18\x05 \x03(\x04\x12\x16\n\x0e\x66inished_at_ms\x18\x06 \x01(\x04\"\'\n\x15TransferLeaderRequest\x12\x0e\n\x06target\x18\x01 \x01(\x04\"C\n\x16TransferLeaderResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\">\n\tNewMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x0f\n\x07witness\x18\x03 \x01(\x08\"Z\n\x14\x43hangeMembersRequest\x12!\n\x03\x61\x64\x64\x18\x01 \x03(\x0b\x32\x14.raftkv.v1.NewMember\x12\x0f\n\x07promote\x18\x02 \x03(\x04\x12\x0e\n\x06remove\x18\x03 \x03(\x04\"f\n\x15\x43hangeMembersResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\"\n\x07members\x18\x02 \x03(\x0b\x32\x11.raftkv.v1.Member\"\x12\n\x10StateHashRequest\"y\n\x11StateHashResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x14\n\x0c\x61pplied_term\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c*X\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46OLLOWER\x10\x01\x12\x11\n\rPRE_CANDIDATE\x10\x02\x12\r\n\tCANDIDATE\x10\x03\x12\n\n\x06LEADER\x10\x04*N\n\nMemberKind\x12\x1b\n\x17MEMBER_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05VOTER\x10\x01\x12\x0b\n\x07LEARNER\x10\x02\x12\x0b\n\x07WITNESS\x10\x03*r\n\x05\x41larm\x12\x15\n\x11\x41LARM_UNSPECIFIED\x10\x00\x12\x0c\n\x08NO_SPACE\x10\x01\x12\r\n\tDISK_FULL\x10\x02\x12\r\n\tSLOW_DISK\x10\x03\x12\x0b\n\x07\x44\x41MAGED\x10\x04\x12\x0b\n\x07\x43ORRUPT\x10\x05\x12\x0c\n\x08\x44IVERGED\x10\x06\x32\xbb\x02\n\x07\x43luster\x12=\n\x06Status\x12\x18.raftkv.v1.StatusRequest\x1a\x19.raftkv.v1.StatusResponse\x12U\n\x0eTransferLeader\x12 .raftkv.v1.TransferLeaderRequest\x1a!.raftkv.v1.TransferLeaderResponse\x12R\n\rChangeMembers\x12\x1f.raftkv.v1.ChangeMembersRequest\x1a .raftkv.v1.ChangeMembersResponse\x12\x46\n\tStateHash\x12\x1b.raftkv.v1.StateHashRequest\x1a\x1c.raftkv.v1.StateHashResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17raftkv/v1/cluster.proto\x12\traftkv.v1\x1a\x16raftkv/v1/common.proto\"x\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.raftkv.v1.MemberKind\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\"z\n\x0cPeerProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x17\n\x0frecently_active\x18\x04 \x01(\x08\x12\x0e\n\x06lag_ms\x18\x05 \x01(\x04\x12\x11\n\tconnected\x18\x06 \x01(\x08\"\x0f\n\rStatusRequest\"\xa1\x07\n\x0eStatusResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.raftkv.v1.Role\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x15\n\rapplied_index\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x15\n\rdurable_index\x18\x07 \x01(\x04\x12\x13\n\x0bstore_bytes\x18\x08 \x01(\x04\x12\x11\n\tlog_bytes\x18\t \x01(\x04\x12\"\n\x07members\x18\n \x03(\x0b\x32\x11.raftkv.v1.Member\x12)\n\x08progress\x18\x0b \x03(\x0b\x32\x17.raftkv.v1.PeerProgress\x12\x12\n\nused_bytes\x18\x0c \x01(\x04\x12\x13\n\x0bquota_bytes\x18\r \x01(\x04\x12&\n\x06\x61larms\x18\x13 \x03(\x0b\x32\x16.raftkv.v1.RaisedAlarm\x12\x1a\n\x12\x63ompacted_revision\x18\x0f \x01(\x04\x12\x10\n\x08sessions\x18\x10 \x01(\x04\x12\x0e\n\x06leases\x18\x11 \x01(\x04\x12\x0f\n\x07watches\x18\x12 \x01(\x04\x12#\n\x04\x64isk\x18\x14 \x01(\x0b\x32\x15.raftkv.v1.DiskStatus\x12/\n\ncheckpoint\x18\x15 \x01(\x0b\x32\x1b.raftkv.v1.CheckpointStatus\x12\x30\n\ttransfers\x18\x16 \x03(\x0b\x32\x1d.raftkv.v1.CheckpointTransfer\x12%\n\x05scrub\x18\x17 \x01(\x0b\x32\x16.raftkv.v1.ScrubStatus\x12.\n\ncomparison\x18\x18 \x01(\x0b\x32\x1a.raftkv.v1.StateComparison\x12\x15\n\rstarted_at_ms\x18\x19 \x01(\x04\x12\x15\n\rsettings_hash\x18\x1a \x01(\x0c\x12\'\n\x05\x64rift\x18\x1b \x03(\x0b\x32\x18.raftkv.v1.SettingsDrift\x12%\n\x08\x66\x61ilover\x18\x1c \x01(\x0b\x32\x13.raftkv.v1.Failover\x12\x18\n\x10protocol_version\x18\x1d \x01(\r\x12\x32\n\x0c\x63\x65rtificates\x18\x1e \x03(\x0b\x32\x1c.raftkv.v1.CertificateStatus\x12\x14\n\x0chttp_address\x18\x1f \x01(\tJ\x04\x08\x0e\x10\x0f\"K\n\rSettingsDrift\x12\x0c\n\x04peer\x18\x01 \x01(\x04\x12\x0f\n\x07setting\x18\x02 \x01(\t\x12\x0c\n\x04here\x18\x03 \x01(\t\x12\r\n\x05there\x18\x04 \x01(\t\"c\n\x08\x46\x61ilover\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06leader\x18\x02 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x04\x12\x13\n\x0b\x65nded_at_ms\x18\x04 \x01(\x04\x12\x0f\n\x07planned\x18\x05 \x01(\x08\"\x81\x01\n\x11\x43\x65rtificateStatus\x12\x0f\n\x07purpose\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x15\n\rnot_before_ms\x18\x04 \x01(\x04\x12\x14\n\x0cnot_after_ms\x18\x05 \x01(\x04\x12\x0f\n\x07refused\x18\x06 \x01(\t\"Q\n\x0bRaisedAlarm\x12\x1f\n\x05\x61larm\x18\x01 \x01(\x0e\x32\x10.raftkv.v1.Alarm\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\"c\n\nDiskStatus\x12\x12\n\nfree_bytes\x18\x01 \x01(\x04\x12\x15\n\rreserve_bytes\x18\x02 \x01(\x04\x12\x10\n\x08write_us\x18\x03 \x01(\x04\x12\x18\n\x10slowest_write_us\x18\x04 \x01(\x04\"g\n\x10\x43heckpointStatus\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\x0e\n\x06making\x18\x04 \x01(\x08\x12\x12\n\nmade_at_ms\x18\x05 \x01(\x04\"{\n\x12\x43heckpointTransfer\x12\x0c\n\x04peer\x18\x01 \x01(\x04\x12\x11\n\treceiving\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\ndone_bytes\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\"d\n\x0bScrubStatus\x12\x16\n\x0escrubbed_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06rounds\x18\x02 \x01(\x04\x12\x15\n\rdamaged_files\x18\x03 \x01(\r\x12\x16\n\x0e\x66inished_at_ms\x18\x04 \x01(\x04\"v\n\x0fStateComparison\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61greed\x18\x03 \x03(\x04\x12\x0e\n\x06\x64iffer\x18\x04 \x03(\x04\x12\x0e\n\x06silent\x18\x05 \x03(\x04\x12\x16\n\x0e\x66inished_at_ms\x18\x06 \x01(\x04\"\'\n\x15TransferLeaderRequest\x12\x0e\n\x06target\x18\x01 \x01(\x04\"C\n\x16TransferLeaderResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\">\n\tNewMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x0f\n\x07witness\x18\x03 \x01(\x08\"Z\n\x14\x43hangeMembersRequest\x12!\n\x03\x61\x64\x64\x18\x01 \x03(\x0b\x32\x14.raftkv.v1.NewMember\x12\x0f\n\x07promote\x18\x02 \x03(\x04\x12\x0e\n\x06remove\x18\x03 \x03(\x04\"f\n\x15\x43hangeMembersResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\"\n\x07members\x18\x02 \x03(\x0b\x32\x11.raftkv.v1.Member\"\x12\n\x10StateHashRequest\"y\n\x11StateHashResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.raftkv.v1.ResponseHeader\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x14\n\x0c\x61pplied_term\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c*X\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46OLLOWER\x10\x01\x12\x11\n\rPRE_CANDIDATE\x10\x02\x12\r\n\tCANDIDATE\x10\x03\x12\n\n\x06LEADER\x10\x04*N\n\nMemberKind\x12\x1b\n\x17MEMBER_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05VOTER\x10\x01\x12\x0b\n\x07LEARNER\x10\x02\x12\x0b\n\x07WITNESS\x10\x03*r\n\x05\x41larm\x12\x15\n\x11\x41LARM_UNSPECIFIED\x10\x00\x12\x0c\n\x08NO_SPACE\x10\x01\x12\r\n\tDISK_FULL\x10\x02\x12\r\n\tSLOW_DISK\x10\x03\x12\x0b\n\x07\x44\x41MAGED\x10\x04\x12\x0b\n\x07\x43ORRUPT\x10\x05\x12\x0c\n\x08\x44IVERGED\x10\x06\x32\xbb\x02\n\x07\x43luster\x12=\n\x06Status\x12\x18.raftkv.v1.StatusRequest\x1a\x19.raftkv.v1.StatusResponse\x12U\n\x0eTransferLeader\x12 .raftkv.v1.TransferLeaderRequest\x1a!.raftkv.v1.TransferLeaderResponse\x12R\n\rChangeMembers\x12\x1f.raftkv.v1.ChangeMembersRequest\x1a .raftkv.v1.ChangeMembersResponse\x12\x46\n\tStateHash\x12\x1b.raftkv.v1.StateHashRequest\x1a\x1c.raftkv.v1.StateHashResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2145
-  _globals['_ROLE']._serialized_end=2233
-  _globals['_MEMBERKIND']._serialized_start=2235
-  _globals['_MEMBERKIND']._serialized_end=2313
-  _globals['_ALARM']._serialized_start=2315
-  _globals['_ALARM']._serialized_end=2429
+  _globals['_ROLE']._serialized_start=2716
+  _globals['_ROLE']._serialized_end=2804
+  _globals['_MEMBERKIND']._serialized_start=2806
+  _globals['_MEMBERKIND']._serialized_end=2884
+  _globals['_ALARM']._serialized_start=2886
+  _globals['_ALARM']._serialized_end=3000
   _globals['_MEMBER']._serialized_start=62
   _globals['_MEMBER']._serialized_end=182
   _globals['_PEERPROGRESS']._serialized_start=184
-  _globals['_PEERPROGRESS']._serialized_end=271
-  _globals['_STATUSREQUEST']._serialized_start=273
-  _globals['_STATUSREQUEST']._serialized_end=288
-  _globals['_STATUSRESPONSE']._serialized_start=291
-  _globals['_STATUSRESPONSE']._serialized_end=994
-  _globals['_RAISEDALARM']._serialized_start=996
-  _globals['_RAISEDALARM']._serialized_end=1077
-  _globals['_DISKSTATUS']._serialized_start=1079
-  _globals['_DISKSTATUS']._serialized_end=1178
-  _globals['_CHECKPOINTSTATUS']._serialized_start=1180
-  _globals['_CHECKPOINTSTATUS']._serialized_end=1283
-  _globals['_CHECKPOINTTRANSFER']._serialized_start=1285
-  _globals['_CHECKPOINTTRANSFER']._serialized_end=1408
-  _globals['_SCRUBSTATUS']._serialized_start=1410
-  _globals['_SCRUBSTATUS']._serialized_end=1510
-  _globals['_STATECOMPARISON']._serialized_start=1512
-  _globals['_STATECOMPARISON']._serialized_end=1630
-  _globals['_TRANSFERLEADERREQUEST']._serialized_start=1632
-  _globals['_TRANSFERLEADERREQUEST']._serialized_end=1671
-  _globals['_TRANSFERLEADERRESPONSE']._serialized_start=1673
-  _globals['_TRANSFERLEADERRESPONSE']._serialized_end=1740
-  _globals['_NEWMEMBER']._serialized_start=1742
-  _globals['_NEWMEMBER']._serialized_end=1804
-  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=1806
-  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=1896
-  _globals['_CHANGEMEMBERSRESPONSE']._serialized_start=1898
-  _globals['_CHANGEMEMBERSRESPONSE']._serialized_end=2000
-  _globals['_STATEHASHREQUEST']._serialized_start=2002
-  _globals['_STATEHASHREQUEST']._serialized_end=2020
-  _globals['_STATEHASHRESPONSE']._serialized_start=2022
-  _globals['_STATEHASHRESPONSE']._serialized_end=2143
-  _globals['_CLUSTER']._serialized_start=2432
-  _globals['_CLUSTER']._serialized_end=2747
+  _globals['_PEERPROGRESS']._serialized_end=306
+  _globals['_STATUSREQUEST']._serialized_start=308
+  _globals['_STATUSREQUEST']._serialized_end=323
+  _globals['_STATUSRESPONSE']._serialized_start=326
+  _globals['_STATUSRESPONSE']._serialized_end=1255
+  _globals['_SETTINGSDRIFT']._serialized_start=1257
+  _globals['_SETTINGSDRIFT']._serialized_end=1332
+  _globals['_FAILOVER']._serialized_start=1334
+  _globals['_FAILOVER']._serialized_end=1433
+  _globals['_CERTIFICATESTATUS']._serialized_start=1436
+  _globals['_CERTIFICATESTATUS']._serialized_end=1565
+  _globals['_RAISEDALARM']._serialized_start=1567
+  _globals['_RAISEDALARM']._serialized_end=1648
+  _globals['_DISKSTATUS']._serialized_start=1650
+  _globals['_DISKSTATUS']._serialized_end=1749
+  _globals['_CHECKPOINTSTATUS']._serialized_start=1751
+  _globals['_CHECKPOINTSTATUS']._serialized_end=1854
+  _globals['_CHECKPOINTTRANSFER']._serialized_start=1856
+  _globals['_CHECKPOINTTRANSFER']._serialized_end=1979
+  _globals['_SCRUBSTATUS']._serialized_start=1981
+  _globals['_SCRUBSTATUS']._serialized_end=2081
+  _globals['_STATECOMPARISON']._serialized_start=2083
+  _globals['_STATECOMPARISON']._serialized_end=2201
+  _globals['_TRANSFERLEADERREQUEST']._serialized_start=2203
+  _globals['_TRANSFERLEADERREQUEST']._serialized_end=2242
+  _globals['_TRANSFERLEADERRESPONSE']._serialized_start=2244
+  _globals['_TRANSFERLEADERRESPONSE']._serialized_end=2311
+  _globals['_NEWMEMBER']._serialized_start=2313
+  _globals['_NEWMEMBER']._serialized_end=2375
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=2377
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=2467
+  _globals['_CHANGEMEMBERSRESPONSE']._serialized_start=2469
+  _globals['_CHANGEMEMBERSRESPONSE']._serialized_end=2571
+  _globals['_STATEHASHREQUEST']._serialized_start=2573
+  _globals['_STATEHASHREQUEST']._serialized_end=2591
+  _globals['_STATEHASHRESPONSE']._serialized_start=2593
+  _globals['_STATEHASHRESPONSE']._serialized_end=2714
+  _globals['_CLUSTER']._serialized_start=3003
+  _globals['_CLUSTER']._serialized_end=3318
 # @@protoc_insertion_point(module_scope)

@@ -145,12 +145,20 @@ class PeerProgress(_message.Message):
     MATCH_INDEX_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     RECENTLY_ACTIVE_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     match_index: _builtins.int
     state: _builtins.str
     """probe, replicate or snapshot."""
     recently_active: _builtins.bool
     """The follower has answered within the last election timeout."""
+    lag_ms: _builtins.int
+    """For how long the leader has had entries that this follower has not confirmed, in milliseconds; 0: none, or less
+    than a tick. What it is behind in entries: last_index - match_index.
+    """
+    connected: _builtins.bool
+    """The leader's stream to it is open."""
     def __init__(
         self,
         *,
@@ -158,10 +166,12 @@ class PeerProgress(_message.Message):
         match_index: _builtins.int = ...,
         state: _builtins.str = ...,
         recently_active: _builtins.bool = ...,
+        lag_ms: _builtins.int = ...,
+        connected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "match_index", b"match_index", "recently_active", b"recently_active", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "id", b"id", "lag_ms", b"lag_ms", "match_index", b"match_index", "recently_active", b"recently_active", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,6 +219,13 @@ class StatusResponse(_message.Message):
     TRANSFERS_FIELD_NUMBER: _builtins.int
     SCRUB_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    SETTINGS_HASH_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
+    FAILOVER_FIELD_NUMBER: _builtins.int
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     role: Global___Role.ValueType
     commit_index: _builtins.int
@@ -227,6 +244,14 @@ class StatusResponse(_message.Message):
     leases: _builtins.int
     watches: _builtins.int
     """Watches that this node serves."""
+    started_at_ms: _builtins.int
+    """Milliseconds since 1970, by the node's own clock."""
+    settings_hash: _builtins.bytes
+    """Of the settings that should be the same on all members."""
+    protocol_version: _builtins.int
+    """The newest version of the protocol that all members which this node has heard speak."""
+    http_address: _builtins.str
+    """Of the node's HTTP server: host:port; empty: it has none."""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -249,6 +274,16 @@ class StatusResponse(_message.Message):
     def scrub(self) -> Global___ScrubStatus: ...
     @_builtins.property
     def comparison(self) -> Global___StateComparison: ...
+    @_builtins.property
+    def drift(self) -> _containers.RepeatedCompositeFieldContainer[Global___SettingsDrift]:
+        """Members whose settings are others than this node's."""
+
+    @_builtins.property
+    def failover(self) -> Global___Failover:
+        """The newest change of leaders that this node has seen; absent: none since it started."""
+
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateStatus]: ...
     def __init__(
         self,
         *,
@@ -275,14 +310,124 @@ class StatusResponse(_message.Message):
         transfers: _abc.Iterable[Global___CheckpointTransfer] | None = ...,
         scrub: Global___ScrubStatus | None = ...,
         comparison: Global___StateComparison | None = ...,
+        started_at_ms: _builtins.int = ...,
+        settings_hash: _builtins.bytes = ...,
+        drift: _abc.Iterable[Global___SettingsDrift] | None = ...,
+        failover: Global___Failover | None = ...,
+        protocol_version: _builtins.int = ...,
+        certificates: _abc.Iterable[Global___CertificateStatus] | None = ...,
+        http_address: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "comparison", b"comparison", "disk", b"disk", "header", b"header", "scrub", b"scrub"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "comparison", b"comparison", "disk", b"disk", "failover", b"failover", "header", b"header", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "checkpoint", b"checkpoint", "commit_index", b"commit_index", "compacted_revision", b"compacted_revision", "comparison", b"comparison", "disk", b"disk", "durable_index", b"durable_index", "header", b"header", "last_index", b"last_index", "leases", b"leases", "log_bytes", b"log_bytes", "members", b"members", "progress", b"progress", "quota_bytes", b"quota_bytes", "role", b"role", "scrub", b"scrub", "sessions", b"sessions", "store_bytes", b"store_bytes", "transfers", b"transfers", "used_bytes", b"used_bytes", "version", b"version", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "certificates", b"certificates", "checkpoint", b"checkpoint", "commit_index", b"commit_index", "compacted_revision", b"compacted_revision", "comparison", b"comparison", "disk", b"disk", "drift", b"drift", "durable_index", b"durable_index", "failover", b"failover", "header", b"header", "http_address", b"http_address", "last_index", b"last_index", "leases", b"leases", "log_bytes", b"log_bytes", "members", b"members", "progress", b"progress", "protocol_version", b"protocol_version", "quota_bytes", b"quota_bytes", "role", b"role", "scrub", b"scrub", "sessions", b"sessions", "settings_hash", b"settings_hash", "started_at_ms", b"started_at_ms", "store_bytes", b"store_bytes", "transfers", b"transfers", "used_bytes", b"used_bytes", "version", b"version", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class SettingsDrift(_message.Message):
+    """One setting that two members were given differently."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    SETTING_FIELD_NUMBER: _builtins.int
+    HERE_FIELD_NUMBER: _builtins.int
+    THERE_FIELD_NUMBER: _builtins.int
+    peer: _builtins.int
+    setting: _builtins.str
+    here: _builtins.str
+    there: _builtins.str
+    def __init__(
+        self,
+        *,
+        peer: _builtins.int = ...,
+        setting: _builtins.str = ...,
+        here: _builtins.str = ...,
+        there: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["here", b"here", "peer", b"peer", "setting", b"setting", "there", b"there"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettingsDrift: _TypeAlias = SettingsDrift  # noqa: Y015
+
+@_typing.final
+class Failover(_message.Message):
+    """A change of leaders, as one node saw it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    PLANNED_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    leader: _builtins.int
+    duration_ms: _builtins.int
+    """From when the node heard the old leader last to when an entry of the new one was committed, in milliseconds."""
+    ended_at_ms: _builtins.int
+    """Milliseconds since 1970."""
+    planned: _builtins.bool
+    """The old leader handed over."""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        leader: _builtins.int = ...,
+        duration_ms: _builtins.int = ...,
+        ended_at_ms: _builtins.int = ...,
+        planned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "ended_at_ms", b"ended_at_ms", "leader", b"leader", "planned", b"planned", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failover: _TypeAlias = Failover  # noqa: Y015
+
+@_typing.final
+class CertificateStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_MS_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_MS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    purpose: _builtins.str
+    """clients or peers."""
+    file: _builtins.str
+    subject: _builtins.str
+    not_before_ms: _builtins.int
+    """Milliseconds since 1970."""
+    not_after_ms: _builtins.int
+    refused: _builtins.str
+    """Why a newer one on disk is not in use; empty: the newest is."""
+    def __init__(
+        self,
+        *,
+        purpose: _builtins.str = ...,
+        file: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        not_before_ms: _builtins.int = ...,
+        not_after_ms: _builtins.int = ...,
+        refused: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "not_after_ms", b"not_after_ms", "not_before_ms", b"not_before_ms", "purpose", b"purpose", "refused", b"refused", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateStatus: _TypeAlias = CertificateStatus  # noqa: Y015
 
 @_typing.final
 class RaisedAlarm(_message.Message):

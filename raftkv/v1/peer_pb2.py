@@ -27,15 +27,17 @@ from raftkv.v1 import kv_pb2 as raftkv_dot_v1_dot_kv__pb2
 from raftkv.v1 import maintenance_pb2 as raftkv_dot_v1_dot_maintenance__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/v1/peer.proto\x12\traftkv.v1\x1a\x17raftkv/v1/cluster.proto\x1a\x12raftkv/v1/kv.proto\x1a\x1braftkv/v1/maintenance.proto\"q\n\x1b\x46orwardCompareStatesRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\x30\n\x07request\x18\x03 \x01(\x0b\x32\x1f.raftkv.v1.CompareStatesRequest\"E\n\x12StateHashAtRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\"@\n\x13StateHashAtResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"_\n\x0e\x43ondemnRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x0e\n\x06\x61greed\x18\x05 \x03(\x04\"$\n\x0f\x43ondemnResponse\x12\x11\n\tcondemned\x18\x01 \x01(\x08\"\x92\x01\n\x05Hello\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\n\n\x02to\x18\x03 \x01(\x04\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\x12\x16\n\x0e\x63lient_address\x18\x05 \x01(\t\x12\x14\n\x0cpeer_address\x18\x06 \x01(\t\x12\x13\n\x0bincarnation\x18\x07 \x01(\x04\"Y\n\nHelloReply\x12\x16\n\x0e\x63lient_address\x18\x01 \x01(\t\x12#\n\x07verdict\x18\x02 \x01(\x0e\x32\x12.raftkv.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\"V\n\tPeerFrame\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.raftkv.v1.Hello\x12(\n\x08messages\x18\x02 \x03(\x0b\x32\x16.raftkv.v1.RaftMessage\"Z\n\x0e\x46orwardRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12&\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.BatchRequest\"s\n\x1c\x46orwardTransferLeaderRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\x31\n\x07request\x18\x03 \x01(\x0b\x32 .raftkv.v1.TransferLeaderRequest\"q\n\x1b\x46orwardChangeMembersRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\x30\n\x07request\x18\x03 \x01(\x0b\x32\x1f.raftkv.v1.ChangeMembersRequest\"4\n\x10ReadIndexRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\"4\n\x11ReadIndexResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x10\n\x08replicas\x18\x02 \x01(\r\"5\n\x11PeerLogEndRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\"b\n\x0f\x43heckpointPiece\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x05 \x01(\x07\"2\n\x12\x43heckpointProgress\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\xb5\x04\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x32\n\x10pre_vote_request\x18\x02 \x01(\x0b\x32\x16.raftkv.v1.VoteRequestH\x00\x12\x34\n\x11pre_vote_response\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.VoteResponseH\x00\x12.\n\x0cvote_request\x18\x04 \x01(\x0b\x32\x16.raftkv.v1.VoteRequestH\x00\x12\x30\n\rvote_response\x18\x05 \x01(\x0b\x32\x17.raftkv.v1.VoteResponseH\x00\x12\x32\n\x0e\x61ppend_request\x18\x06 \x01(\x0b\x32\x18.raftkv.v1.AppendRequestH\x00\x12\x34\n\x0f\x61ppend_response\x18\x07 \x01(\x0b\x32\x19.raftkv.v1.AppendResponseH\x00\x12\x38\n\x11heartbeat_request\x18\x08 \x01(\x0b\x32\x1b.raftkv.v1.HeartbeatRequestH\x00\x12:\n\x12heartbeat_response\x18\t \x01(\x0b\x32\x1c.raftkv.v1.HeartbeatResponseH\x00\x12,\n\x0btimeout_now\x18\n \x01(\x0b\x32\x15.raftkv.v1.TimeoutNowH\x00\x12\x36\n\x10install_snapshot\x18\x0b \x01(\x0b\x32\x1a.raftkv.v1.InstallSnapshotH\x00\x42\x06\n\x04\x62ody\"Q\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x1b\n\x13leadership_transfer\x18\x03 \x01(\x08\"\x1f\n\x0cVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\"q\n\rAppendRequest\x12\x16\n\x0eprevious_index\x18\x01 \x01(\x04\x12\x15\n\rprevious_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\x12!\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x10.raftkv.v1.Entry\"X\n\x0e\x41ppendResponse\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nhint_index\x18\x03 \x01(\x04\x12\x11\n\thint_term\x18\x04 \x01(\x04\"9\n\x10HeartbeatRequest\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\x12\x15\n\rread_sequence\x18\x02 \x01(\x04\"n\n\x11HeartbeatResponse\x12\x15\n\rread_sequence\x18\x01 \x01(\x04\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\x12\x10\n\x08hindered\x18\x04 \x01(\x08\x12\x0c\n\x04\x66ull\x18\x05 \x01(\x08\"C\n\rSnapshotPoint\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x15\n\rconfiguration\x18\x03 \x01(\x0c\"K\n\x0fInstallSnapshot\x12*\n\x08snapshot\x18\x01 \x01(\x0b\x32\x18.raftkv.v1.SnapshotPoint\x12\x0c\n\x04\x62\x61re\x18\x02 \x01(\x08\"\x0c\n\nTimeoutNow*9\n\x07Verdict\x12\x0b\n\x07WELCOME\x10\x00\x12\x0e\n\nOTHER_DISK\x10\x01\x12\x11\n\rOTHER_CLUSTER\x10\x02\x32\x96\x06\n\x04Peer\x12\x39\n\x06Stream\x12\x14.raftkv.v1.PeerFrame\x1a\x15.raftkv.v1.HelloReply(\x01\x30\x01\x12>\n\x07\x46orward\x12\x19.raftkv.v1.ForwardRequest\x1a\x18.raftkv.v1.BatchResponse\x12\x63\n\x15\x46orwardTransferLeader\x12\'.raftkv.v1.ForwardTransferLeaderRequest\x1a!.raftkv.v1.TransferLeaderResponse\x12O\n\x0eSendCheckpoint\x12\x1a.raftkv.v1.CheckpointPiece\x1a\x1d.raftkv.v1.CheckpointProgress(\x01\x30\x01\x12`\n\x14\x46orwardChangeMembers\x12&.raftkv.v1.ForwardChangeMembersRequest\x1a .raftkv.v1.ChangeMembersResponse\x12\x46\n\tReadIndex\x12\x1b.raftkv.v1.ReadIndexRequest\x1a\x1c.raftkv.v1.ReadIndexResponse\x12\x41\n\x06LogEnd\x12\x1c.raftkv.v1.PeerLogEndRequest\x1a\x19.raftkv.v1.LogEndResponse\x12`\n\x14\x46orwardCompareStates\x12&.raftkv.v1.ForwardCompareStatesRequest\x1a .raftkv.v1.CompareStatesResponse\x12L\n\x0bStateHashAt\x12\x1d.raftkv.v1.StateHashAtRequest\x1a\x1e.raftkv.v1.StateHashAtResponse\x12@\n\x07\x43ondemn\x12\x19.raftkv.v1.CondemnRequest\x1a\x1a.raftkv.v1.CondemnResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/v1/peer.proto\x12\traftkv.v1\x1a\x17raftkv/v1/cluster.proto\x1a\x12raftkv/v1/kv.proto\x1a\x1braftkv/v1/maintenance.proto\"q\n\x1b\x46orwardCompareStatesRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\x30\n\x07request\x18\x03 \x01(\x0b\x32\x1f.raftkv.v1.CompareStatesRequest\"E\n\x12StateHashAtRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\"@\n\x13StateHashAtResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"_\n\x0e\x43ondemnRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x0e\n\x06\x61greed\x18\x05 \x03(\x04\"$\n\x0f\x43ondemnResponse\x12\x11\n\tcondemned\x18\x01 \x01(\x08\"\xba\x02\n\x05Hello\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\n\n\x02to\x18\x03 \x01(\x04\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\x12\x16\n\x0e\x63lient_address\x18\x05 \x01(\t\x12\x14\n\x0cpeer_address\x18\x06 \x01(\t\x12\x13\n\x0bincarnation\x18\x07 \x01(\x04\x12\x1f\n\x17oldest_protocol_version\x18\x08 \x01(\r\x12\x0f\n\x07release\x18\t \x01(\t\x12=\n\x0f\x61greed_settings\x18\n \x03(\x0b\x32$.raftkv.v1.Hello.AgreedSettingsEntry\x1a\x35\n\x13\x41greedSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\nHelloReply\x12\x16\n\x0e\x63lient_address\x18\x01 \x01(\t\x12#\n\x07verdict\x18\x02 \x01(\x0e\x32\x12.raftkv.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\"V\n\tPeerFrame\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.raftkv.v1.Hello\x12(\n\x08messages\x18\x02 \x03(\x0b\x32\x16.raftkv.v1.RaftMessage\"Z\n\x0e\x46orwardRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12&\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.BatchRequest\"s\n\x1c\x46orwardTransferLeaderRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\x31\n\x07request\x18\x03 \x01(\x0b\x32 .raftkv.v1.TransferLeaderRequest\"q\n\x1b\x46orwardChangeMembersRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\x30\n\x07request\x18\x03 \x01(\x0b\x32\x1f.raftkv.v1.ChangeMembersRequest\"4\n\x10ReadIndexRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\"4\n\x11ReadIndexResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x10\n\x08replicas\x18\x02 \x01(\r\"5\n\x11PeerLogEndRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\"b\n\x0f\x43heckpointPiece\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x05 \x01(\x07\"2\n\x12\x43heckpointProgress\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\xb5\x04\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x32\n\x10pre_vote_request\x18\x02 \x01(\x0b\x32\x16.raftkv.v1.VoteRequestH\x00\x12\x34\n\x11pre_vote_response\x18\x03 \x01(\x0b\x32\x17.raftkv.v1.VoteResponseH\x00\x12.\n\x0cvote_request\x18\x04 \x01(\x0b\x32\x16.raftkv.v1.VoteRequestH\x00\x12\x30\n\rvote_response\x18\x05 \x01(\x0b\x32\x17.raftkv.v1.VoteResponseH\x00\x12\x32\n\x0e\x61ppend_request\x18\x06 \x01(\x0b\x32\x18.raftkv.v1.AppendRequestH\x00\x12\x34\n\x0f\x61ppend_response\x18\x07 \x01(\x0b\x32\x19.raftkv.v1.AppendResponseH\x00\x12\x38\n\x11heartbeat_request\x18\x08 \x01(\x0b\x32\x1b.raftkv.v1.HeartbeatRequestH\x00\x12:\n\x12heartbeat_response\x18\t \x01(\x0b\x32\x1c.raftkv.v1.HeartbeatResponseH\x00\x12,\n\x0btimeout_now\x18\n \x01(\x0b\x32\x15.raftkv.v1.TimeoutNowH\x00\x12\x36\n\x10install_snapshot\x18\x0b \x01(\x0b\x32\x1a.raftkv.v1.InstallSnapshotH\x00\x42\x06\n\x04\x62ody\"Q\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x1b\n\x13leadership_transfer\x18\x03 \x01(\x08\"\x1f\n\x0cVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\"q\n\rAppendRequest\x12\x16\n\x0eprevious_index\x18\x01 \x01(\x04\x12\x15\n\rprevious_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\x12!\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x10.raftkv.v1.Entry\"X\n\x0e\x41ppendResponse\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nhint_index\x18\x03 \x01(\x04\x12\x11\n\thint_term\x18\x04 \x01(\x04\"9\n\x10HeartbeatRequest\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\x12\x15\n\rread_sequence\x18\x02 \x01(\x04\"n\n\x11HeartbeatResponse\x12\x15\n\rread_sequence\x18\x01 \x01(\x04\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\x12\x10\n\x08hindered\x18\x04 \x01(\x08\x12\x0c\n\x04\x66ull\x18\x05 \x01(\x08\"C\n\rSnapshotPoint\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x15\n\rconfiguration\x18\x03 \x01(\x0c\"K\n\x0fInstallSnapshot\x12*\n\x08snapshot\x18\x01 \x01(\x0b\x32\x18.raftkv.v1.SnapshotPoint\x12\x0c\n\x04\x62\x61re\x18\x02 \x01(\x08\"\x0c\n\nTimeoutNow*M\n\x07Verdict\x12\x0b\n\x07WELCOME\x10\x00\x12\x0e\n\nOTHER_DISK\x10\x01\x12\x11\n\rOTHER_CLUSTER\x10\x02\x12\x12\n\x0eOTHER_PROTOCOL\x10\x03\x32\x96\x06\n\x04Peer\x12\x39\n\x06Stream\x12\x14.raftkv.v1.PeerFrame\x1a\x15.raftkv.v1.HelloReply(\x01\x30\x01\x12>\n\x07\x46orward\x12\x19.raftkv.v1.ForwardRequest\x1a\x18.raftkv.v1.BatchResponse\x12\x63\n\x15\x46orwardTransferLeader\x12\'.raftkv.v1.ForwardTransferLeaderRequest\x1a!.raftkv.v1.TransferLeaderResponse\x12O\n\x0eSendCheckpoint\x12\x1a.raftkv.v1.CheckpointPiece\x1a\x1d.raftkv.v1.CheckpointProgress(\x01\x30\x01\x12`\n\x14\x46orwardChangeMembers\x12&.raftkv.v1.ForwardChangeMembersRequest\x1a .raftkv.v1.ChangeMembersResponse\x12\x46\n\tReadIndex\x12\x1b.raftkv.v1.ReadIndexRequest\x1a\x1c.raftkv.v1.ReadIndexResponse\x12\x41\n\x06LogEnd\x12\x1c.raftkv.v1.PeerLogEndRequest\x1a\x19.raftkv.v1.LogEndResponse\x12`\n\x14\x46orwardCompareStates\x12&.raftkv.v1.ForwardCompareStatesRequest\x1a .raftkv.v1.CompareStatesResponse\x12L\n\x0bStateHashAt\x12\x1d.raftkv.v1.StateHashAtRequest\x1a\x1e.raftkv.v1.StateHashAtResponse\x12@\n\x07\x43ondemn\x12\x19.raftkv.v1.CondemnRequest\x1a\x1a.raftkv.v1.CondemnResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.v1.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2749
-  _globals['_VERDICT']._serialized_end=2806
+  _globals['_HELLO_AGREEDSETTINGSENTRY']._loaded_options = None
+  _globals['_HELLO_AGREEDSETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_VERDICT']._serialized_start=2943
+  _globals['_VERDICT']._serialized_end=3020
   _globals['_FORWARDCOMPARESTATESREQUEST']._serialized_start=109
   _globals['_FORWARDCOMPARESTATESREQUEST']._serialized_end=222
   _globals['_STATEHASHATREQUEST']._serialized_start=224
@@ -47,49 +49,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONDEMNRESPONSE']._serialized_start=458
   _globals['_CONDEMNRESPONSE']._serialized_end=494
   _globals['_HELLO']._serialized_start=497
-  _globals['_HELLO']._serialized_end=643
-  _globals['_HELLOREPLY']._serialized_start=645
-  _globals['_HELLOREPLY']._serialized_end=734
-  _globals['_PEERFRAME']._serialized_start=736
-  _globals['_PEERFRAME']._serialized_end=822
-  _globals['_FORWARDREQUEST']._serialized_start=824
-  _globals['_FORWARDREQUEST']._serialized_end=914
-  _globals['_FORWARDTRANSFERLEADERREQUEST']._serialized_start=916
-  _globals['_FORWARDTRANSFERLEADERREQUEST']._serialized_end=1031
-  _globals['_FORWARDCHANGEMEMBERSREQUEST']._serialized_start=1033
-  _globals['_FORWARDCHANGEMEMBERSREQUEST']._serialized_end=1146
-  _globals['_READINDEXREQUEST']._serialized_start=1148
-  _globals['_READINDEXREQUEST']._serialized_end=1200
-  _globals['_READINDEXRESPONSE']._serialized_start=1202
-  _globals['_READINDEXRESPONSE']._serialized_end=1254
-  _globals['_PEERLOGENDREQUEST']._serialized_start=1256
-  _globals['_PEERLOGENDREQUEST']._serialized_end=1309
-  _globals['_CHECKPOINTPIECE']._serialized_start=1311
-  _globals['_CHECKPOINTPIECE']._serialized_end=1409
-  _globals['_CHECKPOINTPROGRESS']._serialized_start=1411
-  _globals['_CHECKPOINTPROGRESS']._serialized_end=1461
-  _globals['_ENTRY']._serialized_start=1463
-  _globals['_ENTRY']._serialized_end=1527
-  _globals['_RAFTMESSAGE']._serialized_start=1530
-  _globals['_RAFTMESSAGE']._serialized_end=2095
-  _globals['_VOTEREQUEST']._serialized_start=2097
-  _globals['_VOTEREQUEST']._serialized_end=2178
-  _globals['_VOTERESPONSE']._serialized_start=2180
-  _globals['_VOTERESPONSE']._serialized_end=2211
-  _globals['_APPENDREQUEST']._serialized_start=2213
-  _globals['_APPENDREQUEST']._serialized_end=2326
-  _globals['_APPENDRESPONSE']._serialized_start=2328
-  _globals['_APPENDRESPONSE']._serialized_end=2416
-  _globals['_HEARTBEATREQUEST']._serialized_start=2418
-  _globals['_HEARTBEATREQUEST']._serialized_end=2475
-  _globals['_HEARTBEATRESPONSE']._serialized_start=2477
-  _globals['_HEARTBEATRESPONSE']._serialized_end=2587
-  _globals['_SNAPSHOTPOINT']._serialized_start=2589
-  _globals['_SNAPSHOTPOINT']._serialized_end=2656
-  _globals['_INSTALLSNAPSHOT']._serialized_start=2658
-  _globals['_INSTALLSNAPSHOT']._serialized_end=2733
-  _globals['_TIMEOUTNOW']._serialized_start=2735
-  _globals['_TIMEOUTNOW']._serialized_end=2747
-  _globals['_PEER']._serialized_start=2809
-  _globals['_PEER']._serialized_end=3599
+  _globals['_HELLO']._serialized_end=811
+  _globals['_HELLO_AGREEDSETTINGSENTRY']._serialized_start=758
+  _globals['_HELLO_AGREEDSETTINGSENTRY']._serialized_end=811
+  _globals['_HELLOREPLY']._serialized_start=813
+  _globals['_HELLOREPLY']._serialized_end=928
+  _globals['_PEERFRAME']._serialized_start=930
+  _globals['_PEERFRAME']._serialized_end=1016
+  _globals['_FORWARDREQUEST']._serialized_start=1018
+  _globals['_FORWARDREQUEST']._serialized_end=1108
+  _globals['_FORWARDTRANSFERLEADERREQUEST']._serialized_start=1110
+  _globals['_FORWARDTRANSFERLEADERREQUEST']._serialized_end=1225
+  _globals['_FORWARDCHANGEMEMBERSREQUEST']._serialized_start=1227
+  _globals['_FORWARDCHANGEMEMBERSREQUEST']._serialized_end=1340
+  _globals['_READINDEXREQUEST']._serialized_start=1342
+  _globals['_READINDEXREQUEST']._serialized_end=1394
+  _globals['_READINDEXRESPONSE']._serialized_start=1396
+  _globals['_READINDEXRESPONSE']._serialized_end=1448
+  _globals['_PEERLOGENDREQUEST']._serialized_start=1450
+  _globals['_PEERLOGENDREQUEST']._serialized_end=1503
+  _globals['_CHECKPOINTPIECE']._serialized_start=1505
+  _globals['_CHECKPOINTPIECE']._serialized_end=1603
+  _globals['_CHECKPOINTPROGRESS']._serialized_start=1605
+  _globals['_CHECKPOINTPROGRESS']._serialized_end=1655
+  _globals['_ENTRY']._serialized_start=1657
+  _globals['_ENTRY']._serialized_end=1721
+  _globals['_RAFTMESSAGE']._serialized_start=1724
+  _globals['_RAFTMESSAGE']._serialized_end=2289
+  _globals['_VOTEREQUEST']._serialized_start=2291
+  _globals['_VOTEREQUEST']._serialized_end=2372
+  _globals['_VOTERESPONSE']._serialized_start=2374
+  _globals['_VOTERESPONSE']._serialized_end=2405
+  _globals['_APPENDREQUEST']._serialized_start=2407
+  _globals['_APPENDREQUEST']._serialized_end=2520
+  _globals['_APPENDRESPONSE']._serialized_start=2522
+  _globals['_APPENDRESPONSE']._serialized_end=2610
+  _globals['_HEARTBEATREQUEST']._serialized_start=2612
+  _globals['_HEARTBEATREQUEST']._serialized_end=2669
+  _globals['_HEARTBEATRESPONSE']._serialized_start=2671
+  _globals['_HEARTBEATRESPONSE']._serialized_end=2781
+  _globals['_SNAPSHOTPOINT']._serialized_start=2783
+  _globals['_SNAPSHOTPOINT']._serialized_end=2850
+  _globals['_INSTALLSNAPSHOT']._serialized_start=2852
+  _globals['_INSTALLSNAPSHOT']._serialized_end=2927
+  _globals['_TIMEOUTNOW']._serialized_start=2929
+  _globals['_TIMEOUTNOW']._serialized_end=2941
+  _globals['_PEER']._serialized_start=3023
+  _globals['_PEER']._serialized_end=3813
 # @@protoc_insertion_point(module_scope)

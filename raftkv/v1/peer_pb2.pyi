@@ -33,6 +33,8 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
     OTHER_CLUSTER: _Verdict.ValueType  # 2
     """The caller is of another cluster: one of the two was started with the wrong members."""
+    OTHER_PROTOCOL: _Verdict.ValueType  # 3
+    """The two have no version of the protocol in common."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
 
@@ -41,6 +43,8 @@ OTHER_DISK: Verdict.ValueType  # 1
 """The id belongs to another disk. The caller may have forgotten votes and entries, and must not take part."""
 OTHER_CLUSTER: Verdict.ValueType  # 2
 """The caller is of another cluster: one of the two was started with the wrong members."""
+OTHER_PROTOCOL: Verdict.ValueType  # 3
+"""The two have no version of the protocol in common."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
@@ -171,6 +175,26 @@ Global___CondemnResponse: _TypeAlias = CondemnResponse  # noqa: Y015
 class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AgreedSettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     FROM_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
@@ -178,6 +202,9 @@ class Hello(_message.Message):
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     PEER_ADDRESS_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    AGREED_SETTINGS_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
     to: _builtins.int
     """The node that the caller believes it talks to: a wrong address is found out here."""
@@ -188,6 +215,14 @@ class Hello(_message.Message):
     """Where peers reach the caller: a node that joins does not know the members yet, and must answer them."""
     incarnation: _builtins.int
     """Drawn at random when the caller's data directory was made: another one under a known id is another disk."""
+    oldest_protocol_version: _builtins.int
+    """The caller speaks every version from this one to protocol_version. 0: only that one."""
+    release: _builtins.str
+    """The release that the caller runs."""
+    @_builtins.property
+    def agreed_settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's settings that should be the same on all members, by name."""
+
     def __init__(
         self,
         *,
@@ -197,10 +232,13 @@ class Hello(_message.Message):
         client_address: _builtins.str = ...,
         peer_address: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        oldest_protocol_version: _builtins.int = ...,
+        release: _builtins.str = ...,
+        agreed_settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "cluster_id", b"cluster_id", "from", b"from", "incarnation", b"incarnation", "peer_address", b"peer_address", "protocol_version", b"protocol_version", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed_settings", b"agreed_settings", "client_address", b"client_address", "cluster_id", b"cluster_id", "from", b"from", "incarnation", b"incarnation", "oldest_protocol_version", b"oldest_protocol_version", "peer_address", b"peer_address", "protocol_version", b"protocol_version", "release", b"release", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,20 +251,24 @@ class HelloReply(_message.Message):
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     client_address: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
     """What is wrong, unless welcome."""
+    protocol_version: _builtins.int
+    """What the stream is spoken in from here on: the newest version that both know. 0: that of the Hello."""
     def __init__(
         self,
         *,
         client_address: _builtins.str = ...,
         verdict: Global___Verdict.ValueType = ...,
         reason: _builtins.str = ...,
+        protocol_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "protocol_version", b"protocol_version", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
