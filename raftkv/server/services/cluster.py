@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -102,7 +102,9 @@ class ClusterService(ClusterServicer):
         changes: MembershipChanges,
         comparison: Comparison,
         scrub: Callable[[], pb.ScrubStatus] = pb.ScrubStatus,
+        certificates: Callable[[], Sequence[pb.CertificateStatus]] = list,
     ) -> None:
+        self._certificates = certificates
         self._scrub = scrub
         self._node = node
         self._log_store = log_store
@@ -150,6 +152,7 @@ class ClusterService(ClusterServicer):
             scrub=self._scrub(),
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
+            certificates=self._certificates(),
         )
 
     async def TransferLeader(  # noqa: N802
