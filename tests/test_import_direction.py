@@ -57,7 +57,7 @@ LAYERS = {
     "transport": Layer(internal=COMMON | {"transport", "raft", "tls", "v1"}),
     "server": Layer(internal=BASIC | {"server"}),
     "client": Layer(
-        internal=COMMON | {"client", "quorum", "v1"},
+        internal=COMMON | {"client", "quorum", "tls.system", "v1"},  # tls.system: standard library only
         external=frozenset({"grpc", "google.protobuf", "google.rpc", "grpc_status"}),
         optional=frozenset({"uvloop"}),
     ),
