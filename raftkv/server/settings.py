@@ -23,6 +23,7 @@ from raftkv.quorum import concern_name, parse_concern
 from raftkv.raft import NodeId
 from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.setting_marks import About
+from raftkv.server.tls_settings import check_tls
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
 from raftkv.server.watch_hub import WatchLimits
 
@@ -362,6 +363,16 @@ class ServerSettings(BaseSettings):
         if 0 < self.compare_states_s < 1:
             raise ValueError(f"compare_states_s ({self.compare_states_s:g}) is less than 1 s; 0: only on demand")
         parse_retention(self.auto_compaction_mode, self.auto_compaction_retention)
+        check_tls(
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_ca=self.tls_ca,
+            tls_client_auth=self.tls_client_auth,
+            peer_tls_cert=self.peer_tls_cert,
+            peer_tls_key=self.peer_tls_key,
+            peer_tls_ca=self.peer_tls_ca,
+            cluster_name=self.cluster_name,
+        )
         if "quota_bytes" in self.model_fields_set and self.quota_bytes > self.store_map_size:
             raise ValueError(
                 f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be "

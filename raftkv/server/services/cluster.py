@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -103,8 +103,10 @@ class ClusterService(ClusterServicer):
         comparison: Comparison,
         scrub: Callable[[], pb.ScrubStatus] = pb.ScrubStatus,
         http_address: str = "",
+        certificates: Callable[[], Sequence[pb.CertificateStatus]] = list,
     ) -> None:
         self._http_address = http_address
+        self._certificates = certificates
         self._scrub = scrub
         self._node = node
         self._log_store = log_store
@@ -158,6 +160,7 @@ class ClusterService(ClusterServicer):
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
             http_address=self._http_address,
+            certificates=self._certificates(),
         )
 
     async def TransferLeader(  # noqa: N802
