@@ -28,7 +28,7 @@ def test_it_names_metrics_and_labels_and_nothing_else(
     expression: str, metrics: set[str], matched: set[tuple[str, str]], grouping: set[str]
 ) -> None:
     found = named_in(expression)
-    assert (found.metrics, found.matched, found.grouping) == (metrics, matched, grouping)
+    assert (set(found.metrics), set(found.matched), set(found.grouping)) == (metrics, matched, grouping)
 
 
 @pytest.mark.parametrize("expression", ['{job="x"}', "a ~ b", "a{b}", 'a{b="c"', "sum by (1) (a)", 'a{"b"="c"}'])
