@@ -99,6 +99,7 @@ def _table(rounds: Sequence[Round]) -> str:
         "first write",
         "RTO",
         "MTTR",
+        "longest wait",
         "writes",
         "failed",
         "unknown",
