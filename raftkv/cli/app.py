@@ -16,6 +16,7 @@ from raftkv.cli import (
     bench,
     demo,
     doctor,
+    drill,
     elect,
     endpoint,
     jepsen,
@@ -65,6 +66,7 @@ app.add_typer(quorum.app, name="quorum")
 app.add_typer(snapshot.app, name="snapshot")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.command("drill")(drill.drill)
 app.command("jepsen")(jepsen.jepsen)
 
 
