@@ -166,6 +166,7 @@ class Node:
             max_commands=self._limits.max_proposal_commands,
             max_log_bytes=self._limits.max_log_bytes,
             max_log_commands=self._limits.max_log_commands,
+            failed=self.tallies.failed_writes,
         )
         self._durability = Durability(raft)
         self._pulse = Pulse()
