@@ -9,6 +9,7 @@ from raftkv.client.node_status import (
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
+    Failover,
     RaisedAlarm,
     ScrubStatus,
     StateComparison,
@@ -38,6 +39,11 @@ def to_checkpoint(found: cluster_pb2.CheckpointStatus) -> CheckpointStatus:
 def to_transfer(found: cluster_pb2.CheckpointTransfer) -> CheckpointTransfer:
     """Decode a transfer."""
     return CheckpointTransfer(found.peer, found.receiving, found.index, found.done_bytes, found.size_bytes, found.phase)
+
+
+def to_failover(found: cluster_pb2.Failover) -> Failover:
+    """Decode a change of leaders."""
+    return Failover(found.term, found.leader, found.duration_ms / _MS, found.ended_at_ms / _MS, found.planned)
 
 
 def to_scrub(found: cluster_pb2.ScrubStatus) -> ScrubStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,7 @@ class ClusterService(ClusterServicer):
         http_address: str = "",
     ) -> None:
         self._http_address = http_address
+        self._started_at_ms = int(time.time() * 1000)
         self._scrub = scrub
         self._node = node
         self._log_store = log_store
@@ -171,6 +173,7 @@ class ClusterService(ClusterServicer):
             scrub=self._scrub(),
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
+            started_at_ms=self._started_at_ms,
             failover=_failover(self._node.failovers.newest),
             http_address=self._http_address,
         )
