@@ -27,6 +27,7 @@ from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.disk_health import disk_health
+from raftkv.server.drift import Drift, agreed_settings
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.lease import quarantine_ticks
@@ -52,6 +53,7 @@ from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
 from raftkv.transport.channel import SERVER_OPTIONS
+from raftkv.transport.greetings import Greeting
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
 from raftkv.v1 import (
     cluster_pb2,
@@ -275,6 +277,7 @@ def _build(
         rng=random.Random(),
         snapshot=disk.snapshot,
     )
+    drift = Drift(node_id, agreed_settings(settings))
     transport = GrpcTransport(
         Identity(
             cluster_id=cluster.cluster_id,
@@ -282,12 +285,14 @@ def _build(
             client_address=settings.own_advertise,
             peer_address=cluster.peer_address,
             incarnation=book.incarnation,
+            greeting=Greeting(settings=agreed_settings(settings)),
         ),
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
         admits=book.admits,
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
+        greeted=drift.heard,
     )
 
     def exactly(message: str) -> str:
@@ -344,6 +349,7 @@ def _build(
         transfers=transfers,
         changes=changes,
         comparison=comparison,
+        drift=drift,
     )
     backups = Backups(node, requests.reads, disk, requests.header, cluster.cluster_id)
     maintenance = MaintenanceService(node, requests, backup=backups.stream, compare=comparisons.run)
