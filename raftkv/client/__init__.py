@@ -41,6 +41,7 @@ from raftkv.client.node_status import (
     DiskStatus,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.client.receipts import ReadReceipt, ReadToken, WriteReceipt
@@ -171,6 +172,7 @@ __all__ = [
     "SavedSnapshot",
     "ScrubStatus",
     "Service",
+    "SettingsDrift",
     "SnapshotProgress",
     "StateComparison",
     "StateHash",

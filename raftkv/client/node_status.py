@@ -1,4 +1,4 @@
-"""What a node says of its disk and of what it keeps there: parts of `results.Status`."""
+"""What a node says of its disk, of what it keeps there, and of its peers' settings: parts of `results.Status`."""
 
 from __future__ import annotations
 
@@ -104,6 +104,16 @@ class StateComparison:
     """Did not answer."""
     finished_at: float = 0.0
     """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsDrift:
+    """A setting that should be the same on all members, and that a peer was given differently."""
+
+    peer: int
+    setting: str
+    here: str
+    there: str
 
 
 UNTOLD_DISK: Final = DiskStatus()

@@ -17,6 +17,7 @@ from raftkv.client.node_status import (
     DiskStatus,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
@@ -422,6 +423,12 @@ class Status:
     scrub: ScrubStatus = UNTOLD_SCRUB
     comparison: StateComparison = UNTOLD_COMPARISON
     """Of the states of all members; only from the leader."""
+    settings_hash: bytes = b""
+    """Of the settings that should be the same on all members; empty: it does not say."""
+    drift: tuple[SettingsDrift, ...] = ()
+    """What of these its peers were given differently."""
+    protocol_version: int = 0
+    """The newest version of the protocol that all members which this node has heard speak; 0: it does not say."""
 
     @property
     def is_witness(self) -> bool:

@@ -244,6 +244,9 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         transfers=tuple(wire_status.to_transfer(one) for one in answer.transfers),
         scrub=wire_status.to_scrub(answer.scrub),
         comparison=wire_status.to_comparison(answer.comparison),
+        settings_hash=answer.settings_hash,
+        drift=tuple(wire_status.to_drift(one) for one in answer.drift),
+        protocol_version=answer.protocol_version,
     )
 
 
