@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 import raftkv
 from raftkv.cli import (
     bench,
+    config,
     demo,
     doctor,
     elect,
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve", cls=TakesSettings)(serve.serve)
+app.add_typer(config.app, name="config")
 app.command("put")(kv.put)
 app.command("get")(kv.get)
 app.command("del")(kv.delete)

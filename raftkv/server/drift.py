@@ -49,10 +49,9 @@ def agreed_settings(settings: ServerSettings) -> dict[str, str]:
             CompactionMode.AGE: f"{compaction.retention // 1000}s",
             CompactionMode.REVISIONS: str(compaction.retention),
         }[compaction.mode],
-        "quota_bytes": settings.quota,
     }
     names = [fact.name for fact in facts() if fact.about.agree]
-    return {name: _text(in_force.get(name, getattr(settings, name))) for name in names}
+    return {name: _text(in_force.get(name, settings.in_force(name))) for name in names}
 
 
 def settings_hash(agreed: Mapping[str, str]) -> bytes:
