@@ -17,6 +17,7 @@ from raftkv.cli import (
     certs,
     demo,
     doctor,
+    drill,
     elect,
     endpoint,
     jepsen,
@@ -35,6 +36,7 @@ from raftkv.cli import (
 )
 from raftkv.cli.command import TakesCommand
 from raftkv.cli.exits import INTERRUPTED, Exit, asks_for_json, complain, errors_as, exit_code, usage_error
+from raftkv.cli.settings_flags import TakesSettings
 from raftkv.cli.tls_flags import add_tls_flags
 from raftkv.errors import RaftKVError
 
@@ -46,7 +48,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.serve)
+app.command("serve", cls=TakesSettings)(serve.serve)
 app.command("put")(kv.put)
 app.command("get")(kv.get)
 app.command("del")(kv.delete)
@@ -67,6 +69,7 @@ app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(certs.app, name="certs")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.command("drill")(drill.drill)
 app.command("jepsen")(jepsen.jepsen)
 
 

@@ -30,6 +30,8 @@ from raftkv.server.disk import Disk, open_disk
 from raftkv.server.disk_health import disk_health
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
+from raftkv.server.http.site import Site, http_site
+from raftkv.server.http.tls import following
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
@@ -47,6 +49,7 @@ from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
+from raftkv.server.tallies import Tallies
 from raftkv.storage.corrupt_mark import read_mark, write_mark
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.progress import UNHEARD, Progress
@@ -104,6 +107,34 @@ async def serve(
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
     shown_to_clients = client_certificate(settings)
+    if settings.http_listen is not None:
+        await asyncio.to_thread(
+            require_tls_or_loopback,
+            settings.http_listen,
+            purpose="HTTP",
+            flags="--tls-cert and --tls-key",
+            tls=shown_to_clients is not None,
+            insecure=settings.insecure,
+        )
+    # First of all: who asks why a node is not ready wants an answer also while it waits for its peers.
+    async with http_site(settings.http_listen, following(shown_to_clients)) as site:
+        await _serve(
+            settings, stop, site, shown_to_clients, started=started, progress=progress, files=files, clock=clock
+        )
+
+
+async def _serve(
+    settings: ServerSettings,
+    stop: asyncio.Event,
+    site: Site,
+    shown_to_clients: RotatingCertificate | None,
+    *,
+    started: Callable[[], None],
+    progress: Progress,
+    files: FileSystem | None,
+    clock: Clock | None,
+) -> None:
+    tallies = Tallies()
     cluster = await find_cluster(settings)
     certificates = Certificates(shown_to_clients, peer_certificate(settings, cluster.node_id))
     if cluster.node_id != settings.id:
@@ -127,7 +158,7 @@ async def serve(
             client_auth=settings.tls_client_auth,
             insecure=settings.insecure,
         ) as client_server,
-        open_disk(settings, cluster, progress=progress, files=files) as disk,
+        open_disk(settings, cluster, progress=progress, files=files, flushes=tallies.flushes) as disk,
     ):
         book = PeerBook.open(settings.data_dir, files)
         parts = _build(
@@ -140,6 +171,7 @@ async def serve(
             clock=clock or MonotonicClock(),
             peer_server=peer_server,
             client_server=client_server,
+            tallies=tallies,
         )
         disk.damage.stop_node = parts.node.on_failure
         try:
@@ -154,9 +186,16 @@ async def serve(
             watch_task = asyncio.create_task(parts.watches.run())
             for name, errand in parts.errands(settings, cluster):
                 parts.node.begin_task(name, errand)
-            log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
+            site.begin(parts.node, parts.requests.reads.confirm, parts.service.status)
+            log.info(
+                "serving",
+                clients=settings.listen,
+                peers=settings.peer_listen or cluster.peer_address,
+                http=settings.http_listen,
+            )
             started()
             await _until(stop, parts.node.failure)
+            site.stopping()
             health_task.cancel()
             removal_task.cancel()
             watch_task.cancel()
@@ -168,6 +207,7 @@ async def serve(
             # Both servers are silent before the node, and the node before the disk.
             await client_server.stop(None)
             await parts.node.stop()
+            site.end()
             await peer_server.stop(None)
         if parts.node.failure.done():
             parts.node.failure.result()  # the disk may have failed after `stop` was asked for: no clean end
@@ -194,6 +234,8 @@ async def warn_when_removed(node: Node) -> None:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     node: Node
+    requests: Requests
+    service: ClusterService
     comparison: Comparison
     kv: KvService
     watches: WatchService
@@ -282,6 +324,7 @@ def _build(
     clock: Clock,
     peer_server: grpc.aio.Server,
     client_server: grpc.aio.Server,
+    tallies: Tallies,
 ) -> _Parts:
     node_id = cluster.node_id
     raft = Raft(
@@ -341,6 +384,7 @@ def _build(
         ),
         quarantine=Quarantine(read_mark(settings.data_dir), partial(write_mark, settings.data_dir), exactly),
         hashing=Worker("raftkv-hash"),
+        tallies=tallies,
     )
     limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
     peers = PeerForwarder(transport)
@@ -370,6 +414,7 @@ def _build(
         transfers=transfers,
         changes=changes,
         comparison=comparison,
+        http_address=settings.http_listen or "",
         certificates=certificates.status,
     )
     backups = Backups(node, requests.reads, disk, requests.header, cluster.cluster_id)
@@ -398,7 +443,9 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, comparison, kv, watches, health_service, transport, changes, scrubber, certificates)
+    return _Parts(
+        node, requests, service, comparison, kv, watches, health_service, transport, changes, scrubber, certificates
+    )
 
 
 @asynccontextmanager

@@ -144,6 +144,11 @@ class GrpcTransport(Transport):
             if link is not None:
                 link.send(message)
 
+    def connected(self, peer: NodeId) -> bool:
+        """Whether the stream to `peer` is open, and the peer has welcomed this node on it."""
+        link = self._links.get(peer)
+        return link is not None and link.connected
+
     def stub(self, peer: NodeId) -> PeerAsyncStub | None:
         """Return a stub on the channel to `peer`, for calls beside the stream; None where there is no way to it."""
         link = self._links.get(peer)
