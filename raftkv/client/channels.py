@@ -33,10 +33,12 @@ OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
 class Connection:
     """A channel to one endpoint, with its stubs."""
 
-    __slots__ = ("channel", "cluster", "kv", "maintenance", "watch")
+    __slots__ = ("channel", "cluster", "kv", "looked", "maintenance", "watch")
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, looked: tuple[object, ...]) -> None:
         self.channel = channel
+        self.looked = looked
+        """At which files of TLS it was made."""
         self.kv = kv_pb2_grpc.KVStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterStub(self.channel)
         self.maintenance = maintenance_pb2_grpc.MaintenanceStub(self.channel)
@@ -59,8 +61,16 @@ class Connections:
         """Return the connection to an endpoint. Making one does not wait for the network."""
         connection = self._open.get(address)
         if connection is None:
-            connection = self._open[address] = Connection(self._channel(address))
+            looked = () if self._tls is None else self._tls.look()
+            connection = self._open[address] = Connection(self._channel(address), looked)
         return connection
+
+    def renewed(self, address: str) -> Connection:
+        """Return the same where nothing goes on on it any more: one that shows the certificate that is there now."""
+        connection = self._open.get(address)
+        if connection is not None and self._tls is not None and connection.looked != self._tls.look():
+            self.discard(address)
+        return self.get(address)
 
     def discard(self, address: str) -> None:
         """Give up a connection, and all that goes on on it; the next `get` makes a new one."""

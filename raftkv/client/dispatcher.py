@@ -555,7 +555,7 @@ class Dispatcher:
     def _keep_open(self, now: float) -> None:
         for address in self.router.to_open(now):
             self.router.opening(address, now)
-            self._streams[address] = Pipeline(address, self.connections.get(address), self, self.loop)
+            self._streams[address] = Pipeline(address, self.connections.renewed(address), self, self.loop)
 
     def _lose(self, stream: Pipeline, reason: str) -> None:
         self.router.failed(stream.address, self.loop.time(), reason)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from raftkv.client.tls import Tls
 from raftkv.client.tls_trouble import explained, probed, worth_a_probe
+
+OLD_S: Final = 5.0
+"""After so long, an endpoint that still cannot be reached is asked again."""
 
 
 class Reasons:
     """What is known of the trouble with each endpoint of one client.
 
-    Where gRPC does not say what is wrong, the endpoint is asked once, beside everything else; again after it was well.
+    Where gRPC does not say what is wrong, the endpoint is asked, beside everything else; again after it was well, and
+    when the answer is old.
     """
 
     def __init__(self, tls: Tls | None, heard: Callable[[str, str], None]) -> None:
@@ -20,14 +25,16 @@ class Reasons:
         self._tls = tls
         self._heard = heard
         self._probes: dict[str, asyncio.Task[str | None]] = {}
+        self._asked_at: dict[str, float] = {}
 
     def of(self, address: str, said: str) -> str:
         """Return the reason in the best words at hand. `said` is what gRPC says, after the address."""
         found = explained(address, said, self._tls)
         if found is not None or not worth_a_probe(said):
             return found or said
-        probe = self._probe(address)
-        known = probe.result() if probe.done() and not probe.cancelled() else None
+        last = self._probes.get(address)
+        self._probe(address)
+        known = last.result() if last is not None and last.done() and not last.cancelled() else None
         return known or said
 
     async def told(self, address: str, said: str) -> str:
@@ -51,8 +58,10 @@ class Reasons:
 
     def _probe(self, address: str) -> asyncio.Task[str | None]:
         probe = self._probes.get(address)
-        if probe is None:
+        now = asyncio.get_running_loop().time()
+        if probe is None or (probe.done() and now - self._asked_at[address] > OLD_S):
             probe = self._probes[address] = asyncio.ensure_future(self._ask(address))
+            self._asked_at[address] = now
         return probe
 
     async def _ask(self, address: str) -> str | None:

@@ -85,6 +85,10 @@ class Tls:
                 ) from error
         return context
 
+    def look(self) -> tuple[object, ...]:
+        """Return what changes when one of the files does. Never raises."""
+        return tuple(_look(path) for path in (self.ca, self.cert, self.key) if path is not None)
+
     def variables(self) -> dict[str, str]:
         """Return the environment variables that say the same."""
         values = (self.ca, self.cert, self.key, self.server_name)
@@ -95,6 +99,14 @@ def tls_from_environment(environment: Mapping[str, str]) -> Tls | None:
     """Return what RAFTKV_CACERT, RAFTKV_CERT, RAFTKV_KEY and RAFTKV_TLS_SERVER_NAME say; None: nothing."""
     ca, cert, key, server_name = (environment.get(name) or None for name in VARIABLES)
     return None if ca is cert is key is server_name is None else Tls(ca, cert, key, server_name)
+
+
+def _look(path: str | Path) -> tuple[int, int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_ctime_ns
 
 
 def _read(path: str | Path, what: str) -> bytes:

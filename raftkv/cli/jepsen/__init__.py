@@ -128,7 +128,7 @@ def jepsen(
             check_seconds=check_time,
             directory=where,
             endpoints=endpoints,
-            tls=given_tls(),
+            tls=given_tls() if endpoints else None,
             sabotage=sabotage,
             arguments=arguments,
             command=command,
