@@ -148,6 +148,7 @@ async def test_a_mistake_here_is_answered_and_logged(monkeypatch: pytest.MonkeyP
         answer = await talk(port, GET)
         assert answer.startswith(b"HTTP/1.1 500")
         assert b"secret" not in answer
+        assert b"Connection: close" in answer, "else it stays open until its time is up"
 
 
 async def test_it_ends_at_once_whoever_is_connected() -> None:
