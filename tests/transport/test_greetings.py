@@ -99,8 +99,10 @@ async def test_neighbouring_releases_talk_in_what_both_know_and_know_what_the_ot
             assert sender.greetings == {TWO: old}
             assert (sender.protocol_version, receiver.protocol_version) == (1, 1)
             receiver.reconfigure({})
+            assert heard[-1] == {}, "it was removed, though it still streams to this node"
+            assert receiver.greetings == {ONE: new}
             receiver.left_by(ONE)
-            assert heard[-1] == {}, "it has left"
+            assert receiver.greetings == {}
     connected = [line for line in lines if line["event"] == "connected to peer"]
     assert {line["protocol_version"] for line in connected} == {1}
 
