@@ -91,7 +91,7 @@ class GrpcTransport(Transport):
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
         (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
         as it goes). With `tls`, nobody is spoken to or heard who does not prove which node it is; without, plain text.
-        `greeted` is told what the peers say of themselves, whenever that has changed.
+        `greeted` is told what the members say of themselves, whenever that has changed.
         """
         self.identity = identity
         self.tls = tls
@@ -99,6 +99,8 @@ class GrpcTransport(Transport):
         """Where clients reach each node, as far as it has been heard."""
         self.greetings: dict[NodeId, Greeting] = {}
         """What peers have said of themselves last; nothing of those that are neither members nor connected."""
+        self._told: dict[NodeId, Greeting] = {}
+        """What `greeted` was told last."""
         self.admits = admits
         self._greeted = greeted
         self._is_new = is_new
@@ -129,14 +131,14 @@ class GrpcTransport(Transport):
         # just installed, the leader that sent it may be none.
         for peer in [peer for peer in self._links if peer not in self._members | self._callers]:
             self._disconnect(peer)
-        self._forget_greetings()
+        self._tell_greetings()
 
     def greeted_by(self, peer: NodeId, client_address: str, peer_address: str, greeting: Greeting) -> None:
         """A stream from `peer` begins. One that is no member yet, as far as is known here, must be answered too."""
         self.client_addresses[peer] = client_address
         self._callers.add(peer)
         self.greetings[peer] = greeting
-        self._greeted(self.greetings)
+        self._tell_greetings()
         if self._receiver is not None and peer not in self._links and peer_address:
             self._connect(peer, peer_address)
 
@@ -146,13 +148,12 @@ class GrpcTransport(Transport):
         self.report_lost(peer)
         if peer not in self._members and peer in self._links:
             self._disconnect(peer)
-        self._forget_greetings()
+        self._tell_greetings()
 
     @property
     def protocol_version(self) -> int:
         """The newest version of the protocol that this node and all members that it has heard speak."""
-        heard = [greeting.versions for peer, greeting in self.greetings.items() if peer in self._members]
-        return newest_of_all(self.identity.greeting.versions, heard)
+        return newest_of_all(self.identity.greeting.versions, [one.versions for one in self._told.values()])
 
     def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -193,12 +194,14 @@ class GrpcTransport(Transport):
         while self._ending:
             await asyncio.wait(self._ending)
 
-    def _forget_greetings(self) -> None:
-        gone = self.greetings.keys() - self._members - self._callers
-        for peer in gone:
+    def _tell_greetings(self) -> None:
+        for peer in self.greetings.keys() - self._members - self._callers:
             del self.greetings[peer]
-        if gone:
-            self._greeted(self.greetings)
+        # Whoever streams to this node and is no member may be one that it does not know yet, or that was removed.
+        members = {peer: greeting for peer, greeting in self.greetings.items() if peer in self._members}
+        if members != self._told:
+            self._told = members
+            self._greeted(members)
 
     def _connect(self, peer: NodeId, address: str) -> None:
         address = self._dial.get(peer, address)

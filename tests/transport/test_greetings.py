@@ -99,8 +99,10 @@ async def test_neighbouring_releases_talk_in_what_both_know_and_know_what_the_ot
             assert sender.greetings == {TWO: old}
             assert (sender.protocol_version, receiver.protocol_version) == (1, 1)
             receiver.reconfigure({})
+            assert heard[-1] == {}, "it was removed, though it still streams to this node"
+            assert receiver.greetings == {ONE: new}
             receiver.left_by(ONE)
-            assert heard[-1] == {}, "it has left"
+            assert receiver.greetings == {}
     connected = [line for line in lines if line["event"] == "connected to peer"]
     assert {line["protocol_version"] for line in connected} == {1}
 
@@ -181,6 +183,29 @@ def test_a_release_of_nonsense_is_shown_short_and_in_one_line() -> None:
 def test_a_node_can_be_told_to_be_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greetings, "PROTOCOL_VERSION", 5)
     assert Identity(cluster_id=CLUSTER, node_id=ONE, client_address="").greeting.versions == Versions(1, 5)
+
+
+async def test_a_peer_that_is_not_there_is_told_of_once_a_step_however_often_it_is_tried() -> None:
+    transport = GrpcTransport(Identity(cluster_id=CLUSTER, node_id=ONE, client_address=""), {TWO: "127.0.0.1:1"})
+    recorder, now = Recorder(), 0.0
+    with structlog.testing.capture_logs() as lines:
+        await transport.start(recorder)
+        transport._links[TWO]._complaints = Complaints(lambda: now)
+
+        async def tried(times: int) -> None:
+            seen = len(recorder.lost) + times
+            await recorder.until(lambda found: len(found.lost) >= seen)
+
+        await tried(3)
+        now = 1.0
+        await tried(3)
+        await transport.close()
+    told = [line for line in lines if line["event"] == "no connection to peer"]
+    assert [(line["peer"], line["for_s"], line["next_line_in_s"]) for line in told] == [
+        (TWO, 0.0, 1.0),
+        (TWO, 1.0, 2.0),
+    ]
+    assert "127.0.0.1:1" in told[0]["reason"]
 
 
 def test_what_goes_on_is_told_in_steps_that_grow() -> None:
