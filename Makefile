@@ -1,12 +1,12 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci deploy-check deploy-files verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS="...")
 	@$(BIN)/raftkv demo $(DEMO_ARGS)
@@ -39,6 +39,12 @@ jepsen-all: $(INSTALLED) ## the whole matrix of workloads and faults, an hour (J
 jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is broken on purpose, and more tests behind Toxiproxy
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
 	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition
+
+deploy-check: $(INSTALLED) ## render, lint and validate deploy/ with kustomize, helm and promtool, which Go builds once (CHECK_ARGS="--rewrite-golden")
+	@$(BIN)/python -m tests.deploy.check $(CHECK_ARGS)
+
+deploy-files: $(INSTALLED) ## make the dashboard, the alerts' unit tests and the copies of the alerts anew
+	@$(BIN)/python -m tests.deploy.generate
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check
