@@ -1,6 +1,7 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci deploy-check deploy-files verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test deploy-check deploy-files verify fix settings proto \
+	clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -40,6 +41,9 @@ jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
 	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition
 
+compose-test: $(INSTALLED) ## the image and docker-compose.yml on a Docker engine, minutes (SCENARIOS="three five chaos"); deploy/README.md
+	@$(BIN)/python -m tests.deploy.compose $(SCENARIOS)
+
 deploy-check: $(INSTALLED) ## render, lint and validate deploy/ with kustomize, helm and promtool, which Go builds once (CHECK_ARGS="--rewrite-golden")
 	@$(BIN)/python -m tests.deploy.check $(CHECK_ARGS)
 
@@ -56,6 +60,9 @@ verify: $(INSTALLED) ## check style, types, generated code and layers; changes n
 fix: $(INSTALLED) ## apply ruff's fixes and format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+settings: $(INSTALLED) ## make the table of docs/configuration.md anew
+	@$(BIN)/python -m raftkv.server.settings_reference docs/configuration.md
 
 proto: $(INSTALLED) ## generate raftkv/v1 from proto/
 	@scripts/generate .

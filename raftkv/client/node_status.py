@@ -1,4 +1,4 @@
-"""What a node says of its disk and of what it keeps there: parts of `results.Status`."""
+"""What a node says of its disk, of what it keeps there, and of its peers' settings: parts of `results.Status`."""
 
 from __future__ import annotations
 
@@ -91,6 +91,21 @@ class ScrubStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Failover:
+    """A change of leaders, as one node saw it."""
+
+    term: int
+    leader: int
+    """Who leads since."""
+    duration_s: float
+    """From when the node heard the old leader last to when an entry of the new one was committed."""
+    ended_at: float
+    """Seconds since 1970, by the node's own clock."""
+    planned: bool
+    """The old leader handed over."""
+
+
+@dataclass(frozen=True, slots=True)
 class StateComparison:
     """A comparison of states between nodes, as their leader knows it."""
 
@@ -104,6 +119,31 @@ class StateComparison:
     """Did not answer."""
     finished_at: float = 0.0
     """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """A certificate that a node shows."""
+
+    purpose: str
+    """clients or peers: to whom."""
+    file: str
+    subject: str
+    not_before: float
+    """Seconds since 1970."""
+    not_after: float
+    refused: str = ""
+    """Why a newer one on the node's disk is not in use; empty: the newest is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsDrift:
+    """A setting that should be the same on all members, and that a peer was given differently."""
+
+    peer: int
+    setting: str
+    here: str
+    there: str
 
 
 UNTOLD_DISK: Final = DiskStatus()

@@ -12,11 +12,14 @@ from raftkv.client.node_status import (
     UNTOLD_COMPARISON,
     UNTOLD_DISK,
     UNTOLD_SCRUB,
+    CertificateStatus,
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
+    Failover,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
@@ -377,6 +380,11 @@ class PeerProgress:
     """probe, replicate or snapshot."""
     recently_active: bool
     """It answered within the last election timeout."""
+    lag_s: float = 0.0
+    """For how long the leader has had entries that it has not confirmed, in seconds; 0: none, or for less than a tick.
+    What it is behind in entries: last_index - match_index."""
+    connected: bool = False
+    """The leader's stream to it is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,6 +430,20 @@ class Status:
     scrub: ScrubStatus = UNTOLD_SCRUB
     comparison: StateComparison = UNTOLD_COMPARISON
     """Of the states of all members; only from the leader."""
+    certificates: tuple[CertificateStatus, ...] = ()
+    """Those that it shows; none where it speaks plain text."""
+    started_at: float = 0.0
+    """When the node's process started, in seconds since 1970 by its own clock; 0: it does not say."""
+    failover: Failover | None = None
+    """The newest change of leaders that the node has seen; None: none since it started."""
+    http_address: str = ""
+    """Of its HTTP server: host:port; empty: it has none."""
+    settings_hash: bytes = b""
+    """Of the settings that should be the same on all members; empty: it does not say."""
+    drift: tuple[SettingsDrift, ...] = ()
+    """What of these its peers were given differently."""
+    protocol_version: int = 0
+    """The newest version of the protocol that all members which this node has heard speak; 0: it does not say."""
 
     @property
     def is_witness(self) -> bool:

@@ -6,11 +6,14 @@ from typing import Final
 
 from raftkv.client.node_status import (
     Alarm,
+    CertificateStatus,
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
+    Failover,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.v1 import cluster_pb2
@@ -40,6 +43,23 @@ def to_transfer(found: cluster_pb2.CheckpointTransfer) -> CheckpointTransfer:
     return CheckpointTransfer(found.peer, found.receiving, found.index, found.done_bytes, found.size_bytes, found.phase)
 
 
+def to_certificate(found: cluster_pb2.CertificateStatus) -> CertificateStatus:
+    """Decode what a node says of a certificate."""
+    return CertificateStatus(
+        found.purpose,
+        found.file,
+        found.subject,
+        found.not_before_ms / _MS,
+        found.not_after_ms / _MS,
+        found.refused,
+    )
+
+
+def to_failover(found: cluster_pb2.Failover) -> Failover:
+    """Decode a change of leaders."""
+    return Failover(found.term, found.leader, found.duration_ms / _MS, found.ended_at_ms / _MS, found.planned)
+
+
 def to_scrub(found: cluster_pb2.ScrubStatus) -> ScrubStatus:
     """Decode what scrubbing has come to."""
     return ScrubStatus(found.scrubbed_bytes, found.rounds, found.damaged_files, found.finished_at_ms / _MS)
@@ -55,3 +75,8 @@ def to_comparison(found: cluster_pb2.StateComparison) -> StateComparison:
         tuple(found.silent),
         found.finished_at_ms / _MS,
     )
+
+
+def to_drift(found: cluster_pb2.SettingsDrift) -> SettingsDrift:
+    """Decode a difference between two nodes' settings."""
+    return SettingsDrift(found.peer, found.setting, found.here, found.there)

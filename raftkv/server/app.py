@@ -22,15 +22,17 @@ from grpc_reflection.v1alpha import reflection
 from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.backups import Backups
+from raftkv.server.certificates import Certificates, client_certificate, peer_certificate
 from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.disk_health import disk_health
+from raftkv.server.drift import Drift, agreed_settings
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.http.site import Site, http_site
-from raftkv.server.http.tls import fixed
+from raftkv.server.http.tls import following
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
@@ -54,8 +56,12 @@ from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
+from raftkv.tls.reach import require_tls_or_loopback
+from raftkv.tls.rotation import RotatingCertificate
 from raftkv.transport.channel import SERVER_OPTIONS
+from raftkv.transport.greetings import Greeting
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
+from raftkv.transport.peer_tls import PeerTls
 from raftkv.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -102,16 +108,28 @@ async def serve(
     Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
-    contexts = fixed(settings.tls_cert, settings.tls_key)
+    shown_to_clients = client_certificate(settings)
+    if settings.http_listen is not None:
+        await asyncio.to_thread(
+            require_tls_or_loopback,
+            settings.http_listen,
+            purpose="HTTP",
+            flags="--tls-cert and --tls-key",
+            tls=shown_to_clients is not None,
+            insecure=settings.insecure,
+        )
     # First of all: who asks why a node is not ready wants an answer also while it waits for its peers.
-    async with http_site(settings.http_listen, contexts) as site:
-        await _serve(settings, stop, site, started=started, progress=progress, files=files, clock=clock)
+    async with http_site(settings.http_listen, following(shown_to_clients)) as site:
+        await _serve(
+            settings, stop, site, shown_to_clients, started=started, progress=progress, files=files, clock=clock
+        )
 
 
 async def _serve(
     settings: ServerSettings,
     stop: asyncio.Event,
     site: Site,
+    shown_to_clients: RotatingCertificate | None,
     *,
     started: Callable[[], None],
     progress: Progress,
@@ -120,13 +138,28 @@ async def _serve(
 ) -> None:
     tallies = Tallies()
     cluster = await find_cluster(settings)
+    certificates = Certificates(shown_to_clients, peer_certificate(settings, cluster.node_id))
     if cluster.node_id != settings.id:
         structlog.contextvars.bind_contextvars(node=cluster.node_id)
         log.info("repaired: this node runs under another id", started_as=settings.id, runs_as=cluster.node_id)
     async with (
         _no_collections(),
-        _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
-        _listener(settings.listen, "clients") as client_server,
+        _listener(
+            settings.peer_listen or cluster.peer_address,
+            "peers",
+            certificates.peers,
+            flags="--peer-tls-cert, --peer-tls-key and --peer-tls-ca",
+            client_auth=True,
+            insecure=settings.insecure,
+        ) as peer_server,
+        _listener(
+            settings.listen,
+            "clients",
+            certificates.clients,
+            flags="--tls-cert and --tls-key",
+            client_auth=settings.tls_client_auth,
+            insecure=settings.insecure,
+        ) as client_server,
         open_disk(settings, cluster, progress=progress, files=files, flushes=tallies.flushes) as disk,
     ):
         book = PeerBook.open(settings.data_dir, files)
@@ -135,6 +168,7 @@ async def _serve(
             cluster,
             disk,
             book,
+            certificates=certificates,
             files=files or OsFileSystem(),
             clock=clock or MonotonicClock(),
             peer_server=peer_server,
@@ -211,12 +245,15 @@ class _Parts:
     transport: GrpcTransport
     changes: MembershipChanges
     scrubber: Scrubber
+    certificates: Certificates
 
     def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What the process does for itself, beside serving, by name. Ends with the node."""
         yield from self.comparison.tasks()
         yield "keep-endpoints", keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
         yield "scrub", self.scrubber.run()
+        if any(self.certificates.in_use()):
+            yield "certificates", self.certificates.follow()
         if cluster.promote:
             yield "promote", promote_when_caught_up(self.node, self.changes)
 
@@ -284,6 +321,7 @@ def _build(
     disk: Disk,
     book: PeerBook,
     *,
+    certificates: Certificates,
     files: FileSystem,
     clock: Clock,
     peer_server: grpc.aio.Server,
@@ -307,6 +345,7 @@ def _build(
         rng=random.Random(),
         snapshot=disk.snapshot,
     )
+    drift = Drift(node_id, agreed_settings(settings))
     transport = GrpcTransport(
         Identity(
             cluster_id=cluster.cluster_id,
@@ -314,12 +353,15 @@ def _build(
             client_address=settings.own_advertise,
             peer_address=cluster.peer_address,
             incarnation=book.incarnation,
+            greeting=Greeting(settings=agreed_settings(settings)),
         ),
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
         admits=book.admits,
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
+        tls=None if certificates.peers is None else PeerTls(certificates.peers, settings.cluster_name),
+        greeted=drift.heard,
     )
 
     def exactly(message: str) -> str:
@@ -378,6 +420,8 @@ def _build(
         changes=changes,
         comparison=comparison,
         http_address=settings.http_listen or "",
+        certificates=certificates.status,
+        drift=drift,
     )
     backups = Backups(node, requests.reads, disk, requests.header, cluster.cluster_id)
     maintenance = MaintenanceService(node, requests, backup=backups.stream, compare=comparisons.run)
@@ -405,14 +449,34 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, requests, service, comparison, kv, watches, health_service, transport, changes, scrubber)
+    return _Parts(
+        node, requests, service, comparison, kv, watches, health_service, transport, changes, scrubber, certificates
+    )
 
 
 @asynccontextmanager
-async def _listener(address: str, purpose: str) -> AsyncIterator[grpc.aio.Server]:
+async def _listener(
+    address: str,
+    purpose: str,
+    certificate: RotatingCertificate | None,
+    *,
+    flags: str,
+    client_auth: bool,
+    insecure: bool,
+) -> AsyncIterator[grpc.aio.Server]:
+    """A server that listens once it is started: with TLS if there is a certificate, else in plain text.
+
+    `flags` are those that give it TLS, `client_auth` says that whoever dials must show a certificate then.
+    """
+    await asyncio.to_thread(
+        require_tls_or_loopback, address, purpose=purpose, flags=flags, tls=certificate is not None, insecure=insecure
+    )
     server = grpc.aio.server(options=list(SERVER_OPTIONS))
     try:
-        server.add_insecure_port(address)
+        if certificate is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, certificate.server_credentials(client_auth=client_auth))
     except RuntimeError as error:
         raise ConfigurationError(
             f"cannot listen on {address} (for {purpose}): the port is in use, or the address is not this machine's"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -22,17 +22,17 @@ from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoRoom, Shu
 from raftkv.raft import Message, NodeId
 from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
+from raftkv.transport.complaints import Complaints
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
+from raftkv.transport.greetings import PROTOCOL_VERSION, Greeting, newest_of_all, no_common_version
 from raftkv.transport.pace import Pace
+from raftkv.transport.peer_tls import PeerTls
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2 as pb
 from raftkv.v1.peer_pb2_grpc import PeerStub
 
 if TYPE_CHECKING:
     from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
-
-PROTOCOL_VERSION = 1
-"""Nodes of different versions do not talk."""
 
 QUEUE_BYTES = 32 << 20
 """Messages waiting for one peer; what comes on top is dropped and reported."""
@@ -65,6 +65,8 @@ class Identity:
     """host:port under which peers reach this node."""
     incarnation: int = 0
     """Names the disk behind the id (`raftkv.server.peer_book`)."""
+    greeting: Greeting = field(default_factory=Greeting)
+    """What it says of itself when a stream begins."""
 
 
 class GrpcTransport(Transport):
@@ -79,6 +81,8 @@ class GrpcTransport(Transport):
         admits: Callable[[NodeId, int], bool] = lambda node, incarnation: True,
         is_new: Callable[[], bool] = lambda: False,
         checkpoint_bytes_per_s: float = checkpoints.BYTES_PER_S,
+        tls: PeerTls | None = None,
+        greeted: Callable[[Mapping[NodeId, Greeting]], None] = lambda greetings: None,
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
@@ -86,12 +90,17 @@ class GrpcTransport(Transport):
         unless it is NoRoom: then the peer is not listened to for now.
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
         (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
-        as it goes).
+        as it goes). With `tls`, nobody is spoken to or heard who does not prove which node it is; without, plain text.
+        `greeted` is told what the peers say of themselves, whenever that has changed.
         """
         self.identity = identity
+        self.tls = tls
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
         """Where clients reach each node, as far as it has been heard."""
+        self.greetings: dict[NodeId, Greeting] = {}
+        """What peers have said of themselves last; nothing of those that are neither members nor connected."""
         self.admits = admits
+        self._greeted = greeted
         self._is_new = is_new
         self._pace = Pace(checkpoint_bytes_per_s)
         self._strangers: set[NodeId] = set()
@@ -120,11 +129,14 @@ class GrpcTransport(Transport):
         # just installed, the leader that sent it may be none.
         for peer in [peer for peer in self._links if peer not in self._members | self._callers]:
             self._disconnect(peer)
+        self._forget_greetings()
 
-    def greeted_by(self, peer: NodeId, client_address: str, peer_address: str) -> None:
+    def greeted_by(self, peer: NodeId, client_address: str, peer_address: str, greeting: Greeting) -> None:
         """A stream from `peer` begins. One that is no member yet, as far as is known here, must be answered too."""
         self.client_addresses[peer] = client_address
         self._callers.add(peer)
+        self.greetings[peer] = greeting
+        self._greeted(self.greetings)
         if self._receiver is not None and peer not in self._links and peer_address:
             self._connect(peer, peer_address)
 
@@ -134,6 +146,13 @@ class GrpcTransport(Transport):
         self.report_lost(peer)
         if peer not in self._members and peer in self._links:
             self._disconnect(peer)
+        self._forget_greetings()
+
+    @property
+    def protocol_version(self) -> int:
+        """The newest version of the protocol that this node and all members that it has heard speak."""
+        heard = [greeting.versions for peer, greeting in self.greetings.items() if peer in self._members]
+        return newest_of_all(self.identity.greeting.versions, heard)
 
     def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -155,7 +174,11 @@ class GrpcTransport(Transport):
         stub = self.stub(peer)
         if stub is None:
             raise CheckpointNotSent(f"no way to node {peer} is known")
-        await checkpoints.send(stub, self.identity.cluster_id, checkpoint, self._pace)
+        await checkpoints.send(stub, self.identity, checkpoint, self._pace)
+
+    def unproven(self, claimed: NodeId, context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
+        """Return why the caller cannot be the node that it says it is; None: it can, as anybody without TLS."""
+        return None if self.tls is None else self.tls.refusal(claimed, context)
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
         """Let the driver take a checkpoint in. Raises RaftKVError."""
@@ -169,6 +192,13 @@ class GrpcTransport(Transport):
             self._disconnect(peer)
         while self._ending:
             await asyncio.wait(self._ending)
+
+    def _forget_greetings(self) -> None:
+        gone = self.greetings.keys() - self._members - self._callers
+        for peer in gone:
+            del self.greetings[peer]
+        if gone:
+            self._greeted(self.greetings)
 
     def _connect(self, peer: NodeId, address: str) -> None:
         address = self._dial.get(peer, address)
@@ -231,10 +261,11 @@ class _Link:
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._tls_version = 0
+        self._channel = self._dialled()
         self.stub = PeerStub(self._channel)
         self._task: asyncio.Task[None] | None = None
-        self._last_complaint = ""
+        self._complaints = Complaints(asyncio.get_running_loop().time)
         self._ending = False
 
     def start(self) -> None:
@@ -265,10 +296,27 @@ class _Link:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
 
+    def _dialled(self) -> grpc.aio.Channel:
+        tls = self._transport.tls
+        if tls is None:
+            return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self._tls_version = tls.version
+        return tls.channel(self._peer, self.address)
+
+    async def _show_newest_certificate(self) -> None:
+        """Dial anew if the certificate was replaced. Nothing goes on on the old channel: its connection has ended."""
+        tls = self._transport.tls
+        if tls is None or not tls.changed_since(self._tls_version):
+            return
+        old, self._channel = self._channel, self._dialled()
+        self.stub = PeerStub(self._channel)
+        await old.close()
+
     async def _run(self) -> None:
         retry_s = RETRY_S
         while not self._ending:
             refused = False
+            await self._show_newest_certificate()
             try:
                 await self._stream()
                 self._disconnected("the peer ended the stream", lost=True)
@@ -295,20 +343,11 @@ class _Link:
             self._transport.report_failure(error)
 
     async def _stream(self) -> None:
-        identity = self._transport.identity
+        greeting = self._transport.identity.greeting
         call = self.stub.Stream()
         try:
-            hello = pb.Hello(
-                cluster_id=identity.cluster_id,
-                to=self._peer,
-                protocol_version=PROTOCOL_VERSION,
-                client_address=identity.client_address,
-                peer_address=identity.peer_address,
-                incarnation=identity.incarnation,
-            )
-            setattr(hello, "from", identity.node_id)
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                await call.write(pb.PeerFrame(hello=hello))
+                await call.write(pb.PeerFrame(hello=hello_to(self._peer, self._transport.identity)))
                 reply = await call.read()
             if not isinstance(reply, pb.HelloReply):
                 return
@@ -318,9 +357,15 @@ class _Link:
                 self._transport.refused_by(self._peer, reply.reason)
             if reply.verdict != pb.WELCOME:
                 raise _Refused(reply.reason)
+            version = reply.protocol_version or greeting.versions.newest  # an earlier release does not say
+            if version not in greeting.versions:
+                raise _Refused(
+                    f"node {self._peer} answers in version {version} of the protocol; this node speaks "
+                    f"{greeting.versions}"
+                )
             self._transport.welcomed_by(self._peer, reply.client_address)
-            log.info("connected to peer", peer=self._peer, address=self.address)
-            self._last_complaint = ""
+            log.info("connected to peer", peer=self._peer, address=self.address, protocol_version=version)
+            self._complaints.over()
             self.connected = True
             await self._pump(call)
         finally:
@@ -367,9 +412,33 @@ class _Link:
             self._transport.report_unreachable(self._peer)
         if lost:
             self._transport.report_lost(self._peer)
-        if was_connected or reason != self._last_complaint:
-            log.warning("no connection to peer", peer=self._peer, address=self.address, reason=reason)
-            self._last_complaint = reason
+        if self._complaints.due(reason):
+            log.warning(
+                "no connection to peer",
+                peer=self._peer,
+                address=self.address,
+                reason=reason,
+                for_s=round(self._complaints.lasts_s, 1),
+                next_line_in_s=round(self._complaints.next_in_s, 1),
+            )
+
+
+def hello_to(peer: NodeId, identity: Identity) -> pb.Hello:
+    """Return what a node says to a peer when its stream begins."""
+    greeting = identity.greeting
+    hello = pb.Hello(
+        cluster_id=identity.cluster_id,
+        to=peer,
+        protocol_version=greeting.versions.newest,
+        oldest_protocol_version=greeting.versions.oldest,
+        release=greeting.release,
+        agreed_settings=greeting.settings,
+        client_address=identity.client_address,
+        peer_address=identity.peer_address,
+        incarnation=identity.incarnation,
+    )
+    setattr(hello, "from", identity.node_id)
+    return hello
 
 
 class _Refused(Exception):
@@ -408,6 +477,10 @@ class PeerStreams:
             if first is None or not first.HasField("hello"):
                 await self.refuse(context, "the stream does not begin with a greeting")
                 return
+            unproven = self._transport.unproven(NodeId(getattr(first.hello, "from")), context)
+            if unproven is not None:
+                await self.refuse(context, unproven)
+                return
             refusal = self.judge(first.hello)
             if refusal is not None:
                 if refusal.verdict is None:
@@ -420,8 +493,10 @@ class PeerStreams:
             who = f"node {caller}"
             sender = caller
             self._newest[sender] = frames
-            self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address)
-            yield pb.HelloReply(client_address=identity.client_address)
+            greeting = Greeting.of(first.hello)
+            version = identity.greeting.versions.newest_common(greeting.versions) or 0  # there is one: see `judge`
+            self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address, greeting)
+            yield pb.HelloReply(client_address=identity.client_address, protocol_version=version)
             async for frame in frames:
                 self._transport.deliver(
                     [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
@@ -445,8 +520,9 @@ class PeerStreams:
         """Return why the caller is not to be listened to; None when it is."""
         identity = self._transport.identity
         sender = NodeId(getattr(hello, "from"))
-        if hello.protocol_version != PROTOCOL_VERSION:
-            return Refusal(f"protocol version {hello.protocol_version}; this node speaks version {PROTOCOL_VERSION}")
+        greeting, own = Greeting.of(hello), identity.greeting
+        if own.versions.newest_common(greeting.versions) is None:
+            return Refusal(no_common_version(sender, greeting, identity.node_id, own), pb.OTHER_PROTOCOL)
         if hello.cluster_id != identity.cluster_id:
             return Refusal(_other_cluster(sender, hello.cluster_id, identity), pb.OTHER_CLUSTER)
         if hello.to != identity.node_id:

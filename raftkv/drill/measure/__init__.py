@@ -1,0 +1,1 @@
+"""From what was seen to figures, objections, a verdict and a drawing. Pure."""
