@@ -1,12 +1,13 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test verify fix settings proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test deploy-check deploy-files verify fix settings proto \
+	clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS="...")
 	@$(BIN)/raftkv demo $(DEMO_ARGS)
@@ -42,6 +43,12 @@ jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is
 
 compose-test: $(INSTALLED) ## the image and docker-compose.yml on a Docker engine, minutes (SCENARIOS="three five chaos"); deploy/README.md
 	@$(BIN)/python -m tests.deploy.compose $(SCENARIOS)
+
+deploy-check: $(INSTALLED) ## render, lint and validate deploy/ with kustomize, helm and promtool, which Go builds once (CHECK_ARGS="--rewrite-golden")
+	@$(BIN)/python -m tests.deploy.check $(CHECK_ARGS)
+
+deploy-files: $(INSTALLED) ## make the dashboard, the alerts' unit tests and the copies of the alerts anew
+	@$(BIN)/python -m tests.deploy.generate
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check
