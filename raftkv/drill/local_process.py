@@ -132,8 +132,12 @@ def serves(command: Sequence[str], node: int) -> bool:
     return False
 
 
-def start(found: Node) -> int:
-    """Start a node as it was started before, so that it outlives us. Return its process id."""
+started: Final[list[subprocess.Popen[bytes]]] = []
+"""The nodes that were started again. They outlive us; kept, as a Popen complains that is forgotten while it runs."""
+
+
+def start(found: Node) -> None:
+    """Start a node as it was started before, so that it outlives us."""
     output = found.output.open("ab") if found.output is not None else None
     try:
         process = subprocess.Popen(
@@ -150,7 +154,7 @@ def start(found: Node) -> int:
     finally:
         if output is not None:
             output.close()
-    return process.pid
+    started.append(process)
 
 
 def _names(arguments: Sequence[str], node: int) -> bool:

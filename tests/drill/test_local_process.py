@@ -169,6 +169,7 @@ async def test_a_killed_node_is_started_as_it_was(monkeypatch: pytest.MonkeyPatc
             async with AsyncClient(cluster.url) as client:
                 await client.put("k", "v")
         finally:
-            for pid in local_process._listening(int(node.client_address.rpartition(":")[2])):
-                psutil.Process(pid).kill()
-                await asyncio.to_thread(psutil.wait_procs, [psutil.Process(pid)] if psutil.pid_exists(pid) else [])
+            for one in local_process.started:
+                one.kill()
+                await asyncio.to_thread(one.wait)
+            local_process.started.clear()
