@@ -30,7 +30,7 @@ IMPURE = frozenset(
 IMPURE_CALLS = frozenset({"open", "input", "print", "__import__"})
 
 COMMON = frozenset({"errors", "invariant"})
-BASIC = frozenset({"kv", "quorum", "raft", "storage", "transport", "v1"}) | COMMON
+BASIC = frozenset({"kv", "quorum", "raft", "storage", "tls", "transport", "v1"}) | COMMON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,11 @@ LAYERS = {
     "kv": Layer(internal=COMMON | {"kv"}, external=frozenset({"msgpack"}), pure=True),
     "quorum": Layer(internal=COMMON | {"quorum"}, external=frozenset(), pure=True),
     "storage": Layer(internal=COMMON | {"storage", "raft.types", "kv.store"}),
-    "transport": Layer(internal=COMMON | {"transport", "raft", "v1"}),
+    "tls": Layer(internal=COMMON | {"tls"}),
+    "transport": Layer(internal=COMMON | {"transport", "raft", "tls", "v1"}),
     "server": Layer(internal=BASIC | {"server"}),
     "client": Layer(
-        internal=COMMON | {"client", "quorum", "v1"},
+        internal=COMMON | {"client", "quorum", "tls.system", "v1"},  # tls.system: standard library only
         external=frozenset({"grpc", "google.protobuf", "google.rpc", "grpc_status"}),
         optional=frozenset({"uvloop"}),
     ),

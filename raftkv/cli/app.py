@@ -35,6 +35,7 @@ from raftkv.cli import (
 )
 from raftkv.cli.command import TakesCommand
 from raftkv.cli.exits import INTERRUPTED, Exit, asks_for_json, complain, errors_as, exit_code, usage_error
+from raftkv.cli.settings_flags import TakesSettings
 from raftkv.errors import RaftKVError
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.serve)
+app.command("serve", cls=TakesSettings)(serve.serve)
 app.command("put")(kv.put)
 app.command("get")(kv.get)
 app.command("del")(kv.delete)

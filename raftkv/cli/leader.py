@@ -9,8 +9,9 @@ import typer
 from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, Format, Output, Timeout
 from raftkv.cli.output import print_json, print_line
 from raftkv.cli.session import run_with_client
-from raftkv.cli.view import leader_of, look
-from raftkv.client import AsyncClient
+from raftkv.cli.view import MAX_ASK_S, leader_of, look
+from raftkv.client import AsyncClient, EndpointFailure, Role
+from raftkv.errors import ConnectionFailed
 
 app = typer.Typer(help="Who leads.", no_args_is_help=True)
 
@@ -26,6 +27,10 @@ def transfer(
         int, typer.Argument(metavar="ID", min=0, help="The member that is to lead; 0: the most caught-up follower.")
     ] = 0,
     *,
+    if_leading: Annotated[
+        bool,
+        typer.Option("--if-leading", help="Do nothing unless the node at the first endpoint leads: before it stops."),
+    ] = False,
     endpoints: Endpoints = DEFAULT_ENDPOINTS,
     output: Format = Output.TABLE,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -34,7 +39,8 @@ def transfer(
 
     async def hand_over(client: AsyncClient) -> dict[str, int | None]:
         before = leader_of(await look(client, timeout))
-        await client.transfer_leader(target)
+        if not if_leading or await _first_endpoint_leads(client, timeout):
+            await client.transfer_leader(target)
         after = leader_of(await look(client, timeout))
         return {
             "leader_before": before.member_id if before else None,
@@ -49,3 +55,11 @@ def transfer(
         print_line(f"node {done['leader_after']} leads, as before (term {done['term']})")
     else:
         print_line(f"node {done['leader_after']} leads now, after node {done['leader_before']} (term {done['term']})")
+
+
+async def _first_endpoint_leads(client: AsyncClient, timeout: float) -> bool:
+    """Raises ConnectionFailed: it does not say."""
+    asked = (await client.statuses(timeout=min(timeout, MAX_ASK_S)))[0]
+    if isinstance(asked, EndpointFailure):
+        raise ConnectionFailed(f"{asked.endpoint} does not say whether it leads: {asked.error.message}")
+    return asked.role is Role.LEADER

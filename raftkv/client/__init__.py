@@ -20,6 +20,7 @@ Inside, decisions are pure and I/O is thin:
       calls          what a refusal or a deadline means for an operation
       session        which writes are open; what the store may forget
       backoff        how long to wait
+    tls            whom a client trusts, and what it shows; tls_trouble, reasons: why no connection comes about
     pipeline       one stream to one endpoint: batches out, answers in
     watch          what a caller reads events from; sync_watch its twin
       watch_mux      all watches of a client on one stream, over the loss of nodes
@@ -36,6 +37,7 @@ from raftkv.client.levels import AtLeast, Bounded, Concern, Fallback, Level, Quo
 from raftkv.client.lock import AsyncHeld, AsyncLock, AsyncReadWriteLock
 from raftkv.client.node_status import (
     Alarm,
+    CertificateStatus,
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
@@ -80,6 +82,7 @@ from raftkv.client.sync_lease import Lease
 from raftkv.client.sync_lock import Election, Held, Lock, ReadWriteLock
 from raftkv.client.sync_service import Registration, Service
 from raftkv.client.sync_watch import Watch
+from raftkv.client.tls import Tls
 from raftkv.client.tokens import FenceMode, FencingToken
 from raftkv.client.txn import (
     Branch,
@@ -119,6 +122,7 @@ __all__ = [
     "Bounded",
     "Branch",
     "BreakerState",
+    "CertificateStatus",
     "CheckpointStatus",
     "CheckpointTransfer",
     "Client",
@@ -175,6 +179,7 @@ __all__ = [
     "StateComparison",
     "StateHash",
     "Status",
+    "Tls",
     "Txn",
     "TxnResult",
     "Watch",

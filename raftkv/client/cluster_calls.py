@@ -12,7 +12,7 @@ from raftkv.client.core import ClientCore
 from raftkv.client.results import EndpointFailure, Member, StateHash, Status
 from raftkv.client.unary import answer_of
 from raftkv.client.urls import parse_endpoint
-from raftkv.errors import ConfigurationError, InvalidArgument, RaftKVError
+from raftkv.errors import ConfigurationError, ConnectionFailed, InvalidArgument, RaftKVError
 from raftkv.v1 import cluster_pb2
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ClusterCalls(ClientCore):
         rpc = dispatcher.connections.get(address).cluster.Status(
             cluster_pb2.StatusRequest(), timeout=max(deadline - dispatcher.loop.time(), 0.0)
         )
-        return wire.to_status(address, await answer_of(address, rpc))
+        return wire.to_status(address, await self._answer_at(address, rpc))
 
     async def statuses(self, *, timeout: float | None = None) -> tuple[Status | EndpointFailure, ...]:
         """Ask every configured endpoint, and every further member that they name, for its status.
@@ -177,7 +177,7 @@ class ClusterCalls(ClientCore):
             .connections.get(address)
             .cluster.StateHash(cluster_pb2.StateHashRequest(), timeout=self._seconds(timeout))
         )
-        return wire.to_state_hash(address, await answer_of(address, rpc))
+        return wire.to_state_hash(address, await self._answer_at(address, rpc))
 
     async def transfer_leader(self, target: int = 0, *, timeout: float | None = None) -> None:
         """Hand leadership to the member `target`; 0: the most caught-up follower.
@@ -215,6 +215,14 @@ class ClusterCalls(ClientCore):
                 if error.ambiguous or not error.retryable or pause_s >= left_s:
                     raise
                 await asyncio.sleep(pause_s)
+
+    async def _answer_at(self, address: str, rpc: Awaitable[T]) -> T:
+        try:
+            return await answer_of(address, rpc)
+        except ConnectionFailed as error:
+            raise ConnectionFailed(
+                await self._open().reasons.told(address, error.message), ambiguous=error.ambiguous
+            ) from None
 
     async def _status_or_failure(self, endpoint: str, timeout: float) -> Status | EndpointFailure:
         try:

@@ -17,7 +17,8 @@ from raftkv.client.levels import ReadFrom
 from raftkv.client.receipts import ReadToken
 from raftkv.client.routing import EndpointState
 from raftkv.client.seen import Seen
-from raftkv.client.urls import endpoints_from_environment, parse_endpoints
+from raftkv.client.tls import Tls, tls_from_environment
+from raftkv.client.urls import asks_for_tls, endpoints_from_environment, parse_endpoints
 from raftkv.errors import ConnectionFailed, InvalidArgument, WrongEventLoop
 from raftkv.v1 import kv_pb2
 
@@ -42,6 +43,7 @@ class ClientCore:
         dial_learned: bool = True,
         read_from: ReadFrom = ReadFrom.LEADER,
         monotonic: bool = True,
+        tls: Tls | None = None,
     ) -> None:
         """`endpoints`: "raftkv://h1:7001,h2:7001", "h1:7001,h2:7001" or a list of "host:port".
 
@@ -50,10 +52,15 @@ class ClientCore:
         `read_from`: NEAREST sends reads to the endpoint that answers soonest.
         `monotonic`: reads of whatever level see this client's own writes and never go back in time, on any node: those
         that allow an earlier state wait until it has what the client has seen (`token`).
-        Raises ConfigurationError when `endpoints` is malformed, InvalidArgument for a timeout out of range.
+        `tls`: speak TLS, as a URL raftkvs:// does too, then with the authorities that this machine trusts.
+        Raises ConfigurationError when `endpoints` is malformed or a file of `tls` of no use, InvalidArgument for a
+        timeout out of range.
         """
         self._dispatcher: Dispatcher | None = None
         self._endpoints = parse_endpoints(endpoints)
+        self._tls = Tls() if tls is None and asks_for_tls(endpoints) else tls
+        if self._tls is not None:
+            self._tls.credentials()  # what is wrong with its files is said here
         self._timeout = checked_timeout(timeout)
         self._attempt_timeout = checked_timeout(attempt_timeout)
         self._dial_learned = dial_learned
@@ -75,8 +82,9 @@ class ClientCore:
         dial_learned: bool = True,
         read_from: ReadFrom = ReadFrom.LEADER,
         monotonic: bool = True,
+        tls: Tls | None = None,
     ) -> Self:
-        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError.
+        """Make a client from raftkv://h1:7001,h2:7001, or raftkvs:// for TLS. Raises ConfigurationError.
 
         Example::
 
@@ -90,6 +98,7 @@ class ClientCore:
             dial_learned=dial_learned,
             read_from=read_from,
             monotonic=monotonic,
+            tls=tls,
         )
 
     @classmethod
@@ -101,8 +110,11 @@ class ClientCore:
         dial_learned: bool = True,
         read_from: ReadFrom = ReadFrom.LEADER,
         monotonic: bool = True,
+        tls: Tls | None = None,
     ) -> Self:
         """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError.
+
+        Unless `tls` is given, RAFTKV_CACERT, RAFTKV_CERT, RAFTKV_KEY and RAFTKV_TLS_SERVER_NAME say what it would.
 
         Example::
 
@@ -110,6 +122,7 @@ class ClientCore:
                 await client.put("color", "red")
         """
         found = endpoints_from_environment(os.environ)
+        tls = tls_from_environment(os.environ) if tls is None else tls
         return cls(
             found,
             timeout=timeout,
@@ -117,12 +130,18 @@ class ClientCore:
             dial_learned=dial_learned,
             read_from=read_from,
             monotonic=monotonic,
+            tls=tls,
         )
 
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoints that were configured."""
         return self._endpoints
+
+    @property
+    def tls(self) -> Tls | None:
+        """What it was told of TLS; None: it speaks plain text."""
+        return self._tls
 
     @property
     def closed(self) -> bool:
@@ -261,6 +280,7 @@ class ClientCore:
                 dial_learned=self._dial_learned,
                 seen=self._seen,
                 nearest=self._read_from is ReadFrom.NEAREST,
+                tls=self._tls,
             )
             dispatcher.open()
         else:

@@ -24,10 +24,12 @@ from raftkv.client.batches import RENEWALS
 from raftkv.client.calls import COMMON, Call, Kind, Verdict, closed, final_error, judge, out_of_time, worth_retrying
 from raftkv.client.channels import Connections
 from raftkv.client.pipeline import Pipeline
+from raftkv.client.reasons import Reasons
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
 from raftkv.client.routing import Leader, Router
 from raftkv.client.seen import Seen
 from raftkv.client.session import Sequences, Session
+from raftkv.client.tls import Tls
 from raftkv.client.unary import answer_of
 from raftkv.client.watch_mux import WatchMux
 from raftkv.client.wire import size_estimate, to_error
@@ -63,14 +65,19 @@ class Dispatcher:
         dial_learned: bool,
         seen: Seen,
         nearest: bool,
+        tls: Tls | None = None,
     ) -> None:
-        """`nearest`: reads that any node answers go to the one that answers soonest."""
+        """`nearest`: reads that any node answers go to the one that answers soonest.
+
+        Raises ConfigurationError for files of `tls` that are of no use.
+        """
         self.loop = loop
         self.seen = seen
         """What the answers so far have shown of the log."""
         self.pid = os.getpid()
-        self.connections = Connections()
+        self.connections = Connections(tls)
         self.router = Router(addresses, Random(), dial_learned=dial_learned)
+        self.reasons = Reasons(tls, self.router.explained)
         self.random = Random()
         self.revision = 0
         """The highest revision of the store that an answer named."""
@@ -212,6 +219,7 @@ class Dispatcher:
         for stream in tuple(self._streams.values()):
             self._drop(stream)
         await asyncio.gather(*self._ending)
+        await self.reasons.close()
         await self.connections.close()
 
     # What streams tell (pipeline.Host).
@@ -231,6 +239,7 @@ class Dispatcher:
             self._foreign(stream, cluster_id)
             return
         self.router.ready(stream.address, member_id)
+        self.reasons.well(stream.address)
         if self._nearest:
             stream.probe()
             if self._measure_timer is None:
@@ -330,7 +339,8 @@ class Dispatcher:
 
     def ended(self, stream: Pipeline, reason: str) -> None:
         """A stream broke: its calls go elsewhere at once."""
-        self._lose(stream, reason)
+        # One that had answered knew what it was told: what ended it is no matter of TLS.
+        self._lose(stream, reason if stream.is_ready else self.reasons.of(stream.address, reason))
 
     # Ways of a call.
 

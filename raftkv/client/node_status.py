@@ -106,6 +106,21 @@ class StateComparison:
     """Seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """A certificate that a node shows."""
+
+    purpose: str
+    """clients or peers: to whom."""
+    file: str
+    subject: str
+    not_before: float
+    """Seconds since 1970."""
+    not_after: float
+    refused: str = ""
+    """Why a newer one on the node's disk is not in use; empty: the newest is."""
+
+
 UNTOLD_DISK: Final = DiskStatus()
 UNTOLD_CHECKPOINT: Final = CheckpointStatus()
 UNTOLD_SCRUB: Final = ScrubStatus()

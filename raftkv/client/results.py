@@ -12,6 +12,7 @@ from raftkv.client.node_status import (
     UNTOLD_COMPARISON,
     UNTOLD_DISK,
     UNTOLD_SCRUB,
+    CertificateStatus,
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
@@ -422,6 +423,8 @@ class Status:
     scrub: ScrubStatus = UNTOLD_SCRUB
     comparison: StateComparison = UNTOLD_COMPARISON
     """Of the states of all members; only from the leader."""
+    certificates: tuple[CertificateStatus, ...] = ()
+    """Those that it shows; none where it speaks plain text."""
 
     @property
     def is_witness(self) -> bool:

@@ -176,6 +176,12 @@ class Router:
         endpoint.health = Health.DOWN
         endpoint.breaker.broke(now, self._random)
 
+    def explained(self, address: str, error: str) -> None:
+        """What makes an endpoint unreachable is known better by now."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is not None and endpoint.health is not Health.READY:
+            endpoint.last_error = error
+
     def heard_leader(self, leader: Leader) -> bool:
         """Take a node's word on who leads; return True when that changes what this client believes.
 
@@ -322,12 +328,13 @@ class Router:
         self._turn += 1
 
     def why_unreachable(self) -> str:
-        """Say of each endpoint why it takes no operations."""
-        return "; ".join(
-            endpoint.last_error or f"{endpoint.address}: no answer yet"
-            for endpoint in self._endpoints.values()
-            if endpoint.health is not Health.READY
-        )
+        """Say of each endpoint why it takes no operations; once for all of which the same is to be said."""
+        found: dict[str, list[str]] = {}
+        for endpoint in self._endpoints.values():
+            if endpoint.health is not Health.READY:
+                reason = endpoint.last_error.removeprefix(f"{endpoint.address}: ") or "no answer yet"
+                found.setdefault(reason, []).append(endpoint.address)
+        return "; ".join(f"{', '.join(addresses)}: {reason}" for reason, addresses in found.items())
 
     def _leader_endpoint(self) -> Endpoint | None:
         leader = self.leader

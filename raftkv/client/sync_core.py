@@ -13,6 +13,7 @@ from raftkv.client.levels import ReadFrom
 from raftkv.client.loop_thread import FORKED, LoopThread, shared
 from raftkv.client.receipts import ReadToken
 from raftkv.client.routing import EndpointState
+from raftkv.client.tls import Tls, tls_from_environment
 from raftkv.client.urls import endpoints_from_environment
 from raftkv.errors import ConfigurationError
 
@@ -31,6 +32,7 @@ class SyncCore:
         dial_learned: bool = True,
         read_from: ReadFrom = ReadFrom.LEADER,
         monotonic: bool = True,
+        tls: Tls | None = None,
     ) -> None:
         self._async = AsyncClient(
             endpoints,
@@ -39,6 +41,7 @@ class SyncCore:
             dial_learned=dial_learned,
             read_from=read_from,
             monotonic=monotonic,
+            tls=tls,
         )
         self._thread: LoopThread = shared(self._async)
 
@@ -52,8 +55,9 @@ class SyncCore:
         dial_learned: bool = True,
         read_from: ReadFrom = ReadFrom.LEADER,
         monotonic: bool = True,
+        tls: Tls | None = None,
     ) -> Self:
-        """Make a client from raftkv://h1:7001,h2:7001. Raises ConfigurationError."""
+        """Make a client from raftkv://h1:7001,h2:7001, or raftkvs:// for TLS. Raises ConfigurationError."""
         return cls(
             url,
             timeout=timeout,
@@ -61,6 +65,7 @@ class SyncCore:
             dial_learned=dial_learned,
             read_from=read_from,
             monotonic=monotonic,
+            tls=tls,
         )
 
     @classmethod
@@ -72,9 +77,14 @@ class SyncCore:
         dial_learned: bool = True,
         read_from: ReadFrom = ReadFrom.LEADER,
         monotonic: bool = True,
+        tls: Tls | None = None,
     ) -> Self:
-        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError."""
+        """Make a client from RAFTKV_ENDPOINTS: a URL, or comma-separated. Raises ConfigurationError.
+
+        Unless `tls` is given, RAFTKV_CACERT, RAFTKV_CERT, RAFTKV_KEY and RAFTKV_TLS_SERVER_NAME say what it would.
+        """
         found = endpoints_from_environment(os.environ)
+        tls = tls_from_environment(os.environ) if tls is None else tls
         return cls(
             found,
             timeout=timeout,
@@ -82,12 +92,18 @@ class SyncCore:
             dial_learned=dial_learned,
             read_from=read_from,
             monotonic=monotonic,
+            tls=tls,
         )
 
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoints that were configured."""
         return self._async.endpoints
+
+    @property
+    def tls(self) -> Tls | None:
+        """See AsyncClient.tls."""
+        return self._async.tls
 
     @property
     def closed(self) -> bool:

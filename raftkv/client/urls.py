@@ -8,6 +8,7 @@ from typing import Final
 from raftkv.errors import ConfigurationError
 
 SCHEME: Final = "raftkv"
+TLS_SCHEME: Final = "raftkvs"
 EXAMPLE: Final = "raftkv://host1:7001,host2:7001"
 ENVIRONMENT_VARIABLE: Final = "RAFTKV_ENDPOINTS"
 
@@ -15,7 +16,8 @@ ENVIRONMENT_VARIABLE: Final = "RAFTKV_ENDPOINTS"
 def parse_endpoints(source: str | Sequence[str]) -> tuple[str, ...]:
     """Return the endpoints in `source` as "host:port" or "[v6]:port", in order, each once, hosts in lower case.
 
-    `source` is a URL (raftkv://h1:7001,h2:7001), a comma-separated text of endpoints, or a sequence of endpoints.
+    `source` is a URL (raftkv://h1:7001,h2:7001, or raftkvs:// for TLS), a comma-separated text of endpoints, or a
+    sequence of endpoints.
     Raises ConfigurationError, which says what is wrong and shows a right example.
     """
     if isinstance(source, str):
@@ -50,20 +52,26 @@ def parse_endpoint(text: str) -> str:
     return f"{host.lower()}:{int(port)}"
 
 
-def endpoints_from_environment(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the endpoints in RAFTKV_ENDPOINTS: comma-separated or a URL. Raises ConfigurationError."""
+def asks_for_tls(source: str | Sequence[str]) -> bool:
+    """Whether `source` is a URL that says that its nodes speak TLS."""
+    return isinstance(source, str) and source.strip().lower().startswith(f"{TLS_SCHEME}://")
+
+
+def endpoints_from_environment(environment: Mapping[str, str]) -> str:
+    """Return what is in RAFTKV_ENDPOINTS: comma-separated or a URL. Raises ConfigurationError."""
     value = environment.get(ENVIRONMENT_VARIABLE, "")
     if not value.strip():
         raise ConfigurationError(f"{ENVIRONMENT_VARIABLE} is not set; for example {ENVIRONMENT_VARIABLE}={EXAMPLE}")
-    return parse_endpoints(value)
+    parse_endpoints(value)
+    return value
 
 
 def _split(source: str) -> list[str]:
     text = source.strip()
     scheme, separator, rest = text.partition("://")
     if separator:
-        if scheme.lower() != SCHEME:
-            raise _malformed(f"{source!r} has the scheme {scheme!r}, not {SCHEME!r}")
+        if scheme.lower() not in (SCHEME, TLS_SCHEME):
+            raise _malformed(f"{source!r} has the scheme {scheme!r}, not {SCHEME!r} or {TLS_SCHEME!r}")
         text = rest.removesuffix("/")
     if not text:
         raise _malformed(f"{source!r} names no endpoint")

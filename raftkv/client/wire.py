@@ -244,6 +244,7 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         transfers=tuple(wire_status.to_transfer(one) for one in answer.transfers),
         scrub=wire_status.to_scrub(answer.scrub),
         comparison=wire_status.to_comparison(answer.comparison),
+        certificates=tuple(wire_status.to_certificate(one) for one in answer.certificates),
     )
 
 

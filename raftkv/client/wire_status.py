@@ -6,6 +6,7 @@ from typing import Final
 
 from raftkv.client.node_status import (
     Alarm,
+    CertificateStatus,
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
@@ -38,6 +39,18 @@ def to_checkpoint(found: cluster_pb2.CheckpointStatus) -> CheckpointStatus:
 def to_transfer(found: cluster_pb2.CheckpointTransfer) -> CheckpointTransfer:
     """Decode a transfer."""
     return CheckpointTransfer(found.peer, found.receiving, found.index, found.done_bytes, found.size_bytes, found.phase)
+
+
+def to_certificate(found: cluster_pb2.CertificateStatus) -> CertificateStatus:
+    """Decode what a node says of a certificate."""
+    return CertificateStatus(
+        found.purpose,
+        found.file,
+        found.subject,
+        found.not_before_ms / _MS,
+        found.not_after_ms / _MS,
+        found.refused,
+    )
 
 
 def to_scrub(found: cluster_pb2.ScrubStatus) -> ScrubStatus:

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from raftkv.errors import ConfigurationError, ShuttingDown
 from raftkv.raft import Index, NodeId, Raft, RaftConfig
 from raftkv.server.backups import Backups
+from raftkv.server.certificates import Certificates, client_certificate, peer_certificate
 from raftkv.server.clock import Clock, MonotonicClock
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
@@ -29,6 +30,8 @@ from raftkv.server.disk import Disk, open_disk
 from raftkv.server.disk_health import disk_health
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
+from raftkv.server.http.site import Site, http_site
+from raftkv.server.http.tls import following
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
@@ -46,13 +49,17 @@ from raftkv.server.services.members import MembershipChanges
 from raftkv.server.services.peer import PeerService
 from raftkv.server.services.watch import WATCH_SERVICE, WatchService
 from raftkv.server.settings import ServerSettings
+from raftkv.server.tallies import Tallies
 from raftkv.storage.corrupt_mark import read_mark, write_mark
 from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
+from raftkv.tls.reach import require_tls_or_loopback
+from raftkv.tls.rotation import RotatingCertificate
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
+from raftkv.transport.peer_tls import PeerTls
 from raftkv.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -99,15 +106,59 @@ async def serve(
     Raises ConfigurationError (a port in use), StorageError (a data directory that cannot be used), and whatever made
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
+    shown_to_clients = client_certificate(settings)
+    if settings.http_listen is not None:
+        await asyncio.to_thread(
+            require_tls_or_loopback,
+            settings.http_listen,
+            purpose="HTTP",
+            flags="--tls-cert and --tls-key",
+            tls=shown_to_clients is not None,
+            insecure=settings.insecure,
+        )
+    # First of all: who asks why a node is not ready wants an answer also while it waits for its peers.
+    async with http_site(settings.http_listen, following(shown_to_clients)) as site:
+        await _serve(
+            settings, stop, site, shown_to_clients, started=started, progress=progress, files=files, clock=clock
+        )
+
+
+async def _serve(
+    settings: ServerSettings,
+    stop: asyncio.Event,
+    site: Site,
+    shown_to_clients: RotatingCertificate | None,
+    *,
+    started: Callable[[], None],
+    progress: Progress,
+    files: FileSystem | None,
+    clock: Clock | None,
+) -> None:
+    tallies = Tallies()
     cluster = await find_cluster(settings)
+    certificates = Certificates(shown_to_clients, peer_certificate(settings, cluster.node_id))
     if cluster.node_id != settings.id:
         structlog.contextvars.bind_contextvars(node=cluster.node_id)
         log.info("repaired: this node runs under another id", started_as=settings.id, runs_as=cluster.node_id)
     async with (
         _no_collections(),
-        _listener(settings.peer_listen or cluster.peer_address, "peers") as peer_server,
-        _listener(settings.listen, "clients") as client_server,
-        open_disk(settings, cluster, progress=progress, files=files) as disk,
+        _listener(
+            settings.peer_listen or cluster.peer_address,
+            "peers",
+            certificates.peers,
+            flags="--peer-tls-cert, --peer-tls-key and --peer-tls-ca",
+            client_auth=True,
+            insecure=settings.insecure,
+        ) as peer_server,
+        _listener(
+            settings.listen,
+            "clients",
+            certificates.clients,
+            flags="--tls-cert and --tls-key",
+            client_auth=settings.tls_client_auth,
+            insecure=settings.insecure,
+        ) as client_server,
+        open_disk(settings, cluster, progress=progress, files=files, flushes=tallies.flushes) as disk,
     ):
         book = PeerBook.open(settings.data_dir, files)
         parts = _build(
@@ -115,10 +166,12 @@ async def serve(
             cluster,
             disk,
             book,
+            certificates=certificates,
             files=files or OsFileSystem(),
             clock=clock or MonotonicClock(),
             peer_server=peer_server,
             client_server=client_server,
+            tallies=tallies,
         )
         disk.damage.stop_node = parts.node.on_failure
         try:
@@ -133,9 +186,16 @@ async def serve(
             watch_task = asyncio.create_task(parts.watches.run())
             for name, errand in parts.errands(settings, cluster):
                 parts.node.begin_task(name, errand)
-            log.info("serving", clients=settings.listen, peers=settings.peer_listen or cluster.peer_address)
+            site.begin(parts.node, parts.requests.reads.confirm, parts.service.status)
+            log.info(
+                "serving",
+                clients=settings.listen,
+                peers=settings.peer_listen or cluster.peer_address,
+                http=settings.http_listen,
+            )
             started()
             await _until(stop, parts.node.failure)
+            site.stopping()
             health_task.cancel()
             removal_task.cancel()
             watch_task.cancel()
@@ -147,6 +207,7 @@ async def serve(
             # Both servers are silent before the node, and the node before the disk.
             await client_server.stop(None)
             await parts.node.stop()
+            site.end()
             await peer_server.stop(None)
         if parts.node.failure.done():
             parts.node.failure.result()  # the disk may have failed after `stop` was asked for: no clean end
@@ -173,6 +234,8 @@ async def warn_when_removed(node: Node) -> None:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     node: Node
+    requests: Requests
+    service: ClusterService
     comparison: Comparison
     kv: KvService
     watches: WatchService
@@ -180,12 +243,15 @@ class _Parts:
     transport: GrpcTransport
     changes: MembershipChanges
     scrubber: Scrubber
+    certificates: Certificates
 
     def errands(self, settings: ServerSettings, cluster: Cluster) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What the process does for itself, beside serving, by name. Ends with the node."""
         yield from self.comparison.tasks()
         yield "keep-endpoints", keep_endpoints(self.node, self.transport.client_addresses, settings.data_dir)
         yield "scrub", self.scrubber.run()
+        if any(self.certificates.in_use()):
+            yield "certificates", self.certificates.follow()
         if cluster.promote:
             yield "promote", promote_when_caught_up(self.node, self.changes)
 
@@ -253,10 +319,12 @@ def _build(
     disk: Disk,
     book: PeerBook,
     *,
+    certificates: Certificates,
     files: FileSystem,
     clock: Clock,
     peer_server: grpc.aio.Server,
     client_server: grpc.aio.Server,
+    tallies: Tallies,
 ) -> _Parts:
     node_id = cluster.node_id
     raft = Raft(
@@ -288,6 +356,7 @@ def _build(
         admits=book.admits,
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
+        tls=None if certificates.peers is None else PeerTls(certificates.peers, settings.cluster_name),
     )
 
     def exactly(message: str) -> str:
@@ -315,6 +384,7 @@ def _build(
         ),
         quarantine=Quarantine(read_mark(settings.data_dir), partial(write_mark, settings.data_dir), exactly),
         hashing=Worker("raftkv-hash"),
+        tallies=tallies,
     )
     limits = RequestLimits(quota_bytes=settings.quota, write_concern=settings.default_write_concern)
     peers = PeerForwarder(transport)
@@ -344,6 +414,8 @@ def _build(
         transfers=transfers,
         changes=changes,
         comparison=comparison,
+        http_address=settings.http_listen or "",
+        certificates=certificates.status,
     )
     backups = Backups(node, requests.reads, disk, requests.header, cluster.cluster_id)
     maintenance = MaintenanceService(node, requests, backup=backups.stream, compare=comparisons.run)
@@ -371,14 +443,34 @@ def _build(
         ),
         client_server,
     )
-    return _Parts(node, comparison, kv, watches, health_service, transport, changes, scrubber)
+    return _Parts(
+        node, requests, service, comparison, kv, watches, health_service, transport, changes, scrubber, certificates
+    )
 
 
 @asynccontextmanager
-async def _listener(address: str, purpose: str) -> AsyncIterator[grpc.aio.Server]:
+async def _listener(
+    address: str,
+    purpose: str,
+    certificate: RotatingCertificate | None,
+    *,
+    flags: str,
+    client_auth: bool,
+    insecure: bool,
+) -> AsyncIterator[grpc.aio.Server]:
+    """A server that listens once it is started: with TLS if there is a certificate, else in plain text.
+
+    `flags` are those that give it TLS, `client_auth` says that whoever dials must show a certificate then.
+    """
+    await asyncio.to_thread(
+        require_tls_or_loopback, address, purpose=purpose, flags=flags, tls=certificate is not None, insecure=insecure
+    )
     server = grpc.aio.server(options=list(SERVER_OPTIONS))
     try:
-        server.add_insecure_port(address)
+        if certificate is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, certificate.server_credentials(client_auth=client_auth))
     except RuntimeError as error:
         raise ConfigurationError(
             f"cannot listen on {address} (for {purpose}): the port is in use, or the address is not this machine's"

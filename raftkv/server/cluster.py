@@ -10,10 +10,12 @@ import structlog
 
 from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoLeader, StorageError
 from raftkv.raft import NO_MEMBERS, Configuration, NodeId
+from raftkv.server.certificates import client_certificate
 from raftkv.server.settings import ServerSettings, founded_cluster_id
 from raftkv.storage.data_dir import IDENTITY_NAME, Identity, RestoredState, check_identity, read_identity
 from raftkv.storage.protocols import RESTORE_FROM_PEERS
 from raftkv.storage.way_out import exact
+from raftkv.tls.system import system_authorities
 from raftkv.v1 import cluster_pb2 as pb
 from raftkv.v1.cluster_pb2_grpc import ClusterStub
 
@@ -63,7 +65,7 @@ async def find_cluster(settings: ServerSettings) -> Cluster:
     if settings.member:
         return founded_by(settings)
     if settings.join:
-        return await _entered(settings.join, NodeId(settings.id))
+        return await _entered(settings, NodeId(settings.id))
     raise ConfigurationError(
         f"{settings.data_dir} holds no node yet: give --member for every founding member, or --join HOST:PORT to enter "
         "a running cluster"
@@ -150,15 +152,15 @@ def _founding(members: Mapping[NodeId, str]) -> Configuration:
     return Configuration(voters=frozenset(members), addresses=tuple(sorted(members.items())))
 
 
-async def _entered(addresses: tuple[str, ...], node_id: NodeId) -> Cluster:
-    """Return the cluster behind `addresses`, of which this node is a member by now, as the first one says that knows.
+async def _entered(settings: ServerSettings, node_id: NodeId) -> Cluster:
+    """Return the cluster behind the addresses of --join, of which this node is a member by now, as one says that knows.
 
     One of them may have been removed itself, or be out of touch: what it does not know, the next one may.
     """
     refusals: list[ConfigurationError | NoLeader] = []
-    for address in addresses:
+    for address in settings.join:
         try:
-            return await _entered_at(address, node_id)
+            return await _entered_at(address, node_id, settings)
         except (ConfigurationError, NoLeader) as error:
             refusals.append(error)
     said = "; ".join(refusal.message for refusal in refusals)
@@ -167,10 +169,10 @@ async def _entered(addresses: tuple[str, ...], node_id: NodeId) -> Cluster:
     raise NoLeader(f"no member of the cluster lets node {node_id} in: {said}")
 
 
-async def _entered_at(address: str, node_id: NodeId) -> Cluster:
+async def _entered_at(address: str, node_id: NodeId, settings: ServerSettings) -> Cluster:
     """Ask the node at `address`. Raises NoLeader: it cannot know; ConfigurationError: it does, or is none."""
     try:
-        status = await _status(address)
+        status = await _status(address, settings)
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             raise ConfigurationError(
@@ -184,7 +186,7 @@ async def _entered_at(address: str, node_id: NodeId) -> Cluster:
     if leader != address:
         # Through the leader's eyes: a follower may not know yet that this node was added.
         try:
-            status = await _status(leader)
+            status = await _status(leader, settings)
         except grpc.aio.AioRpcError as error:
             log.warning("the leader does not answer", leader=leader, reason=error.details())
     members = {NodeId(member.id): member.peer_address for member in status.members}
@@ -197,6 +199,19 @@ async def _entered_at(address: str, node_id: NodeId) -> Cluster:
     return Cluster(status.header.cluster_id, NO_MEMBERS, members, members[node_id], node_id)
 
 
-async def _status(address: str) -> pb.StatusResponse:
-    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+async def _status(address: str, settings: ServerSettings) -> pb.StatusResponse:
+    async with _dialled(address, settings) as channel:
         return await ClusterStub(channel).Status(pb.StatusRequest(), timeout=JOIN_TIMEOUT_S)
+
+
+def _dialled(address: str, settings: ServerSettings) -> grpc.aio.Channel:
+    """Return a channel to a client address: with TLS if this node's own has it, and with its certificate."""
+    options = [("grpc.enable_http_proxy", 0)]
+    certificate = client_certificate(settings)
+    if certificate is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    material = certificate.current()
+    credentials = grpc.ssl_channel_credentials(
+        material.ca_pem or system_authorities(), material.key_pem, material.cert_pem
+    )
+    return grpc.aio.secure_channel(address, credentials, options=options)

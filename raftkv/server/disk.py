@@ -22,13 +22,15 @@ from raftkv.raft import Entry, Index, Snapshot, Term
 from raftkv.raft.membership import decode_configuration, encode_configuration
 from raftkv.server.cluster import Cluster
 from raftkv.server.disk_kind import DiskKind, Kind, KindGuard
+from raftkv.server.metrics.timed_files import TimedFiles
 from raftkv.server.settings import ServerSettings
+from raftkv.server.tallies import Durations
 from raftkv.storage.checkpoint import CHUNK_BYTES, CheckpointManifest, CheckpointMeta, CopyableStore, StateInfo
 from raftkv.storage.checkpoint_directory import OpenCopy
 from raftkv.storage.checkpoint_room import CheckpointRoom
 from raftkv.storage.checkpoint_store import CheckpointStore, Receiving, Sending
 from raftkv.storage.data_dir import DataDir, open_data_dir
-from raftkv.storage.files import FileSystem
+from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.lmdb_store import DamagedStore, LmdbEngine, LmdbStore
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.protocols import LogStore, RecoveredLog
@@ -243,11 +245,16 @@ def _open_store(engine: LmdbEngine, data_dir: DataDir, damage: StoreDamage) -> L
 
 @asynccontextmanager
 async def open_disk(
-    settings: ServerSettings, cluster: Cluster, *, progress: Progress = UNHEARD, files: FileSystem | None = None
+    settings: ServerSettings,
+    cluster: Cluster,
+    *,
+    progress: Progress = UNHEARD,
+    files: FileSystem | None = None,
+    flushes: Durations | None = None,
 ) -> AsyncIterator[Disk]:
     """Open the data directory for the length of the block. A block that is left without an error ends it cleanly.
 
-    `files` does all that is done to its files, but for what LMDB does to its own.
+    `files` does all that is done to its files, but for what LMDB does to its own. `flushes` is told of the log's.
 
     Raises StorageError: another node's directory, one that is in use, a damaged log, a full or failing disk.
     """
@@ -269,7 +276,7 @@ async def open_disk(
             must_exist=data_dir.ran_before,
             same_boot=data_dir.same_boot,
             progress=progress,
-            files=files,
+            files=TimedFiles(files or OsFileSystem(), flushes or Durations()),
         )
         stack.push_async_callback(wal.close)
         kind = DiskKind.open(settings.data_dir, cluster.node_id, files)

@@ -69,6 +69,7 @@ from raftkv.server.pulse import Pulse
 from raftkv.server.quarantine import Quarantine
 from raftkv.server.replay import REPLAY_BYTES, in_slices
 from raftkv.server.state_hashes import StateHashes, asks_for_hash
+from raftkv.server.tallies import Tallies
 from raftkv.server.upkeep import AutoCompaction, Upkeep
 from raftkv.server.watch_hub import WatchHub, WatchLimits
 from raftkv.storage.corrupt_mark import CorruptMark
@@ -135,9 +136,12 @@ class Node:
         disk_health: DiskHealth | None = None,
         quarantine: Quarantine | None = None,
         hashing: Runner | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
         """`hashing`: where states are hashed; the node ends it. None: on the loop."""
         self.raft = raft
+        self.tallies = tallies or Tallies()
+        """What it counts of its work."""
         self._keeper = keeper
         self.disk_health = disk_health or unwatched(clock)
         self._log_store = log_store = self.disk_health.watched(log_store)
@@ -197,6 +201,8 @@ class Node:
         self._known = self._standing()
         self._led = Term(0)
         """The term that this node has led last; 0: none yet."""
+        self._followed: tuple[NodeId | None, Term] = (None, Term(0))
+        """The newest leader that this node has known, itself included, and its term."""
         self._configuration = raft.configuration
         self._shrinks = True
         self._leadership_changed: asyncio.Future[None] | None = None
@@ -464,6 +470,11 @@ class Node:
         self.raft.set_fitness(fitness)
         self.wake()
 
+    @property
+    def pending_writes(self) -> int:
+        """How many writes wait here for an entry, or for theirs to be applied."""
+        return self._proposals.pending_commands
+
     def cluster_time_ms(self) -> int:
         """Return the present cluster time: on the leader by its clock, elsewhere that of the last applied entry."""
         applied_ms = self.machine.time_ms
@@ -598,6 +609,7 @@ class Node:
             while (left_ms := due_ms - self._clock.now_ms()) > 0:  # noqa: ASYNC110 - it waits for time
                 await asyncio.sleep(max(left_ms, SHORTEST_SLEEP_MS) / 1000)
             self._pulse.late(-left_ms)
+            self.tallies.delays.observe((due_ms - left_ms) / 1000, -left_ms / 1000)
             self._time.tick()
             self.raft.tick()
             self.wake()
@@ -824,6 +836,9 @@ class Node:
             if undecided:
                 wait_s = self._limits.undecided_s
                 asyncio.get_running_loop().call_later(wait_s, self._proposals.give_up, undecided)
+        if raft.leader is not None and (raft.leader, raft.term) != self._followed:
+            self._followed = raft.leader, raft.term
+            self.tallies.leader_changes += 1
         if (raft.leader, raft.term) != (old_leader, old_term):
             if raft.role is Role.LEADER:
                 self._time.take_over(self.machine.time_ms)

@@ -131,6 +131,11 @@ class Proposals:
         return self._queued_commands
 
     @property
+    def pending_commands(self) -> int:
+        """How many commands wait for an entry, or for theirs to be applied. Looks at each that is in the log."""
+        return self._queued_commands + sum(len(proposal.group.commands) for proposal in self._all_placed())
+
+    @property
     def log_weight(self) -> int:
         """What is in the log and not applied, of this node's newest term as leader: at least so many commands."""
         return self._log_weight

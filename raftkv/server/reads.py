@@ -102,6 +102,17 @@ class Reads:
             except TimeoutError:
                 raise self._lags(point.index) from None
 
+    async def confirm(self, timeout_s: float) -> None:
+        """Return once it is shown that this node can serve linearizable reads: that it has what a leader has confirmed.
+
+        A witness, which holds no data, only has to reach the leader, who answers for it. Raises NoLeader, TooStale,
+        CorruptState, and more.
+        """
+        if self._node.raft.is_witness:
+            await self._point()
+        else:
+            await self.catch_up(timeout_s)
+
     def require_state(self) -> None:
         """Raise FailedPrecondition or CorruptState where there is no state to read here, however stale."""
         self._node.require_sound()

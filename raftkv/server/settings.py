@@ -22,6 +22,8 @@ from raftkv.errors import ConfigurationError, InvalidArgument
 from raftkv.quorum import concern_name, parse_concern
 from raftkv.raft import NodeId
 from raftkv.server.lease import PPM, lease_ms
+from raftkv.server.setting_marks import About
+from raftkv.server.tls_settings import check_tls
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
 from raftkv.server.watch_hub import WatchLimits
 
@@ -99,45 +101,61 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RAFTKV_", extra="forbid", frozen=True)
 
-    id: int = Field(ge=1, lt=2**64, description="This node's id, unique in the cluster and never used again.")
-    data_dir: Path = Field(description="Where this node keeps its log and state.")
-    member: AddressMap = Field(
-        default_factory=dict,
-        description="The peer address of every member that the cluster is founded with, this node's included.",
+    id: Annotated[int, About(group="Identity", restart="never: the data directory belongs to one id")] = Field(
+        ge=1, lt=2**64, description="This node's id, unique in the cluster and never used again."
     )
-    join: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Client addresses of a running cluster that this node was added to (`raftkv member add`)."
+    data_dir: Annotated[Path, About(metavar="DIR", restart="yes, when the directory moves with it")] = Field(
+        description="Where this node keeps its log and state."
     )
-    listen: str = Field("127.0.0.1:7001", description="HOST:PORT for clients.")
-    advertise: str | None = Field(None, description="HOST:PORT that clients are told to use; default: --listen.")
-    peer_listen: str | None = Field(None, description="HOST:PORT for peers; default: this node's address as a member.")
-    peer_dial: AddressMap = Field(
-        default_factory=dict,
-        description="Dial a peer at another address than its --member one (fault proxies, NAT): ID=HOST:PORT.",
-    )
-    cluster_name: str = Field(
+    cluster_name: Annotated[str, About(metavar="NAME", restart="never: it is part of the cluster's id")] = Field(
         "raftkv", min_length=1, description="Part of the cluster's identity; must be equal on all members."
     )
-    tick_ms: int = Field(10, ge=1, le=1000, description="Length of the consensus clock's tick, in milliseconds.")
-    heartbeat_ms: int = Field(50, ge=1, description="Time between a leader's heartbeats, in milliseconds.")
-    election_ms: int = Field(
-        250, ge=1, description="A follower that hears no leader for 1 to 2 times this long starts an election."
+    member: Annotated[AddressMap, About(restart="no: say the same or nothing; members change by `raftkv member`")] = (
+        Field(
+            default_factory=dict,
+            description="The peer address of every member that the cluster is founded with, this node's included.",
+        )
     )
-    http_listen: str | None = Field(
+    join: Annotated[
+        tuple[str, ...], NoDecode, About(metavar="HOST:PORT", restart="ignored: the data directory knows its cluster")
+    ] = Field(
+        (), description="Client addresses of a running cluster that this node was added to (`raftkv member add`)."
+    )
+    priority: int = Field(
+        0, ge=0, lt=2**32, description="A leader hands over to a voter of higher priority that is caught up."
+    )
+    listen: Annotated[str, About(group="Addresses", metavar="HOST:PORT")] = Field(
+        "127.0.0.1:7001", description="Where clients are served."
+    )
+    advertise: Annotated[str | None, About(metavar="HOST:PORT", default="that of --listen")] = Field(
+        None, description="The address that clients are told to use."
+    )
+    peer_listen: Annotated[str | None, About(metavar="HOST:PORT", default="this node's address as a member")] = Field(
+        None, description="Where peers are served."
+    )
+    peer_dial: AddressMap = Field(
+        default_factory=dict,
+        description="Dial a peer at another address than its --member one (fault proxies, NAT).",
+    )
+    http_listen: Annotated[str | None, About(metavar="HOST:PORT", default="no such server")] = Field(
         None,
-        description="HOST:PORT for health, metrics and state over HTTP, with the clients' certificate where there is "
-        "one; default: no such server.",
+        description="Where health, metrics and state are served over HTTP, with the clients' certificate where there "
+        "is one.",
     )
-    tls_cert: Path | None = Field(
+    tls_cert: Annotated[
+        Path | None, About(group="TLS", agree="a client that trusts one node must be able to talk to the others")
+    ] = Field(
         None, description="Certificate (chain) that clients are shown, PEM; they must speak TLS then. With --tls-key."
     )
     tls_key: Path | None = Field(None, description="The private key of --tls-cert, PEM, without a passphrase.")
-    tls_ca: Path | None = Field(
+    tls_ca: Annotated[Path | None, About(default="the system's, for nodes that are asked on --join")] = Field(
         None,
         description="Certificates of the authorities, PEM, that clients' certificates, and those of nodes that are "
-        "asked on --join, are verified against; default for the latter: the system's.",
+        "asked on --join, are verified against.",
     )
-    tls_client_auth: bool = Field(False, description="Clients must show a certificate that --tls-ca vouches for.")
+    tls_client_auth: Annotated[bool, About(agree="else whoever is refused at one node enters at another")] = Field(
+        False, description="Clients must show a certificate that --tls-ca vouches for."
+    )
     peer_tls_cert: Path | None = Field(
         None,
         description="Certificate that this node shows to its peers, PEM, in the name of node-ID.peer.CLUSTER_NAME; "
@@ -154,23 +172,104 @@ class ServerSettings(BaseSettings):
         description="Allow plain text on addresses that other machines can reach: whoever reaches them can read "
         "and write everything.",
     )
-    priority: int = Field(
-        0, ge=0, lt=2**32, description="A leader hands over to a voter of higher priority that is caught up."
+    tick_ms: Annotated[
+        int, About(group="Elections", agree="time-outs are counted in ticks: rounding makes others of them")
+    ] = Field(10, ge=1, le=1000, description="Length of the consensus clock's tick.")
+    heartbeat_ms: Annotated[int, About(agree="the leader's counts against its followers' election_ms")] = Field(
+        50, ge=1, description="Time between a leader's heartbeats."
     )
-    lease_drift_ppm: int = Field(
+    election_ms: Annotated[
+        int,
+        About(
+            agree="the shortest one begins the elections; a follower with a shorter one than the leader's promises too "
+            "little for leases"
+        ),
+    ] = Field(250, ge=1, description="A follower that hears no leader for 1 to 2 times this long starts an election.")
+    lease_drift_ppm: Annotated[
+        int,
+        About(
+            agree="the guarantee is as weak as the smallest bound, and nodes without one promise no leases",
+        ),
+    ] = Field(
         0,
         ge=0,
         lt=PPM,
         description="Let leaders hold leases, for LEASE reads, relying on no node's clock being too fast or slow by "
         "more than this many millionths; 0: no leases. A dead leader is then noticed only by its silence.",
     )
-    store_map_size: int = Field(
-        64 << 30, ge=1 << 20, description="Upper bound of the state store, in bytes (address space, not disk)."
+    write_concern: Annotated[
+        str, About(group="Writes and history", metavar="majority|all|leader|N", agree="the leader's counts")
+    ] = Field(
+        "majority",
+        description="How many voters must have a write on disk before it is acknowledged, unless it says so itself. "
+        "Fewer than a majority: acknowledged writes can be lost; only plain puts and deletes heed that, the others "
+        "take a majority.",
     )
-    checkpoint_log_bytes: int = Field(
+    auto_compaction_mode: Annotated[CompactionMode, About(agree="the leader's counts")] = Field(
+        CompactionMode.AGE,
+        description="Give up history by age or by number of revisions, or never (off). On by default, unlike etcd's: "
+        "what nobody compacts grows until the quota stops all writes.",
+    )
+    auto_compaction_retention: Annotated[
+        str | None,
+        About(
+            metavar="AGE|NUMBER",
+            default=f"{DEFAULT_AGE}, or {DEFAULT_REVISIONS} revisions",
+            agree="the leader's counts",
+        ),
+    ] = Field(
+        None,
+        description="How much history is kept for reads of the past and for watches that resume: by age 30m, 1h, 7d "
+        "(of cluster time, since the node runs), by revisions their number.",
+    )
+    compare_states_s: Annotated[float, About(agree="the leader's counts")] = Field(
+        600.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time between comparisons of the members' whole states, which the leader sees to; one whose "
+        "state is not that of a majority goes out of service. 0: only on demand (`raftkv endpoint compare`).",
+    )
+    quota_bytes: Annotated[
+        int,
+        About(
+            group="Room",
+            default="8 GiB, or three quarters of a smaller --store-map-size",
+            agree="the leader's counts: the quota would change with the leader",
+        ),
+    ] = Field(
+        8 << 30,
+        ge=0,
+        description="What makes the state grow is refused once it takes so many bytes, until some are free again; "
+        "0: no quota. Well below --store-map-size and the disk, so that deletes still find room.",
+    )
+    store_map_size: Annotated[int, About(unit="bytes")] = Field(
+        64 << 30, ge=1 << 20, description="Upper bound of the state store (address space, not disk)."
+    )
+    disk_reserve_bytes: Annotated[int, About(default="256 MiB, or two segments of the log, if more")] = Field(
+        DEFAULT_DISK_RESERVE,
+        ge=0,
+        description="With less than so much free on the data directory's file system, the node takes no further "
+        "writes, and does not want to lead; 0: never. At least two segments of the log.",
+    )
+    slow_disk_ms: int = Field(
+        100,
+        ge=0,
+        le=60_000,
+        description="A node whose writes to the log take longer on average does not want to lead; 0: however long they "
+        "take.",
+    )
+    wal_segment_bytes: Annotated[int, About(restart="yes, for segments that are made from then on")] = Field(
+        64 << 20, ge=1 << 16, description="Size of a log segment."
+    )
+    scrub_bytes_per_s: int = Field(
+        4 << 20,
+        ge=0,
+        description="How fast closed segments of the log and checkpoints are read again in search of rot; 0: never.",
+    )
+    checkpoint_log_bytes: Annotated[int, About(group="Checkpoints")] = Field(
         64 << 20,
         ge=1 << 16,
-        description="Log after a checkpoint that makes another one due, in bytes (or a quarter of the store, if more).",
+        description="Log after a checkpoint that makes another one due (or a quarter of the store, if more).",
     )
     checkpoint_entries: int = Field(
         100_000,
@@ -181,44 +280,15 @@ class ServerSettings(BaseSettings):
     snapshot_send_bytes_per_s: int = Field(
         100 << 20,
         ge=0,
-        description="Checkpoints are sent to followers that are too far behind no faster than this, all together, in "
-        "bytes per second: 65536 or more; 0: as fast as it goes.",
+        description="Checkpoints are sent to followers that are too far behind no faster than this, all together: "
+        "65536 or more; 0: as fast as it goes.",
     )
-    quota_bytes: int = Field(
-        8 << 30,
-        ge=0,
-        description="What makes the state grow is refused once it takes so many bytes, until some are free again; "
-        "0: no quota. Well below --store-map-size and the disk, so that deletes still find room.",
-    )
-    disk_reserve_bytes: int = Field(
-        DEFAULT_DISK_RESERVE,
-        ge=0,
-        description="With less than so many bytes free on the data directory's file system, the node takes no further "
-        "writes, and does not want to lead; 0: never. At least two segments of the log.",
-    )
-    slow_disk_ms: int = Field(
-        100,
-        ge=0,
-        le=60_000,
-        description="A node whose writes to the log take longer on average, in milliseconds, does not want to lead; "
-        "0: however long they take.",
-    )
-    auto_compaction_mode: CompactionMode = Field(
-        CompactionMode.AGE,
-        description="Give up history by age or by number of revisions, or never (off). On by default, unlike etcd's: "
-        "what nobody compacts grows until the quota stops all writes.",
-    )
-    auto_compaction_retention: str | None = Field(
-        None,
-        description="How much history is kept for reads of the past and for watches that resume: by age 30m, 1h, 7d "
-        f"({DEFAULT_AGE} unless set; of cluster time, since the node runs), by number {DEFAULT_REVISIONS} unless set.",
-    )
-    max_watches: int = Field(
+    max_watches: Annotated[int, About(group="Watches")] = Field(
         100_000,
         ge=1,
         description="Watches that this node serves at a time; one more is refused with a retryable error.",
     )
-    max_stream_watches: int = Field(
+    max_stream_watches: Annotated[int, About(default="20000, or --max-watches, if less")] = Field(
         20_000,
         ge=1,
         description="Watches of one stream, which is all of one client: it has one for every lock it waits for too.",
@@ -226,37 +296,17 @@ class ServerSettings(BaseSettings):
     watch_ring_bytes: int = Field(
         32 << 20,
         ge=0,
-        description="Recent changes kept in memory for watches, in bytes, roughly; watches that lag further behind are "
-        "caught up from the store.",
+        description="Recent changes kept in memory for watches, roughly; watches that lag further behind are caught up "
+        "from the store.",
     )
     watch_progress_s: float = Field(
         10.0,
         ge=0.1,
         allow_inf_nan=False,
-        description="Seconds after which a watch that asks for progress, and was told nothing, is told how far it is.",
+        description="A watch that asks for progress, and was told nothing for so long, is told how far it is.",
     )
-    write_concern: str = Field(
-        "majority",
-        description="How many voters must have a write on disk before it is acknowledged, unless it says so itself: "
-        "majority, all, leader, or a number. The leader's setting counts: give all nodes the same. Fewer than a "
-        "majority: acknowledged writes can be lost; only plain puts and deletes heed that, the others take a majority.",
-    )
-    compare_states_s: float = Field(
-        600.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Seconds between comparisons of the members' whole states, which the leader sees to; one whose "
-        "state is not that of a majority goes out of service. 0: only on demand (`raftkv endpoint compare`).",
-    )
-    wal_segment_bytes: int = Field(64 << 20, ge=1 << 16, description="Size of a log segment, in bytes.")
-    scrub_bytes_per_s: int = Field(
-        4 << 20,
-        ge=0,
-        description="How fast closed segments of the log and checkpoints are read again in search of bit rot, in bytes "
-        "per second; 0: never.",
-    )
-    shutdown_timeout_s: float = Field(
-        5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests, in seconds."
+    shutdown_timeout_s: Annotated[float, About(group="The process")] = Field(
+        5.0, ge=0, description="How long a stopping node waits for a new leader and for open requests."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
     log_format: Literal["text", "json"] = Field("text", description="How log lines look.")
@@ -313,6 +363,16 @@ class ServerSettings(BaseSettings):
         if 0 < self.compare_states_s < 1:
             raise ValueError(f"compare_states_s ({self.compare_states_s:g}) is less than 1 s; 0: only on demand")
         parse_retention(self.auto_compaction_mode, self.auto_compaction_retention)
+        check_tls(
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_ca=self.tls_ca,
+            tls_client_auth=self.tls_client_auth,
+            peer_tls_cert=self.peer_tls_cert,
+            peer_tls_key=self.peer_tls_key,
+            peer_tls_ca=self.peer_tls_ca,
+            cluster_name=self.cluster_name,
+        )
         if "quota_bytes" in self.model_fields_set and self.quota_bytes > self.store_map_size:
             raise ValueError(
                 f"quota_bytes ({self.quota_bytes}) exceeds store_map_size ({self.store_map_size}): the store would be "

@@ -201,6 +201,8 @@ class LmdbStore:
         `on_damage` is told of damage that a later transaction meets, before whoever met it is: in its thread.
         """
         try:
+            # LMDB would give it the mode of its files, and nobody but root can look into a directory with that.
+            path.mkdir(mode=0o700, exist_ok=True)
             environment = lmdb.open(
                 str(path),
                 map_size=map_size,

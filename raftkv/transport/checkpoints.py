@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from raftkv.errors import RaftKVError
+from raftkv.raft import NodeId
 from raftkv.transport.pace import Pace
 from raftkv.transport.protocols import CheckpointNotSent, Outgoing
 from raftkv.v1 import peer_pb2 as pb
 
 if TYPE_CHECKING:
-    from raftkv.transport.grpc_peer import GrpcTransport
+    from raftkv.transport.grpc_peer import GrpcTransport, Identity
     from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
 
 PIECE_BYTES: Final = 256 << 10
@@ -32,11 +33,13 @@ FINISH_TIMEOUT_S: Final = 600.0
 earlier transfer reads and rewrites what it has. A peer that is gone is noticed by the connection's keepalive."""
 
 
-async def send(stub: PeerAsyncStub, cluster_id: int, checkpoint: Outgoing, pace: Pace) -> None:
+async def send(stub: PeerAsyncStub, sender: Identity, checkpoint: Outgoing, pace: Pace) -> None:
     """Send a checkpoint; return when the peer holds it. Raises CheckpointNotSent, and what `checkpoint` raises."""
     call = stub.SendCheckpoint()
     try:
-        await call.write(pb.CheckpointPiece(cluster_id=cluster_id, manifest=checkpoint.encoded_manifest()))
+        first = pb.CheckpointPiece(cluster_id=sender.cluster_id, manifest=checkpoint.encoded_manifest())
+        setattr(first, "from", sender.node_id)
+        await call.write(first)
         offset = (await _progress(call, FINISH_TIMEOUT_S)).offset
         while offset < checkpoint.size_bytes():
             pace.begin()
@@ -76,6 +79,9 @@ async def receive(
         first = await anext(pieces, None)
         if first is None or first.cluster_id != transport.identity.cluster_id:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "refused: a checkpoint of another cluster")
+        unproven = transport.unproven(NodeId(getattr(first, "from")), context)
+        if unproven is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {unproven}")
         incoming = await transport.begin_checkpoint(first.manifest)
         try:
             yield pb.CheckpointProgress(offset=incoming.offset)

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -24,6 +24,7 @@ from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
 from raftkv.transport.pace import Pace
+from raftkv.transport.peer_tls import PeerTls
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2 as pb
 from raftkv.v1.peer_pb2_grpc import PeerStub
@@ -79,6 +80,7 @@ class GrpcTransport(Transport):
         admits: Callable[[NodeId, int], bool] = lambda node, incarnation: True,
         is_new: Callable[[], bool] = lambda: False,
         checkpoint_bytes_per_s: float = checkpoints.BYTES_PER_S,
+        tls: PeerTls | None = None,
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
@@ -86,9 +88,10 @@ class GrpcTransport(Transport):
         unless it is NoRoom: then the peer is not listened to for now.
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
         (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
-        as it goes).
+        as it goes). With `tls`, nobody is spoken to or heard who does not prove which node it is; without, plain text.
         """
         self.identity = identity
+        self.tls = tls
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
         """Where clients reach each node, as far as it has been heard."""
         self.admits = admits
@@ -141,6 +144,11 @@ class GrpcTransport(Transport):
             if link is not None:
                 link.send(message)
 
+    def connected(self, peer: NodeId) -> bool:
+        """Whether the stream to `peer` is open, and the peer has welcomed this node on it."""
+        link = self._links.get(peer)
+        return link is not None and link.connected
+
     def stub(self, peer: NodeId) -> PeerAsyncStub | None:
         """Return a stub on the channel to `peer`, for calls beside the stream; None where there is no way to it."""
         link = self._links.get(peer)
@@ -150,7 +158,11 @@ class GrpcTransport(Transport):
         stub = self.stub(peer)
         if stub is None:
             raise CheckpointNotSent(f"no way to node {peer} is known")
-        await checkpoints.send(stub, self.identity.cluster_id, checkpoint, self._pace)
+        await checkpoints.send(stub, self.identity, checkpoint, self._pace)
+
+    def unproven(self, claimed: NodeId, context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
+        """Return why the caller cannot be the node that it says it is; None: it can, as anybody without TLS."""
+        return None if self.tls is None else self.tls.refusal(claimed, context)
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
         """Let the driver take a checkpoint in. Raises RaftKVError."""
@@ -226,7 +238,8 @@ class _Link:
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._tls_version = 0
+        self._channel = self._dialled()
         self.stub = PeerStub(self._channel)
         self._task: asyncio.Task[None] | None = None
         self._last_complaint = ""
@@ -260,10 +273,27 @@ class _Link:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
 
+    def _dialled(self) -> grpc.aio.Channel:
+        tls = self._transport.tls
+        if tls is None:
+            return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self._tls_version = tls.version
+        return tls.channel(self._peer, self.address)
+
+    async def _show_newest_certificate(self) -> None:
+        """Dial anew if the certificate was replaced. Nothing goes on on the old channel: its connection has ended."""
+        tls = self._transport.tls
+        if tls is None or not tls.changed_since(self._tls_version):
+            return
+        old, self._channel = self._channel, self._dialled()
+        self.stub = PeerStub(self._channel)
+        await old.close()
+
     async def _run(self) -> None:
         retry_s = RETRY_S
         while not self._ending:
             refused = False
+            await self._show_newest_certificate()
             try:
                 await self._stream()
                 self._disconnected("the peer ended the stream", lost=True)
@@ -402,6 +432,10 @@ class PeerStreams:
             first = await anext(frames, None)
             if first is None or not first.HasField("hello"):
                 await self.refuse(context, "the stream does not begin with a greeting")
+                return
+            unproven = self._transport.unproven(NodeId(getattr(first.hello, "from")), context)
+            if unproven is not None:
+                await self.refuse(context, unproven)
                 return
             refusal = self.judge(first.hello)
             if refusal is not None:

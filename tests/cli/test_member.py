@@ -135,6 +135,16 @@ def test_bad_input_changes_nothing(cli: Cli, cluster: RunningCluster, command: s
     assert cli("endpoint", "status", "-o", "json").json["leader"] == 1
 
 
+def test_leadership_leaves_a_node_that_is_to_stop_only_if_it_leads(cli: Cli, cluster: RunningCluster) -> None:
+    def told_to_leave(node: int) -> Result:
+        return cli("leader", "transfer", "--if-leading", "-o", "json", "--endpoints", cluster.endpoints[node - 1])
+
+    assert told_to_leave(2).json["leader_after"] == 1
+    left = eventually(lambda: told_to_leave(1), lambda result: result.code == 0)
+    assert (left.json["leader_before"], left.json["leader_after"]) == (1, 2)
+    assert cli("leader", "transfer", "--if-leading", "--endpoints", NOBODY).code == 5
+
+
 def test_a_node_that_does_not_answer_is_not_handed_leadership(cli: Cli, cluster: RunningCluster) -> None:
     alive = ("--endpoints", cluster.endpoints[0])
     with asleep(cluster, 2):

@@ -54,8 +54,8 @@ def test_what_is_malformed_is_named_in_one_line_with_a_right_example(source: str
 
 
 def test_environment() -> None:
-    assert endpoints_from_environment({"RAFTKV_ENDPOINTS": "raftkv://a:1,b:2"}) == ("a:1", "b:2")
-    assert endpoints_from_environment({"RAFTKV_ENDPOINTS": "a:1,b:2"}) == ("a:1", "b:2")
+    assert endpoints_from_environment({"RAFTKV_ENDPOINTS": "raftkv://a:1,b:2"}) == "raftkv://a:1,b:2"
+    assert endpoints_from_environment({"RAFTKV_ENDPOINTS": "a:1,b:2"}) == "a:1,b:2"
     for unset in ({}, {"RAFTKV_ENDPOINTS": " "}):
         with pytest.raises(ConfigurationError, match="RAFTKV_ENDPOINTS is not set; for example"):
             endpoints_from_environment(unset)

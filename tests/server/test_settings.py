@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raftkv.cli.serve import serve
 from raftkv.errors import ConfigurationError
-from raftkv.server.settings import ServerSettings, load_settings
+from raftkv.server.settings import load_settings
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
 from raftkv.server.watch_hub import WatchLimits
 
@@ -202,11 +200,6 @@ def test_an_interval_between_comparisons_that_makes_no_sense(seconds: object) ->
 def test_comparisons_can_be_switched_off() -> None:
     assert load_settings(FLAGS).compare_states_s == 600
     assert load_settings(FLAGS | {"compare_states_s": 0}).compare_states_s == 0
-
-
-def test_every_setting_is_a_flag_and_every_flag_a_setting() -> None:
-    flags = set(inspect.signature(serve).parameters) - {"config"}
-    assert flags == set(ServerSettings.model_fields)
 
 
 @pytest.mark.parametrize(

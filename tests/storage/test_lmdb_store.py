@@ -264,3 +264,9 @@ def test_a_closed_store_is_a_storage_error(tmp_path: Path) -> None:
         pytest.fail("closed")
     with pytest.raises(StorageError), store.read():
         pytest.fail("closed")
+
+
+def test_the_store_can_be_opened_by_its_owner_who_is_not_root(tmp_path: Path) -> None:
+    LmdbStore.open(tmp_path / "store").close()
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "store" / "data.mdb").stat().st_mode & 0o777 == 0o600

@@ -26,6 +26,7 @@ from tests.storage.states import apply_entry, configuration_at, inspect, large_r
 from tests.transport.test_contract import Recorder, Streams
 
 CLUSTER = 42
+SENDER = Identity(cluster_id=CLUSTER, node_id=NodeId(1), client_address="")
 
 
 def store_of(files: MemoryFileSystem) -> CheckpointStore[Any]:
@@ -122,7 +123,7 @@ async def test_a_transfer_goes_on_at_the_last_whole_chunk_after_its_connection_b
             receiver.break_at = break_at
             receiver.broken.clear()
             reading = Reading(source.send())
-            sending = asyncio.create_task(checkpoints.send(stub, CLUSTER, reading, Pace(0)))
+            sending = asyncio.create_task(checkpoints.send(stub, SENDER, reading, Pace(0)))
             if break_at:
                 await receiver.broken.wait()
                 await server.stop(None)

@@ -120,4 +120,5 @@ def _described(view: MemberView) -> dict[str, object]:
         "scrub": asdict(found.scrub),
         "checkpoint": asdict(found.checkpoint),
         "transfers": [asdict(one) for one in found.transfers],
+        "certificates": [asdict(one) for one in found.certificates],
     }

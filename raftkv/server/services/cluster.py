@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -102,7 +102,11 @@ class ClusterService(ClusterServicer):
         changes: MembershipChanges,
         comparison: Comparison,
         scrub: Callable[[], pb.ScrubStatus] = pb.ScrubStatus,
+        http_address: str = "",
+        certificates: Callable[[], Sequence[pb.CertificateStatus]] = list,
     ) -> None:
+        self._http_address = http_address
+        self._certificates = certificates
         self._scrub = scrub
         self._node = node
         self._log_store = log_store
@@ -116,6 +120,10 @@ class ClusterService(ClusterServicer):
     async def Status(  # noqa: N802 - the name in the proto
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
     ) -> pb.StatusResponse:
+        return self.status()
+
+    def status(self) -> pb.StatusResponse:
+        """Return what this node knows of itself and its cluster now."""
         raft, machine, quota = self._node.raft, self._node.machine, self._requests.quota
         quota.report(self._node.alarms)
         return pb.StatusResponse(
@@ -135,6 +143,7 @@ class ClusterService(ClusterServicer):
                     match_index=status.match,
                     state=status.state.value,
                     recently_active=status.silent_ticks < raft.election_ticks,
+                    connected=self._transport.connected(peer),
                 )
                 for peer, status in sorted(raft.followers().items())
             ],
@@ -150,6 +159,8 @@ class ClusterService(ClusterServicer):
             scrub=self._scrub(),
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
+            http_address=self._http_address,
+            certificates=self._certificates(),
         )
 
     async def TransferLeader(  # noqa: N802

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from raftkv.errors import ClusterMismatch, RaftKVError
+from raftkv.errors import ClusterMismatch, FailedPrecondition, RaftKVError
+from raftkv.raft import NodeId
 from raftkv.server import wire
 from raftkv.server.requests import Requests
 from raftkv.server.services.cluster import LeadershipTransfers
@@ -141,3 +142,6 @@ class PeerService(PeerServicer):
                 f"of cluster {identity.cluster_id:016x}"
             )
             await abort(context, wire.to_error(mismatch))
+        unproven = self._transport.unproven(NodeId(sender), context)
+        if unproven is not None:
+            await abort(context, wire.to_error(FailedPrecondition(f"refused: {unproven}")))

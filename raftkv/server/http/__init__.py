@@ -1,0 +1,1 @@
+"""Health, metrics and state over HTTP, for probes, Prometheus and people. Nothing here can change anything."""
