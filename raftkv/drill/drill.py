@@ -31,7 +31,7 @@ SETTLE_S: Final = 10.0
 """How long a cluster may take to be fit for the next round."""
 SWEEP_S: Final = 10.0
 
-Connect = Callable[..., AsyncClient]
+Connect = Callable[[], AsyncClient]
 Say = Callable[[str], None]
 
 

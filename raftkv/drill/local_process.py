@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,17 +45,25 @@ class Node:
     """The file to which it writes, if that is one."""
 
 
+Connect = Callable[[str], AsyncClient]
+"""Makes a client of the node at an endpoint."""
+
+
 class LocalNodes:
     """Nodes on the loopback addresses of this machine."""
 
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
     async def aim(self, how: How, node: int, endpoint: str) -> Fault:
-        return LocalFault(await asyncio.to_thread(find, endpoint, node), node, how)
+        return LocalFault(await asyncio.to_thread(find, endpoint, node), node, how, self._connect)
 
 
 class LocalFault:
     """SIGKILL or SIGSTOP to a node on this machine."""
 
-    def __init__(self, found: Node, node: int, how: How) -> None:
+    def __init__(self, found: Node, node: int, how: How, connect: Connect) -> None:
+        self._connect = connect
         self._found = found
         self._how = how
         self._guard: subprocess.Popen[bytes] | None = None
@@ -85,7 +93,7 @@ class LocalFault:
         await _gone(self._found.process)
         if not await _comes_back(self._found, SUPERVISED_S):
             start(self._found)
-        await _answers(self._found.endpoint)
+        await _answers(self._connect, self._found.endpoint)
         self._struck = False
 
     def _resume(self) -> None:
@@ -262,9 +270,9 @@ async def _comes_back(found: Node, patience_s: float) -> bool:
     return False
 
 
-async def _answers(endpoint: str) -> None:
+async def _answers(connect: Connect, endpoint: str) -> None:
     last = time.monotonic() + ANSWERS_S
-    async with AsyncClient([endpoint]) as client:
+    async with connect(endpoint) as client:
         while True:
             try:
                 await client.status(endpoint, timeout=1.0)

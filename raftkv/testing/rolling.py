@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from raftkv.client import AsyncClient, EndpointFailure, Role, Status
+from raftkv.client import AsyncClient, EndpointFailure, Role, Status, Tls
 from raftkv.errors import RaftKVError
 
 POLL_S: Final = 0.02
@@ -49,13 +49,14 @@ async def rolling_restart(
     *,
     between: Callable[[], Awaitable[None]] | None = None,
     patience_s: float = PATIENCE_S,
+    tls: Tls | None = None,
 ) -> None:
     """Restart `nodes`, in this order. `between` is awaited after each stop and after each start.
 
     Returns when the cluster is whole again. Raises NotWhole, and RaftKVError when a node does not stop cleanly or does
     not start; the nodes after it have not been touched then.
     """
-    async with AsyncClient(endpoints) as client:
+    async with AsyncClient(endpoints, tls=tls) as client:
         for node in nodes:
             await whole(client, endpoints, patience_s)
             code = await node.stop()
