@@ -95,7 +95,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Record:
-    """Everything, in the order in which it was seen."""
+    """Everything, in the order in which it was seen: requests in that of their answers."""
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
