@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test verify fix proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -39,6 +39,9 @@ jepsen-all: $(INSTALLED) ## the whole matrix of workloads and faults, an hour (J
 jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is broken on purpose, and more tests behind Toxiproxy
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
 	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition
+
+compose-test: $(INSTALLED) ## the image and docker-compose.yml on a Docker engine, minutes (SCENARIOS="three five chaos"); deploy/README.md
+	@$(BIN)/python -m tests.deploy.compose $(SCENARIOS)
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check

@@ -84,7 +84,7 @@ def cli(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPa
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # three idle nodes take an eighth of a core: not until the end of all tests
 def started_cluster() -> Iterator[RunningCluster]:
     with running_cluster() as cluster:
         yield cluster

@@ -67,7 +67,7 @@ async def test_it_waits_for_the_store(observe: Observe, code: ErrorCode | None) 
             cluster[1].script = execute
             if code is None:
                 await cluster[1].restart()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 found = await first
         assert found is None if observe is observe_election else found.instance.address == "h:1"
         assert code is None or refused
@@ -102,7 +102,7 @@ async def test_it_ends_with_the_client(observe: Observe) -> None:
                 await client.get("k")
             await client.close()
             with pytest.raises(AWAY):
-                await asyncio.wait_for(first, 20)
+                await asyncio.wait_for(first, 60)
 
 
 async def test_an_instance_is_told_once_however_often_the_watch_cannot_be_opened() -> None:
@@ -114,11 +114,11 @@ async def test_an_instance_is_told_once_however_often_the_watch_cannot_be_opened
             assert (await anext(told)).instance.id == "7"
             following = asyncio.ensure_future(anext(told))
             looks = len(cluster[1].ids("range"))
-            await asyncio.wait_for(cluster[1].wait_for(lambda: len(cluster[1].ids("range")) > looks + 1), 20)
+            await asyncio.wait_for(cluster[1].wait_for(lambda: len(cluster[1].ids("range")) > looks + 1), 60)
             assert not following.done()
             # It is looked for anew whenever the watch could not be opened.
             del cluster.store.pairs[b"raftkv.services/api/7"]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await following).kind.value == "leave"
 
 

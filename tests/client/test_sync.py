@@ -145,7 +145,7 @@ async def test_threads_share_one_client(single: FakeCluster) -> None:
 
 
 async def test_exit_without_close_is_quick_and_quiet(single: FakeCluster) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         output = await run(
             single,
             """

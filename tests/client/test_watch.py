@@ -126,7 +126,7 @@ async def test_a_quiet_watch_is_brought_forward_beside_a_busy_one(cluster: Watch
     """Else it begins anew far back when it moves, and finds that compacted away though it has missed nothing."""
     async with client.watch("quiet") as quiet, client.watch("busy") as busy:
         opened = cluster.revision
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while quiet.revision == opened:
                 cluster.put(b"busy")
                 await take(busy, 1)
@@ -270,7 +270,7 @@ async def test_progress_of_the_watches_before_it_says_nothing_of_a_new_one(
         cluster.put(b"k", value)
     for node in cluster.nodes.values():
         node.tells_before_creating = True
-    async with asyncio.timeout(10), client.watch("k", start_revision=2) as events:
+    async with asyncio.timeout(60), client.watch("k", start_revision=2) as events:
         assert [event.value for event in await take(events, 3)] == [b"1", b"2", b"3"]
         cluster.put(b"k", b"4")
         async with client.watch("k", start_revision=3) as others:

@@ -44,7 +44,7 @@ async def test_a_batch_that_hits_a_bug_ends_the_stream() -> None:
 
     context = cast(Any, SimpleNamespace(send_initial_metadata=send_initial_metadata))
     answers = service.Pipeline(batches_of_a_client_that_stays(), context)
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60):
         assert await anext(answers) == kv_pb2.BatchResponse()
         with pytest.raises(RuntimeError, match="a bug"):
             await anext(answers)

@@ -186,7 +186,7 @@ class MemoryNode:
 
     async def register(self) -> int:
         result = await self.run(
-            kv_pb2.Operation(id=1, register_session=kv_pb2.RegisterSessionRequest()), timeout_ms=2000
+            kv_pb2.Operation(id=1, register_session=kv_pb2.RegisterSessionRequest()), timeout_ms=20_000
         )
         assert result.HasField("register_session"), result
         return result.register_session.session
@@ -352,7 +352,7 @@ async def _at_once(sender: int, receiver: int) -> None:
     pass
 
 
-async def until(probe: Callable[[], T | None], timeout_s: float = 10.0) -> T:
+async def until(probe: Callable[[], T | None], timeout_s: float = 60.0) -> T:
     """Return what `probe` returns, once that is neither None nor False."""
     async with asyncio.timeout(timeout_s):
         while not (found := probe()):  # noqa: ASYNC110 - probes look at plain state

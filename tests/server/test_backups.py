@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
@@ -219,11 +220,18 @@ async def test_a_backup_of_a_node_that_is_condemned_meanwhile_ends_with_an_error
         leader = await cluster.leader()
         await leader.put(b"k", b"v")
         backups, aside = backups_of(leader)
-        whole = [part async for part in backups.parts(pb.SnapshotRequest())]
+        whole = [part async for part in backups.parts(pb.SnapshotRequest()) if part.data]
         parts = backups.parts(pb.SnapshotRequest())
         for _ in whole[: -1 if when == "before a part" else None]:
-            await anext(parts)
+            await next_of(parts)
         await leader.node.condemn(CorruptMark(1, b"a", b"b", (2, 3), 0.0))
         with pytest.raises(CorruptState):
-            await anext(parts)
+            await next_of(parts)
         assert aside.open == 0
+
+
+async def next_of(parts: AsyncIterator[pb.SnapshotPart]) -> pb.SnapshotPart:
+    """Return the next part that is none of the beats in between: how many there are depends on the machine."""
+    while not (part := await anext(parts)).data:
+        pass
+    return part

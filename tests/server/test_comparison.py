@@ -370,7 +370,7 @@ async def test_the_leader_compares_by_itself_only_when_all_understand_it() -> No
         comparison._require_understood_by_all = watched  # type: ignore[method-assign]
         running = asyncio.create_task(comparison._run())
         for _ in range(2):
-            await asyncio.wait_for(asked.wait(), 10)
+            await asyncio.wait_for(asked.wait(), 60)
             asked.clear()
         running.cancel()
         assert leader.node.raft.log.last_index == before

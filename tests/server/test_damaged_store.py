@@ -17,9 +17,9 @@ from raftkv.server.doctor import examine
 from raftkv.storage.lmdb_store import DamagedStore
 from raftkv.v1 import kv_pb2, kv_pb2_grpc
 from tests.server.directories import LAST, Crash, apply, copied, made, put, settings
+from tests.server.test_app import led, start
 from tests.server.test_app import put as put_key
 from tests.server.test_app import settings as node_settings
-from tests.server.test_app import start
 
 META_BYTES = 2 * 4096
 """Of LMDB's two meta pages, which alone are read when a store is opened."""
@@ -86,7 +86,7 @@ async def test_whoever_meets_damage_marks_the_store(
             wipe(data)
             with pytest.raises(DamagedStore, match=r"data\.mdb: .*a cache: the node stops, and its next start"):
                 await meet(disk)
-            assert isinstance(await asyncio.wait_for(stopped, 5), DamagedStore)
+            assert isinstance(await asyncio.wait_for(stopped, 60), DamagedStore)
             # As if the damage were where no start looks: the mark alone tells of it.
             with data.open("r+b") as file:
                 file.write(before)
@@ -116,11 +116,12 @@ async def test_a_read_that_meets_damage_stops_the_node_and_the_next_start_has_ev
             await kv_pb2_grpc.KVStub(channel).Range(get, timeout=20)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     with pytest.raises(DamagedStore, match=r"the state store is damaged: .*data\.mdb"):
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
     stop = asyncio.Event()
     running = await start(node, stop)
     async with grpc.aio.insecure_channel(node.listen) as channel:
-        found = await kv_pb2_grpc.KVStub(channel).Range(get, timeout=20)
+        stub = kv_pb2_grpc.KVStub(channel)
+        found = await led(lambda: stub.Range(get, timeout=20))
         assert [kv.mod_revision for kv in found.kvs] == [revision]
     stop.set()
-    await asyncio.wait_for(running, 20)
+    await asyncio.wait_for(running, 60)

@@ -281,7 +281,7 @@ async def test_a_log_that_finds_no_room_waits_and_goes_on_and_nothing_is_lost() 
                     acknowledged.append(b"key-%d" % number)
                 number += 1
 
-        await asyncio.wait_for(write_until_it_starves(), 10)
+        await asyncio.wait_for(write_until_it_starves(), 60)
         new = await cluster.leader(other_than=leader.id)
         assert alarm(leader, pb.DISK_FULL)
         assert (await puts(new, b"by the others")).HasField("put")
@@ -314,7 +314,7 @@ async def test_a_full_log_keeps_room_for_votes(monkeypatch: pytest.MonkeyPatch) 
         cluster.isolate(third.id)
         for number in range(40):
             put = kv.Operation(id=1, put=kv.PutRequest(key=b"key-%d" % number, value=bytes(8000)))
-            answer = await leader.run(put, timeout_ms=500)
+            answer = await leader.run(put, timeout_ms=500 if number > 3 else 20_000)
             if answer.HasField("error"):
                 break
         assert answer.error.ambiguous

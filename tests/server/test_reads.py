@@ -241,7 +241,7 @@ async def test_a_read_that_waits_holds_up_no_write_beside_it() -> None:
             kv_pb2.Operation(id=1, range=waiting),
             kv_pb2.Operation(id=2, put=kv_pb2.PutRequest(key=b"k", value=b"v")),
         ]
-        batch = kv_pb2.BatchRequest(timeout_ms=300, operations=operations)
+        batch = kv_pb2.BatchRequest(timeout_ms=1_000, operations=operations)
         running = asyncio.create_task(leader.requests.run(batch, forwarded=False))
         await until(lambda: leader.node.machine.revision == 2)
         assert not running.done()

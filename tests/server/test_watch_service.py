@@ -29,7 +29,7 @@ class Client:
         await self.rpc.write(watch_pb2.WatchRequest(create=request))
 
     async def read(self) -> watch_pb2.WatchResponse:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             response = await self.rpc.read()
         if not isinstance(response, watch_pb2.WatchResponse):
             raise EOFError

@@ -35,7 +35,7 @@ async def run(
     *operations: kv.Operation,
     session: int = 0,
     acknowledged_below: int = 0,
-    timeout_ms: int = 2000,
+    timeout_ms: int = 20_000,
 ) -> kv.BatchResponse:
     batch = kv.BatchRequest(
         session=session, acknowledged_below=acknowledged_below, timeout_ms=timeout_ms, operations=operations
@@ -98,7 +98,7 @@ async def test_as_many_have_it_as_the_write_asks_for(concern: int, with_disks: i
         others = [member for member in cluster.nodes.values() if member is not leader]
         for member in others[with_disks - 1 :]:
             member.gate.open = False
-        response = await run(leader, put(concern=concern), timeout_ms=2000 if acknowledged else 100)
+        response = await run(leader, put(concern=concern), timeout_ms=20_000 if acknowledged else 100)
         if acknowledged:
             assert (response.wrote.committed, response.wrote.wanted) == (False, concern)
             assert response.wrote.durable_on in (concern, with_disks)
@@ -112,7 +112,7 @@ async def test_the_leader_counts_itself_only_when_its_own_disk_has_it() -> None:
     async with MemoryCluster(limits=STEADY) as cluster:
         leader = await cluster.leader()
         leader.gate.open = False
-        response = await run(leader, put(concern=LEADER), timeout_ms=100)
+        response = await run(leader, put(concern=LEADER), timeout_ms=500)
         raft = leader.node.raft
         assert raft.durable_on()[1] == raft.log.last_index > raft.log.durable, "both followers have it"
         assert response.results[0].error.code == common.DEADLINE_EXCEEDED
@@ -309,7 +309,7 @@ async def test_a_leader_that_stops_leading_says_committed_and_no_more() -> None:
         await until(lambda: leader.node.machine.revision > before and other.node.machine.revision > before)
         assert not running.done()
         assert leader.node.transfer_leader(other.id) is None
-        response = await asyncio.wait_for(running, 10)
+        response = await asyncio.wait_for(running, 60)
         assert response.results[0].put.revision == before + 1
         assert (response.wrote.committed, response.wrote.durable_on, response.wrote.wanted) == (True, 0, 3)
 
@@ -322,7 +322,7 @@ async def test_a_node_that_stops_lets_nobody_wait_for_copies() -> None:
         running = asyncio.create_task(run(leader, put(concern=ALL), timeout_ms=600_000))
         await until(lambda: leader.node.machine.revision > before)
         await leader.node.stop()
-        assert (await asyncio.wait_for(running, 10)).wrote.committed
+        assert (await asyncio.wait_for(running, 60)).wrote.committed
 
 
 # --- the default ------------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ async def test_a_default_of_all_or_more_keeps_no_session_or_lease_waiting(defaul
         for operation in (keep, kv.Operation(id=1, register_session=kv.RegisterSessionRequest())):
             response = await run(leader, operation, timeout_ms=10_000)
             assert (response.wrote.committed, response.wrote.wanted) == (True, 2)
-        behind = await run(leader, put(), timeout_ms=200)
+        behind = await run(leader, put(), timeout_ms=1000)
         assert (behind.wrote.committed, behind.wrote.durable_on, behind.wrote.wanted) == (True, 2, 3)
         assert (await run(leader, put(concern=MAJORITY), timeout_ms=10_000)).wrote.wanted == 2
 

@@ -61,7 +61,7 @@ async def test_the_server_outlives_the_loop_that_started_it(toxiproxy_server: To
 
     await asyncio.to_thread(start)
     assert server.api.names() == frozenset()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await server.__aexit__(None, None, None)
 
 

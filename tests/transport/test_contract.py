@@ -109,7 +109,7 @@ class Recorder:
         self.changed.set()
 
     async def until(self, condition: Callable[[Recorder], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition(self):
                 self.changed.clear()
                 await self.changed.wait()
@@ -128,7 +128,7 @@ class Nodes:
         """Start, and talk until every message gets through: connections need a moment."""
         for node, transport in self.transports.items():
             await transport.start(self.recorders[node])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while any(len({message.sender for message in r.messages}) < 2 for r in self.recorders.values()):
                 for sender in IDS:
                     self.transports[sender].send([reply(sender, other, 0) for other in IDS if other != sender])
@@ -322,7 +322,7 @@ async def test_a_link_survives_a_stream_that_ends_under_a_write() -> None:
             return calls[-1]
 
     await start_with_stub(sender, recorder, Stub())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(calls) < 3:
             sender.send([reply(IDS[0], IDS[1], 1)])
             await asyncio.sleep(0.001)
@@ -367,7 +367,7 @@ class Answering:
         pass
 
     async def until_greeted(self, times: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.greetings < times:
                 self.changed.clear()
                 await self.changed.wait()

@@ -15,27 +15,33 @@ from tests.sim.l1.chooser import all_cells
 from tests.sim.l1.plan import AMBUSH, CHANGES, FAULTS, PAUSE_OF_ALL, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
-SEEDS = 20
+ALL_SEEDS = range(20)
+SEEDS = (*range(10), 13)
+"""Those of the default run. Seed 13 loses a disk."""
 CHOOSING = (114,)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=() if seed in SEEDS else pytest.mark.jepsen) for seed in ALL_SEEDS]
+)
 def test_seed(seed: int, node_result: Remembered[Result]) -> None:
     result = node_result(seed)
     lines = "\n".join(result.last_lines)
     assert result.violation is None, f"{lines}\npython -m tests.sim.l1 --seed {seed}\n{result.violation}"
 
 
+@pytest.mark.jepsen
 @pytest.mark.parametrize("seed", CHOOSING)
 def test_seed_with_choosers(seed: int, node_result: Remembered[Result]) -> None:
     """More of those than are among the first seeds."""
     test_seed(seed, node_result)
 
 
+@pytest.mark.jepsen
 @pytest.mark.parametrize("voters", [3, 5])
 def test_every_concern_and_level_was_answered_under_every_fault(voters: int, node_result: Remembered[Result]) -> None:
     """The whole matrix: a write at W and a later read at R of the same client, and the fault in between."""
-    seeds = [seed for seed in (*range(SEEDS), *CHOOSING) if make_plan(seed).choosers]
+    seeds = [seed for seed in (*ALL_SEEDS, *CHOOSING) if make_plan(seed).choosers]
     seeds = [seed for seed in seeds if len(make_plan(seed).settings.nodes) == voters]
     counts = sum((node_result(seed).operations for seed in seeds), Counter[str]())
     missing = {cell for cell in all_cells(voters) if not counts[cell]}
@@ -43,7 +49,7 @@ def test_every_concern_and_level_was_answered_under_every_fault(voters: int, nod
 
 
 def test_the_answers_to_concerns_and_levels_are_of_all_kinds(node_result: Remembered[Result]) -> None:
-    counts = sum((node_result(seed).operations for seed in range(SEEDS)), Counter[str]())
+    counts = sum((node_result(seed).operations for seed in SEEDS), Counter[str]())
     least = {
         "acknowledged early": 100,
         "copies not reached": 20,
@@ -54,7 +60,7 @@ def test_the_answers_to_concerns_and_levels_are_of_all_kinds(node_result: Rememb
 
 
 def test_the_seeds_of_the_tests_plan_every_fault() -> None:
-    planned = {fault.kind for seed in range(SEEDS) for fault in make_plan(seed).faults}
+    planned = {fault.kind for seed in ALL_SEEDS for fault in make_plan(seed).faults}
     assert planned == {*FAULTS, *CHANGES, AMBUSH, PAUSE_OF_ALL}
 
 
@@ -116,7 +122,7 @@ def test_a_part_of_a_plan_can_be_run() -> None:
 
 
 def everything(node_result: Remembered[Result]) -> Counter[str]:
-    return sum((node_result(seed).operations for seed in range(SEEDS)), Counter[str]())
+    return sum((node_result(seed).operations for seed in SEEDS), Counter[str]())
 
 
 def test_snapshots_are_made_sent_and_installed(node_result: Remembered[Result]) -> None:
@@ -128,7 +134,7 @@ def test_a_snapshot_is_installed_while_members_change_and_the_network_is_parted(
     node_result: Remembered[Result],
 ) -> None:
     """All three at the same moment: a leader has a change that is not committed, a link is cut, a piece arrives."""
-    results = [node_result(seed) for seed in range(SEEDS)]
+    results = [node_result(seed) for seed in SEEDS]
     assert any(
         result.faults["partition"]
         and result.faults["change amid an install"]
@@ -148,5 +154,5 @@ def test_the_seeds_of_the_tests_do_what_is_to_be_judged(node_result: Remembered[
 
 def test_a_lost_disk_is_refused_and_its_node_replaced(node_result: Remembered[Result]) -> None:
     """Refused, removed, and another node added and promoted."""
-    results = [node_result(seed) for seed in range(SEEDS)]
+    results = [node_result(seed) for seed in SEEDS]
     assert any(result.faults["wiped disk"] and result.operations["other disks refused"] for result in results)
