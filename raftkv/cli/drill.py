@@ -112,7 +112,7 @@ def _require(local: int | None, compose: Path | None, report: Path | None) -> No
 def _drill(plan: Plan, endpoints: str, compose: Path | None, report: Path | None, *, yes: bool) -> Result:
     from raftkv.client import AsyncClient  # noqa: PLC0415 - see raftkv.cli
     from raftkv.drill.compose import ComposeNodes  # noqa: PLC0415
-    from raftkv.drill.drill import aim, fit  # noqa: PLC0415
+    from raftkv.drill.drill import LOOK_S, aim, fit  # noqa: PLC0415
     from raftkv.drill.local_process import LocalNodes  # noqa: PLC0415
 
     tls = given_tls()
@@ -127,7 +127,7 @@ def _drill(plan: Plan, endpoints: str, compose: Path | None, report: Path | None
 
     async def foreseen() -> str:
         async with connect() as client:
-            seen = await fit(client, 0.0)
+            seen = await fit(client, LOOK_S)
             fault = await aim(client, plan.how, seen, way)
             nodes = ", ".join(f"{node} ({endpoint})" for node, endpoint in sorted(seen.endpoints.items()))
             return (

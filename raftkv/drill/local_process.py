@@ -195,6 +195,8 @@ def _described(pid: int, endpoint: str, node: int) -> Node:
     try:
         process = psutil.Process(pid)
         command = process.cmdline()
+        if process.name() == "docker-proxy":
+            raise NotOurs(f"node {node} at {endpoint} is in a container: name its --compose file, or use --transfer")
         if not serves(command, node):
             raise NotOurs(
                 f"what listens on {endpoint} is no `raftkv serve` of node {node}, but process {pid}: "

@@ -88,7 +88,7 @@ class Fault:
     """Who led."""
     term: int
     at: float
-    """When it began to be done."""
+    """When it was done."""
     undone: float | None = None
     """When putting it right began: resuming, starting again; of a transfer, when it was over."""
 

@@ -6,6 +6,7 @@ and a writer writes as often as that.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,11 @@ def measured(record: Record, fault: Fault) -> Round:
         reads=len(reads),
         reads_failed=sum(1 for one in reads if one.outcome is not Outcome.OK),
     )
+
+
+def last_sign_of_life(record: Record, fault: Fault) -> float:
+    """Return when a node was struck that by now is: docker takes a second to kill, and it answers meanwhile."""
+    return max([fault.at, *(one.at for one in _from(record.sights, _at, fault.at, math.inf) if one.node == fault.node)])
 
 
 def switch_gap(writes: Sequence[Write], fault: Fault, until: float) -> Gap | None:
