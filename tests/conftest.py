@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.pki import Pki
 
 # A test never fails because the machine is busy.
 settings.register_profile("raftkv", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +39,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         where = item.path.relative_to(config.rootpath).as_posix()
         if where.startswith(FOR_JEPSEN_CI) and where != STAYS and item.get_closest_marker("processes") is not None:
             item.add_marker(pytest.mark.jepsen)
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """Certificates, good and bad."""
+    from tests.pki import Pki
+
+    return Pki(tmp_path_factory.mktemp("pki"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

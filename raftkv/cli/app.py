@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 import raftkv
 from raftkv.cli import (
     bench,
+    certs,
     demo,
     doctor,
     drill,
@@ -36,6 +37,7 @@ from raftkv.cli import (
 from raftkv.cli.command import TakesCommand
 from raftkv.cli.exits import INTERRUPTED, Exit, asks_for_json, complain, errors_as, exit_code, usage_error
 from raftkv.cli.settings_flags import TakesSettings
+from raftkv.cli.tls_flags import add_tls_flags
 from raftkv.errors import RaftKVError
 
 app = typer.Typer(
@@ -64,6 +66,7 @@ app.command("doctor")(doctor.doctor)
 app.command("repair")(repair.repair)
 app.add_typer(quorum.app, name="quorum")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(certs.app, name="certs")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.command("drill")(drill.drill)
@@ -89,7 +92,9 @@ def _root(
 @cache
 def _tree(of: typer.Typer) -> Callable[..., object]:
     """Return the commands, built: once for all command lines of a process, as tests have many."""
-    return typer.main.get_command(of)
+    tree = typer.main.get_command(of)
+    add_tls_flags(tree)
+    return tree
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

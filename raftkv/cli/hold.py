@@ -20,6 +20,7 @@ from raftkv.cli.child import Child, CommandError
 from raftkv.cli.exits import Exit, complain, fail, say
 from raftkv.cli.output import printable
 from raftkv.cli.session import catch_signals, run_with_client
+from raftkv.cli.tls_flags import tls_environment
 from raftkv.client import AsyncClient, AsyncHeld, AsyncLock
 from raftkv.errors import DeadlineExceeded, FailedPrecondition
 
@@ -164,4 +165,5 @@ def _environment(held: AsyncHeld, holding: Holding) -> dict[bytes, bytes]:
         b"RAFTKV_LOCK": held.name,
         b"RAFTKV_LEASE": b"%d" % held.lease_id,
         b"RAFTKV_ENDPOINTS": os.fsencode(holding.endpoints),
+        **tls_environment(),
     }

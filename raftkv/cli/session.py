@@ -11,6 +11,7 @@ import typer
 import uvloop
 
 from raftkv.cli.exits import exit_code, fail
+from raftkv.cli.tls_flags import given_tls
 from raftkv.client import AsyncClient
 from raftkv.errors import RaftKVError
 
@@ -23,7 +24,7 @@ def run_with_client(
     """Return what `work` returns. An error ends the command; `writes` says that its outcome may matter."""
 
     async def connected() -> T:
-        async with AsyncClient(endpoints, timeout=timeout) as client:
+        async with AsyncClient(endpoints, timeout=timeout, tls=given_tls()) as client:
             return await work(client)
 
     return run_to_end(connected(), writes=writes)

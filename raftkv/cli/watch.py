@@ -25,6 +25,7 @@ from raftkv.cli.options import (
 from raftkv.cli.output import json_bytes, print_json_line, print_line_now, printable
 from raftkv.cli.pairs import described
 from raftkv.cli.session import run_with_client
+from raftkv.cli.tls_flags import tls_environment
 from raftkv.client import AsyncClient, Event, EventKind
 from raftkv.errors import Compacted
 
@@ -152,6 +153,7 @@ async def _run(command: Sequence[str], event: Event, endpoints: str, *, previous
         b"RAFTKV_WATCH_KIND": event.kind.value.encode(),
         b"RAFTKV_WATCH_REVISION": b"%d" % event.revision,
         b"RAFTKV_ENDPOINTS": os.fsencode(endpoints),
+        **tls_environment(),
     }
     texts = {b"RAFTKV_WATCH_KEY": event.key, b"RAFTKV_WATCH_VALUE": event.value}
     environment |= {

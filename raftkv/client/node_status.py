@@ -91,6 +91,21 @@ class ScrubStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Failover:
+    """A change of leaders, as one node saw it."""
+
+    term: int
+    leader: int
+    """Who leads since."""
+    duration_s: float
+    """From when the node heard the old leader last to when an entry of the new one was committed."""
+    ended_at: float
+    """Seconds since 1970, by the node's own clock."""
+    planned: bool
+    """The old leader handed over."""
+
+
+@dataclass(frozen=True, slots=True)
 class StateComparison:
     """A comparison of states between nodes, as their leader knows it."""
 

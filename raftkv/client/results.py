@@ -16,6 +16,7 @@ from raftkv.client.node_status import (
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
+    Failover,
     RaisedAlarm,
     ScrubStatus,
     StateComparison,
@@ -378,6 +379,11 @@ class PeerProgress:
     """probe, replicate or snapshot."""
     recently_active: bool
     """It answered within the last election timeout."""
+    lag_s: float = 0.0
+    """For how long the leader has had entries that it has not confirmed, in seconds; 0: none, or for less than a tick.
+    What it is behind in entries: last_index - match_index."""
+    connected: bool = False
+    """The leader's stream to it is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,6 +431,12 @@ class Status:
     """Of the states of all members; only from the leader."""
     certificates: tuple[CertificateStatus, ...] = ()
     """Those that it shows; none where it speaks plain text."""
+    started_at: float = 0.0
+    """When the node's process started, in seconds since 1970 by its own clock; 0: it does not say."""
+    failover: Failover | None = None
+    """The newest change of leaders that the node has seen; None: none since it started."""
+    http_address: str = ""
+    """Of its HTTP server: host:port; empty: it has none."""
 
     @property
     def is_witness(self) -> bool:

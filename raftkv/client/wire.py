@@ -230,7 +230,15 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         log_bytes=answer.log_bytes,
         members=to_members(answer.members),
         progress=tuple(
-            PeerProgress(one.id, one.match_index, one.state, one.recently_active) for one in answer.progress
+            PeerProgress(
+                one.id,
+                one.match_index,
+                one.state,
+                one.recently_active,
+                lag_s=one.lag_ms / 1000,
+                connected=one.connected,
+            )
+            for one in answer.progress
         ),
         used_bytes=answer.used_bytes,
         quota_bytes=answer.quota_bytes,
@@ -245,6 +253,9 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         scrub=wire_status.to_scrub(answer.scrub),
         comparison=wire_status.to_comparison(answer.comparison),
         certificates=tuple(wire_status.to_certificate(one) for one in answer.certificates),
+        started_at=answer.started_at_ms / 1000,
+        failover=wire_status.to_failover(answer.failover) if answer.HasField("failover") else None,
+        http_address=answer.http_address,
     )
 
 

@@ -10,6 +10,7 @@ from raftkv.client.node_status import (
     CheckpointStatus,
     CheckpointTransfer,
     DiskStatus,
+    Failover,
     RaisedAlarm,
     ScrubStatus,
     StateComparison,
@@ -51,6 +52,11 @@ def to_certificate(found: cluster_pb2.CertificateStatus) -> CertificateStatus:
         found.not_after_ms / _MS,
         found.refused,
     )
+
+
+def to_failover(found: cluster_pb2.Failover) -> Failover:
+    """Decode a change of leaders."""
+    return Failover(found.term, found.leader, found.duration_ms / _MS, found.ended_at_ms / _MS, found.planned)
 
 
 def to_scrub(found: cluster_pb2.ScrubStatus) -> ScrubStatus:

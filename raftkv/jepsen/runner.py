@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from raftkv.checker.history import History, Operation, encode
 from raftkv.checker.verdict import Problem, Verdict, judged, undecided
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, Tls
 from raftkv.errors import RaftKVError
 from raftkv.jepsen import nemeses
 from raftkv.jepsen.nemesis import Nemesis
@@ -56,6 +56,8 @@ class Options:
     directory: Path
     endpoints: str = ""
     """Of a cluster that is there already. None is made then, and there can be no nemeses."""
+    tls: Tls | None = None
+    """How to speak with that."""
     sabotage: str = ""
     arguments: tuple[str, ...] = ()
     """Further flags of `raftkv serve`."""
@@ -141,7 +143,7 @@ class Run:
     async def _with_a_cluster(self) -> None:
         options = self.options
         if options.endpoints:
-            async with given_cluster(options.endpoints) as given:
+            async with given_cluster(options.endpoints, options.tls) as given:
                 await self._load(given, [])
             return
         kinds = [nemeses.find(name)[0].load() for name in options.nemeses]
@@ -240,7 +242,9 @@ class Run:
 
     def _client(self, addresses: Sequence[str], number: int = 0) -> AsyncClient:
         shift = number % len(addresses)  # each begins at a node of its own
-        return AsyncClient([*addresses[shift:], *addresses[:shift]], timeout=self.options.op_timeout_s)
+        return AsyncClient(
+            [*addresses[shift:], *addresses[:shift]], timeout=self.options.op_timeout_s, tls=self.options.tls
+        )
 
     def _rng(self, *what: object) -> random.Random:
         """Return a stream of chance of its own for each user, so that none disturbs another one's."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, Tls
 from raftkv.jepsen.levers import PROGRAM, Levers
 from raftkv.testing.cluster import ClusterError, LocalCluster, NodeProcess, converged, leaders_by_term
 from raftkv.testing.links import PeerLinks
@@ -107,13 +107,13 @@ class GivenCluster:
 
     async def whole_again(self, timeout_s: float) -> None:
         """Wait until all nodes hold one state. Raises NodesDiverged, and ClusterError."""
-        await converged(self.client_addresses, timeout_s)
+        await converged(self.client_addresses, timeout_s, tls=self.admin.tls)
 
 
 @asynccontextmanager
-async def given_cluster(endpoints: str) -> AsyncIterator[GivenCluster]:
+async def given_cluster(endpoints: str, tls: Tls | None = None) -> AsyncIterator[GivenCluster]:
     """Find the members of a running cluster through some of them. Raises RaftKVError when there is none."""
-    async with AsyncClient(endpoints, timeout=10.0) as admin:
+    async with AsyncClient(endpoints, timeout=10.0, tls=tls) as admin:
         status = await admin.status(timeout=FIND_S)
         silent = [str(one.id) for one in status.members if not one.client_address]
         if silent:

@@ -359,6 +359,11 @@ class Raft:
         return self._state.transfer_target is not None
 
     @property
+    def asked_to_stand(self) -> bool:
+        """Whether the election that this node stands for, or has won, was asked for by the leader before it."""
+        return self._state.role in (Role.CANDIDATE, Role.LEADER) and self._state.asked_to_stand
+
+    @property
     def fitness(self) -> Fitness:
         """Whether this node should lead; see `set_fitness`."""
         return self._state.fitness

@@ -52,15 +52,17 @@ from raftkv.raft import (
     Term,
 )
 from raftkv.raft.log import entry_bytes
-from raftkv.raft.messages import AppendRequest, InstallSnapshot
+from raftkv.raft.messages import AppendRequest, InstallSnapshot, VoteRequest
 from raftkv.server.alarms import Alarms
 from raftkv.server.applied_waits import AppliedWaits, Reached
 from raftkv.server.barriers import Barrier, Barriers, ReadIndex
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.clock import Clock
 from raftkv.server.cluster_time import ClusterTime
+from raftkv.server.commit_times import CommitTimes
 from raftkv.server.disk_health import DiskHealth, unwatched
 from raftkv.server.durability import Copies, Durability
+from raftkv.server.failovers import Failovers, Reign
 from raftkv.server.fitness import Objections
 from raftkv.server.keeper import Keeper
 from raftkv.server.lease import Lease
@@ -68,6 +70,7 @@ from raftkv.server.proposals import Outcome, Proposals
 from raftkv.server.pulse import Pulse
 from raftkv.server.quarantine import Quarantine
 from raftkv.server.replay import REPLAY_BYTES, in_slices
+from raftkv.server.replication_lag import ReplicationLag
 from raftkv.server.state_hashes import StateHashes, asks_for_hash
 from raftkv.server.tallies import Tallies
 from raftkv.server.upkeep import AutoCompaction, Upkeep
@@ -142,6 +145,10 @@ class Node:
         self.raft = raft
         self.tallies = tallies or Tallies()
         """What it counts of its work."""
+        self.failovers = Failovers(time.time)
+        """The changes of leaders that it has seen."""
+        self._lag = ReplicationLag()
+        self._commit_times = CommitTimes(self.tallies.commits)
         self._keeper = keeper
         self.disk_health = disk_health or unwatched(clock)
         self._log_store = log_store = self.disk_health.watched(log_store)
@@ -159,6 +166,7 @@ class Node:
             max_commands=self._limits.max_proposal_commands,
             max_log_bytes=self._limits.max_log_bytes,
             max_log_commands=self._limits.max_log_commands,
+            failed=self.tallies.failed_writes,
         )
         self._durability = Durability(raft)
         self._pulse = Pulse()
@@ -475,6 +483,10 @@ class Node:
         """How many writes wait here for an entry, or for theirs to be applied."""
         return self._proposals.pending_commands
 
+    def lag_ms(self, peer: NodeId, match: Index) -> float:
+        """Return for how long this leader has had an entry that `peer`, which has confirmed up to `match`, has not."""
+        return self._lag.of(peer, match, self._clock.now_ms())
+
     def cluster_time_ms(self) -> int:
         """Return the present cluster time: on the leader by its clock, elsewhere that of the last applied entry."""
         applied_ms = self.machine.time_ms
@@ -557,6 +569,8 @@ class Node:
     def on_messages(self, messages: Sequence[Message]) -> None:
         for message in messages:
             self._step(message)
+        if messages and (messages[-1].sender, messages[-1].term) == (self.raft.leader, self.raft.term):
+            self.failovers.heard(Reign(messages[-1].sender, self.raft.term), self._clock.now_ms())
         self.wake()
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
@@ -569,6 +583,8 @@ class Node:
                 self.checkpoints.install(message)
             elif not (isinstance(message, AppendRequest) and self._has_no_room_for(message)):
                 self.raft.step(message)
+                if isinstance(message, VoteRequest) and message.leadership_transfer:
+                    self.failovers.handed_over(message.term)
         except (InvariantViolation, DataDirectoryMismatch) as error:
             self._fail(error)
 
@@ -612,7 +628,18 @@ class Node:
             self.tallies.delays.observe((due_ms - left_ms) / 1000, -left_ms / 1000)
             self._time.tick()
             self.raft.tick()
+            self._observe(due_ms - left_ms)
             self.wake()
+
+    def _observe(self, now_ms: float) -> None:
+        """A tick has come: note how far behind the peers are, and that a leader is there."""
+        raft = self.raft
+        if raft.role is not Role.LEADER:
+            self._lag.reset()
+            return
+        self.failovers.heard(Reign(raft.node_id, raft.term), now_ms)
+        matches = {peer: follower.match for peer, follower in raft.followers().items()}
+        self._lag.sample(now_ms, raft.term, raft.log.last_index, matches)
 
     async def _crank(self) -> None:
         while True:
@@ -640,6 +667,8 @@ class Node:
             if self.raft.lease_ms:
                 self._lease.note(self._clock.now_ms(), self.raft.rounds)
             self._act_on(ready)
+        if self._commit_times.waits_for(self.raft.log.commit):
+            self._commit_times.committed(self.raft.log.commit, asyncio.get_running_loop().time())
         if self._shrinks and not self.raft.changing:
             self._forget_old_members()
 
@@ -660,6 +689,7 @@ class Node:
         if not isinstance(position, Position):
             raise InvariantViolation(f"a leader that transfers to nobody refused a proposal: {position}")
         self._proposals.placed(position.term, position.index, batch, proposals)
+        self._commit_times.placed(position.index, now)
         for proposal in proposals:
             if proposal.early and self._sure_to_take_effect(proposal.group, batch.time_ms):
                 self._durability.acknowledge(proposal.outcome, position.term, position.index, proposal.early)
@@ -827,10 +857,15 @@ class Node:
 
     def _note_leadership(self) -> None:
         raft = self.raft
-        old_role, old_term, old_leader, *_ = self._known
+        old_role, old_term, old_leader, was_transferring, *_ = self._known
         self._known = self._standing()
         if old_role is Role.LEADER and (raft.role is not Role.LEADER or raft.term != old_term):
             log.info("no longer leading", term=old_term)
+            self._commit_times.leadership_lost()
+            self.failovers.heard(Reign(raft.node_id, old_term), self._clock.now_ms())
+            removed = raft.node_id not in raft.configuration.deciders
+            if (was_transferring and raft.term > old_term) or removed:
+                self.failovers.handed_over(Term(old_term + 1))
             self._durability.leadership_lost()
             undecided = self._proposals.leadership_lost()
             if undecided:
@@ -848,6 +883,10 @@ class Node:
                 log.info("following", leader=raft.leader, term=raft.term)
             elif old_leader is not None:
                 log.info("no leader known", role=raft.role.value, term=raft.term)
+        if raft.asked_to_stand:
+            self.failovers.handed_over(raft.term)
+        if raft.leader is not None and raft.term_is_committed:
+            self.failovers.committed(Reign(raft.leader, raft.term), self._clock.now_ms())
         self._announce_leadership()
 
     def _announce_leadership(self) -> None:

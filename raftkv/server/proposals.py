@@ -21,7 +21,7 @@ it is decided all the same.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -106,9 +106,19 @@ class Proposals:
     """Bounded: what does not fit is refused at once, not queued without end."""
 
     def __init__(
-        self, *, max_bytes: int, max_commands: int, max_log_bytes: int = 1 << 62, max_log_commands: int = 1 << 62
+        self,
+        *,
+        max_bytes: int,
+        max_commands: int,
+        max_log_bytes: int = 1 << 62,
+        max_log_commands: int = 1 << 62,
+        failed: Counter[str] | None = None,
     ) -> None:
-        """`max_log_*`: no more is taken while so much is in the log and not applied."""
+        """`max_log_*`: no more is taken while so much is in the log and not applied.
+
+        `failed` counts the commands that somebody waited for in vain, by the code of the error.
+        """
+        self._failed = failed if failed is not None else Counter()
         self._writes = _Lane(max_bytes, max_commands)
         self._renewals = _Lane(max_bytes // RENEWALS_SHARE, max_commands // RENEWALS_SHARE)
         self._held_back = False
@@ -162,6 +172,7 @@ class Proposals:
         weight = max(weight, len(group.commands))
         lane = self._renewals if all(isinstance(command, KeepAlive) for command in group.commands) else self._writes
         if lane.bytes + size_bytes > lane.max_bytes or lane.weight + weight > lane.max_weight:
+            self._failed["overloaded"] += len(group.commands)
             what = "renewals" if lane is self._renewals else "writes"
             raise Overloaded(
                 f"{lane.weight} {what} of {lane.bytes} bytes are under way; at most {lane.max_weight} {what} "
@@ -245,23 +256,24 @@ class Proposals:
                 for proposal in placed.proposals:
                     self._fail(proposal, error)
 
-    def leadership_lost(self) -> list[Outcome]:
-        """This node no longer leads. Return what waits for the log to be decided, for `give_up`."""
+    def leadership_lost(self) -> list[tuple[Outcome, int]]:
+        """This node no longer leads. Return what waits for the log to be decided, for `give_up`: with how many
+        commands it is of."""
         self._fail_queued(NotLeader("leadership was lost before the write was proposed: no effect"))
         error = LeaderChanged("leadership was lost while the write was being replicated", ambiguous=True)
         undecided = []
         for proposal in self._all_placed():
             if proposal.group.session != 0:
-                _refuse(proposal.outcome, error)
+                self._refuse(proposal.outcome, error, len(proposal.group.commands))
             elif not proposal.outcome.done():
-                undecided.append(proposal.outcome)
+                undecided.append((proposal.outcome, len(proposal.group.commands)))
         return undecided
 
-    def give_up(self, undecided: Sequence[Outcome]) -> None:
+    def give_up(self, undecided: Sequence[tuple[Outcome, int]]) -> None:
         """The log has not been decided in good time: a quiet new leader may never write at those indexes."""
         error = LeaderChanged("leadership was lost, and what became of the write is not known", ambiguous=True)
-        for outcome in undecided:
-            _refuse(outcome, error)
+        for outcome, commands in undecided:
+            self._refuse(outcome, error, commands)
 
     def fail_all(self, queued: RaftKVError, placed: RaftKVError) -> None:
         """The node stops."""
@@ -292,14 +304,14 @@ class Proposals:
 
     def _fail(self, proposal: Proposal, error: RaftKVError) -> None:
         self._release(proposal)
-        _refuse(proposal.outcome, error)
+        self._refuse(proposal.outcome, error, len(proposal.group.commands))
+
+    def _refuse(self, outcome: Outcome, error: RaftKVError, commands: int) -> None:
+        if not outcome.done():
+            self._failed[error.code.name.lower()] += commands
+            outcome.set_exception(error)
+            outcome.exception()  # a caller that gave up never looks, and asyncio need not complain of that
 
     def _release(self, proposal: Proposal) -> None:
         proposal.lane.bytes -= proposal.size_bytes
         proposal.lane.weight -= proposal.weight
-
-
-def _refuse(outcome: Outcome, error: RaftKVError) -> None:
-    if not outcome.done():
-        outcome.set_exception(error)
-        outcome.exception()  # a caller that gave up never looks, and asyncio need not complain of that

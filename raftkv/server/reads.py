@@ -34,6 +34,7 @@ from raftkv.errors import (
 from raftkv.quorum import Guarantee, LogEnd, is_rinsed, majority, of_quorum_read
 from raftkv.raft import NodeId
 from raftkv.server import read_receipts, wire
+from raftkv.server.answered import Answered
 from raftkv.server.deadlines import way_back_s
 from raftkv.server.forwarding import Forwarder
 from raftkv.server.leadership import another_leader
@@ -68,7 +69,7 @@ class Reads:
         batch: kv_pb2.BatchRequest,
         reads: Mapping[Asked, Sequence[tuple[int, Query]]],
         response: kv_pb2.BatchResponse,
-        answered: set[int],
+        answered: Answered,
         timeout_s: float,
     ) -> None:
         """Answer `reads`, which are operations of `batch`, in `response`, and note them in `answered`.
@@ -371,7 +372,7 @@ class _Group:
     reads: list[tuple[int, Query]]
     """Those that are open."""
     response: kv_pb2.BatchResponse
-    answered: set[int]
+    answered: Answered
     deadline: float
     until: float
     """Until when to wait for something: a little time is left to say so."""
@@ -388,6 +389,8 @@ class _Group:
         """Put an answer from elsewhere into the response."""
         self.response.results.append(result)
         self.answered.add(result.id)
+        if result.HasField("error"):
+            self.answered.failed = True
 
     def drop_answered(self) -> None:
         self.reads = [read for read in self.reads if read[0] not in self.answered]
@@ -398,6 +401,7 @@ class _Group:
             if operation_id not in self.answered:
                 wire.add_error(self.response, operation_id, error)
                 self.answered.add(operation_id)
+                self.answered.failed = True
 
 
 def _quorum_basis(found: Found) -> Basis:

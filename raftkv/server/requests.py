@@ -37,6 +37,7 @@ from raftkv.kv.txn import read_bytes
 from raftkv.quorum import MAJORITY, Guarantee, Needed, majority
 from raftkv.raft import NodeId
 from raftkv.server import wire
+from raftkv.server.answered import Answered, count
 from raftkv.server.barriers import Barrier
 from raftkv.server.concerns import Concerns
 from raftkv.server.deadlines import way_back_s
@@ -110,7 +111,17 @@ class RequestLimits:
 class Attempt:
     """A batch under way: what is answered, and what is still to be done."""
 
-    __slots__ = ("answered", "batch", "copies_until", "deadline", "response", "result_bytes", "uncertain", "work")
+    __slots__ = (
+        "answered",
+        "batch",
+        "copies_until",
+        "deadline",
+        "reads",
+        "response",
+        "result_bytes",
+        "uncertain",
+        "work",
+    )
 
     def __init__(self, batch: kv_pb2.BatchRequest, now: float, timeout_s: float) -> None:
         self.batch = batch
@@ -121,12 +132,15 @@ class Attempt:
         self.response = kv_pb2.BatchResponse()
         self.result_bytes = 0
         """What the transactions answered so far have read."""
-        self.answered: set[int] = set()
+        self.answered = Answered()
+        self.reads = len(self.work.reads) + sum([len(reads) for reads in self.work.here.values()])
+        """How many reads there are in it."""
         self.uncertain = False
         """An attempt ended with an open outcome, so no later failure may claim that a write had no effect."""
         for operation_id, error in self.work.refused:
             wire.add_error(self.response, operation_id, error)
             self.answered.add(operation_id)
+            self.answered.failed = True
 
     @property
     def open(self) -> bool:
@@ -165,6 +179,7 @@ class Attempt:
         failed = self.work.commands if commands is None else commands
         for command in failed:
             wire.add_error(self.response, command.sequence, error)
+            self.answered.failed = True
         self._close_commands(failed)
 
     def take_results(self, commands: tuple[Command, ...], results: list[Result], max_bytes: int) -> None:
@@ -179,9 +194,11 @@ class Attempt:
                 if self.result_bytes >= max_bytes:
                     late = Overloaded(f"the answers of the batch exceed {max_bytes} bytes: ask again", ambiguous=True)
                     wire.add_error(self.response, command.sequence, late)
+                    self.answered.failed = True
                     continue
                 self.result_bytes += read_bytes(result.branch)
-            wire.add_result(self.response, command, result, plain=command.sequence in plain)
+            if wire.add_result(self.response, command, result, plain=command.sequence in plain):
+                self.answered.failed = True
         self._close_commands(commands)
 
     def take_early(self, commands: tuple[Command, ...]) -> None:
@@ -242,6 +259,7 @@ class Attempt:
         for operation_id, _ in reads:
             if operation_id not in self.answered:  # the deadline may pass between two of them
                 wire.add_error(self.response, operation_id, error)
+                self.answered.failed = True
         self.close_reads(reads)
 
     def close_reads(self, reads: OpenReads) -> None:
@@ -293,6 +311,8 @@ class Requests:
         else:
             await asyncio.gather(self._read_here(attempt, timeout_s), self._run_elsewhere(attempt, forwarded=forwarded))
         attempt.admit_uncertainty()
+        if not forwarded:
+            count(self._node.tallies.answered, batch, attempt.response, attempt.answered, attempt.reads)
         self._fill_header(attempt.response)
         return attempt.response
 
@@ -366,12 +386,19 @@ class Requests:
                     await self.reader.read(attempt.response, attempt.answered, reads, basis)
                     attempt.close_reads(reads)
         except TimeoutError:
+            self._give_up_writes(attempt, outcomes)
             attempt.fail_commands(
                 DeadlineExceeded("too few voters confirmed the write in time; it may still take effect", ambiguous=True)
             )
             attempt.fail_reads(DeadlineExceeded("no majority confirmed the read in time"))
         except (NotLeader, CorruptState):
             pass  # the reads stay open
+
+    def _give_up_writes(self, attempt: Attempt, outcomes: Sequence[Proposed]) -> None:
+        """Nobody waits for these any more: they count as failed, once, whatever becomes of them."""
+        self._node.tallies.failed_writes["deadline_exceeded"] += len(attempt.work.commands)
+        for proposed in outcomes:
+            proposed.outcome.cancel()
 
     def _begin_reads(self, attempt: Attempt) -> list[Passage]:
         """Ask that the open reads may be served. Those that cannot be are answered, or stay open for another leader."""
@@ -508,10 +535,12 @@ class Requests:
         """Take over the leader's answers, except for those that say it is not the leader: these stay open."""
         first = len(attempt.response.results)
         for result in answer.results:
-            if result.HasField("error") and result.error.code == common_pb2.NOT_LEADER:
-                # It may have led when it began, and not know what became of its first attempt.
-                attempt.uncertain = attempt.uncertain or result.error.ambiguous
-                continue
+            if result.HasField("error"):
+                if result.error.code == common_pb2.NOT_LEADER:
+                    # It may have led when it began, and not know what became of its first attempt.
+                    attempt.uncertain = attempt.uncertain or result.error.ambiguous
+                    continue
+                attempt.answered.failed = True
             attempt.response.results.append(result)
             attempt.answered.add(result.id)
         attempt.take_receipts(answer, first)

@@ -12,6 +12,7 @@ from raftkv.kv.commands import Txn
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.view import View
 from raftkv.server import read_receipts, wire, wire_locks
+from raftkv.server.answered import Answered
 from raftkv.server.node import Node
 from raftkv.server.queries import LeaseListQuery, LeaseQuery, LockQuery, Query
 from raftkv.server.read_receipts import Basis
@@ -40,7 +41,7 @@ class StateReader:
         self._max_answer_bytes = max_answer_bytes
 
     async def read(
-        self, response: kv_pb2.BatchResponse, answered: set[int], reads: Reads, basis: Basis | BasisOf
+        self, response: kv_pb2.BatchResponse, answered: Answered, reads: Reads, basis: Basis | BasisOf
     ) -> None:
         """Answer `reads` in `response`, with a receipt, and note them in `answered`.
 
@@ -58,7 +59,7 @@ class StateReader:
                 node = self._node.raft.node_id
                 read_receipts.put_down(response, why, node, view.meta, (operation_id for operation_id, _ in reads))
 
-    async def _read(self, response: kv_pb2.BatchResponse, answered: set[int], reads: Reads, view: View) -> None:
+    async def _read(self, response: kv_pb2.BatchResponse, answered: Answered, reads: Reads, view: View) -> None:
         size = 0
         for operation_id, query in reads:
             if size > self._max_answer_bytes:
@@ -68,6 +69,7 @@ class StateReader:
                     Overloaded(f"the answers of the batch exceed {self._max_answer_bytes} bytes: ask again"),
                 )
                 answered.add(operation_id)
+                answered.failed = True
                 continue
             try:
                 if not isinstance(query, RangeQuery):
@@ -81,6 +83,7 @@ class StateReader:
                     size += await self._scan(response, view, operation_id, query)
             except RaftKVError as error:
                 wire.add_error(response, operation_id, error)
+                answered.failed = True
             answered.add(operation_id)
 
     async def _scan(self, response: kv_pb2.BatchResponse, view: View, operation_id: int, query: RangeQuery) -> int:

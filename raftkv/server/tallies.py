@@ -9,6 +9,10 @@ from bisect import bisect_left
 from collections import Counter, deque
 from typing import Final
 
+READ: Final = "read"
+WRITE: Final = "write"
+OK: Final = "ok"
+
 DURATIONS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the buckets: a fast flush takes 0.1 ms, and after an election timeout somebody else leads."""
 

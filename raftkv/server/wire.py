@@ -415,17 +415,17 @@ def remaining(batch: kv_pb2.BatchRequest, answered: set[int], timeout_ms: int) -
     return rest
 
 
-def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result, *, plain: bool = False) -> None:
-    """Append a command's result to `response`; `plain`: see `Work.plain`."""
+def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result, *, plain: bool = False) -> bool:
+    """Append a command's result to `response`; `plain`: see `Work.plain`. Return whether it was rejected."""
     if isinstance(result, Written):
         # Most of what comes here; field by field, since naming the fields in constructors takes three times as long.
         answer = response.results.add()
         answer.id = command.sequence
         answer.put.revision = result.revision
-        return
+        return False
     if isinstance(result, Rejected):
         add_error(response, command.sequence, ERROR_TYPES[result.code](result.message, number=result.number))
-        return
+        return True
     answer = response.results.add()
     answer.id = command.sequence
     match result:
@@ -462,6 +462,7 @@ def add_result(response: kv_pb2.BatchResponse, command: Command, result: Result,
             raise InvariantViolation(f"no client can ask for what {type(result).__name__} answers")
         case _:
             assert_never(result)
+    return False
 
 
 def add_early(response: kv_pb2.BatchResponse, command: Command) -> None:

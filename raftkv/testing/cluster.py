@@ -21,17 +21,21 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from raftkv.client import AsyncClient, KeyValue, ReadLevel, Role, StateHash, Status
+from raftkv.client import AsyncClient, KeyValue, ReadLevel, Role, StateHash, Status, Tls
 from raftkv.errors import RaftKVError
 from raftkv.testing.processes import LOOPBACK, bound_to_parent, port_of, reserve_port
+from raftkv.tls.directory import CA, DEFAULT_CLIENT, CertificateDirectory
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.02
+CLUSTER_NAME: Final = "raftkv"
+"""What the nodes are told by default."""
 PROGRAM: Final = (sys.executable, "-m", "raftkv.cli", "serve")
 
 
@@ -83,6 +87,19 @@ class NodeProcess:
             arguments += ["--join", address]
         return [*self.program, *arguments, *self.extra_arguments]
 
+    def _tls_environment(self) -> dict[str, str]:
+        """Return the settings of TLS; makes this node's certificate if it has none yet."""
+        certificates = self._cluster.certificates
+        if certificates is None:
+            return {}
+        name = certificates.node(self.id)
+        if not certificates.cert(name).exists():
+            certificates.renew(CLUSTER_NAME, {self.id: [LOOPBACK]}, (), datetime.now(UTC))
+        cert, key, ca = certificates.cert(name), certificates.key(name), certificates.cert(CA)
+        files = {"TLS_CERT": cert, "TLS_KEY": key, "TLS_CA": ca}
+        clients = {f"RAFTKV_{name}": str(path) for name, path in files.items()} | {"RAFTKV_TLS_CLIENT_AUTH": "true"}
+        return clients | {f"RAFTKV_PEER_{name}": str(path) for name, path in files.items()}
+
     async def start(self) -> None:
         """Start the process and return when it answers. Raises ClusterError."""
         self.launch()
@@ -106,12 +123,12 @@ class NodeProcess:
                 stdout=log,
                 stderr=log,
                 process_group=0,  # a Ctrl-C at the terminal is for the parent, which then ends its nodes
-                env=environment | self.environment,
+                env=environment | self._tls_environment() | self.environment,
             )
 
     async def answers(self, timeout_s: float = START_TIMEOUT_S) -> Status:
         """Wait until the node answers a status request. Raises ClusterError when it ends, or after `timeout_s`."""
-        async with AsyncClient([self.client_address]) as client:
+        async with AsyncClient([self.client_address], tls=self._cluster.tls) as client:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     while self.running:
@@ -201,19 +218,22 @@ class LocalCluster:
         arguments: Sequence[str] = (),
         dial: Callable[[int, int], str] | None = None,
         program: Sequence[str] = PROGRAM,
+        tls: bool = False,
     ) -> None:
         """Prepare `size` nodes; nothing runs until `start`.
 
         `directory` holds data and logs and is kept; without it a temporary one is used and removed. `arguments` are
         further flags of `raftkv serve` for every node. `dial(source, target)` gives the address at which one node dials
         another one (fault proxies); it may be set later, as `dial`, but before `start`. `program` runs a
-        node, given the flags of `raftkv serve`.
+        node, given the flags of `raftkv serve`. With `tls`, an authority of the cluster's own issues certificates, and
+        nodes and clients show them to each other; `cluster.tls` is the clients' part.
         """
         self._temporary = directory is None
         self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="raftkv-"))
         self.directory.mkdir(parents=True, exist_ok=True)
         self.dial = dial
         self.program = program
+        self.certificates = _certificates(self.directory / "tls") if tls else None
         self.nodes = [NodeProcess(self, node_id) for node_id in range(1, size + 1)]
         self.founders = {node.id: node.peer_address for node in self.nodes}
         """Whom the cluster was founded with, whoever has been removed since: its nodes are always told the same."""
@@ -228,7 +248,7 @@ class LocalCluster:
         """Add a node to the running cluster, as a learner or a witness, and start it. Raises RaftKVError."""
         node = NodeProcess(self, max(one.id for one in self.nodes) + 1, joins=True)
         node.extra_arguments += self._arguments
-        async with AsyncClient(self.endpoints) as client:
+        async with AsyncClient(self.endpoints, tls=self.tls) as client:
             await client.add_member(node.id, node.peer_address, witness=witness)
         self.nodes.append(node)
         if start:
@@ -251,8 +271,17 @@ class LocalCluster:
         return [node.client_address for node in self.nodes]
 
     @property
+    def tls(self) -> Tls | None:
+        """What clients have to say to speak with the nodes; None: nothing."""
+        certificates = self.certificates
+        if certificates is None:
+            return None
+        client = DEFAULT_CLIENT
+        return Tls(ca=certificates.cert(CA), cert=certificates.cert(client), key=certificates.key(client))
+
+    @property
     def url(self) -> str:
-        return "raftkv://" + ",".join(self.endpoints)
+        return f"raftkv{'s' if self.tls else ''}://" + ",".join(self.endpoints)
 
     async def start(self) -> None:
         """Start every node; return when all answer. Raises ClusterError, with nothing left running."""
@@ -264,7 +293,7 @@ class LocalCluster:
 
     async def leader(self, timeout_s: float = 30.0, *, other_than: int = 0) -> int:
         """Wait until a leader leads that a majority follows, and that is not node `other_than`. Return its id."""
-        async with AsyncClient(self.endpoints) as client:
+        async with AsyncClient(self.endpoints, tls=self.tls) as client:
             try:
                 async with asyncio.timeout(timeout_s):
                     while True:
@@ -286,7 +315,7 @@ class LocalCluster:
         hold different states at the same index.
         """
         try:
-            return await converged(self.endpoints, timeout_s)
+            return await converged(self.endpoints, timeout_s, tls=self.tls)
         except NotConverged as error:
             known = "; ".join(
                 f"node {node.id}: {said}, its log ends: {node.log_tail()}"
@@ -299,7 +328,7 @@ class LocalCluster:
         start = prefix.encode() if isinstance(prefix, str) else prefix
         endpoint = self.node(node_id).client_address
         found: dict[bytes, KeyValue] = {}
-        async with AsyncClient([endpoint]) as client:
+        async with AsyncClient([endpoint], tls=self.tls) as client:
             page = await client.prefix(start, level=ReadLevel.LOCAL, endpoint=endpoint)
             while True:
                 in_range = [pair for pair in page.pairs if pair.key.startswith(start)]
@@ -337,6 +366,14 @@ def leaders_by_term(logs: Mapping[int, str]) -> dict[int, set[int]]:
     return found
 
 
+def _certificates(directory: Path) -> CertificateDirectory:
+    """Return the certificates in a directory: made now, or found where a cluster goes on with its files."""
+    found = CertificateDirectory(directory)
+    if not found.cert(CA).exists():
+        found.init(CLUSTER_NAME, {}, [DEFAULT_CLIENT], datetime.now(UTC))
+    return found
+
+
 class NodesDiverged(ClusterError):
     """Two nodes hold different states at the same index: what must never be."""
 
@@ -351,14 +388,14 @@ class NotConverged(ClusterError):
         """What was last known of each."""
 
 
-async def converged(endpoints: Sequence[str], timeout_s: float) -> StateHash:
+async def converged(endpoints: Sequence[str], timeout_s: float, *, tls: Tls | None = None) -> StateHash:
     """Wait until the nodes at all these addresses have applied the leader's whole log; return the state they hold.
 
     Raises NotConverged when that takes too long, and NodesDiverged at once when two nodes hold different states at the
     same index.
     """
     statuses: Sequence[Status | None] = ()
-    async with AsyncClient(endpoints) as client:
+    async with AsyncClient(endpoints, tls=tls) as client:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:

@@ -59,9 +59,10 @@ class Material:
     not_after: datetime
 
     @property
-    def contents(self) -> tuple[bytes, bytes, bytes | None]:
-        """Return what tells it from another one."""
-        return self.cert_pem, self.key_pem, self.ca_pem
+    def contents(self) -> tuple[bytes, ...]:
+        """Return what the files held, in their order: it tells one from another."""
+        own = (self.cert_pem, self.key_pem)
+        return own if self.ca_pem is None else (*own, self.ca_pem)
 
 
 def load_material(files: CertificateFiles, now: datetime | None = None) -> Material:

@@ -18,6 +18,8 @@ from raftkv.tls.material import RENEW, CertificateFiles, Material, load_material
 
 RETRY_S: Final = 10.0
 """How often files that were refused are judged again unchanged: what is not yet valid may have become so."""
+SETTLED_NS: Final = 100_000_000
+"""A file that changed less long ago may change again with the same time stamps: clocks of file systems tick slowly."""
 WARN_BEFORE_S: Final = 14 * 86_400
 """A certificate that ends sooner is complained about in the log, once a day."""
 
@@ -51,7 +53,7 @@ class RotatingCertificate:
         self.files = files
         self._now = now
         self._lock = threading.Lock()
-        self._signature = _signature(files)
+        self._signature, self._settled = _look_at(files)
         self._material = load_material(files, self._moment())
         self._refused = ""
         self._judged_at = now()
@@ -139,16 +141,18 @@ class RotatingCertificate:
 
     def _refresh(self) -> None:
         """Take over what the files hold if that is new and good. Never raises: connections depend on it."""
-        signature = _signature(self.files)
-        if signature == self._signature and not (self._refused and self._now() - self._judged_at >= RETRY_S):
+        signature, settled = _look_at(self.files)
+        again = self._refused and self._now() - self._judged_at >= RETRY_S
+        if signature == self._signature and self._settled and not again:
             return
         # Looked at before they are read: what changes meanwhile is seen the next time.
-        self._signature = signature
+        self._signature, self._settled = signature, settled
         self._judged_at = self._now()
         try:
             found = load_material(self.files, self._moment())
         except ConfigurationError as error:
-            self._refuse(error.message)
+            # One that was good when it was taken up is no new one that is bad, though it may have ended since.
+            self._refuse("" if self._unchanged() else error.message)
         except Exception as error:  # noqa: BLE001 - a parser's surprise must not end a handshake
             self._refuse(f"{self.files.cert}: {type(error).__name__}: {error}")
         else:
@@ -165,15 +169,23 @@ class RotatingCertificate:
                     not_after=found.not_after.isoformat(),
                 )
 
+    def _unchanged(self) -> bool:
+        try:
+            return tuple(path.read_bytes() for path in self.files.all()) == self._material.contents
+        except OSError:
+            return False
+
     def _refuse(self, reason: str) -> None:
-        if reason != self._refused:
+        if reason not in ("", self._refused):
             log.error("new certificate files are not used; the old certificate stays", reason=reason)
         self._refused = reason
 
 
-def _signature(files: CertificateFiles) -> Signature:
-    """Return what changes when one of the files does, or is exchanged for another one."""
-    return tuple(_look(os.fspath(path)) for path in files.all())
+def _look_at(files: CertificateFiles) -> tuple[Signature, bool]:
+    """Return what changes when a file does, or is exchanged for another one; and whether that is sure to show."""
+    signature = tuple(_look(os.fspath(path)) for path in files.all())
+    newest = max((found[3] for found in signature if found is not None), default=0)
+    return signature, newest < time.time_ns() - SETTLED_NS
 
 
 def _look(path: str) -> tuple[int, int, int, int] | None:

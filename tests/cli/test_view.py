@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import cast
 
 import pytest
 import typer
 
-from raftkv.cli.endpoint.status import _described, _row
+from raftkv.cli.endpoint.status import _COLUMNS, _described, _row
 from raftkv.cli.endpoint.verdict import fail_unless_all_answered
 from raftkv.cli.view import leader_of, look
-from raftkv.client import AsyncClient, Role, Status, wire
+from raftkv.client import AsyncClient, Failover, Member, PeerProgress, Role, Status, wire
 from raftkv.v1 import cluster_pb2
 
 
@@ -55,3 +55,36 @@ async def test_a_node_of_another_cluster_is_not_taken_for_a_member(capsys: pytes
 async def test_where_as_many_are_of_another_cluster_the_first_endpoint_decides() -> None:
     views = await look(cast("AsyncClient", Answers(status("a:1", 1, 8), status("x:1", 1, 7))), 1.0)
     assert [(view.endpoint, view.other_cluster) for view in views] == [("a:1", 0), ("x:1", 7)]
+
+
+async def test_a_member_that_lags_says_by_how_much_also_when_it_does_not_answer() -> None:
+    leader = replace(
+        status("a:1", 1, 8, leads=True),
+        last_index=50,
+        members=(Member(1, "", "a:1"), Member(2, "", "b:1"), Member(3, "", "c:1"), Member(4, "", "d:1")),
+        progress=(
+            PeerProgress(2, 50, "replicate", True, lag_s=0.0, connected=True),
+            PeerProgress(3, 38, "probe", False, lag_s=1.25),
+            PeerProgress(4, 0, "snapshot", True, lag_s=75.4, connected=True),
+        ),
+    )
+    views = await look(cast("AsyncClient", Answers(leader, status("b:1", 2, 8))), 0.1)
+    lags = [_row(view, leader)[_COLUMNS.index("LAG")] for view in views]
+    assert lags == [None, "0", "12, 1250 ms", "50, 75 s"]
+    assert {len(_row(view, leader)) for view in views} == {len(_COLUMNS)}
+    assert _described(views[0])["followers"] == [asdict(one) for one in leader.progress]
+    assert [_row(view)[_COLUMNS.index("LAG")] for view in views] == [None] * 4, "nobody leads: nobody knows"
+
+
+def test_what_a_node_says_of_failovers_and_of_its_http_server_is_decoded() -> None:
+    answer = cluster_pb2.StatusResponse(
+        http_address="a:7201",
+        started_at_ms=5_000,
+        failover=cluster_pb2.Failover(term=5, leader=2, duration_ms=312, ended_at_ms=9_500, planned=True),
+        progress=[cluster_pb2.PeerProgress(id=2, lag_ms=1250, connected=True)],
+    )
+    found = wire.to_status("a:1", answer)
+    assert found.failover == Failover(term=5, leader=2, duration_s=0.312, ended_at=9.5, planned=True)
+    assert (found.http_address, found.started_at) == ("a:7201", 5.0)
+    assert (found.progress[0].lag_s, found.progress[0].connected) == (1.25, True)
+    assert wire.to_status("a:1", cluster_pb2.StatusResponse()).failover is None

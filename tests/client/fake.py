@@ -203,10 +203,16 @@ class FakeNode(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         """Return the ids of the operations of a kind ("put", "range", ...), as they came."""
         return [operation.id for operation in self.operations if operation.WhichOneof("operation") == kind]
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         self.add_to(self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        where = f"127.0.0.1:{port}"
+        taken = (
+            self._server.add_insecure_port(where)
+            if credentials is None
+            else self._server.add_secure_port(where, credentials)
+        )
+        self.address = f"127.0.0.1:{taken}"
         await self._server.start()
 
     def own_state(self) -> State:

@@ -92,7 +92,7 @@ async def test_a_replicated_write_is_open_when_leadership_is_lost() -> None:
     queue = proposals()
     with_session, without = queue.add(WITH_SESSION, 10, FOREVER), queue.add(GROUP, 10, FOREVER)
     queue.placed(3, 7, BATCH, queue.take(1000, 100, 0.0))
-    assert queue.leadership_lost() == [without]
+    assert queue.leadership_lost() == [(without, 1)]
     with pytest.raises(LeaderChanged) as changed:
         await with_session
     assert changed.value.ambiguous

@@ -114,7 +114,9 @@ async def measure(
         cluster = await stack.enter_async_context(target)
         # Not monotonic: a read of a node's own state would be one of what the client has seen (AT_LEAST).
         opened = [
-            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout, monotonic=False))
+            await stack.enter_async_context(
+                AsyncClient(cluster.endpoints, timeout=timeout, monotonic=False, tls=cluster.tls)
+            )
             for _ in range(clients)
         ]
         await asyncio.gather(*(client.get(b"bench") for client in opened))  # connected, and there is a leader

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftkv.cli.exits import say
+from raftkv.cli.tls_flags import given_tls
+from raftkv.client import Tls
 from raftkv.testing.cluster import LocalCluster
 
 
@@ -16,6 +18,7 @@ class Target:
     """Where it is."""
 
     endpoints: str
+    tls: Tls | None
     nodes: int | None
     """How many of our own; None: somebody's cluster."""
 
@@ -23,7 +26,7 @@ class Target:
 @asynccontextmanager
 async def existing_cluster(endpoints: str) -> AsyncIterator[Target]:
     """A cluster that runs already."""
-    yield Target(endpoints, None)
+    yield Target(endpoints, given_tls(), None)
 
 
 @asynccontextmanager
@@ -33,4 +36,4 @@ async def own_cluster(nodes: int, directory: Path | None, node_flags: tuple[str,
     say(f"starting a cluster of {nodes} in {cluster.directory}")
     async with cluster:
         await cluster.leader()
-        yield Target(cluster.url, nodes)
+        yield Target(cluster.url, cluster.tls, nodes)

@@ -117,9 +117,10 @@ async def measure_watch(
     last = b"bench/watch/end"
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(target)
-        writer = await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout))
+        writer = await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout, tls=cluster.tls))
         opened = [
-            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout)) for _ in range(clients)
+            await stack.enter_async_context(AsyncClient(cluster.endpoints, timeout=timeout, tls=cluster.tls))
+            for _ in range(clients)
         ]
         await asyncio.gather(*(client.get(b"bench") for client in (writer, *opened)))
         prefix = template[: template.index(b"%")] or b""

@@ -11,6 +11,7 @@ from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, 
 from raftkv.cli.output import megabytes, print_json, print_table
 from raftkv.cli.session import run_with_client
 from raftkv.cli.view import MemberView, leader_of, look
+from raftkv.client import Status
 
 _COLUMNS: Final = (
     "ID",
@@ -20,6 +21,7 @@ _COLUMNS: Final = (
     "TERM",
     "COMMIT",
     "APPLIED",
+    "LAG",
     "REVISION",
     "USED",
     "QUOTA",
@@ -42,7 +44,8 @@ def status(
 
     USED is what the state itself takes of the file STORE, and what counts against QUOTA. The alarm `no space` says that
     the quota is reached: writes that make the state grow are refused until keys are deleted and history is compacted.
-    Checkpoints on their way between nodes are shown in a table of their own.
+    LAG is what a member has not confirmed yet of the leader's log, as the leader sees it: how many entries, and for how
+    long the leader has had the first of them. Checkpoints on their way between nodes are shown in a table of their own.
 
     FREE is what the disk has left, WRITE how long a write to the log takes on average. The alarms `disk full` and `slow
     disk` say that there is too little of the one or too much of the other: such a node hands leadership over.
@@ -54,18 +57,19 @@ def status(
     else:
         print_table(
             _COLUMNS,
-            (_row(view) for view in views),
+            (_row(view, leader) for view in views),
             right=tuple(column for column in _COLUMNS if column not in _WORDS),
         )
         print_transfers(views)
     fail_unless_all_answered(views)
 
 
-def _row(view: MemberView) -> tuple[object, ...]:
+def _row(view: MemberView, leader: Status | None = None) -> tuple[object, ...]:
     found = view.status
+    lag = _lag(view, leader)
     if found is None:
         role = f"other cluster {view.other_cluster:016x}" if view.other_cluster else "unreachable"
-        return (view.id, view.endpoint, role, *[None] * 12)
+        return (view.id, view.endpoint, role, *[None] * 4, lag, *[None] * 8)
     return (
         view.id,
         view.endpoint,
@@ -74,6 +78,7 @@ def _row(view: MemberView) -> tuple[object, ...]:
         found.term,
         found.commit_index,
         found.applied_index,
+        lag,
         found.revision,
         megabytes(found.used_bytes),
         megabytes(found.quota_bytes) if found.quota_bytes else None,
@@ -83,6 +88,19 @@ def _row(view: MemberView) -> tuple[object, ...]:
         f"{found.disk.write_s * 1000:.1f} ms",
         ", ".join(raised.alarm.name.lower().replace("_", " ") for raised in found.alarms) or None,
     )
+
+
+def _lag(view: MemberView, leader: Status | None) -> str | None:
+    progress = next((one for one in leader.progress if one.id == view.id), None) if leader is not None else None
+    if leader is None or progress is None:
+        return None
+    entries = leader.last_index - progress.match_index
+    return f"{entries}, {lag_text(progress.lag_s)}" if entries else "0"
+
+
+def lag_text(seconds: float) -> str:
+    """Return a lag for people."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _described(view: MemberView) -> dict[str, object]:
@@ -116,6 +134,9 @@ def _described(view: MemberView) -> dict[str, object]:
         "watches": found.watches,
         "cluster_id": f"{found.cluster_id:016x}",
         "version": found.version,
+        "started_at": found.started_at or None,
+        "http_address": found.http_address or None,
+        "failover": asdict(found.failover) if found.failover else None,
         "followers": [asdict(one) for one in found.progress],
         "scrub": asdict(found.scrub),
         "checkpoint": asdict(found.checkpoint),

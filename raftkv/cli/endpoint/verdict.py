@@ -17,7 +17,11 @@ def fail_unless_all_answered(views: Iterable[MemberView]) -> None:
 
 def fail_unless_all(quality: str, members: list[tuple[str, str | None]]) -> None:
     """End the command unless no member (its name, what is wrong with it) has something wrong with it."""
-    wrong = [error if error.startswith(name) else f"{name}: {error}" for name, error in members if error is not None]
+    wrong: dict[str, list[str]] = {}
+    for name, error in members:
+        if error is not None:
+            wrong.setdefault(error.removeprefix(f"{name}: "), []).append(name)
     if wrong:
-        good = len(members) - len(wrong)
-        fail(f"{good} of {len(members)} {quality}; {'; '.join(wrong)}", Exit.ERROR if good else Exit.UNREACHABLE)
+        good = sum(error is None for _, error in members)
+        said = "; ".join(f"{', '.join(names)}: {error}" for error, names in wrong.items())
+        fail(f"{good} of {len(members)} {quality}; {said}", Exit.ERROR if good else Exit.UNREACHABLE)

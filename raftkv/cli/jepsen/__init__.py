@@ -22,6 +22,7 @@ from raftkv.cli.demo import Size
 from raftkv.cli.exits import INTERRUPTED, complain
 from raftkv.cli.jepsen.names import NemesisOption, WorkloadOption, nemeses_named, show_names, workloads_named
 from raftkv.cli.options import Format, Output, require_empty
+from raftkv.cli.tls_flags import given_tls
 from raftkv.errors import RaftKVError
 
 COULD_NOT_RUN = 2
@@ -127,6 +128,7 @@ def jepsen(
             check_seconds=check_time,
             directory=where,
             endpoints=endpoints,
+            tls=given_tls(),
             sabotage=sabotage,
             arguments=arguments,
             command=command,

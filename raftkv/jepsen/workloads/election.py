@@ -49,7 +49,7 @@ class Election(Workload):
 
     async def _lead_paused(self, worker: Worker) -> None:
         """Nobody renews the lease of this leader: its client is closed."""
-        async with AsyncClient(worker.client.endpoints, timeout=OWN_TIMEOUT_S) as own:
+        async with AsyncClient(worker.client.endpoints, timeout=OWN_TIMEOUT_S, tls=worker.client.tls) as own:
             token = await self._campaign(worker, self._candidacy(worker, own, PAUSED_TTL_S))
         if token is not None and await worker.rest(worker.rng.uniform(0.5, 2.5) * PAUSED_TTL_S):
             await self._act(worker, token)

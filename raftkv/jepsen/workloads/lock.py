@@ -46,7 +46,7 @@ class Lock(Workload):
 
     async def _pause(self, worker: Worker) -> None:
         """Acquire and read, do nothing for a while, and write. Nobody renews the lease: its client is closed."""
-        async with AsyncClient(worker.client.endpoints, timeout=OWN_TIMEOUT_S) as own:
+        async with AsyncClient(worker.client.endpoints, timeout=OWN_TIMEOUT_S, tls=worker.client.tls) as own:
             lock = own.lock(self.setting.prefix + "lock", ttl=PAUSED_TTL_S, timeout=WAIT_S)
             if (token := await self._acquire(worker, lock)) is None:
                 return

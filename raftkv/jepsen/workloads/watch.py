@@ -104,7 +104,9 @@ class Watch(Workload):
 def _at(worker: Worker, watcher: int) -> AsyncClient:
     """Return a client that knows one node and no other."""
     endpoints = worker.client.endpoints
-    return AsyncClient([endpoints[watcher % len(endpoints)]], timeout=OPEN_TIMEOUT_S, dial_learned=False)
+    return AsyncClient(
+        [endpoints[watcher % len(endpoints)]], timeout=OPEN_TIMEOUT_S, dial_learned=False, tls=worker.client.tls
+    )
 
 
 async def _segment(client: AsyncClient, prefix: str, start: int, seconds: float, through: int) -> Answer:

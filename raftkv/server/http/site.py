@@ -46,7 +46,7 @@ def numbers_of(node: Node, *, ready: bool) -> Numbers:
         tallies=node.tallies,
         pending_writes=node.pending_writes,
         delay_s=node.tallies.delays.at(node.now_ms() / 1000),
-        failovers={},
+        failovers=node.failovers.counts,
         quorum=write_quorum(node.raft),
     )
 

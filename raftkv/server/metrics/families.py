@@ -14,15 +14,13 @@ from prometheus_client.utils import floatToGoString
 
 from raftkv.errors import ErrorCode
 from raftkv.server.metrics.names import METRICS, Kind
-from raftkv.server.tallies import Durations, Tallies
+from raftkv.server.tallies import OK, READ, WRITE, Durations, Tallies
 from raftkv.server.write_quorum import WriteQuorum
 from raftkv.v1 import cluster_pb2 as pb
 
 _MS: Final = 1000
 _MEMBER_KINDS: Final = {pb.VOTER: "voter", pb.LEARNER: "learner", pb.WITNESS: "witness"}
 _ALARMS: Final = {number: name.lower() for name, number in pb.Alarm.items() if number != pb.ALARM_UNSPECIFIED}
-_KINDS: Final = ("read", "write")
-"""Of requests."""
 
 USUAL_FAILURES: Final = tuple(
     code.name.lower()
@@ -136,7 +134,7 @@ def _by_peer(status: pb.StatusResponse, value: Callable[[pb.PeerProgress], float
 
 def _work(numbers: Numbers) -> dict[str, Samples]:
     tallies = numbers.tallies
-    answered = dict.fromkeys([(kind, "ok") for kind in _KINDS], 0) | tallies.answered
+    answered = dict.fromkeys([(READ, OK), (WRITE, OK)], 0) | tallies.answered
     failed = dict.fromkeys(USUAL_FAILURES, 0) | tallies.failed_writes
     return {
         "raftkv_requests_total": [(labels, float(count)) for labels, count in sorted(answered.items())],

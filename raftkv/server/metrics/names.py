@@ -114,7 +114,8 @@ METRICS: Final[dict[str, Metric]] = dict(
         _metric(
             "raftkv_requests_total",
             _C,
-            "Operations that this node has answered, forwarded ones included; outcome: ok, or the error's code.",
+            "Operations that clients asked of this node, wherever they were run; kind: read or write; outcome: ok, or "
+            "the error's code.",
             "kind",
             "outcome",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from raftkv.errors import DeadlineExceeded, FailedPrecondition, LeaderChanged, N
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
 from raftkv.server.comparison import Comparison
+from raftkv.server.failovers import Failover
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
 from raftkv.server.services.leading import on_leader
@@ -38,6 +40,18 @@ _ROLES = {
     Role.CANDIDATE: pb.CANDIDATE,
     Role.LEADER: pb.LEADER,
 }
+
+
+def _failover(newest: Failover | None) -> pb.Failover | None:
+    if newest is None:
+        return None
+    return pb.Failover(
+        term=newest.reign.term,
+        leader=newest.reign.leader,
+        duration_ms=round(newest.duration_ms),
+        ended_at_ms=int(newest.ended_at_s * 1000),
+        planned=newest.planned,
+    )
 
 
 class LeadershipTransfers:
@@ -107,6 +121,7 @@ class ClusterService(ClusterServicer):
     ) -> None:
         self._http_address = http_address
         self._certificates = certificates
+        self._started_at_ms = int(time.time() * 1000)
         self._scrub = scrub
         self._node = node
         self._log_store = log_store
@@ -143,6 +158,7 @@ class ClusterService(ClusterServicer):
                     match_index=status.match,
                     state=status.state.value,
                     recently_active=status.silent_ticks < raft.election_ticks,
+                    lag_ms=int(self._node.lag_ms(peer, status.match)),
                     connected=self._transport.connected(peer),
                 )
                 for peer, status in sorted(raft.followers().items())
@@ -159,6 +175,8 @@ class ClusterService(ClusterServicer):
             scrub=self._scrub(),
             checkpoint=self._node.checkpoints.status(),
             transfers=self._node.checkpoints.transfers(),
+            started_at_ms=self._started_at_ms,
+            failover=_failover(self._node.failovers.newest),
             http_address=self._http_address,
             certificates=self._certificates(),
         )
