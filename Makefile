@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test verify fix settings proto clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -53,6 +53,9 @@ verify: $(INSTALLED) ## check style, types, generated code and layers; changes n
 fix: $(INSTALLED) ## apply ruff's fixes and format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+settings: $(INSTALLED) ## make the table of docs/configuration.md anew
+	@$(BIN)/python -m raftkv.server.settings_reference docs/configuration.md
 
 proto: $(INSTALLED) ## generate raftkv/v1 from proto/
 	@scripts/generate .
