@@ -25,7 +25,7 @@ from tests.deploy.compose.project import Project
 from tests.deploy.compose.shell import CommandFailed, NotPossible, run, say
 
 SKIPPED = 77
-SCENARIO_S = 900.0
+SCENARIO_S = 1200.0
 
 Scenario = Callable[[Project], Awaitable[None]]
 TLS = ("--file", "docker-compose.yml", "--file", "deploy/compose/tls.yml")

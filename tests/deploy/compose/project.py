@@ -19,8 +19,8 @@ from raftkv.testing.processes import free_port
 from tests.deploy.compose.images import NODE_IMAGE, ROOT, TOXIPROXY_IMAGE
 from tests.deploy.compose.shell import CommandFailed, run, say
 
-UP_S: Final = 180.0
-STEP_S: Final = 90.0
+UP_S: Final = 360.0
+STEP_S: Final = 120.0
 POLL_S: Final = 0.2
 
 
