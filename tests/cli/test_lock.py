@@ -168,7 +168,7 @@ def test_signals_go_to_the_command(cli: Cli, cluster: RunningCluster, tmp_path: 
 
 
 def test_a_lock_that_is_lost_ends_the_command(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
-    with locking(tmp_path, cluster, "lock/lost", "--ttl", "1", "--grace", "0.1", "--", "sh", "-c", DEAF) as process:
+    with locking(tmp_path, cluster, "lock/lost", "--ttl", "3", "--grace", "0.1", "--", "sh", "-c", DEAF) as process:
         pids = [int(pid) for pid in line(process).split()]
         lease = cli("lock", "lock/lost", "--show", "-o", "json").json["contenders"][0]["lease"]
         assert cli("lease", "revoke", str(lease)).code == 0
@@ -181,7 +181,7 @@ def test_a_lock_that_is_lost_ends_the_command(cli: Cli, cluster: RunningCluster,
 
 
 def test_a_lost_lock_that_nobody_uses(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
-    with locking(tmp_path, cluster, "lock/idle", "--ttl", "1") as process:
+    with locking(tmp_path, cluster, "lock/idle", "--ttl", "3") as process:
         line(process)
         lease = cli("lock", "lock/idle", "--show", "-o", "json").json["contenders"][0]["lease"]
         assert cli("lease", "revoke", str(lease)).code == 0
