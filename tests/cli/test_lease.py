@@ -59,7 +59,7 @@ def test_keepalive_goes_on_until_the_lease_is_gone(cli: Cli, cluster: RunningClu
         # Longer, in all, than it would last by itself.
         assert [process.stdout.readline() for _ in range(5)] == ["renewed for 6 s\n"] * 5
         assert cli("lease", "revoke", lease).code == 0
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert err == f"raftkv: lease {lease} not found\n"
 

@@ -18,7 +18,7 @@ from tests.cli.processes import interruptible, started
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("cluster")]
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 DEAF = "trap '' TERM; sleep 1000 & echo $! $$; while :; do sleep 0.05; done"
 """Ignores SIGTERM, and so does what it has started; says who they are."""
 
@@ -105,10 +105,10 @@ def test_busy(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
         busy = cli("lock", "lock/busy", "--no-wait", "--", "true")
         assert busy.code == 4
         assert "lock/busy" in busy.error
-        late = cli("lock", "lock/busy", "--wait", "0.2", "--", "true")
+        late = cli("lock", "lock/busy", "--wait", "0.9", "--", "true")
         assert (late.code, late.error) == (
             4,
-            f"lock 'lock/busy' was not to be had within 0.2 s (token {token} holds it)",
+            f"lock 'lock/busy' was not to be had within 0.9 s (token {token} holds it)",
         )
         table = cli("lock", "lock/busy", "--show").text.splitlines()
         assert table[0].split() == ["STATE", "TOKEN", "TICKET", "LEASE", "KIND", "VALUE"]
