@@ -131,12 +131,19 @@ class Nodes:
             await transport.start(self.recorders[node])
         async with asyncio.timeout(60):
             while any(len({message.sender for message in r.messages}) < 2 for r in self.recorders.values()):
-                for sender in IDS:
-                    self.transports[sender].send([reply(sender, other, 0) for other in IDS if other != sender])
+                self._send_all(0)
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
+            # Some of them may be on their way still. What comes last comes behind them.
+            self._send_all(last := 1_000_000)
+            for node, recorder in self.recorders.items():
+                wanted = [reply(other, node, last) for other in IDS if other != node]
+                await recorder.until(lambda found, wanted=wanted: all(one in found.messages for one in wanted))  # type: ignore[misc]
         for recorder in self.recorders.values():
             recorder.messages.clear()
+
+    def _send_all(self, number: int) -> None:
+        for sender in IDS:
+            self.transports[sender].send([reply(sender, other, number) for other in IDS if other != sender])
 
 
 def reply(sender: NodeId, receiver: NodeId, number: int) -> HeartbeatResponse:
