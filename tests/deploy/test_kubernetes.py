@@ -16,7 +16,7 @@ import pytest
 import typer.main
 
 from raftkv.cli.app import app
-from raftkv.server.settings import ServerSettings
+from raftkv.server.settings import ServerSettings, load_settings
 from tests.deploy.rendering import SOURCES, Resource, committed, digest_of_sources, names
 from tests.deploy.schemas import VERSIONS, complaint
 
@@ -131,7 +131,7 @@ def test_every_pod_is_given_settings_that_a_node_takes(
             monkeypatch.setenv(key, value)
         for key in known - ours.keys():
             monkeypatch.delenv(key, raising=False)
-        settings = ServerSettings()  # type: ignore[call-arg]  # from the environment
+        settings = load_settings({})
         assert settings.id == node
         assert bool(settings.member) is (node in settings.member)
         assert bool(settings.member) is not bool(settings.join)
