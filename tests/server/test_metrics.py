@@ -23,7 +23,7 @@ from raftkv.server.write_quorum import WriteQuorum, write_quorum
 from raftkv.storage.files import OsFileSystem
 from raftkv.storage.wal import WriteAheadLog
 from raftkv.v1 import cluster_pb2 as pb
-from raftkv.v1 import common_pb2
+from raftkv.v1 import common_pb2, kv_pb2
 from tests.server.memory_cluster import MemoryCluster, MemoryNode, until
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -368,6 +368,20 @@ async def test_writes_that_fail_are_counted_once_by_reason() -> None:
         assert sum(failed.values()) == 1, failed
         assert sum(count for (_, outcome), count in leader.node.tallies.answered.items() if outcome != "ok") == 1
         assert leader.node.pending_writes in (0, 1), "the log may still decide it"
+
+
+async def test_writes_that_nobody_waits_for_any_more_are_not_counted_again() -> None:
+    """Two groups, since a range is deleted by an entry of its own: their deadline passes, and then the node stops."""
+    async with MemoryCluster(3) as cluster:
+        leader = await cluster.leader()
+        cluster.isolate(leader.id)
+        operations = [
+            kv_pb2.Operation(id=1, put=kv_pb2.PutRequest(key=b"a", value=b"1")),
+            kv_pb2.Operation(id=2, delete=kv_pb2.DeleteRequest(key=b"a", range_end=b"b")),
+        ]
+        await leader.requests.run(kv_pb2.BatchRequest(timeout_ms=100, operations=operations), forwarded=False)
+        await leader.node.stop()
+        assert leader.node.tallies.failed_writes == {"deadline_exceeded": 2}
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
