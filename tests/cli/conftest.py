@@ -4,7 +4,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import pytest
 from raftkv.cli.app import run
 from raftkv.testing.toxiproxy_fixture import toxiproxy_server
 from tests.cli.cluster_process import RunningCluster, running_cluster
+from tests.integration.waiting import PATIENCE_S, POLL_S
 
 __all__ = ["toxiproxy_server"]
 
@@ -62,6 +64,15 @@ def without_receipt(shown: dict[str, Any]) -> dict[str, Any]:
 
 class Cli(Protocol):
     def __call__(self, *arguments: str, stdin: bytes = b"") -> Result: ...
+
+
+def eventually(attempt: Callable[[], Result], succeeds: Callable[[Result], bool]) -> Result:
+    """Return the first result that succeeds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not succeeds(result := attempt()):
+        assert time.monotonic() < deadline, result
+        time.sleep(POLL_S)
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,8 +12,7 @@ import pytest
 
 from raftkv.testing.processes import free_port
 from tests.cli.cluster_process import RunningCluster, running_cluster
-from tests.cli.conftest import Cli, Result
-from tests.integration.waiting import PATIENCE_S, POLL_S
+from tests.cli.conftest import Cli, Result, eventually
 
 pytestmark = pytest.mark.processes
 
@@ -37,14 +35,6 @@ def cluster(started_mixture: RunningCluster, cli: Cli, monkeypatch: pytest.Monke
     # It is refused for as long as the one that takes over is behind.
     eventually(lambda: cli("leader", "transfer", "1"), lambda result: result.code == 0)
     return started_mixture
-
-
-def eventually(attempt: Callable[[], Result], succeeds: Callable[[Result], bool]) -> Result:
-    deadline = time.monotonic() + PATIENCE_S
-    while not succeeds(result := attempt()):
-        assert time.monotonic() < deadline, result
-        time.sleep(POLL_S)
-    return result
 
 
 @contextmanager
