@@ -1,12 +1,13 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test verify fix proto clean
+.PHONY: help demo test slow sim crash fuzz jepsen jepsen-all jepsen-ci compose-test deploy-check deploy-files verify fix settings proto \
+	clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run a three-node cluster and show what it does (DEMO_ARGS="...")
 	@$(BIN)/raftkv demo $(DEMO_ARGS)
@@ -36,12 +37,18 @@ jepsen-all: $(INSTALLED) ## the whole matrix of workloads and faults, an hour (J
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
 	@$(BIN)/python -m raftkv.jepsen.matrix --all $(if $(JEPSEN_ARGS),$(JEPSEN_ARGS),--minutes 60)
 
-jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is broken on purpose, and more tests behind Toxiproxy
+jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is broken on purpose, and the longer of all other tests
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
-	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition
+	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition tests/crash tests/integration tests/server tests/sim
 
 compose-test: $(INSTALLED) ## the image and docker-compose.yml on a Docker engine, minutes (SCENARIOS="three five chaos"); deploy/README.md
 	@$(BIN)/python -m tests.deploy.compose $(SCENARIOS)
+
+deploy-check: $(INSTALLED) ## render, lint and validate deploy/ with kustomize, helm and promtool, which Go builds once (CHECK_ARGS="--rewrite-golden")
+	@$(BIN)/python -m tests.deploy.check $(CHECK_ARGS)
+
+deploy-files: $(INSTALLED) ## make the dashboard, the alerts' unit tests and the copies of the alerts anew
+	@$(BIN)/python -m tests.deploy.generate
 
 verify: $(INSTALLED) ## check style, types, generated code and layers; changes nothing
 	@$(BIN)/ruff check
@@ -53,6 +60,9 @@ verify: $(INSTALLED) ## check style, types, generated code and layers; changes n
 fix: $(INSTALLED) ## apply ruff's fixes and format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+settings: $(INSTALLED) ## make the table of docs/configuration.md anew
+	@$(BIN)/python -m raftkv.server.settings_reference docs/configuration.md
 
 proto: $(INSTALLED) ## generate raftkv/v1 from proto/
 	@scripts/generate .

@@ -34,7 +34,10 @@ STAYS = "tests/partition/test_isolated_leader.py"
 
 @pytest.hookimpl(tryfirst=True)  # before some are left out for their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What has whole clusters behind proxies is for `make jepsen-ci`, as `make test` has eight minutes."""
+    """What has whole clusters behind proxies is for `make jepsen-ci`, as `make test` has eight minutes.
+
+    So are the longer of all other tests, which bear the mark themselves.
+    """
     for item in items:
         where = item.path.relative_to(config.rootpath).as_posix()
         if where.startswith(FOR_JEPSEN_CI) and where != STAYS and item.get_closest_marker("processes") is not None:

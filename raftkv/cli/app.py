@@ -15,6 +15,7 @@ import raftkv
 from raftkv.cli import (
     bench,
     certs,
+    config,
     demo,
     doctor,
     drill,
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve", cls=TakesSettings)(serve.serve)
+app.add_typer(config.app, name="config")
 app.command("put")(kv.put)
 app.command("get")(kv.get)
 app.command("del")(kv.delete)

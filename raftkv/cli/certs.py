@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-COMPOSE_NODES: Final = tuple(f"{node}=raftkv-{node}" for node in range(1, 6))
+COMPOSE_NODES: Final = tuple(f"{node}=node{node}" for node in range(1, 6))
 """The nodes of docker-compose.yml."""
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the certificates are.", file_okay=False)]
@@ -54,7 +54,7 @@ def init(
     output: Format = Output.TABLE,
 ) -> None:
     """Make an authority (10 years), and certificates of nodes and clients (1 year). Without --node: those of the
-    compose file, nodes 1 to 5 at raftkv-1 to raftkv-5.
+    compose file, nodes 1 to 5 at node1 to node5.
 
     DIR gets ca.crt and ca.key, node-ID.crt and node-ID.key for each node, client.crt and client.key (or those
     of --client). Keys are readable to you alone. Keep ca.key away from the nodes: whoever has it can be any of them.

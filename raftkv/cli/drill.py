@@ -12,8 +12,12 @@ from raftkv.cli.exits import Exit, fail, say
 from raftkv.cli.options import DEFAULT_ENDPOINTS, Endpoints, Format, Output
 from raftkv.cli.output import print_json, print_line, print_table
 from raftkv.cli.session import catch_signals, run_to_end
+from raftkv.cli.tls_flags import given_tls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftkv.client import AsyncClient
     from raftkv.drill.drill import Plan
     from raftkv.drill.faults import Way
     from raftkv.drill.measure.record import How
@@ -108,14 +112,22 @@ def _require(local: int | None, compose: Path | None, report: Path | None) -> No
 def _drill(plan: Plan, endpoints: str, compose: Path | None, report: Path | None, *, yes: bool) -> Result:
     from raftkv.client import AsyncClient  # noqa: PLC0415 - see raftkv.cli
     from raftkv.drill.compose import ComposeNodes  # noqa: PLC0415
-    from raftkv.drill.drill import aim, fit  # noqa: PLC0415
+    from raftkv.drill.drill import LOOK_S, aim, fit  # noqa: PLC0415
     from raftkv.drill.local_process import LocalNodes  # noqa: PLC0415
 
-    way: Way = LocalNodes() if compose is None else ComposeNodes(compose)
+    tls = given_tls()
+
+    def connect() -> AsyncClient:
+        return AsyncClient(endpoints, tls=tls)
+
+    def connect_to(endpoint: str) -> AsyncClient:
+        return AsyncClient([endpoint], tls=tls)
+
+    way: Way = LocalNodes(connect_to) if compose is None else ComposeNodes(compose)
 
     async def foreseen() -> str:
-        async with AsyncClient(endpoints) as client:
-            seen = await fit(client, 0.0)
+        async with connect() as client:
+            seen = await fit(client, LOOK_S)
             fault = await aim(client, plan.how, seen, way)
             nodes = ", ".join(f"{node} ({endpoint})" for node, endpoint in sorted(seen.endpoints.items()))
             return (
@@ -130,11 +142,12 @@ def _drill(plan: Plan, endpoints: str, compose: Path | None, report: Path | None
             fail("nothing was done: --yes is needed where nobody can be asked", Exit.USAGE)
         if not typer.confirm("Go on?", err=True):
             fail("nothing was done", Exit.USAGE)
-    return _play(plan, endpoints, way, report)
+    return run_to_end(_played(plan, endpoints, connect, way, report), writes=True)
 
 
 def _drill_own(plan: Plan, nodes: int, report: Path | None) -> Result:
-    from raftkv.drill.faults import OwnNodes  # noqa: PLC0415 - see raftkv.cli
+    from raftkv.client import AsyncClient  # noqa: PLC0415 - see raftkv.cli
+    from raftkv.drill.faults import OwnNodes  # noqa: PLC0415
     from raftkv.testing.cluster import LocalCluster  # noqa: PLC0415
 
     async def play() -> Result:
@@ -142,25 +155,22 @@ def _drill_own(plan: Plan, nodes: int, report: Path | None) -> Result:
         say(f"starting a cluster of {nodes} in {cluster.directory}")
         async with cluster:
             await cluster.leader()
-            return await _played(plan, cluster.url, OwnNodes(cluster), report)
+            return await _played(plan, cluster.url, lambda: AsyncClient(cluster.url), OwnNodes(cluster), report)
 
     return run_to_end(play(), writes=True)
 
 
-def _play(plan: Plan, endpoints: str, way: Way, report: Path | None) -> Result:
-    return run_to_end(_played(plan, endpoints, way, report), writes=True)
-
-
-async def _played(plan: Plan, endpoints: str, way: Way, report: Path | None) -> Result:
+async def _played(
+    plan: Plan, endpoints: str, connect: Callable[[], AsyncClient], way: Way, report: Path | None
+) -> Result:
     import secrets  # noqa: PLC0415
     import time  # noqa: PLC0415
 
-    from raftkv.client import AsyncClient  # noqa: PLC0415
     from raftkv.drill.drill import Drill  # noqa: PLC0415
     from raftkv.drill.report import write_report  # noqa: PLC0415
 
     run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-    drill = Drill(plan, lambda: AsyncClient(endpoints), way, run, say)
+    drill = Drill(plan, connect, way, run, say)
     result = await drill.play(unwinding=_unwinding)
     if report is not None:
         write_report(report, result, drill.record, cluster=endpoints, when=time.strftime("%d %B %Y %H:%M:%S %z"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from raftkv.server.disk_room import require_fits
 from raftkv.server.endpoints_book import saying_how_to_repair
 from raftkv.server.logs import configure_logging
 from raftkv.server.settings import ServerSettings, load_settings
+from raftkv.server.settings_sources import unknown_variables
 from raftkv.server.start_progress import StartProgress
 from raftkv.storage.files import FileSystem
 from raftkv.storage.progress import Interrupted
@@ -39,6 +41,10 @@ def run_node(
         if "disk_reserve_bytes" in settings.model_fields_set:
             require_fits(settings.disk_reserve_bytes, settings.data_dir)
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
+        if unknown := unknown_variables(os.environ, ServerSettings.model_fields):
+            log.warning(
+                "variables of the environment that no node reads", reason="; ".join(one.describe() for one in unknown)
+            )
         with saying_how_to_repair(settings.data_dir):
             uvloop.run(_serve(settings, files, clock))
     except RaftKVError as error:

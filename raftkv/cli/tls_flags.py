@@ -32,7 +32,7 @@ def tls_environment() -> dict[bytes, bytes]:
 def add_tls_flags(group: Any) -> None:
     """Give the flags to each command in a group, and in the groups in it, that has --endpoints."""
     flags = _flags()
-    for command in group.commands.values():
+    for command in getattr(group, "commands", {}).values():
         if hasattr(command, "commands"):
             add_tls_flags(command)
         elif any("--endpoints" in getattr(parameter, "opts", ()) for parameter in command.params):

@@ -44,6 +44,7 @@ from raftkv.client.node_status import (
     Failover,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.client.receipts import ReadReceipt, ReadToken, WriteReceipt
@@ -177,6 +178,7 @@ __all__ = [
     "SavedSnapshot",
     "ScrubStatus",
     "Service",
+    "SettingsDrift",
     "SnapshotProgress",
     "StateComparison",
     "StateHash",

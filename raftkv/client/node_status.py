@@ -1,4 +1,4 @@
-"""What a node says of its disk and of what it keeps there: parts of `results.Status`."""
+"""What a node says of its disk, of what it keeps there, and of its peers' settings: parts of `results.Status`."""
 
 from __future__ import annotations
 
@@ -134,6 +134,16 @@ class CertificateStatus:
     not_after: float
     refused: str = ""
     """Why a newer one on the node's disk is not in use; empty: the newest is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsDrift:
+    """A setting that should be the same on all members, and that a peer was given differently."""
+
+    peer: int
+    setting: str
+    here: str
+    there: str
 
 
 UNTOLD_DISK: Final = DiskStatus()

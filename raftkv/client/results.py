@@ -19,6 +19,7 @@ from raftkv.client.node_status import (
     Failover,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.client.receipts import UNTOLD_READ, UNTOLD_WRITE, ReadReceipt, WriteReceipt
@@ -437,6 +438,12 @@ class Status:
     """The newest change of leaders that the node has seen; None: none since it started."""
     http_address: str = ""
     """Of its HTTP server: host:port; empty: it has none."""
+    settings_hash: bytes = b""
+    """Of the settings that should be the same on all members; empty: it does not say."""
+    drift: tuple[SettingsDrift, ...] = ()
+    """What of these its peers were given differently."""
+    protocol_version: int = 0
+    """The newest version of the protocol that all members which this node has heard speak; 0: it does not say."""
 
     @property
     def is_witness(self) -> bool:

@@ -256,6 +256,9 @@ def to_status(endpoint: str, answer: cluster_pb2.StatusResponse) -> Status:
         started_at=answer.started_at_ms / 1000,
         failover=wire_status.to_failover(answer.failover) if answer.HasField("failover") else None,
         http_address=answer.http_address,
+        settings_hash=answer.settings_hash,
+        drift=tuple(wire_status.to_drift(one) for one in answer.drift),
+        protocol_version=answer.protocol_version,
     )
 
 

@@ -13,6 +13,7 @@ from raftkv.client.node_status import (
     Failover,
     RaisedAlarm,
     ScrubStatus,
+    SettingsDrift,
     StateComparison,
 )
 from raftkv.v1 import cluster_pb2
@@ -74,3 +75,8 @@ def to_comparison(found: cluster_pb2.StateComparison) -> StateComparison:
         tuple(found.silent),
         found.finished_at_ms / _MS,
     )
+
+
+def to_drift(found: cluster_pb2.SettingsDrift) -> SettingsDrift:
+    """Decode a difference between two nodes' settings."""
+    return SettingsDrift(found.peer, found.setting, found.here, found.there)

@@ -17,7 +17,7 @@ from raftkv.drill.lookout import Lookout
 from raftkv.drill.measure.fitness import Follower, Picture, Voter, absences, objections
 from raftkv.drill.measure.record import Fault as Struck
 from raftkv.drill.measure.record import How, Outcome, Record
-from raftkv.drill.measure.rounds import measured
+from raftkv.drill.measure.rounds import last_sign_of_life, measured
 from raftkv.drill.measure.verdict import Audit, Result, judged
 from raftkv.errors import ConnectionFailed, NoLeader, RaftKVError
 
@@ -27,11 +27,13 @@ STEADY_WRITES: Final = 50
 HOLD_S: Final = 1.0
 """How long a node stays paused after another one has taken over: it must come back to a world that went on."""
 ASK_S: Final = 2.0
+LOOK_S = 2.0
+"""How long it is asked again before a cluster is found unfit: a busy node may let a first connection time out."""
 SETTLE_S: Final = 10.0
 """How long a cluster may take to be fit for the next round."""
 SWEEP_S: Final = 10.0
 
-Connect = Callable[..., AsyncClient]
+Connect = Callable[[], AsyncClient]
 Say = Callable[[str], None]
 
 
@@ -64,7 +66,7 @@ async def look(client: AsyncClient) -> Seen:
     statuses = [one for one in answers if isinstance(one, Status)]
     failures = {one.endpoint: one.error for one in answers if isinstance(one, EndpointFailure)}
     if not statuses:
-        raise ConnectionFailed("no endpoint answers: " + "; ".join(f"{at}: {e.message}" for at, e in failures.items()))
+        raise ConnectionFailed("no endpoint answers: " + "; ".join(one.message for one in failures.values()))
     leaders = [one for one in statuses if one.role is Role.LEADER]
     leader = max(leaders, key=lambda one: one.term, default=None)
     chief = leader or max(statuses, key=lambda one: one.term)
@@ -103,7 +105,7 @@ def _why(address: str, failures: Mapping[str, RaftKVError]) -> str:
     if not address:
         return "no node that answered knows where clients reach it"
     error = failures.get(address.lower())
-    return f"{address}: {error.message}" if error is not None else f"{address} was not asked, or is another node"
+    return error.message if error is not None else f"{address} was not asked, or is another node"
 
 
 def require_fit(seen: Seen) -> None:
@@ -166,7 +168,7 @@ class Drill:
         async with AsyncExitStack() as clients:
             asking, looking, reading = [await clients.enter_async_context(self._connect()) for _ in range(3)]
             writing = [await clients.enter_async_context(self._connect()) for _ in range(plan.writers)]
-            seen = await fit(asking, 0.0)
+            seen = await fit(asking, LOOK_S)
             try:
                 async with (
                     Lookout(looking, seen.endpoints, self.record, self._clock),
@@ -187,7 +189,7 @@ class Drill:
         for number in range(1, plan.times + 1):
             try:
                 await self._more_writes(STEADY_WRITES)
-                seen = await fit(client, 0.0 if number == 1 else SETTLE_S)
+                seen = await fit(client, LOOK_S if number == 1 else SETTLE_S)
                 fault = await aim(client, plan.how, seen, self._way)
                 self._say(f"round {number} of {plan.times}: {fault.text}")
                 await self._round(number, seen, fault, unwinding)
@@ -206,6 +208,8 @@ class Drill:
             await fault.begin()
             if struck.how is How.TRANSFER:
                 struck.undone = self._clock()
+            else:
+                struck.at = last_sign_of_life(self.record, struck)
             await self._until("another leader", lambda: measured(self.record, struck).election_s is not None)
             await self._until("a write that it took", lambda: measured(self.record, struck).first_write_s is not None)
             if struck.how is How.PAUSE:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,17 +45,25 @@ class Node:
     """The file to which it writes, if that is one."""
 
 
+Connect = Callable[[str], AsyncClient]
+"""Makes a client of the node at an endpoint."""
+
+
 class LocalNodes:
     """Nodes on the loopback addresses of this machine."""
 
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
     async def aim(self, how: How, node: int, endpoint: str) -> Fault:
-        return LocalFault(await asyncio.to_thread(find, endpoint, node), node, how)
+        return LocalFault(await asyncio.to_thread(find, endpoint, node), node, how, self._connect)
 
 
 class LocalFault:
     """SIGKILL or SIGSTOP to a node on this machine."""
 
-    def __init__(self, found: Node, node: int, how: How) -> None:
+    def __init__(self, found: Node, node: int, how: How, connect: Connect) -> None:
+        self._connect = connect
         self._found = found
         self._how = how
         self._guard: subprocess.Popen[bytes] | None = None
@@ -85,7 +93,7 @@ class LocalFault:
         await _gone(self._found.process)
         if not await _comes_back(self._found, SUPERVISED_S):
             start(self._found)
-        await _answers(self._found.endpoint)
+        await _answers(self._connect, self._found.endpoint)
         self._struck = False
 
     def _resume(self) -> None:
@@ -132,8 +140,12 @@ def serves(command: Sequence[str], node: int) -> bool:
     return False
 
 
-def start(found: Node) -> int:
-    """Start a node as it was started before, so that it outlives us. Return its process id."""
+started: Final[list[subprocess.Popen[bytes]]] = []
+"""The nodes that were started again. They outlive us; kept, as a Popen complains that is forgotten while it runs."""
+
+
+def start(found: Node) -> None:
+    """Start a node as it was started before, so that it outlives us."""
     output = found.output.open("ab") if found.output is not None else None
     try:
         process = subprocess.Popen(
@@ -150,7 +162,7 @@ def start(found: Node) -> int:
     finally:
         if output is not None:
             output.close()
-    return process.pid
+    started.append(process)
 
 
 def _names(arguments: Sequence[str], node: int) -> bool:
@@ -183,6 +195,8 @@ def _described(pid: int, endpoint: str, node: int) -> Node:
     try:
         process = psutil.Process(pid)
         command = process.cmdline()
+        if process.name() == "docker-proxy":
+            raise NotOurs(f"node {node} at {endpoint} is in a container: name its --compose file, or use --transfer")
         if not serves(command, node):
             raise NotOurs(
                 f"what listens on {endpoint} is no `raftkv serve` of node {node}, but process {pid}: "
@@ -258,9 +272,9 @@ async def _comes_back(found: Node, patience_s: float) -> bool:
     return False
 
 
-async def _answers(endpoint: str) -> None:
+async def _answers(connect: Connect, endpoint: str) -> None:
     last = time.monotonic() + ANSWERS_S
-    async with AsyncClient([endpoint]) as client:
+    async with connect(endpoint) as client:
         while True:
             try:
                 await client.status(endpoint, timeout=1.0)

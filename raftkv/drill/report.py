@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from raftkv.drill.measure.chart import close, whole
-from raftkv.drill.measure.record import Record
+from raftkv.drill.measure.record import How, Record
 from raftkv.drill.measure.rounds import Round
 from raftkv.drill.measure.verdict import FIGURES, Result, milliseconds
 from raftkv.drill.measure.words import duration
@@ -24,6 +24,7 @@ _NAMES: Final = {
     "rto_ms": "RTO, as a writer felt it",
     "mttr_ms": "MTTR, whole again after",
 }
+_DONE: Final = {How.TRANSFER: "hands over", How.KILL: "is killed", How.PAUSE: "is paused"}
 _LEGEND: Final = (
     ("--write", "write", True),
     ("--read", "linearizable read", True),
@@ -132,7 +133,7 @@ def _round(record: Record, one: Round) -> str:
         for colour, name, is_round in _LEGEND
     )
     return (
-        f"<section><h2>Round {one.number}: {one.how} of node {one.old_leader}</h2>"
+        f"<section><h2>Round {one.number}: node {one.old_leader} {_DONE[one.how]}</h2>"
         f'<ul class="legend">{legend}</ul>'
         f'<h3>The pause</h3><div class="scroll">{close(record, one)}</div>'
         f'<h3>The whole round</h3><div class="scroll">{whole(record, one)}</div></section>'

@@ -28,6 +28,7 @@ from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.comparison import Comparison
 from raftkv.server.disk import Disk, open_disk
 from raftkv.server.disk_health import disk_health
+from raftkv.server.drift import Drift, agreed_settings
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.http.site import Site, http_site
@@ -58,6 +59,7 @@ from raftkv.storage.worker import Worker
 from raftkv.tls.reach import require_tls_or_loopback
 from raftkv.tls.rotation import RotatingCertificate
 from raftkv.transport.channel import SERVER_OPTIONS
+from raftkv.transport.greetings import Greeting
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
 from raftkv.transport.peer_tls import PeerTls
 from raftkv.v1 import (
@@ -343,6 +345,7 @@ def _build(
         rng=random.Random(),
         snapshot=disk.snapshot,
     )
+    drift = Drift(node_id, agreed_settings(settings))
     transport = GrpcTransport(
         Identity(
             cluster_id=cluster.cluster_id,
@@ -350,6 +353,7 @@ def _build(
             client_address=settings.own_advertise,
             peer_address=cluster.peer_address,
             incarnation=book.incarnation,
+            greeting=Greeting(settings=agreed_settings(settings)),
         ),
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
@@ -357,6 +361,7 @@ def _build(
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
         tls=None if certificates.peers is None else PeerTls(certificates.peers, settings.cluster_name),
+        greeted=drift.heard,
     )
 
     def exactly(message: str) -> str:
@@ -416,6 +421,7 @@ def _build(
         comparison=comparison,
         http_address=settings.http_listen or "",
         certificates=certificates.status,
+        drift=drift,
     )
     backups = Backups(node, requests.reads, disk, requests.header, cluster.cluster_id)
     maintenance = MaintenanceService(node, requests, backup=backups.stream, compare=comparisons.run)

@@ -95,9 +95,8 @@ class Fact:
         """The bounds of a number, in words; empty: none."""
         if self.least is None and self.most is None:
             return ""
-        if self.most is None:
-            return f"{self.least:g} or more"
-        return f"{self.least or 0:g} to {self.most:g}"
+        least = self._number(self.least or 0) if self.unit.startswith("bytes") else f"{self.least or 0:g}"
+        return f"{least} or more" if self.most is None else f"{least} to {self.most:g}"
 
     @property
     def default_text(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -23,6 +24,7 @@ from raftkv.quorum import concern_name, parse_concern
 from raftkv.raft import NodeId
 from raftkv.server.lease import PPM, lease_ms
 from raftkv.server.setting_marks import About
+from raftkv.server.settings_sources import PREFIX, read_file
 from raftkv.server.tls_settings import check_tls
 from raftkv.server.upkeep import AutoCompaction, CompactionMode
 from raftkv.server.watch_hub import WatchLimits
@@ -55,6 +57,9 @@ def parse_addresses(value: object) -> object:
             found[int(node)] = address
         value = found
     if isinstance(value, Mapping):
+        for node in value:
+            if not str(node).isascii() or not str(node).isdigit() or not 0 < int(node) < 2**64:
+                raise ValueError(f"{node!r} is not the id of a node")
         return {int(node): check_address(str(address)) for node, address in value.items()}
     return value
 
@@ -234,7 +239,7 @@ class ServerSettings(BaseSettings):
         About(
             group="Room",
             default="8 GiB, or three quarters of a smaller --store-map-size",
-            agree="the leader's counts: the quota would change with the leader",
+            agree="the leader's counts, so it would change with the leader",
         ),
     ] = Field(
         8 << 30,
@@ -421,6 +426,16 @@ class ServerSettings(BaseSettings):
             return self.disk_reserve_bytes
         return max(self.disk_reserve_bytes, SEGMENTS_IN_RESERVE * self.wal_segment_bytes)
 
+    def in_force(self, name: str) -> object:
+        """Return what holds for a setting: its value, or what its default comes to."""
+        derived = {
+            "advertise": self.own_advertise,
+            "quota_bytes": self.quota,
+            "disk_reserve_bytes": self.disk_reserve,
+            "max_stream_watches": self.watch_limits.max_stream_watches,
+        }
+        return derived.get(name, getattr(self, name))
+
     @property
     def default_write_concern(self) -> int:
         """The write concern of writes that name none, as on the wire."""
@@ -459,12 +474,36 @@ class ServerSettings(BaseSettings):
         return founded_cluster_id(self.cluster_name, self.member.items())
 
 
+TABLES: Final = ("member", "peer_dial")
+"""Settings that may be tables in a TOML file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a setting comes from."""
+
+    kind: Literal["flag", "environment", "file", "default"]
+    where: str
+    """The flag, the variable or the file; empty for a default."""
+
+
+DEFAULT_SOURCE: Final = Source("default", "")
+
+
 def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> ServerSettings:
     """Return the settings from flags (those that are not None), the environment, and a TOML file.
 
     Raises ConfigurationError, in one line that names the setting.
     """
-    from_file = _read_file(config_file) if config_file is not None else {}
+    return load_with_sources(flags, config_file)[0]
+
+
+def load_with_sources(
+    flags: Mapping[str, Any], config_file: Path | None = None
+) -> tuple[ServerSettings, dict[str, Source]]:
+    """Return the same, and where each setting comes from. Raises ConfigurationError."""
+    names = ServerSettings.model_fields
+    from_file = read_file(config_file, names, TABLES) if config_file is not None else {}
 
     class Settings(ServerSettings):
         @classmethod
@@ -479,36 +518,42 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
             return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
 
     given = {name: value for name, value in flags.items() if value not in (None, [], ())}
+    variables = {variable.upper(): variable for variable in os.environ}
+    sources = dict.fromkeys(names, DEFAULT_SOURCE)
+    for name in names:
+        variable = variables.get(f"{PREFIX}{name.upper()}")
+        if name in given:
+            sources[name] = Source("flag", _flag(name))
+        elif variable is not None:
+            sources[name] = Source("environment", variable)
+        elif name in from_file:
+            sources[name] = Source("file", str(config_file))
     try:
-        return Settings(**given)
+        return Settings(**given), sources
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_explain(problem) for problem in error.errors())) from error
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"configuration file {path}: {error}") from error
-    return {name.replace("-", "_"): value for name, value in found.items()}
+        raise ConfigurationError("; ".join(_explain(problem, sources) for problem in error.errors())) from error
 
 
 _AS_FIELD: Final = re.compile(r"\b(" + "|".join(name for name in ServerSettings.model_fields if "_" in name) + r")\b")
 """Names of settings as they are in code: whoever reads a message knows them as flags."""
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, sources: Mapping[str, Source]) -> str:
     name = ".".join(str(part) for part in problem["loc"][:1])
-    message = _AS_FIELD.sub(
-        lambda found: "--" + found.group().replace("_", "-"), str(problem["msg"]).removeprefix("Value error, ")
-    )
+    message = _AS_FIELD.sub(lambda found: _flag(found.group()), str(problem["msg"]).removeprefix("Value error, "))
     if problem["type"] == "missing":
-        return f"{name} is missing: give --{name.replace('_', '-')} or RAFTKV_{name.upper()}"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}"
-    return f"--{name.replace('_', '-')}: {message}" if name else message
+        return f"{name} is missing: give {_flag(name)} or {PREFIX}{name.upper()}"
+    source = sources.get(name, DEFAULT_SOURCE)
+    match source.kind:
+        case "environment":
+            return f"{source.where}: {message}"
+        case "file":
+            return f"configuration file {source.where}: {name}: {message}"
+    return f"{_flag(name)}: {message}" if name else message
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def parse_members(texts: Iterable[str]) -> dict[NodeId, str]:

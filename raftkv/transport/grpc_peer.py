@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,7 +22,9 @@ from raftkv.errors import ConfigurationError, DataDirectoryMismatch, NoRoom, Shu
 from raftkv.raft import Message, NodeId
 from raftkv.transport import checkpoints
 from raftkv.transport.channel import CHANNEL_OPTIONS
+from raftkv.transport.complaints import Complaints
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
+from raftkv.transport.greetings import PROTOCOL_VERSION, Greeting, newest_of_all, no_common_version
 from raftkv.transport.pace import Pace
 from raftkv.transport.peer_tls import PeerTls
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
@@ -31,9 +33,6 @@ from raftkv.v1.peer_pb2_grpc import PeerStub
 
 if TYPE_CHECKING:
     from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
-
-PROTOCOL_VERSION = 1
-"""Nodes of different versions do not talk."""
 
 QUEUE_BYTES = 32 << 20
 """Messages waiting for one peer; what comes on top is dropped and reported."""
@@ -66,6 +65,8 @@ class Identity:
     """host:port under which peers reach this node."""
     incarnation: int = 0
     """Names the disk behind the id (`raftkv.server.peer_book`)."""
+    greeting: Greeting = field(default_factory=Greeting)
+    """What it says of itself when a stream begins."""
 
 
 class GrpcTransport(Transport):
@@ -81,6 +82,7 @@ class GrpcTransport(Transport):
         is_new: Callable[[], bool] = lambda: False,
         checkpoint_bytes_per_s: float = checkpoints.BYTES_PER_S,
         tls: PeerTls | None = None,
+        greeted: Callable[[Mapping[NodeId, Greeting]], None] = lambda greetings: None,
     ) -> None:
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
@@ -89,12 +91,18 @@ class GrpcTransport(Transport):
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
         (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
         as it goes). With `tls`, nobody is spoken to or heard who does not prove which node it is; without, plain text.
+        `greeted` is told what the members say of themselves, whenever that has changed.
         """
         self.identity = identity
         self.tls = tls
         self.client_addresses: dict[NodeId, str] = {identity.node_id: identity.client_address}
         """Where clients reach each node, as far as it has been heard."""
+        self.greetings: dict[NodeId, Greeting] = {}
+        """What peers have said of themselves last; nothing of those that are neither members nor connected."""
+        self._told: dict[NodeId, Greeting] = {}
+        """What `greeted` was told last."""
         self.admits = admits
+        self._greeted = greeted
         self._is_new = is_new
         self._pace = Pace(checkpoint_bytes_per_s)
         self._strangers: set[NodeId] = set()
@@ -123,11 +131,14 @@ class GrpcTransport(Transport):
         # just installed, the leader that sent it may be none.
         for peer in [peer for peer in self._links if peer not in self._members | self._callers]:
             self._disconnect(peer)
+        self._tell_greetings()
 
-    def greeted_by(self, peer: NodeId, client_address: str, peer_address: str) -> None:
+    def greeted_by(self, peer: NodeId, client_address: str, peer_address: str, greeting: Greeting) -> None:
         """A stream from `peer` begins. One that is no member yet, as far as is known here, must be answered too."""
         self.client_addresses[peer] = client_address
         self._callers.add(peer)
+        self.greetings[peer] = greeting
+        self._tell_greetings()
         if self._receiver is not None and peer not in self._links and peer_address:
             self._connect(peer, peer_address)
 
@@ -137,6 +148,12 @@ class GrpcTransport(Transport):
         self.report_lost(peer)
         if peer not in self._members and peer in self._links:
             self._disconnect(peer)
+        self._tell_greetings()
+
+    @property
+    def protocol_version(self) -> int:
+        """The newest version of the protocol that this node and all members that it has heard speak."""
+        return newest_of_all(self.identity.greeting.versions, [one.versions for one in self._told.values()])
 
     def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -176,6 +193,15 @@ class GrpcTransport(Transport):
             self._disconnect(peer)
         while self._ending:
             await asyncio.wait(self._ending)
+
+    def _tell_greetings(self) -> None:
+        for peer in self.greetings.keys() - self._members - self._callers:
+            del self.greetings[peer]
+        # Whoever streams to this node and is no member may be one that it does not know yet, or that was removed.
+        members = {peer: greeting for peer, greeting in self.greetings.items() if peer in self._members}
+        if members != self._told:
+            self._told = members
+            self._greeted(members)
 
     def _connect(self, peer: NodeId, address: str) -> None:
         address = self._dial.get(peer, address)
@@ -242,7 +268,7 @@ class _Link:
         self._channel = self._dialled()
         self.stub = PeerStub(self._channel)
         self._task: asyncio.Task[None] | None = None
-        self._last_complaint = ""
+        self._complaints = Complaints(asyncio.get_running_loop().time)
         self._ending = False
 
     def start(self) -> None:
@@ -320,20 +346,11 @@ class _Link:
             self._transport.report_failure(error)
 
     async def _stream(self) -> None:
-        identity = self._transport.identity
+        greeting = self._transport.identity.greeting
         call = self.stub.Stream()
         try:
-            hello = pb.Hello(
-                cluster_id=identity.cluster_id,
-                to=self._peer,
-                protocol_version=PROTOCOL_VERSION,
-                client_address=identity.client_address,
-                peer_address=identity.peer_address,
-                incarnation=identity.incarnation,
-            )
-            setattr(hello, "from", identity.node_id)
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                await call.write(pb.PeerFrame(hello=hello))
+                await call.write(pb.PeerFrame(hello=hello_to(self._peer, self._transport.identity)))
                 reply = await call.read()
             if not isinstance(reply, pb.HelloReply):
                 return
@@ -343,9 +360,15 @@ class _Link:
                 self._transport.refused_by(self._peer, reply.reason)
             if reply.verdict != pb.WELCOME:
                 raise _Refused(reply.reason)
+            version = reply.protocol_version or greeting.versions.newest  # an earlier release does not say
+            if version not in greeting.versions:
+                raise _Refused(
+                    f"node {self._peer} answers in version {version} of the protocol; this node speaks "
+                    f"{greeting.versions}"
+                )
             self._transport.welcomed_by(self._peer, reply.client_address)
-            log.info("connected to peer", peer=self._peer, address=self.address)
-            self._last_complaint = ""
+            log.info("connected to peer", peer=self._peer, address=self.address, protocol_version=version)
+            self._complaints.over()
             self.connected = True
             await self._pump(call)
         finally:
@@ -392,9 +415,33 @@ class _Link:
             self._transport.report_unreachable(self._peer)
         if lost:
             self._transport.report_lost(self._peer)
-        if was_connected or reason != self._last_complaint:
-            log.warning("no connection to peer", peer=self._peer, address=self.address, reason=reason)
-            self._last_complaint = reason
+        if self._complaints.due(reason):
+            log.warning(
+                "no connection to peer",
+                peer=self._peer,
+                address=self.address,
+                reason=reason,
+                for_s=round(self._complaints.lasts_s, 1),
+                next_line_in_s=round(self._complaints.next_in_s, 1),
+            )
+
+
+def hello_to(peer: NodeId, identity: Identity) -> pb.Hello:
+    """Return what a node says to a peer when its stream begins."""
+    greeting = identity.greeting
+    hello = pb.Hello(
+        cluster_id=identity.cluster_id,
+        to=peer,
+        protocol_version=greeting.versions.newest,
+        oldest_protocol_version=greeting.versions.oldest,
+        release=greeting.release,
+        agreed_settings=greeting.settings,
+        client_address=identity.client_address,
+        peer_address=identity.peer_address,
+        incarnation=identity.incarnation,
+    )
+    setattr(hello, "from", identity.node_id)
+    return hello
 
 
 class _Refused(Exception):
@@ -449,8 +496,10 @@ class PeerStreams:
             who = f"node {caller}"
             sender = caller
             self._newest[sender] = frames
-            self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address)
-            yield pb.HelloReply(client_address=identity.client_address)
+            greeting = Greeting.of(first.hello)
+            version = identity.greeting.versions.newest_common(greeting.versions) or 0  # there is one: see `judge`
+            self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address, greeting)
+            yield pb.HelloReply(client_address=identity.client_address, protocol_version=version)
             async for frame in frames:
                 self._transport.deliver(
                     [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
@@ -474,8 +523,9 @@ class PeerStreams:
         """Return why the caller is not to be listened to; None when it is."""
         identity = self._transport.identity
         sender = NodeId(getattr(hello, "from"))
-        if hello.protocol_version != PROTOCOL_VERSION:
-            return Refusal(f"protocol version {hello.protocol_version}; this node speaks version {PROTOCOL_VERSION}")
+        greeting, own = Greeting.of(hello), identity.greeting
+        if own.versions.newest_common(greeting.versions) is None:
+            return Refusal(no_common_version(sender, greeting, identity.node_id, own), pb.OTHER_PROTOCOL)
         if hello.cluster_id != identity.cluster_id:
             return Refusal(_other_cluster(sender, hello.cluster_id, identity), pb.OTHER_CLUSTER)
         if hello.to != identity.node_id:

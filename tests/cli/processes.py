@@ -52,9 +52,12 @@ def processes_naming(directory: Path) -> list[int]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let children react to SIGINT, also where a shell that runs us in the background has made us ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let children react to SIGINT and SIGHUP, also where a shell that runs us in the background, or nohup, has made us
+    ignore them."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGHUP, hang_up)

@@ -51,7 +51,7 @@ def test_a_member_that_is_away_does_not_hide_the_others(cli: Cli, cluster: Runni
     cluster.signal(follower, signal.SIGSTOP)
     try:
         for command in ("status", "health", "hash"):
-            result = cli("endpoint", command, "--timeout", "1", "-o", "json")
+            result = cli("endpoint", command, "--timeout", "1.5", "-o", "json")
             assert result.code == 1
             assert result.json_error["message"].startswith("2 of 3 ")
             assert f"node {follower}: " in result.err

@@ -32,14 +32,14 @@ def test_one_leads_after_the_other(cli: Cli, cluster: RunningCluster, tmp_path: 
             assert cli("elect", "elect/a", "--leader", "-o", "json").json["token"] == seen["token"]
             assert cli("elect", "elect/a", "host-2", "--no-wait").code == 4
             leader.send_signal(signal.SIGINT)
-            out, err = leader.communicate(timeout=30)
+            out, err = leader.communicate(timeout=60)
             assert (leader.returncode, out, err) == (130, "", "")
         assert json.loads(observer.stdout.readline()) is None
         assert cli("elect", "elect/a", "host-2", "-o", "json", "--", "true").code == 0
         assert json.loads(observer.stdout.readline())["value"] == "host-2"
         assert json.loads(observer.stdout.readline()) is None
         observer.send_signal(signal.SIGINT)
-        out, err = observer.communicate(timeout=30)
+        out, err = observer.communicate(timeout=60)
     assert (observer.returncode, out, err) == (130, "", "")
 
 

@@ -29,7 +29,7 @@ def test_interrupted(tmp_path: Path, command: str, moment: str, number: signal.S
             if moment in line:
                 break
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert out == ""

@@ -53,13 +53,13 @@ def test_a_lease_that_is_not_there(cli: Cli, command: str) -> None:
 
 
 def test_keepalive_goes_on_until_the_lease_is_gone(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
-    lease = cli("lease", "grant", "3").text.strip()
+    lease = cli("lease", "grant", "6").text.strip()  # it takes a slow machine seconds to start a process
     with interruptible(), started(tmp_path, "lease", "keepalive", lease, "--endpoints", cluster.url) as process:
         assert process.stdout is not None
         # Longer, in all, than it would last by itself.
-        assert [process.stdout.readline() for _ in range(5)] == ["renewed for 3 s\n"] * 5
+        assert [process.stdout.readline() for _ in range(5)] == ["renewed for 6 s\n"] * 5
         assert cli("lease", "revoke", lease).code == 0
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert err == f"raftkv: lease {lease} not found\n"
 

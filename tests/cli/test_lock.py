@@ -18,7 +18,7 @@ from tests.cli.processes import interruptible, started
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("cluster")]
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 DEAF = "trap '' TERM; sleep 1000 & echo $! $$; while :; do sleep 0.05; done"
 """Ignores SIGTERM, and so does what it has started; says who they are."""
 
@@ -105,10 +105,10 @@ def test_busy(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
         busy = cli("lock", "lock/busy", "--no-wait", "--", "true")
         assert busy.code == 4
         assert "lock/busy" in busy.error
-        late = cli("lock", "lock/busy", "--wait", "0.2", "--", "true")
+        late = cli("lock", "lock/busy", "--wait", "0.9", "--", "true")
         assert (late.code, late.error) == (
             4,
-            f"lock 'lock/busy' was not to be had within 0.2 s (token {token} holds it)",
+            f"lock 'lock/busy' was not to be had within 0.9 s (token {token} holds it)",
         )
         table = cli("lock", "lock/busy", "--show").text.splitlines()
         assert table[0].split() == ["STATE", "TOKEN", "TICKET", "LEASE", "KIND", "VALUE"]
@@ -168,7 +168,7 @@ def test_signals_go_to_the_command(cli: Cli, cluster: RunningCluster, tmp_path: 
 
 
 def test_a_lock_that_is_lost_ends_the_command(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
-    with locking(tmp_path, cluster, "lock/lost", "--ttl", "1", "--grace", "0.1", "--", "sh", "-c", DEAF) as process:
+    with locking(tmp_path, cluster, "lock/lost", "--ttl", "3", "--grace", "0.1", "--", "sh", "-c", DEAF) as process:
         pids = [int(pid) for pid in line(process).split()]
         lease = cli("lock", "lock/lost", "--show", "-o", "json").json["contenders"][0]["lease"]
         assert cli("lease", "revoke", str(lease)).code == 0
@@ -181,7 +181,7 @@ def test_a_lock_that_is_lost_ends_the_command(cli: Cli, cluster: RunningCluster,
 
 
 def test_a_lost_lock_that_nobody_uses(cli: Cli, cluster: RunningCluster, tmp_path: Path) -> None:
-    with locking(tmp_path, cluster, "lock/idle", "--ttl", "1") as process:
+    with locking(tmp_path, cluster, "lock/idle", "--ttl", "3") as process:
         line(process)
         lease = cli("lock", "lock/idle", "--show", "-o", "json").json["contenders"][0]["lease"]
         assert cli("lease", "revoke", str(lease)).code == 0

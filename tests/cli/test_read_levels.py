@@ -116,10 +116,10 @@ def test_without_a_majority(cli: Cli) -> None:
                 assert refused.error
                 assert said in refused.error
             for level in ("local", f"at-least:{token}"):
-                assert cli("get", "left", "--read", level, "--timeout", "0.6", *one).out == b"value"
-            stale = cli("get", "left", "--fallback", "stale", "--timeout", "0.6", *one)
+                assert cli("get", "left", "--read", level, "--timeout", "20", *one).out == b"value"
+            stale = cli("get", "left", "--fallback", "stale", "--timeout", "1.6", *one)
             assert (stale.code, stale.out) == (0, b"value")
             assert stale.err in (f"raftkv: {in_words(weaker)}\n" for weaker in WEAKER)
-            counted = cli("ls", "--count", "--fallback", "stale", "--timeout", "0.6", "-o", "json", *one).json
+            counted = cli("ls", "--count", "--fallback", "stale", "--timeout", "1.6", "-o", "json", *one).json
             assert counted["count"] == 1
             assert counted["receipt"]["guarantee"] in [weaker.name.lower() for weaker in WEAKER]

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from raftkv.cli import node
+from raftkv.cli.app import app
 from raftkv.server.setting_facts import facts
 from raftkv.server.settings import ServerSettings
 from tests.cli.conftest import Cli
@@ -104,17 +106,15 @@ def test_flags_that_are_wrong(cli: Cli, flags: tuple[str, ...], said: str) -> No
         ("raftkv serve --tls-c", {"--tls-cert", "--tls-ca", "--tls-client-auth"}),
     ],
 )
-def test_completion(typed: str, offered: set[str]) -> None:
-    program = "from raftkv.cli import main; main()"
-    environment = {
-        "_RAFTKV_COMPLETE": "complete_bash",
-        "COMP_WORDS": typed,
-        "COMP_CWORD": str(len(typed.split(" ")) - 1),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert {line.strip() for line in done.stdout.splitlines()} == offered, done.stderr
+def test_completion(
+    typed: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_RAFTKV_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split(" ")) - 1))
+    with pytest.raises(SystemExit):
+        get_command(app)(args=[], prog_name="raftkv")
+    assert set(capsys.readouterr().out.split()) == offered
 
 
 def test_the_other_commands_do_not_load_settings() -> None:

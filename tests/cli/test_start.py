@@ -83,3 +83,23 @@ def test_once_it_serves_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     assert run(monkeypatch, tmp_path, serve) == []
     assert handed_over
+
+
+def test_a_variable_that_is_no_setting_is_warned_of_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def serve(settings: object, stop: asyncio.Event, **_: object) -> None:
+        pass
+
+    monkeypatch.setattr(node, "serve", serve)
+    monkeypatch.setattr(node, "configure_logging", lambda *_, **__: None)
+    monkeypatch.setenv("RAFTKV_ELECTON_MS", "300")
+    monkeypatch.setenv("RAFTKV_COLOUR", "red")
+    monkeypatch.setenv("RAFTKV_ENDPOINTS", "h:1")
+    with signals_kept(), structlog.testing.capture_logs() as lines:
+        node.run_node({"id": 1, "data_dir": tmp_path, "member": ["1=127.0.0.1:7101"]}, None)
+    (line,) = lines
+    assert line["log_level"] == "warning"
+    assert "RAFTKV_ELECTON_MS is no setting of a node; did you mean RAFTKV_ELECTION_MS?" in line["reason"]
+    assert "RAFTKV_COLOUR" in line["reason"]
+    assert "RAFTKV_ENDPOINTS" not in line["reason"]

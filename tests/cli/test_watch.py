@@ -73,7 +73,7 @@ def test_each_event_comes_at_once_and_ctrl_c_ends_it(
             revision = cli("put", "watch/live", str(number), "-o", "json").json["revision"]
             assert process.stdout.readline() == f"{revision} put watch/live {number}\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "")
 
 
@@ -117,7 +117,7 @@ def test_a_command_goes_with_the_watch(cluster: RunningCluster, first: int, tmp_
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGTERM)
         # Its end is the end of the last who has our stdout.
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (143, "", "")
 
 
@@ -125,7 +125,7 @@ def test_history_that_is_gone(cli: Cli, first: int) -> None:
     assert cli("compact", str(first + 2)).text == f"history begins at revision {first + 2}\n"
     assert cli("compact", str(first + 3), "-o", "json").json == {"compacted_revision": first + 3}
     # Any node may be asked to watch, and says what it has applied itself.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(
         one["compacted_revision"] != first + 3 for one in cli("endpoint", "status", "-o", "json").json["members"]
     ):

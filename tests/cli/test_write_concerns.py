@@ -75,7 +75,7 @@ def test_what_cannot_be_is_refused_with_the_range(cli: Cli, arguments: tuple[str
 def test_a_concern_that_is_not_reached_is_no_failure(cli: Cli, cluster: RunningCluster) -> None:
     members = cli("endpoint", "status", "-o", "json").json["members"]
     follower = next(one["id"] for one in members if one["role"] == "follower")
-    where = ("--endpoints", next(one["endpoint"] for one in members if one["role"] == "leader"), "--timeout", "0.6")
+    where = ("--endpoints", next(one["endpoint"] for one in members if one["role"] == "leader"), "--timeout", "1.5")
     with stopped(cluster, follower):
         put = cli("put", "w/c", "v", "--write", "all", *where)
         assert put.code == 0

@@ -126,7 +126,7 @@ async def test_a_black_hole_is_left_with_the_same_session_and_sequence(cluster: 
         cluster[1].silent = True
         cluster[1].script = ignore
         seen = len(cluster[1].operations)
-        await asyncio.gather(*(client.put(f"k{number}", "v", timeout=5) for number in range(10)))
+        await asyncio.gather(*(client.put(f"k{number}", "v", timeout=60) for number in range(10)))
         moved = set(cluster[1].ids("put")[-10:])
         assert moved <= set(cluster[2].ids("put") + cluster[3].ids("put"))
         sent_there = len(cluster[1].operations)

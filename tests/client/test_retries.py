@@ -111,7 +111,7 @@ async def test_a_small_window_survives_the_loss_of_its_session(single: FakeClust
     async with AsyncClient(single.addresses) as client:
         await client.put("warm", "up")
         single.store.sessions.clear()
-        await asyncio.gather(*(client.put(f"k{number}", "v", timeout=5) for number in range(30)))
+        await asyncio.gather(*(client.put(f"k{number}", "v", timeout=60) for number in range(30)))
     assert len(single.store.applied) == len(set(single.store.applied)) == 31
 
 

@@ -25,7 +25,7 @@ async def cluster() -> AsyncIterator[WatchCluster]:
 
 @pytest.fixture
 async def client(cluster: WatchCluster) -> AsyncIterator[AsyncClient]:
-    async with client_of(cluster, attempt_timeout=0.3) as client, asyncio.timeout(30):
+    async with client_of(cluster, attempt_timeout=0.3) as client, asyncio.timeout(60):
         yield client
 
 
@@ -328,7 +328,7 @@ def test_the_blocking_twin_is_closed_from_another_thread() -> None:
     server = threading.Thread(target=lambda: asyncio.run(serve()))
     server.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         with Client(addresses) as client, client.watch("k", start_revision=1) as events:
             assert next(events).value == b"1"
             closer = threading.Timer(0.05, events.close)

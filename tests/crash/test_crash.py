@@ -69,6 +69,7 @@ def test_every_step_is_died_at_in_every_way() -> None:
     assert sum(len(chain.orders) for chain in chains) == sum(case.drive in FIRST_STARTS for case in all_cases(KNOWN, 0))
 
 
+@pytest.mark.jepsen
 @pytest.mark.timeout(300)
 async def test_what_a_node_that_dies_has_acknowledged_is_there(tmp_path: Path) -> None:
     assert {case.order.step for case in SELECTION} <= KNOWN.all

@@ -42,6 +42,7 @@ FATAL = (
 )
 
 
+@pytest.mark.jepsen
 async def test_bug_39_a_disk_that_fails_stops_the_node_at_once_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     cluster = LocalCluster(3, directory=tmp_path, arguments=SMALL)
     disks = {node.id: FaultyDisk(node) for node in cluster.nodes}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from raftkv.cli.certs import COMPOSE_NODES
 from raftkv.server.settings import ServerSettings, parse_addresses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,6 +168,22 @@ def test_chaos_env_switches_on_both_halves() -> None:
     lines = (ROOT / "deploy/compose/chaos.env").read_text().splitlines()
     said = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert said == {"COMPOSE_PROFILES": "chaos", "CHAOS": "1"}
+
+
+def test_certificates_are_made_for_these_nodes_and_mounted_where_they_are_looked_for() -> None:
+    assert tuple(f"{node}=node{node}" for node in NODES) == COMPOSE_NODES
+    services = yaml.safe_load((ROOT / "deploy/compose/tls.yml").read_text())["services"]
+    assert set(services) == {*(f"node{node}" for node in NODES), "grow", "client"}
+    for node in NODES:
+        environment = services[f"node{node}"]["environment"]
+        for name in environment:
+            assert name.removeprefix("RAFTKV_").lower() in ServerSettings.model_fields, name
+        assert environment["RAFTKV_INSECURE"] == "false"
+        for purpose in ("TLS", "PEER_TLS"):
+            assert environment[f"RAFTKV_{purpose}_CERT"] == f"/certs/node-{node}.crt"
+            assert environment[f"RAFTKV_{purpose}_KEY"] == f"/certs/node-{node}.key"
+            assert environment[f"RAFTKV_{purpose}_CA"] == "/certs/ca.crt"
+        assert services[f"node{node}"]["volumes"] == ["${CERTS:-./deploy/compose/certs}:/certs:ro"]
 
 
 def _image_environment() -> dict[str, str]:

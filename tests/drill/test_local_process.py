@@ -34,6 +34,10 @@ def process(*command: str) -> Iterator[psutil.Process]:
             started.kill()
 
 
+def connect(endpoint: str) -> AsyncClient:
+    return AsyncClient([endpoint])
+
+
 def sleeper() -> tuple[str, ...]:
     return sys.executable, "-c", "import sys; sys.stdin.read()"
 
@@ -96,7 +100,7 @@ def test_a_port_on_which_nobody_of_ours_listens() -> None:
 
 async def test_a_pause_is_undone() -> None:
     with process(*sleeper()) as found:
-        fault = LocalFault(node_of(found), 2, How.PAUSE)
+        fault = LocalFault(node_of(found), 2, How.PAUSE, connect)
         await fault.begin()
         await until("the stop", lambda: found.status() == psutil.STATUS_STOPPED)
         await fault.end()
@@ -108,18 +112,19 @@ async def test_what_was_not_struck_is_not_put_right() -> None:
     with process(*sleeper()) as found:
         found.suspend()  # by somebody else
         await until("the stop", lambda: found.status() == psutil.STATUS_STOPPED)
-        await LocalFault(node_of(found), 2, How.PAUSE).end()
+        await LocalFault(node_of(found), 2, How.PAUSE, connect).end()
         assert found.status() == psutil.STATUS_STOPPED
 
 
 async def test_the_node_goes_on_although_the_drill_is_killed_in_a_pause() -> None:
     drill = (
         "import asyncio, sys, psutil\n"
+        "from raftkv.client import AsyncClient\n"
         "from raftkv.drill.local_process import LocalFault, Node\n"
         "from raftkv.drill.measure.record import How\n"
         "found = psutil.Process(int(sys.argv[1]))\n"
         "node = Node(process=found, endpoint='h:1', command=[], environment={}, directory='/', output=None)\n"
-        "asyncio.run(LocalFault(node, 2, How.PAUSE).begin())\n"
+        "asyncio.run(LocalFault(node, 2, How.PAUSE, AsyncClient).begin())\n"
         "sys.stdin.read()\n"
     )
     with process(*sleeper()) as found, process(sys.executable, "-c", drill, str(found.pid)) as driller:
@@ -130,7 +135,7 @@ async def test_the_node_goes_on_although_the_drill_is_killed_in_a_pause() -> Non
 
 async def test_a_process_that_is_gone_already_cannot_be_struck() -> None:
     with process(*sleeper()) as found:
-        fault = LocalFault(node_of(found), 2, How.KILL)
+        fault = LocalFault(node_of(found), 2, How.KILL, connect)
         found.kill()
         found.wait()
         with pytest.raises(RaftKVError, match="could not be struck"):
@@ -155,7 +160,7 @@ async def test_a_killed_node_is_started_as_it_was(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(local_process, "SUPERVISED_S", 0.1)
     async with LocalCluster(1) as cluster:
         (node,) = cluster.nodes
-        fault = await LocalNodes().aim(How.KILL, 1, node.client_address)
+        fault = await LocalNodes(connect).aim(How.KILL, 1, node.client_address)
         assert f"SIGKILL to node 1, process {node.pid}" in fault.text
         before = psutil.Process(node.pid)
         command, directory, token = before.cmdline(), Path(before.cwd()), before.environ().get("PATH")
@@ -169,6 +174,7 @@ async def test_a_killed_node_is_started_as_it_was(monkeypatch: pytest.MonkeyPatc
             async with AsyncClient(cluster.url) as client:
                 await client.put("k", "v")
         finally:
-            for pid in local_process._listening(int(node.client_address.rpartition(":")[2])):
-                psutil.Process(pid).kill()
-                await asyncio.to_thread(psutil.wait_procs, [psutil.Process(pid)] if psutil.pid_exists(pid) else [])
+            for one in local_process.started:
+                one.kill()
+                await asyncio.to_thread(one.wait)
+            local_process.started.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftkv.drill.measure.record import Fault, How, Outcome, Record, Role
-from raftkv.drill.measure.rounds import Round, longest_gap, measured
+from raftkv.drill.measure.rounds import Round, last_sign_of_life, longest_gap, measured
 from tests.drill.histories import AT, killed, read, sight, write
 
 
@@ -75,6 +75,16 @@ def test_a_paused_leader_that_still_believes_in_itself_has_not_recovered() -> No
     record = killed()
     record.sights[-3:] = [sight(12.9, 1, Role.LEADER, term=3, leader=1, applied=900)]
     assert measure(record).mttr_s is None
+
+
+def test_a_node_was_struck_after_its_last_sign_of_life() -> None:
+    record = Record(
+        sights=[sight(9.9, 1, Role.LEADER), sight(11.4, 1, Role.LEADER), sight(11.6, 2)],
+        faults=[Fault(round=1, how=How.KILL, node=1, term=3, at=AT)],
+    )
+    assert last_sign_of_life(record, record.faults[0]) == 11.4
+    del record.sights[1]
+    assert last_sign_of_life(record, record.faults[0]) == AT
 
 
 def test_as_long_as_the_fault_lasts_nothing_has_recovered() -> None:

@@ -138,7 +138,7 @@ async def test_instances_come_and_go(client: AsyncClient) -> None:
     async with (
         started("service_registry.py", "watch", "api") as watcher,
         started("service_registry.py", "register", "api", "10.0.0.7:8000", "zone=a") as one,
-        started("service_registry.py", "register", "api", "10.0.0.8:8000", "--ttl", "1") as other,
+        started("service_registry.py", "register", "api", "10.0.0.8:8000", "--ttl", "5") as other,
     ):
         await asyncio.gather(one.says("registered"), other.says("registered"))
         code, text = await run("service_registry.py", "list", "api")
@@ -152,10 +152,10 @@ async def test_instances_come_and_go(client: AsyncClient) -> None:
 async def test_another_candidate_takes_over(client: AsyncClient) -> None:
     async with started("leader_election.py", "observe") as observer:
         await observer.says("nobody leads")
-        async with started("leader_election.py", "campaign", "host-1", "--ttl", "1") as first:
+        async with started("leader_election.py", "campaign", "host-1", "--ttl", "3") as first:
             await first.says("host-1 leads")
             await observer.says("host-1")
-            async with started("leader_election.py", "campaign", "host-2", "--ttl", "1") as second:
+            async with started("leader_election.py", "campaign", "host-2", "--ttl", "3") as second:
                 first.process.kill()
                 await second.says("host-2 leads")
                 await observer.says("host-2")

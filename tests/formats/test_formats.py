@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from raftkv.errors import StorageError
 from raftkv.kv.epoch import EPOCH_BITS
 from raftkv.kv.ranges import RangeQuery
 from raftkv.kv.records import Meta
 from raftkv.raft import NodeId
 from raftkv.server.disk import Disk, inspect_state
 from raftkv.server.restore import EPOCH_BEGINS_S, Plan, restore
-from raftkv.storage.json_files import CHECKSUM, unseal
+from raftkv.storage.json_files import CHECKSUM, seal, unseal
 from raftkv.storage.store_sums import SUMS_NAME
 from tests.formats.opening import HERE, extracted, opened
 
@@ -102,3 +103,23 @@ async def test_a_backup_of_version_1_is_restored_whole(tmp_path: Path) -> None:
         async with opened(directories[node], node) as disk:
             meta = contents(disk, expected)
             assert meta.last_token == (MADE_AT_S + 5 - EPOCH_BEGINS_S) << EPOCH_BITS
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["identity.json", "boot.json"])
+async def test_a_data_directory_of_a_later_release_is_refused_untouched_with_the_way_out(
+    tmp_path: Path, name: str
+) -> None:
+    """A release that writes something new says so there first, so an older one need not know what (ADR 11)."""
+    data_dir, _ = extracted("data_dir_1", tmp_path)
+    stored = unseal((data_dir / name).read_bytes())
+    (data_dir / name).write_bytes(seal(stored | {"format_version": 2, "of_a_later_release": True}))
+    before = {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
+    with pytest.raises(StorageError) as refused:
+        async with opened(data_dir):
+            pass
+    assert f"{name} has format version 2; this raftkv reads version 1" in refused.value.message
+    assert "start the raftkv version that wrote it, or a newer one" in refused.value.message
+    assert "raftkv repair" not in refused.value.message, "nothing is damaged"
+    after = {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file() and path.name != "LOCK"}
+    assert after == {path: content for path, content in before.items() if path.name != "LOCK"}

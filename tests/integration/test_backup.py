@@ -100,6 +100,7 @@ async def start(cluster: LocalCluster) -> None:
     await cluster.converged()
 
 
+@pytest.mark.jepsen
 async def test_a_cluster_is_restored_from_a_backup_of_any_node_taken_under_load(tmp_path: Path) -> None:
     async with LocalCluster(3) as cluster:
         old, owner = AsyncClient(cluster.url, timeout=PATIENCE_S), AsyncClient(cluster.url, timeout=2.0)

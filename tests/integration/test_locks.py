@@ -213,7 +213,7 @@ async def test_a_lock_is_of_one_kind_at_a_time(client: AsyncClient, prefix: str)
 
 async def test_a_revoked_lease_takes_the_lock_and_the_keys_in_one_revision(client: AsyncClient, prefix: str) -> None:
     with pytest.raises(LockLost, match="the store has ended it"):  # noqa: PT012 - it is the body that matters
-        async with client.lock(prefix, ttl=0.5) as held:
+        async with client.lock(prefix, ttl=3.0) as held:
             await client.put(f"{prefix}a", "v", lease=held.lease_id)
             await client.put(f"{prefix}b", "v", lease=held.lease_id)
             status = await client.lease_status(held.lease_id, keys=True)
@@ -306,7 +306,7 @@ async def test_an_instance_that_lost_its_registration_comes_back(client: AsyncCl
     service = client.service(prefix.rstrip("/"))
     async with (
         asyncio.timeout(60.0),
-        service.register("h:1", instance_id="1", ttl=0.5) as registration,
+        service.register("h:1", instance_id="1", ttl=3.0) as registration,
         aclosing(service.watch()) as events,
     ):
         first = await anext(events)

@@ -72,6 +72,7 @@ async def test_a_dead_node_is_replaced_in_one_step_under_load() -> None:
         await load.verify_on_every_node(cluster)
 
 
+@pytest.mark.jepsen
 async def test_two_data_nodes_and_a_witness_survive_the_loss_of_either_data_node() -> None:
     async with LocalCluster(1) as cluster, AsyncClient(cluster.url, timeout=PATIENCE_S) as client:
         await cluster.add()

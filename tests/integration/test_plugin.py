@@ -57,7 +57,7 @@ def users_run(directory: Path, source: str) -> str:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -22,9 +22,10 @@ async def test_every_node_is_restarted_in_turn(cluster: LocalCluster, prefix: st
         assert not {node.pid for node in cluster.nodes} & set(pids)
         await load.finish()
     load.verify()
-    state = await cluster.converged()
+    await cluster.converged()
+    newest = {key: value for key, value, _ in load.written}
     for node in cluster.nodes:
         held = await cluster.contents(node.id, prefix)
-        newest = {key: value for key, value, _ in load.written}
-        assert {key: pair.value for key, pair in held.items() if key in newest} == newest, f"node {node.id} lost writes"
-    assert state.applied_index > 0
+        pairs = {key: pair for key, pair in held.items() if key in newest}
+        assert {key: pair.value for key, pair in pairs.items()} == newest, f"node {node.id} lost writes"
+        assert all(pair.version == int(pair.value) for pair in pairs.values()), f"node {node.id} applied a write twice"

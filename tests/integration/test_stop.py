@@ -30,17 +30,3 @@ async def test_the_leader_stops_under_load(cluster: LocalCluster, client: AsyncC
         await load.progress()
     await load.verify_on_every_node(cluster)
     assert "clean_shutdown=True" in leader.log()[mark:]
-
-
-async def test_every_node_is_restarted_in_turn_under_load(
-    cluster: LocalCluster, client: AsyncClient, prefix: str
-) -> None:
-    async with CounterLoad(client, prefix) as load:
-        for node in cluster.nodes:
-            await load.progress()
-            await stop_cleanly(node)
-            await load.progress()
-            await node.start()
-            await cluster.leader()
-        await load.progress()
-    await load.verify_on_every_node(cluster)

@@ -29,6 +29,26 @@ def test_it_is_over_before_the_fastest_clock_lets_a_follower_vote(drift_ppm: int
     assert true_ms_of_the_lease <= true_ms_of_the_promise
 
 
+def test_where_settings_differ_what_a_follower_promises_is_enough_under_the_smaller_of_the_two_bounds() -> None:
+    """A follower whose answer counts (it promises at least the leader's lease) cannot vote before the lease is over.
+
+    Under the larger bound that does not hold: with settings that differ, the guarantee is that of the smallest bound.
+    """
+    counted = beyond = 0
+    told = list(itertools.product((20, 22, 25, 26, 50), (5, 10), (1, 500, 10_000, 100_000, 250_000)))
+    for (ticks, tick_ms, bound), (its_ticks, its_tick_ms, its_bound) in itertools.product(told, told):
+        leased, promised = lease_ms(ticks, tick_ms, bound), lease_ms(its_ticks, its_tick_ms, its_bound)
+        if promised < leased:
+            continue  # such an answer does not count: see test_a_follower_that_promises_less_does_not_count
+        counted += 1
+        its_silence_ms = (its_ticks - 1) * its_tick_ms
+        drift, larger = min(bound, its_bound) / 1e6, max(bound, its_bound) / 1e6
+        assert leased / (1 - drift) <= its_silence_ms / (1 + drift) + 1e-9
+        beyond += leased / (1 - larger) > its_silence_ms / (1 + larger)
+    assert counted > 1000
+    assert beyond, "or the documents could say more"
+
+
 def test_a_large_drift_leaves_nothing() -> None:
     assert lease_ms(2, 1, 500_000) == 0
 

@@ -226,6 +226,8 @@ async def test_bug_44_a_write_of_a_session_is_carried_over_to_the_new_leader_and
         old = await cluster.leader()
         session = await old.register()
         first = await old.put(b"k", b"1", session=session, sequence=5)
+        limits = old.requests._limits
+        old.requests._limits = replace(limits, default_timeout_s=60.0, leader_wait_s=60.0, deposed_wait_s=60.0)
         cluster.isolate(old.id)
         pending = asyncio.create_task(old.put(b"k", b"2", session=session, sequence=6))
         await cluster.leader(other_than=old.id)

@@ -156,7 +156,7 @@ def test_the_file_of_the_replaced_store_is_freed_in_another_thread(
     engine, old = replaced(tmp_path)
     monkeypatch.setattr(OsFile, "close", watched)
     store = engine.swap(old)
-    assert freed.wait(10)
+    assert freed.wait(60)
     assert threading.current_thread() not in freed_by
     assert not any("deleted" in target for target in open_files())
     store.close()

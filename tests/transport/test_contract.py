@@ -18,6 +18,7 @@ from raftkv.raft.messages import AppendRequest, HeartbeatResponse
 from raftkv.testing.processes import free_port
 from raftkv.transport import checkpoints, grpc_peer
 from raftkv.transport.channel import SERVER_OPTIONS
+from raftkv.transport.greetings import Greeting
 from raftkv.transport.grpc_peer import PROTOCOL_VERSION, GrpcTransport, Identity, PeerStreams, _Link
 from raftkv.transport.memory import MemoryHub
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Transport
@@ -130,12 +131,19 @@ class Nodes:
             await transport.start(self.recorders[node])
         async with asyncio.timeout(60):
             while any(len({message.sender for message in r.messages}) < 2 for r in self.recorders.values()):
-                for sender in IDS:
-                    self.transports[sender].send([reply(sender, other, 0) for other in IDS if other != sender])
+                self._send_all(0)
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
+            # Some of them may be on their way still. What comes last comes behind them.
+            self._send_all(last := 1_000_000)
+            for node, recorder in self.recorders.items():
+                wanted = [reply(other, node, last) for other in IDS if other != node]
+                await recorder.until(lambda found, wanted=wanted: all(one in found.messages for one in wanted))  # type: ignore[misc]
         for recorder in self.recorders.values():
             recorder.messages.clear()
+
+    def _send_all(self, number: int) -> None:
+        for sender in IDS:
+            self.transports[sender].send([reply(sender, other, number) for other in IDS if other != sender])
 
 
 def reply(sender: NodeId, receiver: NodeId, number: int) -> HeartbeatResponse:
@@ -271,7 +279,7 @@ async def test_who_streams_to_a_node_is_answered_whatever_the_members() -> None:
     """A new node installs a snapshot whose members are older than the leader that sent it (simulator L1, seed 271)."""
     transport = GrpcTransport(Identity(cluster_id=CLUSTER, node_id=IDS[0], client_address=""), {})
     await transport.start(Recorder())
-    transport.greeted_by(IDS[2], "", "127.0.0.1:1")
+    transport.greeted_by(IDS[2], "", "127.0.0.1:1", Greeting())
     transport.reconfigure({IDS[1]: "127.0.0.1:1"})
     assert transport.stub(IDS[2]) is not None
     assert transport.stub(IDS[1]) is not None
@@ -462,7 +470,11 @@ async def test_a_disk_that_has_no_room_to_take_down_who_calls_refuses_him_for_no
         ({"cluster_id": 43}, "node 2 is of cluster 000000000000002b", peer_pb2.OTHER_CLUSTER),
         ({"to": 3}, "it looks for node 3; this is node 1", None),
         ({"from": 1}, "node 1 is not a peer of node 1", None),
-        ({"protocol_version": 99}, "protocol version 99; this node speaks version 1", None),
+        (
+            {"protocol_version": 99},
+            "node 2 runs raftkv (an early one), which speaks version 99",
+            peer_pb2.OTHER_PROTOCOL,
+        ),
         ({"incarnation": 8}, "node 2 was a member of this cluster with another disk", peer_pb2.OTHER_DISK),
     ],
 )

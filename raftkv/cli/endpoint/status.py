@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Final
 
+from raftkv.cli.endpoint.drift import print_drift
 from raftkv.cli.endpoint.transfers import print_transfers
 from raftkv.cli.endpoint.verdict import fail_unless_all_answered
 from raftkv.cli.options import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT_S, Endpoints, Format, Output, Timeout
@@ -49,6 +50,8 @@ def status(
 
     FREE is what the disk has left, WRITE how long a write to the log takes on average. The alarms `disk full` and `slow
     disk` say that there is too little of the one or too much of the other: such a node hands leadership over.
+
+    Settings that should be the same on all members and are not are shown in a table of their own, too.
     """
     views = run_with_client(endpoints, timeout, lambda client: look(client, timeout))
     leader = leader_of(views)
@@ -61,6 +64,7 @@ def status(
             right=tuple(column for column in _COLUMNS if column not in _WORDS),
         )
         print_transfers(views)
+        print_drift(views)
     fail_unless_all_answered(views)
 
 
@@ -142,4 +146,7 @@ def _described(view: MemberView) -> dict[str, object]:
         "checkpoint": asdict(found.checkpoint),
         "transfers": [asdict(one) for one in found.transfers],
         "certificates": [asdict(one) for one in found.certificates],
+        "settings_hash": found.settings_hash.hex(),
+        "drift": [asdict(one) for one in found.drift],
+        "protocol_version": found.protocol_version,
     }

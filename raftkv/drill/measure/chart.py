@@ -13,7 +13,7 @@ from raftkv.drill.measure.words import duration
 
 WIDTH: Final = 1100
 LEFT: Final = 84
-RIGHT: Final = 16
+RIGHT: Final = 30
 LABEL: Final = 18
 """Height of a row that names a moment."""
 PANEL: Final = 190
@@ -87,8 +87,8 @@ def drawing(record: Record, one: Round, since: float, until: float) -> str:
     lanes = top + PANEL + BETWEEN
     bottom = lanes + len(nodes) * (LANE + BETWEEN)
     height = bottom + AXIS
-    writes = [write for write in record.writes if since <= write.ended and write.began <= until]
-    reads = [read for read in record.reads if since <= read.ended and read.began <= until]
+    writes = [write for write in record.writes if since <= write.ended <= until]
+    reads = [read for read in record.reads if since <= read.ended <= until]
     slowest = max([0.1, *(write.ended - write.began for write in writes), *(read.ended - read.began for read in reads)])
     decades = math.log10(slowest * 1.5 / FASTEST_S)
 

@@ -88,14 +88,14 @@ class Fault:
     """Who led."""
     term: int
     at: float
-    """When it began to be done."""
+    """When it was done."""
     undone: float | None = None
     """When putting it right began: resuming, starting again; of a transfer, when it was over."""
 
 
 @dataclass(slots=True)
 class Record:
-    """Everything, in the order in which it was seen."""
+    """Everything, in the order in which it was seen: requests in that of their answers."""
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)

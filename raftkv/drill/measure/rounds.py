@@ -6,13 +6,17 @@ and a writer writes as often as that.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
-from raftkv.drill.measure.record import Fault, How, Outcome, Record, Role, Sight, Write
+from raftkv.drill.measure.record import Fault, How, Outcome, Read, Record, Role, Sight, Write
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +75,18 @@ class Round:
 
 
 def measured(record: Record, fault: Fault) -> Round:
-    """Measure a round as far as it has come."""
+    """Measure a round as far as it has come. Looks at no more than the round and the one before it."""
+    earlier = max((one.at for one in record.faults if one.at < fault.at), default=0.0)
     later = next((one.at for one in record.faults if one.at > fault.at), None)
     until = later if later is not None else _end(record)
-    sights = _between(record.sights, fault.at, until)
+    sights = _from(record.sights, _at, fault.at, until)
     elected = next((one for one in sights if one.term > fault.term and one.leader), None)
     detected = next((one for one in sights if _misses(one, fault)), None)
-    writes = [one for one in record.writes if fault.at <= one.ended <= until]
+    known = _from(record.writes, _ended, earlier, until)
+    writes = _from(known, _ended, fault.at, until)
     took = [one.ended for one in writes if one.outcome is Outcome.OK and one.term > fault.term]
-    back = _back(record, fault, elected, until)
-    reads = [one for one in record.reads if fault.at <= one.ended <= until]
+    back = _back(fault, elected, sights)
+    reads = _from(record.reads, _ended, fault.at, until)
     return Round(
         number=fault.round,
         how=fault.how,
@@ -94,8 +100,8 @@ def measured(record: Record, fault: Fault) -> Round:
         new_leader=elected.leader if elected else None,
         new_term=elected.term if elected else None,
         first_write_s=_since(fault, min(took, default=None)),
-        gap=switch_gap(record.writes, fault, until),
-        longest_gap=longest_gap(record.writes, fault.at, until),
+        gap=switch_gap(known, fault, until),
+        longest_gap=longest_gap(known, fault.at, until),
         mttr_s=_since(fault, back),
         acknowledged=sum(1 for one in writes if one.outcome is Outcome.OK),
         failed=sum(1 for one in writes if one.outcome is Outcome.FAILED),
@@ -103,6 +109,11 @@ def measured(record: Record, fault: Fault) -> Round:
         reads=len(reads),
         reads_failed=sum(1 for one in reads if one.outcome is not Outcome.OK),
     )
+
+
+def last_sign_of_life(record: Record, fault: Fault) -> float:
+    """Return when a node was struck that by now is: docker takes a second to kill, and it answers meanwhile."""
+    return max([fault.at, *(one.at for one in _from(record.sights, _at, fault.at, math.inf) if one.node == fault.node)])
 
 
 def switch_gap(writes: Sequence[Write], fault: Fault, until: float) -> Gap | None:
@@ -136,7 +147,7 @@ def longest_gap(writes: Sequence[Write], since: float, until: float) -> Gap | No
 def _acknowledged(writes: Sequence[Write], until: float) -> Mapping[int, Sequence[Write]]:
     """Return what was acknowledged by `until`, by writer, in the order of the answers."""
     found: dict[int, list[Write]] = defaultdict(list)
-    for one in sorted(writes, key=lambda one: one.ended):
+    for one in writes:
         if one.outcome is Outcome.OK and one.ended <= until:
             found[one.writer].append(one)
     return found
@@ -150,22 +161,28 @@ def _end(record: Record) -> float:
     return last if record.ended is None else record.ended
 
 
-def _between(sights: Sequence[Sight], since: float, until: float) -> Sequence[Sight]:
-    # They are in the order in which they came.
-    first = bisect_left(sights, since, key=lambda one: one.at)
-    return [one for one in sights[first:] if one.at <= until]
+def _at(sight: Sight) -> float:
+    return sight.at
+
+
+def _ended(request: Write | Read) -> float:
+    return request.ended
+
+
+def _from(seen: Sequence[T], when: Callable[[T], float], since: float, until: float) -> Sequence[T]:
+    """Return what was seen in [since, until]: it is in the order in which it was."""
+    return seen[bisect_left(seen, since, key=when) : bisect_right(seen, until, key=when)]
 
 
 def _misses(sight: Sight, fault: Fault) -> bool:
     return sight.term > fault.term or sight.role is Role.CANDIDATE or sight.leader != fault.node
 
 
-def _back(record: Record, fault: Fault, elected: Sight | None, until: float) -> float | None:
+def _back(fault: Fault, elected: Sight | None, sights: Sequence[Sight]) -> float | None:
     """Return when the old leader was first seen in the new term with all that was committed before it was free."""
     if fault.undone is None or elected is None:
         return None
     free = max(fault.undone, elected.at)
-    sights = _between(record.sights, fault.at, until)
     committed = max((one.commit for one in sights if one.at <= free), default=0)
     return next(
         (

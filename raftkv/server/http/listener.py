@@ -45,7 +45,9 @@ class _Protocol(web.RequestHandler):
             log.error("an HTTP request failed", path=request.path, exc_info=exc)
         else:
             log.debug("no HTTP request", remote=request.remote, problem=message)
-        return web.Response(status=status, text=f"{message or 'the node could not answer: see its log'}\n")
+        response = web.Response(status=status, text=f"{message or 'the node could not answer: see its log'}\n")
+        response.force_close()
+        return response
 
 
 class _Web(web.Server):

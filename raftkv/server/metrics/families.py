@@ -100,9 +100,7 @@ def _leadership(status: pb.StatusResponse, numbers: Numbers) -> dict[str, Sample
         "raftkv_failovers_total": [
             (("true" if planned else "false",), float(numbers.failovers.get(planned, 0))) for planned in (False, True)
         ],
-        "raftkv_failover_duration_seconds": (
-            _one(status.failover.duration_ms / _MS) if status.HasField("failover") else []
-        ),
+        "raftkv_failover_duration_seconds": _one(status.failover.duration_ms / _MS),
         "raftkv_members": [((kind,), float(kinds[kind])) for kind in _MEMBER_KINDS.values()],
     }
 

@@ -29,8 +29,6 @@ class Presence(StrEnum):
     """Where the node has certificates."""
     DRIFT = "drift"
     """While the settings of a peer are others."""
-    FAILOVER = "failover"
-    """Once there was a change of leaders since the node started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,7 @@ METRICS: Final[dict[str, Metric]] = dict(
             "raftkv_failover_duration_seconds",
             _G,
             "The newest change of leaders: from when this node heard the old one last to when an entry of the new one "
-            "was committed.",
-            presence=Presence.FAILOVER,
+            "was committed; 0: none since it started.",
         ),
         _metric("raftkv_members", _G, "Members, as this node knows them.", "kind"),
         # The log.
@@ -181,7 +178,7 @@ METRICS: Final[dict[str, Metric]] = dict(
         _metric(
             "raftkv_event_loop_delay_seconds",
             _G,
-            "By how much the latest tick of the last minute was late: so long everything had to wait.",
+            "How late the most delayed tick of the last minute came: so long everything had to wait.",
         ),
         _metric(
             "raftkv_certificate_not_after_timestamp_seconds",

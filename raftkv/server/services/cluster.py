@@ -14,6 +14,7 @@ from raftkv.errors import DeadlineExceeded, FailedPrecondition, LeaderChanged, N
 from raftkv.raft import NodeId, Role
 from raftkv.server import wire
 from raftkv.server.comparison import Comparison
+from raftkv.server.drift import Drift
 from raftkv.server.failovers import Failover
 from raftkv.server.node import Node
 from raftkv.server.requests import Requests
@@ -115,6 +116,7 @@ class ClusterService(ClusterServicer):
         transfers: LeadershipTransfers,
         changes: MembershipChanges,
         comparison: Comparison,
+        drift: Drift,
         scrub: Callable[[], pb.ScrubStatus] = pb.ScrubStatus,
         http_address: str = "",
         certificates: Callable[[], Sequence[pb.CertificateStatus]] = list,
@@ -131,6 +133,7 @@ class ClusterService(ClusterServicer):
         self._transfers = transfers
         self._changes = changes
         self._comparison = comparison
+        self._drift = drift
 
     async def Status(  # noqa: N802 - the name in the proto
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[pb.StatusRequest, pb.StatusResponse]
@@ -179,6 +182,13 @@ class ClusterService(ClusterServicer):
             failover=_failover(self._node.failovers.newest),
             http_address=self._http_address,
             certificates=self._certificates(),
+            settings_hash=self._drift.hash,
+            drift=[
+                pb.SettingsDrift(peer=peer, setting=one.setting, here=one.here, there=one.there)
+                for peer, found in self._drift.differing.items()
+                for one in found
+            ],
+            protocol_version=self._transport.protocol_version,
         )
 
     async def TransferLeader(  # noqa: N802

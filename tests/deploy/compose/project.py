@@ -6,27 +6,32 @@ import asyncio
 import json
 import os
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, Tls
 from raftkv.testing.cluster import _agreed_leader, _ask
 from raftkv.testing.processes import free_port
 from tests.deploy.compose.images import NODE_IMAGE, ROOT, TOXIPROXY_IMAGE
 from tests.deploy.compose.shell import CommandFailed, run, say
 
-UP_S: Final = 180.0
-STEP_S: Final = 90.0
+UP_S: Final = 360.0
+STEP_S: Final = 120.0
 POLL_S: Final = 0.2
 
 
 class Project:
     """`down` removes all of it; call it whatever happened."""
 
-    def __init__(self, compose: Sequence[str], name: str, nodes: int, *options: str) -> None:
-        """`options`: of `docker compose`, such as --profile."""
+    def __init__(self, compose: Sequence[str], name: str, nodes: int, *options: str, certs: Path | None = None) -> None:
+        """`options`: of `docker compose`, such as --profile. `certs`: a directory that `raftkv certs init` made."""
+        self.tls: Tls | None = None
+        if certs is not None:
+            self.tls = Tls(ca=certs / "ca.crt", cert=certs / "operator.crt", key=certs / "operator.key")
         self.nodes = tuple(range(1, nodes + 1))
         self.name = f"raftkv-test-{name}-{os.getpid()}"
         self._client_ports = {node: free_port() for node in range(1, 6)}
@@ -36,6 +41,7 @@ class Project:
             "RAFTKV_IMAGE": NODE_IMAGE,
             "TOXIPROXY_IMAGE": TOXIPROXY_IMAGE,
             "TOXIPROXY_PORT": str(self.toxiproxy_port),
+            **({"CERTS": str(certs), "TLS_CLIENT_AUTH": "true"} if certs else {}),
             **{f"NODE{node}_PORT": str(port) for node, port in self._client_ports.items()},
             **{f"NODE{node}_HTTP_PORT": str(port) for node, port in self._http_ports.items()},
         }
@@ -48,6 +54,11 @@ class Project:
     @property
     def endpoints(self) -> list[str]:
         return [self.endpoint(node) for node in self.nodes]
+
+    def client(self, *nodes: int, timeout_s: float = 30.0, dial_learned: bool = True) -> AsyncClient:
+        """A client outside, of these nodes or of all."""
+        endpoints = [self.endpoint(node) for node in nodes] or self.endpoints
+        return AsyncClient(endpoints, timeout=timeout_s, dial_learned=dial_learned, tls=self.tls)
 
     def compose(self, *arguments: str, timeout_s: float = STEP_S) -> str:
         """Run `docker compose`; return what it says. Raises CommandFailed."""
@@ -106,7 +117,7 @@ class Project:
 
     async def leader(self, *, other_than: int = 0) -> int:
         """Wait for a leader that a majority of the nodes follows."""
-        async with AsyncClient(self.endpoints) as client:
+        async with self.client() as client:
             try:
                 async with asyncio.timeout(STEP_S):
                     while True:
@@ -136,12 +147,13 @@ class Project:
 
     async def http(self, node: int, path: str) -> tuple[int, str]:
         """GET; return status and body."""
-        return await asyncio.to_thread(self._http, f"http://127.0.0.1:{self._http_ports[node]}{path}")
+        scheme = "https" if self.tls else "http"
+        return await asyncio.to_thread(self._http, f"{scheme}://127.0.0.1:{self._http_ports[node]}{path}")
 
-    @staticmethod
-    def _http(url: str) -> tuple[int, str]:
+    def _http(self, url: str) -> tuple[int, str]:
+        context = ssl.create_default_context(cafile=self.tls.ca) if self.tls else None
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=10, context=context) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

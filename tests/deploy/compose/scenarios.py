@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Collection
 
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, Tls
 from raftkv.errors import RaftKVError
 from raftkv.testing.cluster import converged
 from raftkv.testing.link_faults import BLOCKED
@@ -67,7 +67,7 @@ async def chaos(project: Project) -> None:
         say(f"{len(project.nodes)} nodes are healthy behind {len(pairs)} proxies")
         await _writes_from_inside_and_outside(project, written)
         leader = await project.leader()
-        async with written.under_way(project.endpoints):
+        async with written.under_way(project.client()):
             for a, b in pairs:
                 if leader in (a, b):
                     await asyncio.to_thread(proxies.apply, f"{a}-to-{b}", BLOCKED["blackhole"])
@@ -80,7 +80,7 @@ async def chaos(project: Project) -> None:
         await project.ready(*project.nodes)
         say("healed")
         # The other way round: every link but the leader's own, so that this proves that none goes past Toxiproxy.
-        async with written.under_way(project.endpoints, timeout_s=5.0):
+        async with written.under_way(project.client(timeout_s=5.0)):
             for a, b in pairs:
                 await asyncio.to_thread(proxies.apply, f"{a}-to-{b}", BLOCKED["cut"])
             await _minority_is_silent(project, project.nodes)
@@ -94,6 +94,27 @@ async def chaos(project: Project) -> None:
     seen = await project.do("logs", "--no-color", "client")
     require("compose/" in seen, f"the client of the profile has seen no change:\n{seen[-2000:]}")
     await _everything_is_there(project, written)
+
+
+async def tls(project: Project) -> None:
+    """TLS everywhere, with certificates for clients, too: who has none gets nothing; certificates are replaced."""
+    written = Acknowledged()
+    await project.up()
+    say("three nodes are healthy, with TLS for clients, HTTP and peers")
+    await _writes_from_inside_and_outside(project, written)
+    assert project.tls is not None
+    ca_only = Tls(ca=project.tls.ca)
+    for what, other in (("plain text", None), ("no certificate", ca_only)):
+        try:
+            async with AsyncClient(project.endpoints, timeout=MINORITY_S, tls=other) as client:
+                await client.put("intruder", what)
+        except RaftKVError as error:
+            say(f"a client with {what} is refused: {error.message[:150]}")
+        else:
+            raise CommandFailed(f"a client with {what} could write")
+    await _kill(project, written, await project.leader())
+    await _cut_off(project, written, [await project.leader()])
+    await _stop_the_leader(project, written)
 
 
 async def _container_is_as_promised(project: Project, node: int) -> None:
@@ -114,7 +135,7 @@ async def _container_is_as_promised(project: Project, node: int) -> None:
 
 
 async def _writes_from_inside_and_outside(project: Project, written: Acknowledged) -> None:
-    async with AsyncClient(project.endpoints, timeout=30.0) as client:
+    async with project.client() as client:
         await written.write(client, 200)
         await project.run_client("put", "compose/from-a-container", "hello")
         pair = await client.get("compose/from-a-container")
@@ -127,7 +148,7 @@ async def _writes_from_inside_and_outside(project: Project, written: Acknowledge
 
 
 async def _kill(project: Project, written: Acknowledged, *nodes: int) -> None:
-    async with written.under_way(project.endpoints):
+    async with written.under_way(project.client()):
         await written.more(50)
         await project.do("kill", *(f"node{node}" for node in nodes))
         await project.leader(other_than=nodes[0])
@@ -139,7 +160,7 @@ async def _kill(project: Project, written: Acknowledged, *nodes: int) -> None:
 
 
 async def _cut_off(project: Project, written: Acknowledged, nodes: list[int]) -> None:
-    async with written.under_way(project.endpoints):
+    async with written.under_way(project.client()):
         await written.more(50)
         await project.cut(*nodes)
         await project.leader(other_than=nodes[0])
@@ -157,7 +178,7 @@ async def _minority_is_silent(project: Project, nodes: Collection[int]) -> None:
     async def attempt(node: int) -> str | None:
         try:
             # Only what is configured is dialled, so no other node can have answered.
-            async with AsyncClient([project.endpoint(node)], timeout=MINORITY_S, dial_learned=False) as client:
+            async with project.client(node, timeout_s=MINORITY_S, dial_learned=False) as client:
                 await client.put(f"minority/{node}", "no")
         except RaftKVError:
             return None
@@ -175,7 +196,7 @@ async def _minority_is_silent(project: Project, nodes: Collection[int]) -> None:
 async def _stop_the_leader(project: Project, written: Acknowledged) -> None:
     """SIGTERM to process 1 of the leader's container: no client may notice more than a pause."""
     before = len(written.failures)
-    async with written.under_way(project.endpoints):
+    async with written.under_way(project.client()):
         await written.more(50)
         leader = await project.leader()
         await project.do("stop", f"node{leader}")
@@ -205,8 +226,8 @@ async def _restart_all(project: Project, written: Acknowledged) -> None:
 
 
 async def _everything_is_there(project: Project, written: Acknowledged) -> None:
-    count = await written.read_back(project.endpoints)
-    state = await converged(project.endpoints, 60.0)
+    count = await written.read_back(project.client())
+    state = await converged(project.endpoints, 60.0, tls=project.tls)
     say(f"    read back {count} acknowledged writes; all nodes hold the same state at index {state.applied_index}")
 
 

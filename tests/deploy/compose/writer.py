@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -41,9 +41,9 @@ class Acknowledged:
                 self.failures.append(error)
 
     @asynccontextmanager
-    async def under_way(self, endpoints: Sequence[str], *, timeout_s: float = 30.0) -> AsyncIterator[None]:
-        """Write all the time while the block runs."""
-        async with AsyncClient(endpoints, timeout=timeout_s) as client:
+    async def under_way(self, client: AsyncClient) -> AsyncIterator[None]:
+        """Write all the time while the block runs, with a client that is closed after it."""
+        async with client:
             tasks = [asyncio.create_task(self._on_and_on(client)) for _ in range(TASKS)]
             try:
                 yield
@@ -65,9 +65,9 @@ class Acknowledged:
             last = self.failures[-1] if self.failures else "nothing failed"
             raise CommandFailed(f"no {count} further writes in {timeout_s:.0f} s (last failure: {last})") from None
 
-    async def read_back(self, endpoints: Sequence[str]) -> int:
-        """Prove that nothing acknowledged is missing or different. Return how much that is."""
-        async with AsyncClient(endpoints, timeout=30.0) as client:
+    async def read_back(self, client: AsyncClient) -> int:
+        """Prove that nothing acknowledged is missing or different. Return how much that is. Closes the client."""
+        async with client:
             found = {pair.key.decode(): pair.value.decode() async for pair in client.scan("compose/")}
         lost = {key for key, value in self.values.items() if found.get(key) != value}
         if lost:

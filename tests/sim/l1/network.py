@@ -23,7 +23,7 @@ from raftkv.raft import Message, NodeId
 from raftkv.raft.messages import AppendRequest
 from raftkv.transport.channel import KEEPALIVE_MS
 from raftkv.transport.convert import from_proto, message_bytes, to_proto
-from raftkv.transport.grpc_peer import HELLO_TIMEOUT_S, PROTOCOL_VERSION, RETRY_S, Identity, PeerStreams
+from raftkv.transport.grpc_peer import HELLO_TIMEOUT_S, RETRY_S, Identity, PeerStreams, hello_to
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2
 from tests.sim.l1.loop import Process, VirtualTimeLoop
@@ -595,17 +595,7 @@ class SimTransport(Transport):
         if self._receiver is not None and peer in self._links and idle:
             loop, context = self._network.loop, self.process.context
             self._attempts[peer] = loop.call_later(HELLO_TIMEOUT_S, self._unanswered, peer, context=context)
-            identity = self.identity
-            hello = peer_pb2.Hello(
-                cluster_id=identity.cluster_id,
-                to=peer,
-                protocol_version=PROTOCOL_VERSION,
-                client_address=identity.client_address,
-                peer_address=identity.peer_address,
-                incarnation=identity.incarnation,
-            )
-            setattr(hello, "from", self.number)
-            self._network.connect(self, peer, hello.SerializeToString())
+            self._network.connect(self, peer, hello_to(NodeId(peer), self.identity).SerializeToString())
 
     def _again(self, peer: int) -> None:
         self._network.loop.call_later(RETRY_S, self._attempt, peer, context=self.process.context)
