@@ -20,8 +20,10 @@ from cryptography.x509.oid import NameOID
 from raftkv.errors import ConfigurationError
 from raftkv.server.http import listener
 from raftkv.server.http.listener import Handler, Listener, listening
-from raftkv.server.http.tls import Contexts, fixed
+from raftkv.server.http.tls import Contexts, following
 from raftkv.testing.processes import LOOPBACK, free_port
+from raftkv.tls.material import CertificateFiles
+from raftkv.tls.rotation import RotatingCertificate
 from tests.server.memory_cluster import until
 
 GET = b"GET /x HTTP/1.1\r\nHost: node\r\n\r\n"
@@ -200,12 +202,16 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return written
 
 
+def contexts(shown: Path, key: Path) -> Contexts:
+    return following(RotatingCertificate(CertificateFiles(purpose="clients", cert=shown, key=key)))
+
+
 async def test_with_a_certificate_it_speaks_tls_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown, key = certificate(tmp_path)
     monkeypatch.setattr(listener, "LIFETIME_S", 5.0)
-    async with serving(contexts=fixed(shown, key)) as (served, port):
+    async with serving(contexts=contexts(shown, key)) as (served, port):
         assert (await talk(port, GET, ssl.create_default_context(cafile=shown))).endswith(b"hello /x\n")
         with pytest.raises(ssl.SSLCertVerificationError):
             await talk(port, GET, ssl.create_default_context())
@@ -216,29 +222,24 @@ async def test_with_a_certificate_it_speaks_tls_and_nothing_else(
 
 async def test_a_handshake_that_hangs_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "LIFETIME_S", 0.2)
-    async with serving(contexts=fixed(*certificate(tmp_path))) as (served, port):
+    async with serving(contexts=contexts(*certificate(tmp_path))) as (served, port):
         assert await talk(port, b"") == b""
         assert not served.connections
 
 
 async def test_the_next_connection_is_shown_the_certificate_of_now(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    new.mkdir()
-    pairs = {"old": certificate(old), "new": certificate(new)}
-    in_use = fixed(*pairs["old"])
-    async with serving(contexts=lambda: in_use()) as (_, port):  # noqa: PLW0108 - it is looked up each time
-        for name, pair in pairs.items():
-            in_use = fixed(*pair)
-            assert (await talk(port, GET, ssl.create_default_context(cafile=pair[0]))).endswith(b"/x\n"), name
-
-
-def test_files_that_are_no_certificate_are_a_configuration_error(tmp_path: Path) -> None:
+    """A pair of files that do not fit is never shown; the one before goes on."""
     shown, key = certificate(tmp_path)
-    other = tmp_path / "other"
-    other.mkdir()
-    (tmp_path / "garbage").write_text("garbage")
-    for pair in ((tmp_path / "missing", key), (shown, certificate(other)[1]), (tmp_path / "garbage", key), (key, key)):
-        with pytest.raises(ConfigurationError, match=r"--tls-cert .*--tls-key "):
-            fixed(*pair)
-    assert fixed(None, None)() is None
+    before = ssl.create_default_context(cafile=shown)
+    async with serving(contexts=contexts(shown, key)) as (_, port):
+        assert (await talk(port, GET, before)).endswith(b"/x\n")
+        key.write_text("garbage")
+        assert (await talk(port, GET, before)).endswith(b"/x\n")
+        certificate(tmp_path)
+        assert (await talk(port, GET, ssl.create_default_context(cafile=shown))).endswith(b"/x\n")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await talk(port, GET, before)
+
+
+def test_without_a_certificate_it_is_plain_text() -> None:
+    assert following(None)() is None
