@@ -53,7 +53,7 @@ def test_without_nodes_it_is_for_the_compose_file(cli: Cli, tmp_path: Path) -> N
     assert [line.split()[0] for line in table.splitlines()[1:]] == [
         "ca.crt", "client.crt", *(f"node-{node}.crt" for node in range(1, 6)),
     ]  # fmt: skip
-    assert "node-5.peer.raftkv, raftkv-5, localhost" in table
+    assert "node-5.peer.raftkv, node5, localhost" in table
 
 
 def test_nothing_is_overwritten_unless_it_is_said(cli: Cli, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ def fail_unless_all(quality: str, members: list[tuple[str, str | None]]) -> None
     wrong: dict[str, list[str]] = {}
     for name, error in members:
         if error is not None:
-            wrong.setdefault(error.removeprefix(f"{name}: "), []).append(name)
+            # What begins with a name in some other way is a sentence about it.
+            named = error.startswith(name) and not error.startswith(f"{name}: ")
+            wrong.setdefault(error.removeprefix(f"{name}: "), []).extend(() if named else (name,))
     if wrong:
         good = sum(error is None for _, error in members)
-        said = "; ".join(f"{', '.join(names)}: {error}" for error, names in wrong.items())
+        said = "; ".join(f"{', '.join(names)}: {error}" if names else error for error, names in wrong.items())
         fail(f"{good} of {len(members)} {quality}; {said}", Exit.ERROR if good else Exit.UNREACHABLE)
