@@ -29,7 +29,7 @@ STEPS: Final = "steps"
 STRUCK: Final = "struck"
 
 _LAYERS: Final = ("/raftkv/storage/", "/raftkv/server/")
-_HELPERS: Final = ("/storage/files.py", "/storage/worker.py")
+_HELPERS: Final = ("/storage/files.py", "/storage/worker.py", "/metrics/timed_files.py")
 _COMMON: Final = frozenset({"write_json", "CheckpointStore._guarded", "CheckpointDirectory._remove"})
 """What many places call: whoever calls these is meant."""
 
