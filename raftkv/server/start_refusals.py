@@ -4,9 +4,11 @@ other machines can reach. For `raftkv config check`, which starts nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from raftkv.errors import StorageError
+from raftkv.raft import NodeId
 from raftkv.server.certificates import client_certificate, peer_certificate
 from raftkv.server.settings import ServerSettings
 from raftkv.storage.data_dir import Identity, read_identity
@@ -20,12 +22,16 @@ def require_may_listen(settings: ServerSettings) -> None:
     address for peers where only the cluster knows it (`--join`).
     """
     identity = _identity(settings)
-    node_id = settings.id if identity is None or not identity.may_run_as(settings.id) else identity.node_id
+    node_id = NodeId(settings.id)
+    if identity is not None and identity.may_run_as(node_id):
+        node_id = identity.node_id
     if _there(settings.tls_cert, settings.tls_key, settings.tls_ca):
         client_certificate(settings)
     if _there(settings.peer_tls_cert, settings.peer_tls_key, settings.peer_tls_ca):
         peer_certificate(settings, node_id)
-    members = settings.member if identity is None else identity.members
+    members: Mapping[NodeId, str] = (
+        {NodeId(node): address for node, address in settings.member.items()} if identity is None else identity.members
+    )
     clients, peers = settings.tls_cert is not None, settings.peer_tls_cert is not None
     for address, purpose, flags, tls in (
         (settings.http_listen, "HTTP", CLIENTS_TLS, clients),
