@@ -78,7 +78,8 @@ def test_what_serve_would_refuse(cli: Cli, data_dir: Path, flags: tuple[str, ...
 def test_certificates_that_serve_would_refuse(cli: Cli, data_dir: Path, tmp_path: Path, pki: Pki, flag: str) -> None:
     def files(issued: Issued) -> tuple[str, ...]:
         cert, key = pki.put(issued, tmp_path)
-        return (f"{flag}-cert", str(cert), f"{flag}-key", str(key), f"{flag}-ca", str(pki.ca))
+        asked = ("--tls-client-auth",) if flag == "--tls" else ()
+        return (f"{flag}-cert", str(cert), f"{flag}-key", str(key), f"{flag}-ca", str(pki.ca), *asked)
 
     assert hints(cli, data_dir, *files(pki.nodes[1])) == ""
     result = cli(*node(data_dir, *files(pki.expired)))
@@ -114,6 +115,10 @@ def test_there_is_nothing_to_say_of_settings_that_are_well(cli: Cli, data_dir: P
         (("--rtt-ms", "60"), "--heartbeat-ms 50 is less than one round trip of 60 ms"),
         (("--election-ms", "255"), "--election-ms 255 is 250 in ticks of 10 ms"),
         (("--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"), "--tls-key /nowhere.key: there is no such file"),
+        (
+            ("--tls-cert", "/no.crt", "--tls-key", "/no.key", "--tls-ca", "/no-ca.crt"),
+            "--tls-ca without --tls-client-auth: clients are asked for no certificate",
+        ),
         (("--write-concern", "4"), "no write would reach it"),
         (("--write-concern", "1"), "less than a majority of 3"),
         (("--write-concern", "all"), "with one voter down"),
