@@ -47,11 +47,13 @@ def check(
     from raftkv.server.settings import load_with_sources  # noqa: PLC0415
     from raftkv.server.settings_hints import hints, unreachable  # noqa: PLC0415
     from raftkv.server.settings_sources import unknown_variables  # noqa: PLC0415
+    from raftkv.server.start_refusals import require_may_listen  # noqa: PLC0415
 
     try:
         settings, sources = load_with_sources(given_settings(context), config)
         if "disk_reserve_bytes" in settings.model_fields_set:
             require_fits(settings.disk_reserve_bytes, settings.data_dir)
+        require_may_listen(settings)
     except RaftKVError as error:
         fail(error, exit_code(error, writes=False), writes=False)
     unknown = unknown_variables(os.environ, [fact.name for fact in facts()])

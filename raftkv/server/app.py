@@ -56,7 +56,7 @@ from raftkv.storage.files import FileSystem, OsFileSystem
 from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
-from raftkv.tls.reach import require_tls_or_loopback
+from raftkv.tls.reach import CLIENTS_TLS, PEERS_TLS, require_tls_or_loopback
 from raftkv.tls.rotation import RotatingCertificate
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.greetings import Greeting
@@ -114,7 +114,7 @@ async def serve(
             require_tls_or_loopback,
             settings.http_listen,
             purpose="HTTP",
-            flags="--tls-cert and --tls-key",
+            flags=CLIENTS_TLS,
             tls=shown_to_clients is not None,
             insecure=settings.insecure,
         )
@@ -148,7 +148,7 @@ async def _serve(
             settings.peer_listen or cluster.peer_address,
             "peers",
             certificates.peers,
-            flags="--peer-tls-cert, --peer-tls-key and --peer-tls-ca",
+            flags=PEERS_TLS,
             client_auth=True,
             insecure=settings.insecure,
         ) as peer_server,
@@ -156,7 +156,7 @@ async def _serve(
             settings.listen,
             "clients",
             certificates.clients,
-            flags="--tls-cert and --tls-key",
+            flags=CLIENTS_TLS,
             client_auth=settings.tls_client_auth,
             insecure=settings.insecure,
         ) as client_server,

@@ -66,6 +66,11 @@ def _on_addresses(settings: ServerSettings) -> Iterator[str]:
             f"the --member address of node {', '.join(map(str, loopback))} is on loopback: members on other machines "
             "cannot reach it"
         )
+    if settings.tls_ca is not None and not settings.tls_client_auth:
+        yield (
+            "--tls-ca without --tls-client-auth: clients are asked for no certificate, and whoever reaches "
+            f"{settings.listen} reads and writes everything"
+        )
     if settings.insecure:
         yield "--insecure: whoever reaches an address with plain text reads and writes everything"
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Final
 
 from raftkv.errors import ConfigurationError
+
+CLIENTS_TLS: Final = "--tls-cert and --tls-key"
+"""The flags that give the listeners for clients TLS."""
+
+PEERS_TLS: Final = "--peer-tls-cert, --peer-tls-key and --peer-tls-ca"
 
 
 def only_this_machine(address: str) -> bool:

@@ -81,6 +81,7 @@ async def receive(
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "refused: a checkpoint of another cluster")
         unproven = transport.unproven(NodeId(getattr(first, "from")), context)
         if unproven is not None:
+            transport.log_refusal(context, unproven)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {unproven}")
         incoming = await transport.begin_checkpoint(first.manifest)
         try:

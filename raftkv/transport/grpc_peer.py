@@ -114,6 +114,8 @@ class GrpcTransport(Transport):
         """Peers whose streams to this node are open."""
         self._ending: set[asyncio.Task[None]] = set()
         self._receiver: Receiver | None = None
+        self._refusals: set[tuple[str, str]] = set()
+        """(host, reason) of those that were logged."""
         self._wanted = dict(members)
 
     async def start(self, receiver: Receiver) -> None:
@@ -180,6 +182,16 @@ class GrpcTransport(Transport):
     def unproven(self, claimed: NodeId, context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
         """Return why the caller cannot be the node that it says it is; None: it can, as anybody without TLS."""
         return None if self.tls is None else self.tls.refusal(claimed, context)
+
+    def log_refusal(self, context: grpc.aio.ServicerContext[Any, Any], reason: str) -> None:
+        """Say once for each machine and reason that a caller was refused: whoever is tries again and again."""
+        refusal = (context.peer().rpartition(":")[0], reason)
+        if refusal in self._refusals:
+            return
+        if len(self._refusals) >= REMEMBERED_REFUSALS:
+            self._refusals.clear()
+        self._refusals.add(refusal)
+        log.warning("refused a peer connection", peer=context.peer(), reason=reason)
 
     async def begin_checkpoint(self, manifest: bytes) -> Incoming:
         """Let the driver take a checkpoint in. Raises RaftKVError."""
@@ -464,8 +476,6 @@ class PeerStreams:
         self._transport = transport
         self._newest: dict[NodeId, AsyncIterator[pb.PeerFrame]] = {}
         """The stream that each peer opened last."""
-        self._refusals: set[tuple[str, str]] = set()
-        """(host, reason) of those that were logged."""
 
     async def serve(
         self, requests: AsyncIterator[pb.PeerFrame], context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply]
@@ -489,7 +499,7 @@ class PeerStreams:
                 if refusal.verdict is None:
                     await self.refuse(context, refusal.reason)
                     return
-                self._log_refusal(context, refusal.reason)
+                self._transport.log_refusal(context, refusal.reason)
                 yield pb.HelloReply(verdict=refusal.verdict, reason=refusal.reason)
                 return
             caller = NodeId(getattr(first.hello, "from"))
@@ -538,18 +548,8 @@ class PeerStreams:
 
     async def refuse(self, context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply], reason: str) -> None:
         """Log and end the stream; nothing of it has reached the core."""
-        self._log_refusal(context, reason)
+        self._transport.log_refusal(context, reason)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {reason}")
-
-    def _log_refusal(self, context: grpc.aio.ServicerContext[pb.PeerFrame, pb.HelloReply], reason: str) -> None:
-        """Say once for each machine and reason: whoever is refused tries again and again."""
-        refusal = (context.peer().rpartition(":")[0], reason)
-        if refusal in self._refusals:
-            return
-        if len(self._refusals) >= REMEMBERED_REFUSALS:
-            self._refusals.clear()
-        self._refusals.add(refusal)
-        log.warning("refused a peer connection", peer=context.peer(), reason=reason)
 
 
 def _other_cluster(node: NodeId, cluster_id: int, by: Identity) -> str:

@@ -11,13 +11,17 @@ import pytest
 from raftkv.server.cluster import founded_by
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.storage.data_dir import open_data_dir
+from raftkv.tls.authority import Issued
 from tests.cli.conftest import Cli
+from tests.pki import Pki
 
 MEMBERS = ("--member", "1=10.0.0.1:7101", "--member", "2=10.0.0.2:7101", "--member", "3=10.0.0.3:7101")
 
 
 def node(data_dir: Path, *more: str) -> tuple[str, ...]:
-    return ("config", "check", "--id", "1", "--data-dir", str(data_dir), *MEMBERS, *more)
+    """The peers' port is on loopback, as behind a proxy: else plain text would be refused."""
+    peers = ("--peer-listen", "127.0.0.1:7101")
+    return ("config", "check", "--id", "1", "--data-dir", str(data_dir), *MEMBERS, *peers, *more)
 
 
 @pytest.fixture
@@ -59,12 +63,35 @@ def test_every_setting_is_shown_with_its_source(
         (("--config", "/nowhere.toml"), "/nowhere.toml: No such file"),
         (("--id", "4"), "node 4 (id) is not among the members"),
         (("--bogus",), "no such option: --bogus"),
+        (("--listen", "0.0.0.0:7001"), "0.0.0.0:7001 (for clients) can be reached by other machines"),
+        (("--http-listen", "[::]:7201"), "[::]:7201 (for HTTP) can be reached by other machines"),
+        (("--peer-listen", "10.0.0.1:7101"), "10.0.0.1:7101 (for peers) can be reached by other machines"),
     ],
 )
 def test_what_serve_would_refuse(cli: Cli, data_dir: Path, flags: tuple[str, ...], said: str) -> None:
     result = cli(*node(data_dir, *flags))
     assert result.code == 2
     assert said in result.error
+
+
+@pytest.mark.parametrize("flag", ["--tls", "--peer-tls"])
+def test_certificates_that_serve_would_refuse(cli: Cli, data_dir: Path, tmp_path: Path, pki: Pki, flag: str) -> None:
+    def files(issued: Issued) -> tuple[str, ...]:
+        cert, key = pki.put(issued, tmp_path)
+        asked = ("--tls-client-auth",) if flag == "--tls" else ()
+        return (f"{flag}-cert", str(cert), f"{flag}-key", str(key), f"{flag}-ca", str(pki.ca), *asked)
+
+    assert hints(cli, data_dir, *files(pki.nodes[1])) == ""
+    result = cli(*node(data_dir, *files(pki.expired)))
+    assert result.code == 2
+    assert f"{flag}-cert" in result.error
+    assert "expired" in result.error
+
+
+def test_the_address_for_peers_is_that_of_the_member_unless_another_is_given(cli: Cli, data_dir: Path) -> None:
+    result = cli("config", "check", "--id", "1", "--data-dir", str(data_dir), *MEMBERS)
+    assert result.code == 2
+    assert "10.0.0.1:7101 (for peers)" in result.error
 
 
 def test_a_variable_that_is_almost_a_setting(cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +115,10 @@ def test_there_is_nothing_to_say_of_settings_that_are_well(cli: Cli, data_dir: P
         (("--rtt-ms", "60"), "--heartbeat-ms 50 is less than one round trip of 60 ms"),
         (("--election-ms", "255"), "--election-ms 255 is 250 in ticks of 10 ms"),
         (("--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"), "--tls-key /nowhere.key: there is no such file"),
+        (
+            ("--tls-cert", "/no.crt", "--tls-key", "/no.key", "--tls-ca", "/no-ca.crt"),
+            "--tls-ca without --tls-client-auth: clients are asked for no certificate",
+        ),
         (("--write-concern", "4"), "no write would reach it"),
         (("--write-concern", "1"), "less than a majority of 3"),
         (("--write-concern", "all"), "with one voter down"),

@@ -61,19 +61,26 @@ async def test_a_member_that_lags_says_by_how_much_also_when_it_does_not_answer(
     leader = replace(
         status("a:1", 1, 8, leads=True),
         last_index=50,
-        members=(Member(1, "", "a:1"), Member(2, "", "b:1"), Member(3, "", "c:1"), Member(4, "", "d:1")),
+        members=(
+            Member(1, "", "a:1"),
+            Member(2, "", "b:1"),
+            Member(3, "", "c:1"),
+            Member(4, "", "d:1"),
+            Member(5, "", "e:1"),
+        ),
         progress=(
             PeerProgress(2, 50, "replicate", True, lag_s=0.0, connected=True),
             PeerProgress(3, 38, "probe", False, lag_s=1.25),
             PeerProgress(4, 0, "snapshot", True, lag_s=75.4, connected=True),
+            PeerProgress(5, 0, "probe", False, lag_s=2.0),
         ),
     )
     views = await look(cast("AsyncClient", Answers(leader, status("b:1", 2, 8))), 0.1)
     lags = [_row(view, leader)[_COLUMNS.index("LAG")] for view in views]
-    assert lags == [None, "0", "12, 1250 ms", "50, 75 s"]
+    assert lags == [None, "0", "12, 1250 ms", "50, 75 s", "?, 2000 ms"], "what the leader has not heard is not told"
     assert {len(_row(view, leader)) for view in views} == {len(_COLUMNS)}
     assert _described(views[0])["followers"] == [asdict(one) for one in leader.progress]
-    assert [_row(view)[_COLUMNS.index("LAG")] for view in views] == [None] * 4, "nobody leads: nobody knows"
+    assert [_row(view)[_COLUMNS.index("LAG")] for view in views] == [None] * 5, "nobody leads: nobody knows"
 
 
 def test_what_a_node_says_of_failovers_and_of_its_http_server_is_decoded() -> None:

@@ -200,6 +200,19 @@ def test_what_does_not_apply_is_absent() -> None:
     assert told(pb.StatusResponse())["raftkv_is_leader"] == one(0), "nobody leads, and this node has no number"
 
 
+def test_what_a_new_leader_has_not_heard_of_a_peer_yet_is_no_lag() -> None:
+    """A peer that was down when the leaders changed may lack one entry, or all: nobody knows."""
+    status = pb.StatusResponse()
+    status.CopyFrom(EVERYTHING)
+    del status.progress[:]
+    status.progress.add(id=2, match_index=99, state="replicate")
+    status.progress.add(id=3, state="probe", lag_ms=2500)
+    status.progress.add(id=4, state="snapshot")
+    found = told(status)
+    assert found["raftkv_peer_lag_entries"] == {("2",): 1, ("4",): 100}
+    assert found["raftkv_peer_lag_seconds"][("3",)] == 2.5
+
+
 def test_kinds_and_labels_are_those_of_the_table() -> None:
     """In both formats, by their own parsers; OpenMetrics' is strict about what names and types go together."""
     found = list(families(EVERYTHING, numbers(quorum=WriteQuorum(reached=True, active=3, size=2))))

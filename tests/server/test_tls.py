@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 
 from raftkv.client import AsyncClient
 from raftkv.errors import ConfigurationError
@@ -78,15 +79,22 @@ async def every_peer_call_is_closed_to_clients(node: ServerSettings, pki: Pki) -
     async with grpc.aio.secure_channel(node.member[1], credentials, options=options) as channel:
         stub: Any = peer_pb2_grpc.PeerStub(channel)
         cluster_id = node.founded_cluster_id
-        for method in peer_pb2.DESCRIPTOR.services_by_name["Peer"].methods:
+        for claimed, method in enumerate(peer_pb2.DESCRIPTOR.services_by_name["Peer"].methods, 2):
             kind = getattr(peer_pb2, method.input_type.name)
             if method.name == "Stream":
                 kind = peer_pb2.Hello
             request = kind(cluster_id=cluster_id)
-            setattr(request, "from", 2)
-            with pytest.raises(grpc.aio.AioRpcError, match="its certificate is not in the name node-2") as refused:
+            setattr(request, "from", claimed)
+            wrong = f"it says that it is node {claimed}, and its certificate is not in the name"
+            with (
+                structlog.testing.capture_logs() as logs,
+                pytest.raises(grpc.aio.AioRpcError, match=wrong) as refused,
+            ):
                 await first_answer(stub, method, request)
             assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION, method.name
+            assert [line["event"] for line in logs if wrong in str(line.get("reason"))] == [
+                "refused a peer connection"
+            ], method.name
 
 
 async def first_answer(stub: Any, method: Any, request: Any) -> None:

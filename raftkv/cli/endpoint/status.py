@@ -98,6 +98,8 @@ def _lag(view: MemberView, leader: Status | None) -> str | None:
     progress = next((one for one in leader.progress if one.id == view.id), None) if leader is not None else None
     if leader is None or progress is None:
         return None
+    if progress.match_index == 0 and progress.state == "probe":
+        return f"?, {lag_text(progress.lag_s)}"  # it has not answered this leader yet, and may have everything
     entries = leader.last_index - progress.match_index
     return f"{entries}, {lag_text(progress.lag_s)}" if entries else "0"
 

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 
 from raftkv.errors import ErrorCode
+from raftkv.raft import ProgressState
 from raftkv.server.metrics.names import METRICS, Kind
 from raftkv.server.tallies import OK, READ, WRITE, Durations, Tallies
 from raftkv.server.write_quorum import WriteQuorum
@@ -116,7 +117,9 @@ def _log(status: pb.StatusResponse, numbers: Numbers) -> dict[str, Samples]:
         "raftkv_applied_index": _one(status.applied_index),
         "raftkv_last_index": _one(status.last_index),
         "raftkv_durable_index": _one(status.durable_index),
-        "raftkv_peer_lag_entries": _by_peer(status, lambda peer: status.last_index - peer.match_index),
+        "raftkv_peer_lag_entries": [
+            ((str(peer.id),), float(status.last_index - peer.match_index)) for peer in status.progress if _heard(peer)
+        ],
         "raftkv_peer_lag_seconds": _by_peer(status, lambda peer: peer.lag_ms / _MS),
         "raftkv_peer_active": _by_peer(status, lambda peer: peer.recently_active),
         "raftkv_peer_connected": _by_peer(status, lambda peer: peer.connected),
@@ -124,6 +127,11 @@ def _log(status: pb.StatusResponse, numbers: Numbers) -> dict[str, Samples]:
         "raftkv_active_voters": _one(quorum.active) if quorum else [],
         "raftkv_quorum_size": _one(quorum.size) if quorum else [],
     }
+
+
+def _heard(peer: pb.PeerProgress) -> bool:
+    """Whether this leader knows what the peer has: it may be all, but 0 stands there until the peer has said so."""
+    return peer.match_index > 0 or peer.state != ProgressState.PROBE.value
 
 
 def _by_peer(status: pb.StatusResponse, value: Callable[[pb.PeerProgress], float]) -> Samples:

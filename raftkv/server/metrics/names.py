@@ -78,7 +78,13 @@ METRICS: Final[dict[str, Metric]] = dict(
         _metric("raftkv_applied_index", _G, "The newest entry that this node's state has."),
         _metric("raftkv_last_index", _G, "The last entry of this node's log."),
         _metric("raftkv_durable_index", _G, "The newest entry that this node's own disk has confirmed."),
-        _metric("raftkv_peer_lag_entries", _G, "Entries that the peer has not confirmed.", "peer", presence=_LEADER),
+        _metric(
+            "raftkv_peer_lag_entries",
+            _G,
+            "Entries that the peer has not confirmed; absent until this leader knows what it has.",
+            "peer",
+            presence=_LEADER,
+        ),
         _metric(
             "raftkv_peer_lag_seconds",
             _G,

@@ -144,4 +144,5 @@ class PeerService(PeerServicer):
             await abort(context, wire.to_error(mismatch))
         unproven = self._transport.unproven(NodeId(sender), context)
         if unproven is not None:
+            self._transport.log_refusal(context, unproven)
             await abort(context, wire.to_error(FailedPrecondition(f"refused: {unproven}")))
