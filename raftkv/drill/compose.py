@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftkv.client.shielded import finished
-from raftkv.drill.faults import Fault, NotOurs
+from raftkv.drill.faults import Fault, NotOurs, is_loopback
 from raftkv.drill.measure.record import How
 from raftkv.errors import RaftKVError
 
@@ -74,7 +74,15 @@ def services_of(text: str) -> list[Service]:
 
 def service_at(services: Sequence[Service], endpoint: str, node: int) -> Service:
     """Return the one service that publishes the port of `endpoint`. Raises NotOurs."""
-    port = int(endpoint.rpartition(":")[2])
+    host, _, published = endpoint.rpartition(":")
+    if not is_loopback(host.strip("[]")):
+        # Ports say nothing of machines: another cluster's node, elsewhere, may well have the port of a service here.
+        raise NotOurs(
+            f"node {node} is at {endpoint}, which is no loopback address: nothing says that it is a service of the "
+            "file, whatever port they publish. Run the drill where the containers are, and name their loopback "
+            "addresses in --endpoints; or use --transfer, which works from anywhere"
+        )
+    port = int(published)
     found = [one for one in services if port in one.ports]
     if len(found) == 1:
         return found[0]

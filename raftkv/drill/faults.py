@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Protocol
 
 from raftkv.client import AsyncClient
@@ -16,6 +17,16 @@ class Refused(RaftKVError):
 
 class NotOurs(ConfigurationError):
     """The node cannot be killed or paused from here, or may be another one. The message says what to do."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as endpoints name it, is this machine's loopback."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Fault(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import shlex
 import signal
@@ -18,7 +17,7 @@ from typing import Final
 import psutil
 
 from raftkv.client import AsyncClient
-from raftkv.drill.faults import Fault, NotOurs
+from raftkv.drill.faults import Fault, NotOurs, is_loopback
 from raftkv.drill.measure.record import How
 from raftkv.errors import RaftKVError
 
@@ -112,7 +111,7 @@ class LocalFault:
 def find(endpoint: str, node: int) -> Node:
     """Return the process that listens there. Raises NotOurs unless it is one `raftkv serve` of ours."""
     host, _, port = endpoint.rpartition(":")
-    if not _is_loopback(host.strip("[]")):
+    if not is_loopback(host.strip("[]")):
         raise NotOurs(
             f"node {node} is at {endpoint}, which is no loopback address of this machine: only what can be started "
             "again from here is killed or paused. Run the drill on that machine against its loopback address, name "
@@ -172,15 +171,6 @@ def _names(arguments: Sequence[str], node: int) -> bool:
         if word.startswith("--id="):
             return word == f"--id={node}"
     return True  # it has its id from its environment, its configuration file or its data directory
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listening(port: int) -> set[int]:

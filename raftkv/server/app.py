@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from raftkv.errors import ConfigurationError, ShuttingDown
@@ -31,6 +31,7 @@ from raftkv.server.disk_health import disk_health
 from raftkv.server.drift import Drift, agreed_settings
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
+from raftkv.server.grpc_health import report_health
 from raftkv.server.http.site import Site, http_site
 from raftkv.server.http.tls import following
 from raftkv.server.lease import quarantine_ticks
@@ -85,9 +86,6 @@ CLUSTER_SERVICE = cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name
 
 GRACE_S = 1.0
 """Single calls get this long to end once leadership is handed over and the pipelines are drained."""
-
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def serve(
@@ -183,7 +181,15 @@ async def _serve(
             await peer_server.start()
             await parts.node.start()
             await client_server.start()
-            health_task = asyncio.create_task(parts.report_health())
+            health_task = asyncio.create_task(
+                report_health(
+                    parts.health,
+                    parts.node,
+                    parts.requests.reads.confirm,
+                    always=(CLUSTER_SERVICE, MAINTENANCE_SERVICE),
+                    led=_NEED_A_LEADER,
+                )
+            )
             removal_task = asyncio.create_task(warn_when_removed(parts.node))
             watch_task = asyncio.create_task(parts.watches.run())
             for name, errand in parts.errands(settings, cluster):
@@ -256,19 +262,6 @@ class _Parts:
             yield "certificates", self.certificates.follow()
         if cluster.promote:
             yield "promote", promote_when_caught_up(self.node, self.changes)
-
-    async def report_health(self) -> None:
-        """Keep grpc.health.v1 true: the process is alive; what needs a leader serves while one is known."""
-        await self.health.set("", _SERVING)
-        await self.health.set(CLUSTER_SERVICE, _SERVING)
-        await self.health.set(MAINTENANCE_SERVICE, _SERVING)
-        with contextlib.suppress(ShuttingDown):
-            while True:
-                changed = self.node.leadership_changed()
-                serves = self.node.leader is not None and self.node.corruption is None
-                for service in _NEED_A_LEADER:
-                    await self.health.set(service, _SERVING if serves else _NOT_SERVING)
-                await changed
 
     async def hand_over(self, timeout_s: float) -> None:
         """Go in peace: say so, let another node lead, answer what was asked."""

@@ -54,8 +54,21 @@ CASES: Final = (
     Case(
         "RaftkvInsufficientMembers",
         "5m",
-        {f"raftkv_write_quorum_reached{{{_N1}}}": "0x10"},
-        {f"raftkv_write_quorum_reached{{{_N1}}}": "1x10"},
+        # Two of three are gone, and the third one has no leader. A witness is a voter, a learner is none.
+        {
+            f"raftkv_has_leader{{{_N1}}}": "0x10",
+            f"raftkv_has_leader{{{_N2}}}": "1 stale",
+            f'raftkv_members{{{_N1},kind="voter"}}': "2x10",
+            f'raftkv_members{{{_N1},kind="witness"}}': "1x10",
+        },
+        {
+            f"raftkv_has_leader{{{_N1}}}": "1x10",
+            f"raftkv_has_leader{{{_N2}}}": "1x10",
+            f'raftkv_members{{{_N1},kind="voter"}}': "3x10",
+            f'raftkv_members{{{_N1},kind="learner"}}': "3x10",
+        },
+        _JOB,
+        value="1",
     ),
     Case(
         "RaftkvQuorumAtRisk",

@@ -170,7 +170,6 @@ def test_every_metric_that_is_scraped_is_looked_at_somewhere() -> None:
     used = {metric for _, expression in expressions() for metric in named_in(expression).metrics}
     used |= {metric.removesuffix(ending) for metric in used for ending in ("_bucket", "_count", "_sum")}
     assert set(METRICS) - used == {
-        "raftkv_members",
         "raftkv_last_index",
         "raftkv_durable_index",
         "raftkv_peer_connected",

@@ -72,6 +72,17 @@ def test_a_port_that_two_services_publish() -> None:
         service_at(services_of(json.dumps([ONE, ONE])), "127.0.0.1:17001", 1)
 
 
+@pytest.mark.parametrize("endpoint", ["10.0.0.7:17001", "node1:17001", "[fd00::1]:17001", "0.0.0.0:17001"])
+def test_a_node_elsewhere_is_not_the_service_here_that_has_its_port(endpoint: str) -> None:
+    with pytest.raises(NotOurs, match=r"no loopback address.*or use --transfer"):
+        service_at(services_of(json.dumps(ONE)), endpoint, 1)
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:17001", "localhost:17001", "[::1]:17001"])
+def test_a_node_on_the_loopback_is(endpoint: str) -> None:
+    assert service_at(services_of(json.dumps(ONE)), endpoint, 1).name == "raftkv-1"
+
+
 @pytest.mark.parametrize(("how", "strike", "undo"), [(How.KILL, "kill", "start"), (How.PAUSE, "pause", "unpause")])
 async def test_the_service_behind_the_port_is_struck_and_put_right(
     told: Told, how: How, strike: str, undo: str
