@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ ROUNDS_IN_ELECTION: Final = 10
 """An election time-out should be so many times the slowest round trip: else a slow moment begins elections."""
 
 DIAL_TIMEOUT_S: Final = 2.0
+
+_KEYS: Final = ("tls_key", "peer_tls_key")
 
 _ANYWHERE: Final = ("0.0.0.0", "[::]", "[::0]")
 
@@ -112,6 +115,8 @@ def _on_files(settings: ServerSettings) -> Iterator[str]:
         path = getattr(settings, fact.name)
         if fact.kind is Kind.PATH and fact.name != "data_dir" and path is not None and not Path(path).is_file():
             yield f"{fact.flag} {path}: there is no such file"
+        elif fact.name in _KEYS and path is not None and Path(path).stat().st_mode & stat.S_IROTH:
+            yield f"{fact.flag} {path}: everybody on this machine can read it, and pass for this node"
 
 
 def _on_data_dir(settings: ServerSettings) -> Iterator[str]:

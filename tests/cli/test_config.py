@@ -81,7 +81,12 @@ def test_certificates_that_serve_would_refuse(cli: Cli, data_dir: Path, tmp_path
         asked = ("--tls-client-auth",) if flag == "--tls" else ()
         return (f"{flag}-cert", str(cert), f"{flag}-key", str(key), f"{flag}-ca", str(pki.ca), *asked)
 
-    assert hints(cli, data_dir, *files(pki.nodes[1])) == ""
+    good = files(pki.nodes[1])
+    key = tmp_path / "node.key"
+    key.chmod(0o640)
+    assert hints(cli, data_dir, *good) == ""
+    key.chmod(0o644)
+    assert f"{flag}-key {key}: everybody on this machine can read it" in hints(cli, data_dir, *good)
     result = cli(*node(data_dir, *files(pki.expired)))
     assert result.code == 2
     assert f"{flag}-cert" in result.error
