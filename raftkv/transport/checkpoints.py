@@ -79,10 +79,10 @@ async def receive(
         first = await anext(pieces, None)
         if first is None or first.cluster_id != transport.identity.cluster_id:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "refused: a checkpoint of another cluster")
-        unproven = transport.unproven(NodeId(getattr(first, "from")), context)
-        if unproven is not None:
-            transport.log_refusal(context, unproven)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {unproven}")
+        no_peer = transport.no_peer(NodeId(getattr(first, "from")), context)
+        if no_peer is not None:
+            transport.log_refusal(context, no_peer)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {no_peer}")
         incoming = await transport.begin_checkpoint(first.manifest)
         try:
             yield pb.CheckpointProgress(offset=incoming.offset)

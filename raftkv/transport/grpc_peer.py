@@ -79,6 +79,7 @@ class GrpcTransport(Transport):
         *,
         dial: Mapping[NodeId, str] | None = None,
         admits: Callable[[NodeId, int], bool] = lambda node, incarnation: True,
+        was_removed: Callable[[NodeId], bool] = lambda node: False,
         is_new: Callable[[], bool] = lambda: False,
         checkpoint_bytes_per_s: float = checkpoints.BYTES_PER_S,
         tls: PeerTls | None = None,
@@ -87,7 +88,8 @@ class GrpcTransport(Transport):
         """`members` are the peers to begin with, and where they are; `dial` overrides where a peer is dialled.
 
         `admits` says whether a peer's incarnation is the one known under its id; its StorageError stops the node,
-        unless it is NoRoom: then the peer is not listened to for now.
+        unless it is NoRoom: then the peer is not listened to for now. `was_removed` says whether a node is known to
+        be a member no more: its certificate is as good as ever, and nothing that it says is listened to.
         `is_new` says whether this node holds nothing yet: then it can tell that it was started for another cluster
         (`refused_by`). Checkpoints leave no faster than at `checkpoint_bytes_per_s`, to all peers together (0: as fast
         as it goes). With `tls`, nobody is spoken to or heard who does not prove which node it is; without, plain text.
@@ -102,6 +104,7 @@ class GrpcTransport(Transport):
         self._told: dict[NodeId, Greeting] = {}
         """What `greeted` was told last."""
         self.admits = admits
+        self.was_removed = was_removed
         self._greeted = greeted
         self._is_new = is_new
         self._pace = Pace(checkpoint_bytes_per_s)
@@ -182,6 +185,10 @@ class GrpcTransport(Transport):
     def unproven(self, claimed: NodeId, context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
         """Return why the caller cannot be the node that it says it is; None: it can, as anybody without TLS."""
         return None if self.tls is None else self.tls.refusal(claimed, context)
+
+    def no_peer(self, claimed: NodeId, context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
+        """Return why a call beside the streams is not to be answered: who calls is another one, or was removed."""
+        return self.unproven(claimed, context) or (removed(claimed) if self.was_removed(claimed) else None)
 
     def log_refusal(self, context: grpc.aio.ServicerContext[Any, Any], reason: str) -> None:
         """Say once for each machine and reason that a caller was refused: whoever is tries again and again."""
@@ -511,6 +518,9 @@ class PeerStreams:
             self._transport.greeted_by(sender, first.hello.client_address, first.hello.peer_address, greeting)
             yield pb.HelloReply(client_address=identity.client_address, protocol_version=version)
             async for frame in frames:
+                if self._transport.was_removed(sender):
+                    await self.refuse(context, removed(sender))
+                    return
                 self._transport.deliver(
                     [from_proto(message, sender=sender, receiver=identity.node_id) for message in frame.messages]
                 )
@@ -542,6 +552,8 @@ class PeerStreams:
             return Refusal(f"it looks for node {hello.to}; this is node {identity.node_id}")
         if sender in (0, identity.node_id):
             return Refusal(f"node {sender} is not a peer of node {identity.node_id}")
+        if self._transport.was_removed(sender):
+            return Refusal(removed(sender))
         if not self._transport.admits(sender, hello.incarnation):
             return Refusal(_other_disk(sender, identity.node_id), pb.OTHER_DISK)
         return None
@@ -550,6 +562,14 @@ class PeerStreams:
         """Log and end the stream; nothing of it has reached the core."""
         self._transport.log_refusal(context, reason)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"refused: {reason}")
+
+
+def removed(node: NodeId) -> str:
+    """Say that nothing is heard from a node that was a member."""
+    return (
+        f"node {node} was removed from the cluster. The way out: stop it; the machine comes back under a new id "
+        "(`raftkv member add`), with an empty data directory"
+    )
 
 
 def _other_cluster(node: NodeId, cluster_id: int, by: Identity) -> str:

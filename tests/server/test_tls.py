@@ -12,12 +12,13 @@ import grpc
 import pytest
 import structlog
 
-from raftkv.client import AsyncClient
+from raftkv.client import AsyncClient, Tls
 from raftkv.errors import ConfigurationError
 from raftkv.server.settings import ServerSettings, load_settings
 from raftkv.testing.processes import LOOPBACK, free_port
 from raftkv.tls.authority import Issued
 from raftkv.tls.names import peer_name
+from raftkv.transport.greetings import PROTOCOL_VERSION
 from raftkv.v1 import peer_pb2, peer_pb2_grpc
 from tests.pki import CLUSTER_NAME, Pki
 from tests.server.test_app import start
@@ -95,6 +96,34 @@ async def every_peer_call_is_closed_to_clients(node: ServerSettings, pki: Pki) -
             assert [line["event"] for line in logs if wrong in str(line.get("reason"))] == [
                 "refused a peer connection"
             ], method.name
+
+
+async def test_no_call_is_open_to_a_node_that_was_removed(pki: Pki, tmp_path: Path) -> None:
+    """Its certificate is as good as it was. What is not committed yet may come to nothing, so it counts until then."""
+    node = secured(pki, tmp_path, pki.nodes[1])
+    credentials = grpc.ssl_channel_credentials(pki.ca.read_bytes(), pki.nodes[2].key_pem, pki.nodes[2].cert_pem)
+    options = [("grpc.ssl_target_name_override", peer_name(1, CLUSTER_NAME))]
+    tls = Tls(ca=pki.ca)
+    async with (
+        running(node),
+        AsyncClient(f"raftkvs://{node.listen}", tls=tls) as client,
+        grpc.aio.secure_channel(node.member[1], credentials, options=options) as channel,
+    ):
+        stub: Any = peer_pb2_grpc.PeerStub(channel)
+        await client.put("k", "v")
+        await client.add_member(2, f"{LOOPBACK}:{free_port()}")
+        ask = peer_pb2.PeerLogEndRequest(cluster_id=node.founded_cluster_id)
+        setattr(ask, "from", 2)
+        assert (await stub.LogEnd(ask, timeout=20)).last_index > 0
+        await client.remove_members(2)
+        for method in peer_pb2.DESCRIPTOR.services_by_name["Peer"].methods:
+            kind = peer_pb2.Hello if method.name == "Stream" else getattr(peer_pb2, method.input_type.name)
+            request = kind(cluster_id=node.founded_cluster_id)
+            setattr(request, "from", 2)
+            if method.name == "Stream":
+                request.to, request.protocol_version = 1, PROTOCOL_VERSION
+            with pytest.raises(grpc.aio.AioRpcError, match=r"node 2 was removed from the cluster\. The way out"):
+                await first_answer(stub, method, request)
 
 
 async def first_answer(stub: Any, method: Any, request: Any) -> None:

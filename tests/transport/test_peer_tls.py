@@ -128,6 +128,25 @@ async def test_nodes_with_their_own_certificates_talk(pair: Pair) -> None:
     assert two.recorder.incoming.finished
 
 
+async def test_a_stream_ends_when_the_node_that_speaks_on_it_was_removed(pair: Pair) -> None:
+    one, two = await pair()
+    await connected(one, two)
+    assert one.transport is not None
+    assert two.transport is not None
+    with structlog.testing.capture_logs() as logs:
+        two.transport.was_removed = lambda node: node == ONE
+        await asyncio.sleep(0)
+        two.recorder.messages.clear()
+        said = asyncio.create_task(complaint(logs, "node 1 was removed from the cluster"))
+        while not said.done():
+            one.transport.send([reply(ONE, TWO, 0)])
+            await asyncio.sleep(0.01)
+        await said
+    assert not two.recorder.messages
+    with pytest.raises(CheckpointNotSent, match="node 1 was removed from the cluster"):
+        await one.transport.send_checkpoint(TWO, OutgoingBytes(b"0123456789"))
+
+
 @pytest.mark.parametrize("issued", ["service", "other node", "foreign"])
 async def test_nobody_hears_a_caller_that_is_not_the_node_it_says_it_is(pair: Pair, pki: Pki, issued: str) -> None:
     """A certificate of the right authority is not enough: clients have one too. One of another node is not either."""

@@ -24,6 +24,9 @@ LIFETIME_S: Final = 10.0
 MAX_CONNECTIONS: Final = 64
 MAX_LINE_BYTES: Final = 4096
 MAX_HEADERS: Final = 64
+MAX_PER_S: Final = 50
+"""Connections begun in a second, and as many in a burst; the kernel keeps the others waiting. A handshake of TLS is work
+for the loop that heartbeats run on."""
 ACCEPT_RETRY_S: Final = 0.5
 """After a connection that could not be taken, because the process has no file descriptor left, say."""
 
@@ -109,7 +112,11 @@ class Listener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        free_at = loop.time()
         while True:
+            free_at = max(free_at, loop.time() - 1) + 1 / MAX_PER_S
+            if (wait_s := free_at - loop.time()) > 0:
+                await asyncio.sleep(wait_s)
             try:
                 connection, _ = await loop.sock_accept(listening)
             except OSError as error:

@@ -142,7 +142,7 @@ class PeerService(PeerServicer):
                 f"of cluster {identity.cluster_id:016x}"
             )
             await abort(context, wire.to_error(mismatch))
-        unproven = self._transport.unproven(NodeId(sender), context)
-        if unproven is not None:
-            self._transport.log_refusal(context, unproven)
-            await abort(context, wire.to_error(FailedPrecondition(f"refused: {unproven}")))
+        no_peer = self._transport.no_peer(NodeId(sender), context)
+        if no_peer is not None:
+            self._transport.log_refusal(context, no_peer)
+            await abort(context, wire.to_error(FailedPrecondition(f"refused: {no_peer}")))
