@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -182,14 +183,36 @@ def _checked(name: str) -> str:
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Write a file beside its place, and move it there: nobody reads half of one, or a key that all may read."""
+    """Write a file beside its place, and move it there: nobody reads half of one, or a key that all may read.
+
+    Whoever could read the old one, as its owner or in its group, can read the new one: a node that runs as another user
+    would go on with the old certificate until its end, and not start again. Raises ConfigurationError.
+    """
     new = path.with_name(f".{path.name}.new")
+    old = path.stat() if path.exists() else None
+    if old is not None:
+        mode |= old.st_mode & stat.S_IRGRP
     with suppress(FileNotFoundError):
         new.unlink()
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
+        if old is not None:
+            _give(file.fileno(), path, old)
         os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+
+
+def _give(descriptor: int, path: Path, old: os.stat_result) -> None:
+    mine = os.fstat(descriptor)
+    if (mine.st_uid, mine.st_gid) == (old.st_uid, old.st_gid):
+        return
+    try:
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    except PermissionError:
+        raise ConfigurationError(
+            f"{path} belongs to user {old.st_uid} and group {old.st_gid}, who could not read a new one of this user's. "
+            "It was left as it is. The way out: run the command as root"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -85,6 +86,31 @@ def test_renew_keeps_the_authority_and_the_names(cli: Cli, tmp_path: Path) -> No
     assert all(one["valid"] for one in again.values())
     assert [again[name]["names"] for name in again] == [one["names"] for one in ended.json]
     assert where.cert("ca").read_bytes() == ca != authority.cert_pem
+
+
+def test_who_could_read_a_key_can_read_the_new_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the `chown` for containers, whose user is another one."""
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _descriptor, user, group: given.append((user, group)))
+    cli("certs", "init", str(tmp_path), "--node", "1=a")
+    key = tmp_path / "node-1.key"
+    key.chmod(0o640)
+    mine, real = key.stat(), Path.stat
+    theirs = os.stat_result((mine.st_mode, mine.st_ino, mine.st_dev, 1, 10001, 10002, *mine[6:]))
+    monkeypatch.setattr(Path, "stat", lambda path, **more: theirs if path == key else real(path, **more))
+    assert cli("certs", "renew", str(tmp_path), "node-1").code == 0
+    assert given == [(10001, 10002)]
+    assert real(key).st_mode & 0o777 == 0o640
+
+    def refused(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refused)
+    before = key.read_bytes()
+    result = cli("certs", "renew", str(tmp_path), "node-1")
+    assert result.code == 2
+    assert "belongs to user 10001 and group 10002" in result.error
+    assert key.read_bytes() == before
 
 
 def test_renew_makes_the_certificate_of_a_further_node_and_leaves_the_others(cli: Cli, tmp_path: Path) -> None:
