@@ -110,12 +110,15 @@ def _require(local: int | None, compose: Path | None, report: Path | None) -> No
 
 
 def _drill(plan: Plan, endpoints: str, compose: Path | None, report: Path | None, *, yes: bool) -> Result:
-    from raftkv.client import AsyncClient  # noqa: PLC0415 - see raftkv.cli
+    from raftkv.client import AsyncClient, Tls  # noqa: PLC0415 - see raftkv.cli
+    from raftkv.client.urls import asks_for_tls  # noqa: PLC0415
     from raftkv.drill.compose import ComposeNodes  # noqa: PLC0415
     from raftkv.drill.drill import LOOK_S, aim, fit  # noqa: PLC0415
     from raftkv.drill.local_process import LocalNodes  # noqa: PLC0415
 
     tls = given_tls()
+    if tls is None and asks_for_tls(endpoints):
+        tls = Tls()  # the endpoints that the nodes are found at say it no more
 
     def connect() -> AsyncClient:
         return AsyncClient(endpoints, tls=tls)

@@ -273,11 +273,19 @@ def _planned(path: Path, status: Status, old: NodeId, identity: Identity | None)
         cluster_id=status.cluster_id,
         old=old,
         new=NodeId(max(*ids, old, *before) + 1),
-        role=_ROLES[member.kind] if member is not None else MemberRole.VOTER,
+        role=_role(member, identity),
         peer_address=address,
         replaces=(*before, old),
         aside=aside_of(path),
     )
+
+
+def _role(member: Member | None, identity: Identity | None) -> MemberRole:
+    if member is None:
+        return MemberRole.VOTER
+    if member.kind is MemberKind.LEARNER and identity is not None and identity.promote:
+        return MemberRole.VOTER  # an earlier repair took a voter's place, and the node has not been promoted since
+    return _ROLES[member.kind]
 
 
 async def _objection(client: AsyncClient, status: Status, old: NodeId) -> str:

@@ -181,6 +181,8 @@ class Drill:
                 unwinding()
                 raise
             finally:
+                if self._load is not None:
+                    await self._load.end()  # before the sweep: nothing is to be written behind it
                 await self._sweep(asking)
         return judged(self.record, plan.how, plan.times, audit, troubles)
 

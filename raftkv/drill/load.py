@@ -26,8 +26,12 @@ def value_of(writer: int, number: int) -> bytes:
     return b"%d-%d" % (writer, number)
 
 
+END_S: Final = 12.0
+"""How long what is in flight at an early end is waited for: longer than the client takes to give a call up."""
+
+
 class Load:
-    """Runs while the block does; what is in flight at its end is waited for."""
+    """Runs while the block does; what is in flight at its end is waited for, where an error ends it by `end`."""
 
     def __init__(
         self,
@@ -65,10 +69,19 @@ class Load:
         # Writing goes on until now; the end is when it stops, not when the last answer came.
         self._record.ended = self._clock()
         self._stopping.set()
-        if error is not None:
+        if error is None:
+            await asyncio.wait(self._tasks)
+            self.raise_errors()
+
+    async def end(self) -> None:
+        """Wait for what is in flight. A write whose call is cancelled may be applied all the same, at any time."""
+        self._stopping.set()
+        try:
+            await asyncio.wait(self._tasks, timeout=END_S)
+        finally:
             for task in self._tasks:
                 task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=error is not None)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def raise_errors(self) -> None:
         """Raise what ended a task of the load, which nothing should."""

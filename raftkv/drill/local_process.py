@@ -22,7 +22,11 @@ from raftkv.drill.measure.record import How
 from raftkv.errors import RaftKVError
 
 SUPERVISED_S: Final = 5.0
-"""How long whoever watches over the node (systemd, a shell loop) has to start it again before we do."""
+"""How long whoever may watch over the node (a shell loop) has to start it again before we do."""
+SUPERVISOR_S: Final = 60.0
+"""How long a known supervisor has. We do not start it then: its own start would fail, on a directory in use."""
+SUPERVISORS: Final = frozenset({"supervisord", "runsv", "s6-supervise", "supervise", "circusd"})
+"""Processes that start their children again."""
 POLL_S: Final = 0.05
 GONE_S: Final = 20.0
 ANSWERS_S: Final = 60.0
@@ -42,6 +46,8 @@ class Node:
     directory: str
     output: Path | None
     """The file to which it writes, if that is one."""
+    supervisor: str = ""
+    """Who starts it again, if that is known."""
 
 
 Connect = Callable[[str], AsyncClient]
@@ -90,7 +96,13 @@ class LocalFault:
             self._resume()
             return
         await _gone(self._found.process)
-        if not await _comes_back(self._found, SUPERVISED_S):
+        supervisor = self._found.supervisor
+        if not await _comes_back(self._found, SUPERVISOR_S if supervisor else SUPERVISED_S):
+            if supervisor:
+                raise RaftKVError(
+                    f"{supervisor} has not started the node at {self._found.endpoint} again within {SUPERVISOR_S:g} s, "
+                    f"and the drill does not in its place: start it through {supervisor}"
+                )
             start(self._found)
         await _answers(self._connect, self._found.endpoint)
         self._struck = False
@@ -137,6 +149,19 @@ def serves(command: Sequence[str], node: int) -> bool:
         named = Path(before[-1]).name == "raftkv" or before[-2:] in (["-m", "raftkv.cli"], ["-m", "raftkv"])
         return named and _names(command[place + 1 :], node)
     return False
+
+
+def supervisor_of(process: psutil.Process) -> str:
+    """Return the name of the process that will start it again; empty where none is known to."""
+    parent = process.parent()
+    if parent is None:
+        return ""
+    environment = process.environ()
+    # Orphans become children of systemd too, with the environment of what started them: newer ones say who was meant.
+    meant = environment.get("SYSTEMD_EXEC_PID", str(process.pid)) == str(process.pid)
+    if "INVOCATION_ID" in environment and meant and (parent.pid == 1 or parent.name() == "systemd"):
+        return "systemd"
+    return parent.name() if parent.name() in SUPERVISORS else ""
 
 
 started: Final[list[subprocess.Popen[bytes]]] = []
@@ -203,6 +228,7 @@ def _described(pid: int, endpoint: str, node: int) -> Node:
             environment=process.environ(),
             directory=process.cwd(),
             output=_output(pid),
+            supervisor=supervisor_of(process),
         )
     except psutil.Error as error:
         raise NotOurs(f"process {pid}, which listens on {endpoint}, cannot be looked at: {error}") from None

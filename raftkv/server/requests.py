@@ -316,6 +316,15 @@ class Requests:
         self._fill_header(attempt.response)
         return attempt.response
 
+    def refuse(self, operations: Sequence[kv_pb2.Operation], error: RaftKVError) -> kv_pb2.BatchResponse:
+        """Answer a client's operations with an error each; they are counted, and not run."""
+        batch, response, answered = kv_pb2.BatchRequest(operations=operations), kv_pb2.BatchResponse(), Answered()
+        answered.failed = True
+        for operation in operations:
+            wire.add_error(response, operation.id, error)
+        count(self._node.tallies.answered, batch, response, answered, reads=0)
+        return response
+
     async def _read_here(self, attempt: Attempt, timeout_s: float) -> None:
         await self.reads.answer(attempt.batch, attempt.work.here, attempt.response, attempt.answered, timeout_s)
 

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from raftkv.errors import ConfigurationError
 from raftkv.tls.authority import Authority, Issued, host_names
+from raftkv.tls.names import cluster_of
 
 CA: Final = "ca"
 DEFAULT_CLIENT: Final = "client"
@@ -88,9 +89,12 @@ class CertificateDirectory:
         """Issue certificates anew, with new keys, by the authority that there is. Return their files.
 
         Those that are there keep their names; `nodes` and `clients` are made, or made with other hosts. `only` names
-        those to renew; none: all. Raises ConfigurationError.
+        those to renew; none: all. Raises ConfigurationError, also where the nodes that are there are of another
+        cluster.
         """
         authority = self.authority()
+        if nodes:
+            self._require_cluster_name(cluster_name)
         made = {self.node(node_id) for node_id in nodes} | {_checked(client) for client in clients}
         there = self._leaves()
         unknown = [name for name in only if name not in there]
@@ -121,6 +125,18 @@ class CertificateDirectory:
             ) from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.cert(CA)}, {self.key(CA)}: {error.message}") from error
+
+    def _require_cluster_name(self, wanted: str) -> None:
+        """Raise ConfigurationError where the nodes' certificates are in another name: peers would refuse a new one."""
+        for described in (
+            one for name in self._leaves() if name.startswith("node-") for one in describe(self.cert(name))
+        ):
+            found = {cluster for name in described.names if (cluster := cluster_of(name)) is not None}
+            if found and wanted.lower() not in found:
+                raise ConfigurationError(
+                    f"{described.file} is of cluster {min(found)}, not {wanted}: its nodes would not take the new "
+                    f"certificate for a peer's. The way out: --cluster-name {min(found)}"
+                )
 
     def _leaves(self) -> list[str]:
         return sorted(path.stem for path in self.path.glob("*.crt") if path.stem != CA)

@@ -121,6 +121,17 @@ def test_renew_makes_the_certificate_of_a_further_node_and_leaves_the_others(cli
     assert (tmp_path / "node-1.crt").read_bytes() == first
 
 
+def test_renew_makes_no_certificate_that_the_other_nodes_would_refuse(cli: Cli, tmp_path: Path) -> None:
+    cli("certs", "init", str(tmp_path), "--node", "1=a", "--cluster-name", "Shop")
+    refused = cli("certs", "renew", str(tmp_path), "--node", "4=d")
+    assert refused.code == 2
+    assert "is of cluster shop, not raftkv" in refused.error
+    assert "--cluster-name shop" in refused.error
+    assert not (tmp_path / "node-4.crt").exists()
+    assert cli("certs", "renew", str(tmp_path), "--client", "backup").code == 0, "a client is of no cluster"
+    assert cli("certs", "renew", str(tmp_path), "--node", "4=d", "--cluster-name", "shop").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

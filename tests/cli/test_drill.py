@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from raftkv.client import Client
+from raftkv.drill.faults import NotOurs
 from raftkv.drill.load import PREFIX
 from tests.cli.cluster_process import RunningCluster
 from tests.cli.conftest import Cli
@@ -139,6 +141,32 @@ def test_what_is_not_a_node_of_ours_is_not_killed(cli: Cli, fake: FakeCluster) -
     assert result.code == 2
     assert "no process of this user listens on port 1" in result.error
     assert fake.pairs == {}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "spoken"), [("raftkvs://127.0.0.1:1,127.0.0.1:2", True), ("raftkv://127.0.0.1:1", False)]
+)
+def test_a_node_that_was_killed_is_asked_over_tls_where_the_others_are(
+    cli: Cli, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch, endpoints: str, spoken: bool
+) -> None:
+    made: list[tuple[object, object]] = []
+
+    def client(source: object, *, tls: object = None) -> FakeClient:
+        made.append((source, tls))
+        return FakeClient(fake)
+
+    class Nodes:
+        def __init__(self, connect: Callable[[str], object]) -> None:
+            connect("127.0.0.1:3")
+
+        async def aim(self, *_: object) -> None:
+            raise NotOurs("none of ours")
+
+    monkeypatch.setattr("raftkv.client.AsyncClient", client)
+    monkeypatch.setattr("raftkv.drill.local_process.LocalNodes", Nodes)
+    assert cli("drill", "--kill", "--yes", "--endpoints", endpoints).code == 2
+    assert made[0][0] == ["127.0.0.1:3"]
+    assert {tls is not None for _, tls in made} == {spoken}
 
 
 @pytest.mark.jepsen

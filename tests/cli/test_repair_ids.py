@@ -1,4 +1,4 @@
-"""Which id a node gets that `raftkv repair` brings back from its peers."""
+"""Which id and role a node gets that `raftkv repair` brings back from its peers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from raftkv.cli.repair_node import _let_in
-from raftkv.client import AsyncClient, Member
+from raftkv.cli.repair_node import _let_in, _planned
+from raftkv.client import AsyncClient, Member, MemberKind
 from raftkv.errors import FailedPrecondition
 from raftkv.raft import NodeId
 from raftkv.server.replacement import MemberRole, Replacement, read_replacement
+from raftkv.storage.data_dir import Identity
 from raftkv.storage.files import OsFileSystem
 
 ADDRESS = "127.0.0.1:7103"
@@ -77,3 +78,25 @@ async def test_any_other_refusal_ends_it(tmp_path: Path, number: int) -> None:
     with pytest.raises(FailedPrecondition):
         await let_in(cluster, tmp_path)
     assert cluster.asked == [4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "promote", "role"),
+    [
+        (MemberKind.LEARNER, True, MemberRole.VOTER),
+        (MemberKind.LEARNER, False, MemberRole.LEARNER),
+        (MemberKind.VOTER, True, MemberRole.VOTER),
+        (MemberKind.WITNESS, False, MemberRole.WITNESS),
+    ],
+)
+def test_a_second_repair_before_the_first_start_keeps_the_vote(
+    tmp_path: Path, kind: MemberKind, promote: bool, role: MemberRole
+) -> None:
+    """Node 4 came in the place of voter 3 as a learner, and was to be promoted once it had been started."""
+    members = (Member(1, "h:1", ""), Member(2, "h:2", ""), Member(4, ADDRESS, "", kind))
+    identity = Identity(
+        cluster_id=1, node_id=NodeId(4), members={}, created_at=0.0, replaces=(NodeId(3),), promote=promote
+    )
+    status: Any = SimpleNamespace(cluster_id=1, members=members)
+    plan = _planned(tmp_path, status, NodeId(4), identity)
+    assert (plan.old, plan.new, plan.role, plan.replaces) == (4, 5, role, (3, 4))

@@ -114,8 +114,12 @@ CASES: Final = (
     Case(
         "RaftkvLeaderChanges",
         "65m",
-        {f"raftkv_leader_changes_total{{{_N1}}}": "0x30 4x60"},
-        {f"raftkv_leader_changes_total{{{_N1}}}": "0x30 3x60"},
+        {f'raftkv_failovers_total{{{_N1},planned="false"}}': "0x30 4x60"},
+        {
+            f'raftkv_failovers_total{{{_N1},planned="false"}}': "0x30 3x60",
+            f'raftkv_failovers_total{{{_N1},planned="true"}}': "0x30 9x60",
+            f"raftkv_leader_changes_total{{{_N1}}}": "0x30 12x60",
+        },
         _JOB,
         "4",
     ),

@@ -129,12 +129,14 @@ OVERVIEW: Final = Row(
         Panel(
             "Changes of leaders per hour",
             "short",
-            "Planned ones (a leader that handed over) and others, as the node saw them that saw most.",
+            "Planned ones (a leader that handed over) and others, as the node saw them that saw most; leaders seen: "
+            "those that had not committed anything too, and each node's first.",
             (
                 Query(
                     f"max by (planned) (increase(raftkv_failovers_total{{{_ALL}}}[1h]))",
                     "planned: {{planned}}",
                 ),
+                Query(f"max(increase(raftkv_leader_changes_total{{{_ALL}}}[1h]))", "leaders seen"),
             ),
             width=12,
         ),

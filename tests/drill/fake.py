@@ -45,6 +45,9 @@ class FakeCluster:
         self.transfers = 0
         self.stuck = False
         """It takes a transfer, and nothing comes of it."""
+        self.write_s = 0.001
+        self.applying: set[asyncio.Task[PutResult]] = set()
+        """Writes that were sent, and will be applied whether or not anybody waits for the answer."""
 
     def raise_alarm(self) -> None:
         self.alarms = (RaisedAlarm(Alarm.SLOW_DISK, "slow", 0.0),)
@@ -118,7 +121,13 @@ class FakeClient:
         self._cluster.transfer()
 
     async def put(self, key: bytes, value: bytes) -> PutResult:
-        await asyncio.sleep(0.001)
+        applying = asyncio.create_task(self._apply(key, value))
+        self._cluster.applying.add(applying)
+        applying.add_done_callback(self._cluster.applying.discard)
+        return await asyncio.shield(applying)
+
+    async def _apply(self, key: bytes, value: bytes) -> PutResult:
+        await asyncio.sleep(self._cluster.write_s)
         self._cluster.index += 1
         at = self._cluster.index
         self._cluster.pairs[key] = KeyValue(key, value, at, at, 1, Guarantee.LINEARIZABLE)

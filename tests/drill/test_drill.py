@@ -50,6 +50,19 @@ async def test_interrupted_in_a_fault() -> None:
     assert cluster.pairs == {}
 
 
+async def test_interrupted_with_a_write_in_flight_nothing_is_left() -> None:
+    cluster, fault = FakeCluster(), Noted()
+    playing = asyncio.create_task(drill(cluster, fault, 60.0).play())
+    await until("the fault", lambda: fault.done == ["begun"])
+    cluster.write_s = 0.2
+    await until("writes that take long", lambda: len(cluster.applying) >= 4)
+    playing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await playing
+    await until("the end of all writes", lambda: not cluster.applying)
+    assert cluster.pairs == {}
+
+
 async def test_a_fault_that_brings_no_new_leader_is_ended_too() -> None:
     cluster, fault = FakeCluster(), Noted()
     result = await drill(cluster, fault, 0.5).play()

@@ -10,7 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +21,7 @@ import pytest
 from raftkv.client import AsyncClient
 from raftkv.drill import local_process
 from raftkv.drill.faults import NotOurs
-from raftkv.drill.local_process import LocalFault, LocalNodes, Node, find, serves
+from raftkv.drill.local_process import LocalFault, LocalNodes, Node, find, serves, supervisor_of
 from raftkv.drill.measure.record import How
 from raftkv.errors import RaftKVError
 from raftkv.testing.cluster import LocalCluster
@@ -153,6 +156,40 @@ async def test_a_supervisor_that_starts_it_again_is_noticed() -> None:
             output=None,
         )
         assert await local_process._comes_back(there, 5.0)
+
+
+INVOKED = {"INVOCATION_ID": "0af3"}
+
+
+@pytest.mark.parametrize(
+    ("parent", "environment", "supervisor"),
+    [
+        ((1, "systemd"), INVOKED, "systemd"),
+        ((1, "systemd"), INVOKED | {"SYSTEMD_EXEC_PID": "70"}, "systemd"),
+        ((900, "systemd"), INVOKED, "systemd"),  # that of a user
+        ((1, "systemd"), {}, ""),  # an orphan
+        ((900, "systemd"), INVOKED | {"SYSTEMD_EXEC_PID": "69"}, ""),  # an orphan of a terminal of a desktop
+        ((60, "supervisord"), {}, "supervisord"),
+        ((60, "bash"), INVOKED, ""),
+        ((60, "python3"), {}, ""),
+        (None, INVOKED, ""),
+    ],
+)
+def test_who_starts_it_again(parent: tuple[int, str] | None, environment: dict[str, str], supervisor: str) -> None:
+    above = None if parent is None else SimpleNamespace(pid=parent[0], name=lambda: parent[1])
+    process: Any = SimpleNamespace(pid=70, parent=lambda: above, environ=lambda: environment)
+    assert supervisor_of(process) == supervisor
+
+
+async def test_no_second_copy_is_started_beside_a_slow_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_process, "SUPERVISED_S", 0.0)
+    monkeypatch.setattr(local_process, "SUPERVISOR_S", 0.1)
+    monkeypatch.setattr(local_process, "start", lambda _: pytest.fail("a second copy"))
+    with process(*sleeper()) as found:
+        fault = LocalFault(replace(node_of(found), supervisor="systemd"), 2, How.KILL, connect)
+        await fault.begin()
+        with pytest.raises(RaftKVError, match="systemd has not started the node at 127"):
+            await fault.end()
 
 
 @pytest.mark.processes

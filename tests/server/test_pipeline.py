@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
+import pytest
+
+from raftkv.errors import InvalidArgument
+from raftkv.kv.limits import MAX_REQUEST_BYTES
 from raftkv.server.services import kv
+from raftkv.server.services.single import SingleCalls
 from raftkv.v1 import kv_pb2
 from tests.server.memory_cluster import MemoryCluster
 
@@ -70,3 +76,30 @@ async def test_a_stream_that_is_stopped_before_it_began_ends() -> None:
             await first
             async for _ in answers:
                 pass
+
+
+class Context:
+    """What a single call that is refused sees of gRPC."""
+
+    async def abort_with_status(self, _: object) -> None:
+        raise InvalidArgument("the call was ended")
+
+
+async def test_what_is_too_large_to_be_run_is_counted_too() -> None:
+    operation = kv_pb2.Operation(range=kv_pb2.RangeRequest(key=b"k"))
+    batch = kv_pb2.BatchRequest(operations=[operation] * (kv.MAX_OPERATIONS_PER_BATCH + 1))
+    large = kv_pb2.PutRequest(key=b"k", value=bytes(MAX_REQUEST_BYTES + 1))
+
+    async def once() -> AsyncIterator[kv_pb2.BatchRequest]:
+        yield batch
+
+    async with MemoryCluster(1) as cluster:
+        member = await cluster.leader()
+        (answer,) = [answer async for answer in kv._Pipeline(member.requests, once()).run()]
+        assert len(answer.results) == len(batch.operations)
+        with pytest.raises(InvalidArgument, match="the call was ended"):
+            await SingleCalls(member.requests).run("put", large, cast(Any, Context()))
+        assert member.node.tallies.answered == {
+            ("read", "invalid_argument"): len(batch.operations),
+            ("write", "invalid_argument"): 1,
+        }

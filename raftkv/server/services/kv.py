@@ -184,7 +184,13 @@ class _Pipeline:
                 self._answers.put_nowait(fault)
 
     async def _run(self, batch: kv_pb2.BatchRequest) -> None:
-        self._answers.put_nowait(refuse_oversized(batch) or await self._requests.run(batch, forwarded=False))
+        try:
+            require_size(batch)
+        except InvalidArgument as error:
+            answer = self._requests.refuse(batch.operations, error)
+        else:
+            answer = await self._requests.run(batch, forwarded=False)
+        self._answers.put_nowait(answer)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -195,17 +201,10 @@ class _Pipeline:
             self._answers.put_nowait(error)
 
 
-def refuse_oversized(batch: kv_pb2.BatchRequest) -> kv_pb2.BatchResponse | None:
-    """Answer a batch that is too large as a whole, operation by operation; None when it is not."""
-    try:
-        validate_request_bytes(batch.ByteSize())
-        if len(batch.operations) > MAX_OPERATIONS_PER_BATCH:
-            raise InvalidArgument(
-                f"too many operations in one batch: {len(batch.operations)}, at most {MAX_OPERATIONS_PER_BATCH}"
-            )
-    except InvalidArgument as error:
-        response = kv_pb2.BatchResponse()
-        for operation in batch.operations:
-            wire.add_error(response, operation.id, error)
-        return response
-    return None
+def require_size(batch: kv_pb2.BatchRequest) -> None:
+    """Raise InvalidArgument for a batch that is too large as a whole."""
+    validate_request_bytes(batch.ByteSize())
+    if len(batch.operations) > MAX_OPERATIONS_PER_BATCH:
+        raise InvalidArgument(
+            f"too many operations in one batch: {len(batch.operations)}, at most {MAX_OPERATIONS_PER_BATCH}"
+        )

@@ -48,6 +48,7 @@ class SingleCalls:
                 raise InvalidArgument("stamp.sequence is 0; sequences of a session start at 1")
             validate_request_bytes(operation.ByteSize())
         except InvalidArgument as error:
+            self._requests.refuse([operation], error)
             await abort(context, wire.to_error(error))
         left_s = context.time_remaining()
         batch = kv_pb2.BatchRequest(
