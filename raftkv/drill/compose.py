@@ -19,6 +19,7 @@ from raftkv.errors import RaftKVError
 COMMAND_S: Final = 60.0
 COMPOSE: Final = (("docker", "compose"), ("docker-compose",))
 """The plugin, and the same thing as a program of its own, where there is no plugin."""
+_NOTHING: Final = "nothing runs of this project (which one, COMPOSE_PROJECT_NAME says)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,9 @@ def service_at(services: Sequence[Service], endpoint: str, node: int) -> Service
         return found[0]
     known = ", ".join(f"{one.name} ({', '.join(map(str, sorted(one.ports))) or 'no port'})" for one in services)
     which = "none" if not found else "more than one"
-    raise NotOurs(f"node {node} is at {endpoint}; of the running services {which} publishes that port: {known or '-'}")
+    raise NotOurs(
+        f"node {node} is at {endpoint}; of the running services {which} publishes that port: {known or _NOTHING}"
+    )
 
 
 def _service(told: dict[str, Any]) -> Service:

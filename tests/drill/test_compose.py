@@ -81,6 +81,11 @@ def test_a_port_that_no_service_publishes() -> None:
         service_at(services_of(json.dumps(ONE)), "127.0.0.1:7001", 1)
 
 
+def test_a_project_of_which_nothing_runs() -> None:
+    with pytest.raises(NotOurs, match=r"nothing runs of this project.*COMPOSE_PROJECT_NAME"):
+        service_at([], "127.0.0.1:17001", 1)
+
+
 def test_a_port_that_two_services_publish() -> None:
     with pytest.raises(NotOurs, match="more than one publishes that port"):
         service_at(services_of(json.dumps([ONE, ONE])), "127.0.0.1:17001", 1)
