@@ -39,7 +39,7 @@ jepsen-all: $(INSTALLED) ## the whole matrix of workloads and faults, an hour (J
 
 jepsen-ci: $(INSTALLED) ## what every commit passes of it, that it finds what is broken on purpose, and the longer of all other tests
 	@$(BIN)/python -m raftkv.testing.toxiproxy_install
-	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition tests/crash tests/integration tests/server tests/sim
+	@$(BIN)/python -m pytest -n auto -m jepsen $(PYTEST_ARGS) tests/jepsen tests/partition tests/cli tests/crash tests/integration tests/server
 
 compose-test: $(INSTALLED) ## the image and docker-compose.yml on a Docker engine, minutes (SCENARIOS="three five chaos"); deploy/README.md
 	@$(BIN)/python -m tests.deploy.compose $(SCENARIOS)

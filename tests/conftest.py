@@ -28,8 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 FOR_JEPSEN_CI = ("tests/jepsen/", "tests/partition/")
-STAYS = "tests/partition/test_isolated_leader.py"
-"""No split brain: the first promise is proven by every `make test`."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before some are left out for their marks
@@ -40,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     for item in items:
         where = item.path.relative_to(config.rootpath).as_posix()
-        if where.startswith(FOR_JEPSEN_CI) and where != STAYS and item.get_closest_marker("processes") is not None:
+        if where.startswith(FOR_JEPSEN_CI) and item.get_closest_marker("processes") is not None:
             item.add_marker(pytest.mark.jepsen)
 
 

@@ -13,7 +13,7 @@ import uvloop
 
 from raftkv.cli.exits import Exit, exit_code, fail
 from raftkv.cli.start_bar import start_display
-from raftkv.errors import RaftKVError
+from raftkv.errors import ConfigurationError, RaftKVError
 from raftkv.invariant import InvariantViolation
 from raftkv.server.app import serve
 from raftkv.server.clock import Clock
@@ -40,8 +40,11 @@ def run_node(
         settings = load_settings(flags, config)
         if "disk_reserve_bytes" in settings.model_fields_set:
             require_fits(settings.disk_reserve_bytes, settings.data_dir)
+        unknown = unknown_variables(os.environ, ServerSettings.model_fields)
+        if risky := [one.describe() for one in unknown if one.endangers]:
+            raise ConfigurationError("; ".join(risky))
         configure_logging(settings.log_level, settings.log_format, node_id=settings.id)
-        if unknown := unknown_variables(os.environ, ServerSettings.model_fields):
+        if unknown:
             log.warning(
                 "variables of the environment that no node reads", reason="; ".join(one.describe() for one in unknown)
             )

@@ -339,7 +339,10 @@ async def _let_in(
 
 
 def _start_it(first: NodeId, new: NodeId) -> str:
-    return f"start the node with the flags that it always had (--id {first}); it runs as node {new}"
+    return (
+        f"start the node with the flags that it always had (--id {first}); it runs as node {new}, and with TLS between "
+        "peers needs a certificate in that node's name"
+    )
 
 
 def _say_how_to_go_on(plan: Replacement, endpoints: str, told: _Told) -> None:

@@ -35,6 +35,9 @@ _OF_OTHERS: Final = re.compile(
 _CLOSE: Final = 0.75
 
 
+_GUARDS: Final = ("tls_", "peer_tls_", "insecure")
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownVariable:
     """A variable of the environment that looks like a setting and is none."""
@@ -42,6 +45,11 @@ class UnknownVariable:
     name: str
     nearest: str | None
     """The variable that was probably meant."""
+
+    @property
+    def endangers(self) -> bool:
+        """Whether a node that goes on without it is open to those whom it was to keep out, or the other way round."""
+        return self.nearest is not None and self.nearest.removeprefix(PREFIX).lower().startswith(_GUARDS)
 
     def describe(self) -> str:
         return f"{self.name} is no setting of a node" + (f"; did you mean {self.nearest}?" if self.nearest else "")

@@ -146,7 +146,7 @@ def test_a_repair_that_is_done_says_again_how_to_start_the_node(cli: Cli, tmp_pa
     write_identity(OsFileSystem(), path, identity)
     done = cli("repair", "--data-dir", str(path), *NOBODY)
     assert done.code == 0, done.err
-    assert "start the node with the flags that it always had (--id 1); it runs as node 5" in done.text
+    assert "start the node with the flags that it always had (--id 1); it runs as node 5, and with TLS" in done.text
 
 
 def test_whose_directory_it_is_must_be_known(cli: Cli, node: Path) -> None:

@@ -45,6 +45,7 @@ def test_every_exit_code_has_a_row() -> None:
     assert told == {*Exit, 126, 127, INTERRUPTED, 143}
 
 
+@pytest.mark.jepsen
 @pytest.mark.processes
 def test_what_is_shown_works(cluster: RunningCluster, tmp_path: Path) -> None:
     assert len(SHOWN) >= 6

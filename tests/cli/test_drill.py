@@ -141,6 +141,7 @@ def test_what_is_not_a_node_of_ours_is_not_killed(cli: Cli, fake: FakeCluster) -
     assert fake.pairs == {}
 
 
+@pytest.mark.jepsen
 @pytest.mark.processes
 def test_a_cluster_of_its_own_is_really_killed(tmp_path: Path) -> None:
     result = finished(tmp_path, "drill", "--local", "3", "--kill", "--times", "1", "-o", "json")

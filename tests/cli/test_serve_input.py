@@ -52,6 +52,19 @@ def test_an_unknown_setting_in_the_file(cli: Cli, tmp_path: Path) -> None:
     assert "unknown setting 'colour'" in result.error
 
 
+@pytest.mark.parametrize("variable", ["RAFTKV_TLS_CLIENT_ATH", "RAFTKV_PEER_TLS_CERTS", "RAFTKV_INSECURES"])
+def test_a_misspelt_guard_in_the_environment(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    """Other names that are none are a warning; with these, a node would stand open without a word."""
+    monkeypatch.setenv(variable, "yes")
+    taken = tmp_path / "file"
+    taken.write_text("a node that goes on ends here")
+    result = cli("serve", "--id", "1", "--data-dir", str(taken), *MEMBER)
+    assert result.code == 2
+    assert f"{variable} is no setting of a node; did you mean RAFTKV_" in result.error
+
+
 def node(data_dir: Path, *, peers: int, clients: int, node_id: int = 1) -> tuple[str, ...]:
     return (
         *("serve", "--id", str(node_id), "--data-dir", str(data_dir), "--log-level", "error"),

@@ -50,6 +50,7 @@ INTERRUPTIONS = tuple(
 )
 
 
+@pytest.mark.jepsen
 @pytest.mark.timeout(300)
 async def test_no_step_of_the_disk_is_without_a_crash_test(tmp_path: Path) -> None:
     """Who adds an operation on files adds a death in front of it and behind it: `python -m tests.crash --record`."""

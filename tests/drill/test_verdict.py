@@ -111,6 +111,12 @@ def test_what_a_node_took_itself_for() -> None:
     assert all(one.ended == after.began for one, after in pairwise(found))
 
 
+def test_a_node_that_was_struck_leads_no_more() -> None:
+    said = [sight(1.0, 2, Role.LEADER, leader=2), sight(3.0, 2)]
+    found = bands(said, 1.0, 3.1, silenced=1.01)
+    assert [(one.style, one.began) for one in found] == [("leads", 1.0), ("silent", 1.01), ("follows", 3.0)]
+
+
 def test_a_node_of_which_nothing_was_heard_was_silent() -> None:
     assert [one.style for one in bands([], 0.0, 1.0)] == ["silent"]
 

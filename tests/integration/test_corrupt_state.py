@@ -52,6 +52,7 @@ async def compare(cluster: LocalCluster) -> tuple[int, dict[str, list[int]], str
     return process.returncode or 0, found, err.decode()
 
 
+@pytest.mark.jepsen
 async def test_a_changed_row_takes_its_node_out_of_service() -> None:
     async with LocalCluster(3) as cluster, AsyncClient(cluster.url, timeout=60.0) as client:
         for number in range(50):

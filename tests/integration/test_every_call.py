@@ -193,6 +193,7 @@ EVERY_KIND: tuple[Make, ...] = (
 )
 
 
+@pytest.mark.jepsen
 async def test_the_leader_is_killed_in_the_middle_of_every_call(
     cluster: LocalCluster, client: AsyncClient, prefix: str
 ) -> None:

@@ -54,6 +54,7 @@ def has_a_middle(node: NodeProcess) -> bool:
     return len(read_segment(last_segment(node))[1]) > 4
 
 
+@pytest.mark.jepsen
 async def test_a_damaged_node_is_repaired_by_the_command_that_it_names(three: LocalCluster) -> None:
     leader = await three.leader()
     victim = next(node for node in three.nodes if node.id != leader)

@@ -12,7 +12,9 @@ from tests.integration.everyday import Everyday
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="package")]
 
 
-@pytest.mark.parametrize("leader_first", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "leader_first", [pytest.param(True, marks=pytest.mark.jepsen), pytest.param(False, marks=pytest.mark.slow)]
+)
 async def test_every_node_is_restarted_in_turn(cluster: LocalCluster, prefix: str, *, leader_first: bool) -> None:
     async with AsyncClient(cluster.url) as client, Everyday(client, prefix) as load:
         await load.progress()

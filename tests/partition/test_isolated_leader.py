@@ -67,17 +67,9 @@ FAULTS = {
     "hears-nobody": Fault(_deafen, _verify_deaf),
     "nobody-hears-it": Fault(_mute, _verify_mute, it_hears=True),
 }
-ONE_WAY = ("hears-nobody", "nobody-hears-it")
-"""Not in the default run."""
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(fault, id=name, marks=pytest.mark.jepsen if name in ONE_WAY else ())
-        for name, fault in FAULTS.items()
-    ],
-)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_an_isolated_leader_grants_nothing(
     network: Network, client: AsyncClient, prefix: str, fault: Fault
 ) -> None:

@@ -27,7 +27,7 @@ CHUNK = 10
     "first",
     [
         *range(0, SEEDS, CHUNK),
-        *(pytest.param(first, marks=pytest.mark.jepsen) for first in range(SEEDS, ALL_SEEDS, CHUNK)),
+        *(pytest.param(first, marks=pytest.mark.slow) for first in range(SEEDS, ALL_SEEDS, CHUNK)),
     ],
 )
 def test_seeds(first: int, core_report: Remembered[Report]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from raftkv.drill.measure.record import Outcome, Read, Record, Role, Sight, Write
+from raftkv.drill.measure.record import How, Outcome, Read, Record, Role, Sight, Write
 from raftkv.drill.measure.rounds import Round
 from raftkv.drill.measure.words import duration
 
@@ -105,7 +105,7 @@ def drawing(record: Record, one: Round, since: float, until: float) -> str:
         *_scale(y, slowest, inner),
         *_gap(one, x, top, since, until),
         *_dots(writes, reads, x, y),
-        *_lanes(record, x, lanes, since=since, until=until),
+        *_lanes(record, one, x, lanes, since=since, until=until),
         *_axis(one, x, top, bottom, since=since, until=until),
         *_marks(marks, x, bottom),
         "</svg>",
@@ -113,8 +113,11 @@ def drawing(record: Record, one: Round, since: float, until: float) -> str:
     return "".join(parts)
 
 
-def bands(sights: Sequence[Sight], since: float, until: float) -> list[Band]:
-    """Return what one node took itself for in [since, until], from what it said of itself."""
+def bands(sights: Sequence[Sight], since: float, until: float, silenced: float | None = None) -> list[Band]:
+    """Return what one node took itself for in [since, until], from what it said of itself.
+
+    `silenced`: when it was made to say nothing more for a while.
+    """
     found: list[Band] = []
 
     def add(began: float, ended: float, style: str) -> None:
@@ -131,6 +134,8 @@ def bands(sights: Sequence[Sight], since: float, until: float) -> list[Band]:
             add(since, sight.at, "silent")
         heard_next = sights[number + 1].at if number + 1 < len(sights) else until
         spoke = heard_next if heard_next - sight.at <= SILENCE_S else sight.at + SILENCE_S / 10
+        if silenced is not None and sight.at <= silenced < spoke:
+            spoke = silenced
         add(sight.at, spoke, _style(sight))
         add(spoke, heard_next, "silent")
     if not sights:
@@ -181,13 +186,16 @@ def _dots(
             yield f'<path class="dot {style}" d="{"".join(kinds[style])}"/>'
 
 
-def _lanes(record: Record, x: Callable[[float], float], top: int, *, since: float, until: float) -> Iterable[str]:
+def _lanes(
+    record: Record, one: Round, x: Callable[[float], float], top: int, *, since: float, until: float
+) -> Iterable[str]:
     nodes = sorted({sight.node for sight in record.sights})
     for place, node in enumerate(nodes):
         at = top + place * (LANE + BETWEEN)
         yield f'<text class="soft end" x="{LEFT - 8}" y="{at + 12}">node {node}</text>'
         said = [sight for sight in record.sights if sight.node == node and since - 1.0 <= sight.at <= until + 1.0]
-        for band in bands(said, since, until):
+        silenced = one.began if node == one.old_leader and one.how is not How.TRANSFER else None
+        for band in bands(said, since, until, silenced):
             left, right = x(band.began), x(band.ended)
             yield (
                 f'<rect class="{band.style}" x="{left:.1f}" y="{at}" width="{max(right - left, 0.5):.1f}" '

@@ -25,8 +25,8 @@ MAX_CONNECTIONS: Final = 64
 MAX_LINE_BYTES: Final = 4096
 MAX_HEADERS: Final = 64
 MAX_PER_S: Final = 50
-"""Connections begun in a second, and as many in a burst; the kernel keeps the others waiting. A handshake of TLS is work
-for the loop that heartbeats run on."""
+"""Connections begun in a second, and as many in a burst; the kernel keeps the others waiting. A handshake of TLS is
+work for the loop that heartbeats run on."""
 ACCEPT_RETRY_S: Final = 0.5
 """After a connection that could not be taken, because the process has no file descriptor left, say."""
 

@@ -22,7 +22,7 @@ CHOOSING = (114,)
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=() if seed in SEEDS else pytest.mark.jepsen) for seed in ALL_SEEDS]
+    "seed", [pytest.param(seed, marks=() if seed in SEEDS else pytest.mark.slow) for seed in ALL_SEEDS]
 )
 def test_seed(seed: int, node_result: Remembered[Result]) -> None:
     result = node_result(seed)
@@ -30,14 +30,14 @@ def test_seed(seed: int, node_result: Remembered[Result]) -> None:
     assert result.violation is None, f"{lines}\npython -m tests.sim.l1 --seed {seed}\n{result.violation}"
 
 
-@pytest.mark.jepsen
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", CHOOSING)
 def test_seed_with_choosers(seed: int, node_result: Remembered[Result]) -> None:
     """More of those than are among the first seeds."""
     test_seed(seed, node_result)
 
 
-@pytest.mark.jepsen
+@pytest.mark.slow
 @pytest.mark.parametrize("voters", [3, 5])
 def test_every_concern_and_level_was_answered_under_every_fault(voters: int, node_result: Remembered[Result]) -> None:
     """The whole matrix: a write at W and a later read at R of the same client, and the fault in between."""
