@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from raftkv.drill.measure.record import How
 from raftkv.errors import RaftKVError
 
 COMMAND_S: Final = 60.0
-DOCKER: Final = ("docker", "compose")
+COMPOSE: Final = (("docker", "compose"), ("docker-compose",))
+"""The plugin, and the same thing as a program of its own, where there is no plugin."""
+_NOTHING: Final = "nothing runs of this project (which one, COMPOSE_PROJECT_NAME says)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,32 +37,49 @@ class ComposeNodes:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._compose: Compose | None = None
 
     async def aim(self, how: How, node: int, endpoint: str) -> Fault:
-        said = await _docker(self._file, "ps", "--format", "json")
-        service = service_at(services_of(said), endpoint, node)
-        return ComposeFault(self._file, service, node, how)
+        if self._compose is None:
+            self._compose = Compose(await found(), self._file)
+        services = services_of(await self._compose("ps", "--format", "json"))
+        return ComposeFault(self._compose, service_at(services, endpoint, node), node, how)
+
+
+class Compose:
+    """Docker Compose, of one file; COMPOSE_PROJECT_NAME of our environment, if set, says which project of it."""
+
+    def __init__(self, command: Sequence[str], file: Path) -> None:
+        self.shown = " ".join(command)
+        self._command = [*command, "--file", str(file)]
+
+    async def __call__(self, *arguments: str) -> str:
+        """Run it. Return what it wrote to stdout. Raises RaftKVError with what it said of its failure.
+
+        Not to be interrupted: whoever puts things right must know that nothing is still on its way.
+        """
+        return await finished(asyncio.to_thread(_run, [*self._command, *arguments]))
 
 
 class ComposeFault:
     """`docker compose kill` or `pause` of one service."""
 
-    def __init__(self, file: Path, service: Service, node: int, how: How) -> None:
-        self._file = file
+    def __init__(self, compose: Compose, service: Service, node: int, how: How) -> None:
+        self._compose = compose
         self._service = service
         self._how = how
         self._struck = False
         verb = "kill" if how is How.KILL else "pause"
-        self.text = f"docker compose {verb} {service.name} (node {node}, container {service.container})"
+        self.text = f"{compose.shown} {verb} {service.name} (node {node}, container {service.container})"
 
     async def begin(self) -> None:
         self._struck = True
-        await _docker(self._file, "kill" if self._how is How.KILL else "pause", self._service.name)
+        await self._compose("kill" if self._how is How.KILL else "pause", self._service.name)
 
     async def end(self) -> None:
         if self._struck:
             # Docker's own restart policies leave alone what was killed by command.
-            await _docker(self._file, "start" if self._how is How.KILL else "unpause", self._service.name)
+            await self._compose("start" if self._how is How.KILL else "unpause", self._service.name)
             self._struck = False
 
 
@@ -88,7 +108,9 @@ def service_at(services: Sequence[Service], endpoint: str, node: int) -> Service
         return found[0]
     known = ", ".join(f"{one.name} ({', '.join(map(str, sorted(one.ports))) or 'no port'})" for one in services)
     which = "none" if not found else "more than one"
-    raise NotOurs(f"node {node} is at {endpoint}; of the running services {which} publishes that port: {known or '-'}")
+    raise NotOurs(
+        f"node {node} is at {endpoint}; of the running services {which} publishes that port: {known or _NOTHING}"
+    )
 
 
 def _service(told: dict[str, Any]) -> Service:
@@ -96,12 +118,24 @@ def _service(told: dict[str, Any]) -> Service:
     return Service(name=told["Service"], container=told["Name"], ports=frozenset(published - {0}))
 
 
-async def _docker(file: Path, *arguments: str) -> str:
-    """Run docker compose. Return what it wrote to stdout. Raises RaftKVError with what it said of its failure.
-
-    Not to be interrupted: whoever puts things right must know that nothing is still on its way.
-    """
-    return await finished(asyncio.to_thread(_run, [*DOCKER, "--file", str(file), *arguments]))
+async def found() -> Sequence[str]:
+    """Return the command that is Docker Compose here, version 2 or newer. Raises NotOurs."""
+    refusals: list[str] = []
+    for command in COMPOSE:
+        shown = " ".join(command)
+        try:
+            version = (await finished(asyncio.to_thread(_run, [*command, "version", "--short"]))).strip()
+        except RaftKVError as error:
+            refusals.append(error.message)
+            continue
+        # One that was built from its source may not know its version; the old one, in Python, knew it always.
+        if not re.match(r"v?1\.", version):
+            return command
+        refusals.append(f"{shown} is version {version}, too old")
+    raise NotOurs(
+        f"Docker Compose does not work here ({'; '.join(refusals)}): run the drill where the containers are, "
+        "or use --transfer"
+    )
 
 
 def _run(command: Sequence[str]) -> str:
@@ -115,9 +149,7 @@ def _run(command: Sequence[str]) -> str:
             start_new_session=True,  # a Ctrl-C at the terminal is for us, who then put things right
         )
     except FileNotFoundError:
-        raise NotOurs(
-            "docker is not installed here: run the drill where the containers are, or use --transfer"
-        ) from None
+        raise NotOurs(f"{command[0]} is not installed here") from None
     except subprocess.TimeoutExpired:
         raise RaftKVError(f"{' '.join(command)} has not ended after {COMMAND_S:g} s") from None
     if done.returncode:

@@ -164,6 +164,13 @@ def test_what_is_mounted_from_the_repository_is_there_and_read_only(name: str) -
             assert source in COMPOSE["volumes"]
 
 
+def test_nobody_can_log_in_to_grafana_with_the_password_that_everybody_knows() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false", "its API takes the password without a form"
+    assert (environment["GF_AUTH_ANONYMOUS_ENABLED"], environment["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == ("true", "Viewer")
+
+
 def test_chaos_env_switches_on_both_halves() -> None:
     lines = (ROOT / "deploy/compose/chaos.env").read_text().splitlines()
     said = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

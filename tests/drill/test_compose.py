@@ -22,29 +22,43 @@ HIDDEN = {"Service": "prometheus", "Name": "demo-prometheus-1", "Publishers": No
 class Told:
     """What docker was told."""
 
-    def __init__(self, notes: Path) -> None:
-        self._notes = notes
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._notes = directory / "notes"
 
     def lines(self) -> list[str]:
         return self._notes.read_text().splitlines()
 
+    def install(self, name: str, version: str = "2.40.3", refuses: str = "") -> None:
+        """Put a program on the PATH that notes its name, project and arguments; `refuses`: what it fails with."""
+        program = self._directory / name
+        answer = "\n".join(json.dumps(one) for one in (ONE, TWO, HIDDEN))
+        program.write_text(
+            f"#!{sys.executable}\n"
+            "import os, sys\n"
+            f"line = [os.environ['COMPOSE_PROJECT_NAME'], {name!r}, *sys.argv[1:]]\n"
+            f"open({str(self._notes)!r}, 'a').write(' '.join(line) + '\\n')\n"
+            f"sys.exit({refuses!r}) if {refuses!r} else None\n"
+            f"print({version!r}) if 'version' in sys.argv else None\n"
+            f"print({answer!r}) if 'ps' in sys.argv else None\n"
+            "sys.exit('no such service' if 'raftkv-2' in sys.argv else 0)\n"
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """A docker on the PATH, and nothing else there, that notes its arguments."""
-    notes = tmp_path / "notes"
-    docker = tmp_path / "docker"
-    answer = "\n".join(json.dumps(one) for one in (ONE, TWO, HIDDEN))
-    docker.write_text(
-        f"#!{sys.executable}\n"
-        "import sys\n"
-        f"open({str(notes)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
-        f"print({answer!r}) if 'ps' in sys.argv else None\n"
-        "sys.exit('no such service' if 'raftkv-2' in sys.argv else 0)\n"
-    )
-    docker.chmod(docker.stat().st_mode | stat.S_IXUSR)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """A PATH with nothing on it, but what is installed there."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    return Told(notes)
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", "demo")
+    return Told(tmp_path)
+
+
+@pytest.fixture
+def told(bare: Told) -> Told:
+    """A docker on the PATH, with the plugin."""
+    bare.install("docker")
+    return bare
 
 
 @pytest.mark.parametrize(
@@ -65,6 +79,11 @@ def test_what_is_no_json_is_told() -> None:
 def test_a_port_that_no_service_publishes() -> None:
     with pytest.raises(NotOurs, match=r"none publishes that port: raftkv-1 \(17001\)"):
         service_at(services_of(json.dumps(ONE)), "127.0.0.1:7001", 1)
+
+
+def test_a_project_of_which_nothing_runs() -> None:
+    with pytest.raises(NotOurs, match=r"nothing runs of this project.*COMPOSE_PROJECT_NAME"):
+        service_at([], "127.0.0.1:17001", 1)
 
 
 def test_a_port_that_two_services_publish() -> None:
@@ -94,10 +113,45 @@ async def test_the_service_behind_the_port_is_struck_and_put_right(
     await fault.end()
     await fault.end()
     assert told.lines() == [
-        "compose --file c.yml ps --format json",
-        f"compose --file c.yml {strike} raftkv-1",
-        f"compose --file c.yml {undo} raftkv-1",
+        "demo docker compose version --short",
+        "demo docker compose --file c.yml ps --format json",
+        f"demo docker compose --file c.yml {strike} raftkv-1",
+        f"demo docker compose --file c.yml {undo} raftkv-1",
     ]
+
+
+async def test_without_the_plugin_the_program_of_its_own_is_found_once(bare: Told) -> None:
+    bare.install("docker", refuses="docker: 'compose' is not a docker command.")
+    bare.install("docker-compose", version="dev")  # as one that was built from its source says
+    nodes = ComposeNodes(Path("c.yml"))
+    for _ in range(2):
+        fault = await nodes.aim(How.KILL, 1, "127.0.0.1:17001")
+    assert fault.text == "docker-compose kill raftkv-1 (node 1, container demo-raftkv-1-1)"
+    await fault.begin()
+    await fault.end()
+    assert bare.lines() == [
+        "demo docker compose version --short",
+        "demo docker-compose version --short",
+        "demo docker-compose --file c.yml ps --format json",
+        "demo docker-compose --file c.yml ps --format json",
+        "demo docker-compose --file c.yml kill raftkv-1",
+        "demo docker-compose --file c.yml start raftkv-1",
+    ]
+
+
+async def test_the_compose_of_old_is_told(bare: Told) -> None:
+    bare.install("docker-compose", version="1.29.2")
+    with pytest.raises(NotOurs, match=r"docker is not installed here; docker-compose is version 1\.29\.2, too old"):
+        await ComposeNodes(Path("c.yml")).aim(How.KILL, 1, "127.0.0.1:17001")
+
+
+async def test_docker_without_any_compose_is_told(bare: Told) -> None:
+    bare.install("docker", refuses="docker: unknown command: docker compose")
+    with pytest.raises(
+        NotOurs,
+        match=r"docker: unknown command: docker compose; docker-compose is not installed here.*or use --transfer",
+    ):
+        await ComposeNodes(Path("c.yml")).aim(How.KILL, 1, "127.0.0.1:17001")
 
 
 @pytest.mark.usefixtures("told")
@@ -107,7 +161,7 @@ async def test_what_docker_refuses_is_told() -> None:
         await fault.begin()
 
 
-async def test_without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NotOurs, match="docker is not installed here"):
+@pytest.mark.usefixtures("bare")
+async def test_without_docker() -> None:
+    with pytest.raises(NotOurs, match="docker is not installed here; docker-compose is not installed here"):
         await ComposeNodes(Path("c.yml")).aim(How.KILL, 1, "127.0.0.1:17001")

@@ -6,7 +6,11 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import ssl
+import sys
+import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -21,6 +25,7 @@ from tests.deploy.compose.shell import CommandFailed, run, say
 
 UP_S: Final = 360.0
 STEP_S: Final = 120.0
+DRILL_S: Final = 300.0
 POLL_S: Final = 0.2
 
 
@@ -45,6 +50,7 @@ class Project:
             **{f"NODE{node}_PORT": str(port) for node, port in self._client_ports.items()},
             **{f"NODE{node}_HTTP_PORT": str(port) for node, port in self._http_ports.items()},
         }
+        self._compose = compose
         self._command = [*compose, "--project-name", self.name, *options]
 
     def endpoint(self, node: int) -> str:
@@ -133,6 +139,35 @@ class Project:
     async def run_client(self, *arguments: str) -> str:
         """Run a command of raftkv in a client container; return what it says."""
         return await self.do("run", "--rm", "--no-deps", "-T", "--entrypoint", "raftkv", "client", *arguments)
+
+    async def drill(self, how: str) -> Mapping[str, Any]:
+        """Run `raftkv drill` outside, as an operator would; return what it measured. Raises CommandFailed."""
+        return await asyncio.to_thread(self._drill, how)
+
+    def _drill(self, how: str) -> Mapping[str, Any]:
+        raftkv = [sys.executable, "-m", "raftkv.cli", "drill", f"--{how}", "--yes", "--output", "json"]
+        aimed = ["--compose", "docker-compose.yml", "--endpoints", ",".join(self.endpoints)]
+        with tempfile.TemporaryDirectory(prefix="raftkv-path-") as directory:
+            environment = {**self._environment, "COMPOSE_PROJECT_NAME": self.name}
+            if len(self._compose) == 1:
+                # A program of its own, of whatever name: the drill takes what is called docker-compose.
+                found = shutil.which(self._compose[0])
+                assert found is not None
+                (Path(directory) / "docker-compose").symlink_to(Path(found).absolute())
+                environment["PATH"] = f"{directory}:{os.environ['PATH']}"
+            done = run([*raftkv, *aimed], DRILL_S, cwd=ROOT, environment=environment)
+        # What it says of its progress comes before, line by line.
+        told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return told
+
+    async def events(self, node: int, since: float, *actions: str) -> list[str]:
+        """Return which of these things happened to a node's container since a time (`time.time`), as the engine has it.
+
+        It remembers its last 256 events, and every health check makes three: ask within a minute or two.
+        """
+        filters = [f"--filter=event={action}" for action in actions]
+        window = [f"--since={since:.6f}", f"--until={time.time():.6f}", f"--filter=container={self.container(node)}"]
+        return (await self.docker("events", *window, *filters, "--format", "{{.Action}}")).split()
 
     async def cut(self, *nodes: int) -> None:
         """Take nodes off the network between nodes; their clients still reach them."""

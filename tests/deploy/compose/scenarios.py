@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Collection
 
 from raftkv.client import AsyncClient, Tls
@@ -26,7 +27,7 @@ def require(holds: bool, otherwise: str) -> None:
 
 
 async def three(project: Project) -> None:
-    """Three nodes: a killed one, a network that is cut, a leader that is stopped, a restart of all."""
+    """Three nodes: a killed one, a network that is cut, a leader that is stopped, two drills, a restart of all."""
     written = Acknowledged()
     await project.up()
     say("three nodes are healthy")
@@ -35,6 +36,8 @@ async def three(project: Project) -> None:
     await _kill(project, written, await project.leader())
     await _cut_off(project, written, [await project.leader()])
     await _stop_the_leader(project, written)
+    await _drill(project, written, "kill", "start")
+    await _drill(project, written, "pause", "unpause")
     await _restart_all(project, written)
 
 
@@ -212,6 +215,25 @@ async def _stop_the_leader(project: Project, written: Acknowledged) -> None:
     require(not failed, f"{len(failed)} requests failed while the leader was stopped: {failed[:3]}")
     say(f"stopped the leader, node {leader}: exit code 0, node {successor} took over, no request failed")
     await _everything_is_there(project, written)
+
+
+async def _drill(project: Project, written: Acknowledged, strike: str, undo: str) -> None:
+    """`raftkv drill` strikes the leader's container, this project's and no other, and puts it right."""
+    began = time.time()
+    told = await project.drill(strike)
+    require(told["how"] == strike and told["passed"] is True, f"the drill failed: {told}")
+    require(told["rpo"] == 0 and told["writes_acknowledged"] >= 100, f"the drill lost or did not write: {told}")
+    (only,) = told["rounds"]
+    # It looks for itself who leads when it begins; that the engine did it, to that container, the engine tells.
+    struck = only["old_leader"]
+    happened = await project.events(struck, began, strike, undo)
+    require(happened == [strike, undo], f"the drill said {strike} of node {struck}; to the container: {happened}")
+    await project.ready(*project.nodes)
+    await _everything_is_there(project, written)
+    say(
+        f"raftkv drill --{strike} on the container of node {struck}: node {only['new_leader']} "
+        f"took over, {told['writes_acknowledged']} writes acknowledged, none lost, all healthy"
+    )
 
 
 async def _restart_all(project: Project, written: Acknowledged) -> None:
