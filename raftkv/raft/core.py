@@ -404,6 +404,13 @@ class Raft:
         """Whether a change of the members is not committed yet."""
         return replication.change_is_open(self._state)
 
+    def has_removed(self, node: NodeId) -> bool:
+        """Whether `node` was a member, and that it is none any more is committed, as far as is known here.
+
+        Before that it goes on as one: a leader that is removed leads until then (Raft dissertation, 4.2.2).
+        """
+        return node in self._state.configuration.removed and not self.changing
+
     @property
     def is_witness(self) -> bool:
         """Whether this node holds no payloads."""

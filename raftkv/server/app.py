@@ -351,8 +351,7 @@ def _build(
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
         admits=book.admits,
-        # Until its removal is known to be committed, a node goes on as a member, as the leader even.
-        was_removed=lambda node: node in raft.configuration.removed and not raft.changing,
+        was_removed=raft.has_removed,
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
         tls=None if certificates.peers is None else PeerTls(certificates.peers, settings.cluster_name),

@@ -377,6 +377,7 @@ class SimTransport(Transport):
         members: Mapping[NodeId, str],
         *,
         admits: Callable[[NodeId, int], bool],
+        was_removed: Callable[[NodeId], bool],
         watch: Callable[[Sequence[Message]], None],
     ) -> None:
         self.process = process
@@ -385,6 +386,7 @@ class SimTransport(Transport):
         self._network = network
         self._wanted = dict(members)
         self.admits = admits
+        self.was_removed = was_removed
         self._watch = watch
         self._streams = PeerStreams(cast(Any, self))
         """For its judgement of greetings."""
@@ -503,7 +505,7 @@ class SimTransport(Transport):
 
     def take(self, sender: int, frame: bytes) -> None:
         """A frame has come."""
-        if self._receiver is None:
+        if self._receiver is None or self.was_removed(NodeId(sender)):
             return
         messages = [
             from_proto(message, sender=NodeId(sender), receiver=NodeId(self.number))
@@ -529,6 +531,9 @@ class SimTransport(Transport):
             self._network.trace.note(self.process.name, f"refuses n{peer}: it has another disk")
             self._network.counts["other disks refused"] += 1
             return peer_pb2.HelloReply(verdict=refusal.verdict, reason=refusal.reason)
+        if refusal is not None and self.was_removed(peer):
+            self._network.trace.note(self.process.name, f"refuses n{peer}: it was removed")
+            return None
         if refusal is not None:
             self._network.machines.violation(f"transport: node {self.number} refuses node {peer}: {refusal.reason}")
             return None

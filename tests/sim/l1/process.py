@@ -357,6 +357,7 @@ class NodeProcess(Server):
             identity,
             dict(raft.configuration.addresses),
             admits=book.admits,
+            was_removed=raft.has_removed,
             watch=lambda sent: world.oracle.sending(self.number, sent),
         )
         rate = 1 + settings.clock_drift[self.number - 1]
