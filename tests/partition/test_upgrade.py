@@ -88,7 +88,7 @@ async def test_a_release_too_far_is_kept_out_and_the_way_out_is_told() -> None:
         await until("the others to say why", lambda: all(line in one.log() for one in others))
         assert f"node {node.id} runs raftkv 0.3.0, which speaks version 2 of the protocol" in node.log()
         assert (await client.put("k", "served meanwhile")).revision > 0
-        assert (await client.status(node.client_address)).leader_id == 0
+        assert (await node.answers()).leader_id == 0
 
         node.program = PREVIOUS
         await node.restart()
