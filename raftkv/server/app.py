@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -32,8 +32,7 @@ from raftkv.server.drift import Drift, agreed_settings
 from raftkv.server.endpoints_book import keep_endpoints, known_endpoints
 from raftkv.server.forwarding import PeerForwarder
 from raftkv.server.grpc_health import report_health
-from raftkv.server.http.site import Site, http_site
-from raftkv.server.http.tls import following
+from raftkv.server.http.no_site import NoSite
 from raftkv.server.lease import quarantine_ticks
 from raftkv.server.node import Node, NodeLimits
 from raftkv.server.peer_book import PeerBook
@@ -58,11 +57,9 @@ from raftkv.storage.progress import UNHEARD, Progress
 from raftkv.storage.way_out import exact
 from raftkv.storage.worker import Worker
 from raftkv.tls.reach import CLIENTS_TLS, PEERS_TLS, require_tls_or_loopback
-from raftkv.tls.rotation import RotatingCertificate
 from raftkv.transport.channel import SERVER_OPTIONS
 from raftkv.transport.greetings import Greeting
 from raftkv.transport.grpc_peer import GrpcTransport, Identity
-from raftkv.transport.peer_tls import PeerTls
 from raftkv.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -75,6 +72,9 @@ from raftkv.v1 import (
     maintenance_pb2_grpc,
     peer_pb2_grpc,
 )
+
+if TYPE_CHECKING:
+    from raftkv.tls.rotation import RotatingCertificate
 
 log = structlog.get_logger("raftkv.app")
 
@@ -107,17 +107,8 @@ async def serve(
     the node stop by itself: StorageError for a failed disk, InvariantViolation for a bug.
     """
     shown_to_clients = client_certificate(settings)
-    if settings.http_listen is not None:
-        await asyncio.to_thread(
-            require_tls_or_loopback,
-            settings.http_listen,
-            purpose="HTTP",
-            flags=CLIENTS_TLS,
-            tls=shown_to_clients is not None,
-            insecure=settings.insecure,
-        )
     # First of all: who asks why a node is not ready wants an answer also while it waits for its peers.
-    async with http_site(settings.http_listen, following(shown_to_clients)) as site:
+    async with _site(settings, shown_to_clients) as site:
         await _serve(
             settings, stop, site, shown_to_clients, started=started, progress=progress, files=files, clock=clock
         )
@@ -126,7 +117,7 @@ async def serve(
 async def _serve(
     settings: ServerSettings,
     stop: asyncio.Event,
-    site: Site,
+    site: NoSite,
     shown_to_clients: RotatingCertificate | None,
     *,
     started: Callable[[], None],
@@ -338,7 +329,8 @@ def _build(
         rng=random.Random(),
         snapshot=disk.snapshot,
     )
-    drift = Drift(node_id, agreed_settings(settings))
+    agreed = agreed_settings(settings)
+    drift = Drift(node_id, agreed)
     transport = GrpcTransport(
         Identity(
             cluster_id=cluster.cluster_id,
@@ -346,7 +338,7 @@ def _build(
             client_address=settings.own_advertise,
             peer_address=cluster.peer_address,
             incarnation=book.incarnation,
-            greeting=Greeting(settings=agreed_settings(settings)),
+            greeting=Greeting(settings=agreed),
         ),
         dict(raft.configuration.addresses),
         dial={NodeId(node): address for node, address in settings.peer_dial.items()},
@@ -354,7 +346,7 @@ def _build(
         was_removed=raft.has_removed,
         is_new=lambda: raft.log.last_index == 0,
         checkpoint_bytes_per_s=settings.snapshot_send_bytes_per_s,
-        tls=None if certificates.peers is None else PeerTls(certificates.peers, settings.cluster_name),
+        tls=certificates.between_peers(settings.cluster_name),
         greeted=drift.heard,
     )
 
@@ -446,6 +438,27 @@ def _build(
     return _Parts(
         node, requests, service, comparison, kv, watches, health_service, transport, changes, scrubber, certificates
     )
+
+
+@asynccontextmanager
+async def _site(settings: ServerSettings, certificate: RotatingCertificate | None) -> AsyncIterator[NoSite]:
+    """The HTTP server, if there is to be one. Raises ConfigurationError."""
+    if settings.http_listen is None:
+        yield NoSite()
+        return
+    from raftkv.server.http.site import http_site  # noqa: PLC0415 - see raftkv.server.http.no_site
+    from raftkv.server.http.tls import following  # noqa: PLC0415
+
+    await asyncio.to_thread(
+        require_tls_or_loopback,
+        settings.http_listen,
+        purpose="HTTP",
+        flags=CLIENTS_TLS,
+        tls=certificate is not None,
+        insecure=settings.insecure,
+    )
+    async with http_site(settings.http_listen, following(certificate)) as site:
+        yield site
 
 
 @asynccontextmanager

@@ -1,17 +1,22 @@
-"""The certificates of a node: those in use, and what to tell of them."""
+"""The certificates of a node: those in use, and what to tell of them.
+
+What judges them is loaded where there are some: a node without TLS starts sooner.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from raftkv.server.settings import ServerSettings
-from raftkv.tls.material import CertificateFiles
 from raftkv.tls.names import peer_name
-from raftkv.tls.rotation import RotatingCertificate
 from raftkv.v1 import cluster_pb2 as pb
+
+if TYPE_CHECKING:
+    from raftkv.tls.rotation import RotatingCertificate
+    from raftkv.transport.peer_tls import PeerTls
 
 FOLLOW_S: Final = 5.0
 """How often the files are looked at while nobody connects, so that a bad one is complained about soon."""
@@ -28,6 +33,14 @@ class Certificates:
     def in_use(self) -> Iterator[RotatingCertificate]:
         """Yield those there are."""
         yield from (one for one in (self.clients, self.peers) if one is not None)
+
+    def between_peers(self, cluster_name: str) -> PeerTls | None:
+        """Return how nodes prove to each other who they are; None: they speak plain text."""
+        if self.peers is None:
+            return None
+        from raftkv.transport.peer_tls import PeerTls  # noqa: PLC0415 - see above
+
+        return PeerTls(self.peers, cluster_name)
 
     def status(self) -> list[pb.CertificateStatus]:
         """Return what to tell of them."""
@@ -55,6 +68,9 @@ def client_certificate(settings: ServerSettings) -> RotatingCertificate | None:
     """Return the certificate that clients are shown; None: plain text. Raises ConfigurationError."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
+    from raftkv.tls.material import CertificateFiles  # noqa: PLC0415 - see above
+    from raftkv.tls.rotation import RotatingCertificate  # noqa: PLC0415
+
     return RotatingCertificate(
         CertificateFiles(purpose="clients", cert=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)
     )
@@ -64,6 +80,9 @@ def peer_certificate(settings: ServerSettings, node_id: int) -> RotatingCertific
     """Return the certificate that node `node_id` shows to its peers; None: plain text. Raises ConfigurationError."""
     if settings.peer_tls_cert is None or settings.peer_tls_key is None or settings.peer_tls_ca is None:
         return None
+    from raftkv.tls.material import CertificateFiles  # noqa: PLC0415 - see above
+    from raftkv.tls.rotation import RotatingCertificate  # noqa: PLC0415
+
     return RotatingCertificate(
         CertificateFiles(
             purpose="peers",

@@ -26,12 +26,12 @@ from raftkv.transport.complaints import Complaints
 from raftkv.transport.convert import MalformedMessage, from_proto, message_bytes, to_proto
 from raftkv.transport.greetings import PROTOCOL_VERSION, Greeting, newest_of_all, no_common_version
 from raftkv.transport.pace import Pace
-from raftkv.transport.peer_tls import PeerTls
 from raftkv.transport.protocols import CheckpointNotSent, Incoming, Outgoing, Receiver, Transport
 from raftkv.v1 import peer_pb2 as pb
 from raftkv.v1.peer_pb2_grpc import PeerStub
 
 if TYPE_CHECKING:
+    from raftkv.transport.peer_tls import PeerTls
     from raftkv.v1.peer_pb2_grpc import PeerAsyncStub
 
 QUEUE_BYTES = 32 << 20

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from raftkv.server.app import serve
 from raftkv.server.cluster import Cluster, find_cluster
 from raftkv.server.http import health
 from raftkv.server.http.health import Confirmation, Health, passed
+from raftkv.server.http.no_site import NoSite
 from raftkv.server.http.pages import PATHS
 from raftkv.server.http.site import Site, http_site
 from raftkv.server.metrics.names import METRICS, Presence
@@ -141,8 +144,16 @@ async def test_a_port_in_use_is_a_configuration_error_and_nothing_is_begun(tmp_p
 
 
 async def test_no_address_no_server(tmp_path: Path) -> None:
-    async with http_site(None, lambda: None) as site:
-        assert isinstance(site, Site)
+    async with app._site(settings(tmp_path).model_copy(update={"http_listen": None}), None) as site:
+        assert isinstance(site, NoSite)
+        assert not isinstance(site, Site)
+
+
+def test_a_node_loads_neither_http_nor_tls_before_it_has_them() -> None:
+    """They would take a quarter of the time in which a node starts."""
+    loaded = "import sys, raftkv.cli.node; print(*{'aiohttp', 'cryptography', 'prometheus_client'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert found.stdout == "\n"
 
 
 async def test_before_it_runs_a_node_is_alive_and_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
