@@ -5,10 +5,10 @@ They are added to the finished commands, and travel beside them: what a command 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 
@@ -42,7 +42,8 @@ def add_tls_flags(group: Any) -> None:
 
 def _taking_tls(callback: Callable[..., object]) -> Callable[..., object]:
     def with_tls(**values: object) -> object:
-        token = _GIVEN.set(_chosen({name: values.pop(name) for name in _NAMES}))
+        ca, cert, key, server_name = (cast("Any", values.pop(name)) for name in _NAMES)
+        token = _GIVEN.set(Tls.said(ca, cert, key, server_name))
         try:
             return callback(**values)
         finally:
@@ -52,12 +53,6 @@ def _taking_tls(callback: Callable[..., object]) -> Callable[..., object]:
 
 
 _NAMES: Final = ("cacert", "cert", "key_file", "tls_server_name")
-
-
-def _chosen(values: Mapping[str, Any]) -> Tls | None:
-    """Return what the values of the flags come to. Raises ConfigurationError."""
-    ca, cert, key, server_name = (values[name] or None for name in _NAMES)
-    return None if ca is cert is key is server_name is None else Tls(ca, cert, key, server_name)
 
 
 def _flags() -> list[Any]:

@@ -7,12 +7,12 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import grpc
 
 from raftkv.errors import ConfigurationError
-from raftkv.tls.system import system_authorities
+from raftkv.tls.system import look, system_authorities
 
 CA_VARIABLE: Final = "RAFTKV_CACERT"
 CERT_VARIABLE: Final = "RAFTKV_CERT"
@@ -47,6 +47,14 @@ class Tls:
             raise ConfigurationError(
                 f"TLS: {given} is given without {missing}: a certificate and its key go together (--cert and --key)"
             )
+
+    @classmethod
+    def said(
+        cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str | None
+    ) -> Self | None:
+        """Return what flags or variables come to; None: none of them says anything. Raises ConfigurationError."""
+        given = ca or None, cert or None, key or None, server_name or None
+        return cls(*given) if any(given) else None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Read the files. Raises ConfigurationError, which names the file, what is wrong, and the way out."""
@@ -87,7 +95,7 @@ class Tls:
 
     def look(self) -> tuple[object, ...]:
         """Return what changes when one of the files does. Never raises."""
-        return tuple(_look(path) for path in (self.ca, self.cert, self.key) if path is not None)
+        return tuple(look(path) for path in (self.ca, self.cert, self.key) if path is not None)
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables that say the same."""
@@ -97,16 +105,8 @@ class Tls:
 
 def tls_from_environment(environment: Mapping[str, str]) -> Tls | None:
     """Return what RAFTKV_CACERT, RAFTKV_CERT, RAFTKV_KEY and RAFTKV_TLS_SERVER_NAME say; None: nothing."""
-    ca, cert, key, server_name = (environment.get(name) or None for name in VARIABLES)
-    return None if ca is cert is key is server_name is None else Tls(ca, cert, key, server_name)
-
-
-def _look(path: str | Path) -> tuple[int, int, int] | None:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_ctime_ns
+    ca, cert, key, server_name = (environment.get(name) for name in VARIABLES)
+    return Tls.said(ca, cert, key, server_name)
 
 
 def _read(path: str | Path, what: str) -> bytes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from raftkv.client import AsyncClient, KeyValue
+from raftkv.client import AsyncClient
 from raftkv.drill.load import PREFIX, key_of, value_of
 from raftkv.drill.measure.record import Outcome, Write
 from raftkv.drill.measure.verdict import Audit
@@ -16,7 +16,7 @@ PAGE: Final = 1000
 
 async def audited(client: AsyncClient, run: str, writes: Sequence[Write]) -> Audit:
     """Read everything back, linearizably, and compare. Raises RaftKVError when that is not possible."""
-    found = {pair.key: pair async for pair in _pairs(client, run)}
+    found = {pair.key: pair async for pair in client.scan(_prefix(run), page=PAGE)}
     lost, repeated, acknowledged = [], [], 0
     for one in writes:
         key = key_of(run, one.writer, one.number)
@@ -40,19 +40,6 @@ async def sweep(client: AsyncClient, run: str) -> int:
             return deleted
         done = await client.delete_range(page.pairs[0].key, page.pairs[-1].key + b"\0")
         deleted += done.deleted or 0
-
-
-async def _pairs(client: AsyncClient, run: str) -> AsyncIterator[KeyValue]:
-    prefix = _prefix(run)
-    end = prefix[:-1] + bytes([prefix[-1] + 1])
-    start = prefix
-    more = True
-    while more:
-        page = await client.range(start, end, limit=PAGE)
-        for pair in page.pairs:
-            yield pair
-        more = page.more and bool(page.pairs)
-        start = page.pairs[-1].key + b"\0" if page.pairs else start
 
 
 def _prefix(run: str) -> bytes:

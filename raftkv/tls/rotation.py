@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import structlog
 
 from raftkv.errors import ConfigurationError
 from raftkv.tls.material import RENEW, CertificateFiles, Material, load_material
+from raftkv.tls.system import Look, look
 
 RETRY_S: Final = 10.0
 """How often files that were refused are judged again unchanged: what is not yet valid may have become so."""
@@ -25,7 +25,7 @@ WARN_BEFORE_S: Final = 14 * 86_400
 
 log = structlog.get_logger("raftkv.tls")
 
-Signature = tuple[tuple[int, int, int, int] | None, ...]
+Signature = tuple[Look | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +183,6 @@ class RotatingCertificate:
 
 def _look_at(files: CertificateFiles) -> tuple[Signature, bool]:
     """Return what changes when a file does, or is exchanged for another one; and whether that is sure to show."""
-    signature = tuple(_look(os.fspath(path)) for path in files.all())
+    signature = tuple(look(path) for path in files.all())
     newest = max((found[3] for found in signature if found is not None), default=0)
     return signature, newest < time.time_ns() - SETTLED_NS
-
-
-def _look(path: str) -> tuple[int, int, int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - in every handshake
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Self
 
 from raftkv.client import (
@@ -136,14 +136,15 @@ class FakeClient:
     async def get(self, key: bytes) -> KeyValue | None:
         return self._cluster.pairs.get(key)
 
-    async def range(self, start: bytes, end: bytes, *, limit: int) -> RangeResult:
-        found = list(self._between(start, end))
+    async def scan(self, prefix: bytes, *, page: int) -> AsyncIterator[KeyValue]:
+        for pair in list(self._between(prefix, prefix + b"\xff")):
+            yield pair
+
+    async def prefix(self, prefix: bytes, *, limit: int, keys_only: bool) -> RangeResult:
+        found = list(self._between(prefix, prefix + b"\xff"))
         return RangeResult(
             tuple(found[:limit]), len(found) > limit, len(found[:limit]), self._cluster.index, Guarantee.LINEARIZABLE
         )
-
-    async def prefix(self, prefix: bytes, *, limit: int, keys_only: bool) -> RangeResult:
-        return await self.range(prefix, prefix + b"\xff", limit=limit)
 
     async def delete_range(self, start: bytes, end: bytes) -> DeleteResult:
         found = [pair.key for pair in self._between(start, end)]
